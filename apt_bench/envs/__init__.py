@@ -1,0 +1,1 @@
+"""Environments: one robot, one scene, one episode at a time."""

@@ -1,0 +1,23 @@
+"""The errors that a person can mend. The CLI prints their message alone and exits with their code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """Bad input. The message says what was wrong, where, and how to mend it. Exit code 2."""
+
+    exit_code = 2
+
+
+class PolicyFault(UserError):
+    """A policy raised, or returned something that is not a finite (n, 7) chunk."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A closing sentence for an unknown name: the nearest known name, or the list of all of them."""
+    names = sorted(known)
+    near = get_close_matches(word, names, n=1, cutoff=0.6)
+    return f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(names)}."

@@ -1,0 +1,1 @@
+"""Models: the APT action expert, VLM backbones and rival architectures."""

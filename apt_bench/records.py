@@ -1,0 +1,210 @@
+"""What a run leaves behind: one JSON line per episode, in a directory that resumes.
+
+    run/episodes.jsonl   append only, flushed per episode; a torn last line (a crash while writing) is ignored
+    run/protocol.json    everything that may change a score, and its hash
+    run/run.json         what was asked and what ran it: policy, versions, git revision, command, machine, GL renderer
+    run/videos/          run/report/
+
+Readers of results need this module alone: no simulator, no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from apt_bench.errors import UserError
+from apt_bench.suites import EpisodeKey
+
+OutcomeName = Literal["success", "failure", "timeout", "error"]
+OUTCOMES: tuple[OutcomeName, ...] = ("success", "failure", "timeout", "error")
+
+
+@dataclass(frozen=True)
+class EpisodeRecord:
+    """One finished episode. `error` (worker, GL, server) is missing data, never a failure of the policy; `failure` is
+    the policy's (it raised, sent NaN, or ended in a state that the suite calls final), `timeout` a spent budget."""
+
+    key: EpisodeKey
+    policy: str
+    prompt: str
+    prompt_source: str
+    prompts: Mapping[str, str]
+    outcome: OutcomeName
+    steps: int
+    decisions: int
+    seconds: Mapping[str, float]  # reset, physics, render, policy, wait (for a batch or an actor)
+    start_hash: str  # of qpos after settling
+    end_hash: str  # of qpos at the end
+    failure: str | None = None  # its class, see envs/outcome.py
+    events: Mapping[str, Any] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()  # known defects of this task and initial state
+    error: str | None = None
+    video: str | None = None
+    attempt: int = 1
+
+    def to_json(self) -> str:
+        """One line, without the newline."""
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":"), ensure_ascii=False)
+
+    @staticmethod
+    def from_json(line: str) -> EpisodeRecord:
+        """Inverse of `to_json`. Raises ValueError with what is wrong."""
+        raw = json.loads(line)
+        if not isinstance(raw, dict):
+            raise ValueError(f"expected an object, found {type(raw).__name__}")
+        known = {f.name for f in dataclasses.fields(EpisodeRecord)}
+        raw = {k: v for k, v in raw.items() if k in known}  # a newer version may have written more
+        try:
+            raw["key"] = EpisodeKey(**raw["key"])
+            raw["flags"] = tuple(raw.get("flags", ()))
+            record = EpisodeRecord(**raw)
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"not an episode record: {error}") from None
+        if record.outcome not in OUTCOMES:
+            raise ValueError(f"unknown outcome {record.outcome!r}")
+        return record
+
+
+def protocol_hash(protocol: Mapping[str, Any]) -> str:
+    """Eight hex digits of the SHA-256 of the canonical JSON."""
+    text = json.dumps(protocol, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True)
+class RunStore:
+    """A run directory. The driver is its only writer."""
+
+    path: Path
+
+    @property
+    def episodes_path(self) -> Path:
+        """`episodes.jsonl`."""
+        return self.path / "episodes.jsonl"
+
+    @staticmethod
+    def create(path: Path, protocol: Mapping[str, Any], run: Mapping[str, Any]) -> RunStore:
+        """Open a new or an existing run directory for writing. Raises UserError where another protocol or policy has
+        written there, naming what differs."""
+        store = RunStore(path)
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is not a directory.")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if (path / "protocol.json").exists():
+                store._check_same("protocol", store.protocol(), protocol)
+                store._check_same("policy", store.run().get("policy", {}), run.get("policy", {}))
+            elif any(path.iterdir()):
+                raise UserError(
+                    f"{path} is not empty and holds no run. Give --out an empty or new directory."
+                )
+            else:
+                _write_json(path / "protocol.json", protocol)
+            _write_json(path / "run.json", run)
+        except OSError as error:
+            raise UserError(f"Cannot write the run directory {path}: {error.strerror or error}.") from None
+        return store
+
+    @staticmethod
+    def open(path: Path) -> RunStore:
+        """Open a run directory for reading."""
+        if not (path / "protocol.json").is_file():
+            raise UserError(f"{path} holds no run (no protocol.json).")
+        return RunStore(path)
+
+    def protocol(self) -> dict[str, Any]:
+        """The protocol card."""
+        return _read_json(self.path / "protocol.json")
+
+    def run(self) -> dict[str, Any]:
+        """What was asked, and what ran it."""
+        return _read_json(self.path / "run.json")
+
+    def _check_same(self, what: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+        old, new = json.loads(json.dumps(old)), json.loads(json.dumps(new))
+        if old != new:
+            differing = [
+                f"{k}: {old.get(k)!r} there, {new.get(k)!r} now"
+                for k in sorted({*old, *new})
+                if old.get(k) != new.get(k)
+            ]
+            raise UserError(
+                f"{self.path} holds a run of another {what} ({'; '.join(differing)}). "
+                "Give --out another directory, or repeat the settings of that run."
+            )
+
+    def append(self, record: EpisodeRecord) -> None:
+        """Append one line and flush it to the disk. A torn last line of an earlier crash is cut off first."""
+        with open(self.episodes_path, "ab") as file:
+            end = file.tell()
+            if end and not self._ends_with_newline():
+                end = self.episodes_path.read_bytes().rfind(b"\n") + 1
+                file.truncate(end)
+            try:
+                file.write(record.to_json().encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                os.truncate(self.episodes_path, end)  # never leave half a line behind
+                raise
+
+    def _ends_with_newline(self) -> bool:
+        with open(self.episodes_path, "rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"
+
+    def episodes(self) -> list[EpisodeRecord]:
+        """One record per key: a success, failure or timeout beats an error, otherwise the latest line counts.
+
+        Raises UserError where a line that is not the last cannot be read: such a file was edited or damaged, and
+        skipping it silently would lose an episode.
+        """
+        if not self.episodes_path.exists():
+            return []
+        lines = self.episodes_path.read_bytes().split(b"\n")
+        torn = lines.pop()  # empty after a whole last line
+        best: dict[EpisodeKey, EpisodeRecord] = {}
+        for number, line in enumerate(lines, 1):
+            try:
+                record = EpisodeRecord.from_json(line.decode())
+            except ValueError as error:
+                raise UserError(
+                    f"{self.episodes_path}, line {number}, is damaged: {error}. Delete that line; the same "
+                    "`apt-bench run` command then runs the missing episode again."
+                ) from None
+            old = best.get(record.key)
+            if old is None or old.outcome == "error" or record.outcome != "error":
+                best[record.key] = record
+        del torn
+        return list(best.values())
+
+
+def finished_keys(records: Iterable[EpisodeRecord]) -> set[EpisodeKey]:
+    """Keys that need no further run: everything but errors."""
+    return {r.key for r in records if r.outcome != "error"}
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Whole or not at all: written beside, then moved into place."""
+    part = path.with_suffix(path.suffix + ".part")
+    part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    part.replace(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}.") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged: expected an object.")
+    return value

@@ -1,0 +1,1 @@
+"""Reports: tables, charts and pages from episode records. Imports neither a simulator nor torch."""

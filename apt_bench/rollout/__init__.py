@@ -1,0 +1,1 @@
+"""Rollouts: episodes from specs and a policy, in one process or many."""

@@ -1,0 +1,278 @@
+"""Suites: which episodes there are, in which scene, under which sentence.
+
+A suite is one YAML file, the protocol in words a person can read: cells (columns of a table), each with tasks, step
+budget and instruction source. `load_suite` reads it, `Suite.episodes` expands it into `EpisodeSpec`s. Nothing here
+imports a simulator: the tasks of a cell come from the provider that the YAML names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from apt_bench.errors import UserError, did_you_mean
+from apt_bench.paths import data_dir
+
+STALE = "@stale"
+
+
+@dataclass(frozen=True)
+class EpisodeKey:
+    """The unit of pairing: two runs that share a key saw the same initial state under the same prompt id."""
+
+    suite: str
+    cell: str
+    task: str
+    init: int
+    seed: int
+    prompt: str = "default"  # or the name of a language probe
+
+    @cached_property
+    def id(self) -> str:
+        """A stable one-line name, e.g. `libero_pro/spatial_task/pick_up_.../init3/seed7/default`."""
+        return f"{self.suite}/{self.cell}/{self.task}/init{self.init}/seed{self.seed}/{self.prompt}"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One instruction in one scene.
+
+    `prompts` maps each source (`file`: the sentence in the file's name, `bddl`: the sentence inside the file,
+    `text`: the suite's own) to its sentence. `group` names what is expensive to switch (a compiled model): the runner
+    keeps a worker on one group. `unavailable` says why the task cannot be run. `flags` name known defects by init
+    index (`None` = every init).
+    """
+
+    name: str
+    prompts: Mapping[str, str]
+    args: Mapping[str, Any]
+    group: str
+    inits: int
+    unavailable: str | None = None
+    flags: Mapping[int | None, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One column of a table. `args` go to the task provider."""
+
+    name: str
+    label: str
+    max_steps: int
+    instruction: str  # source of the sent sentence: a key of Task.prompts
+    args: Mapping[str, Any] = field(default_factory=dict)
+    headline: bool = True
+    control: str | None = None  # the unperturbed twin, "suite:cell"
+    about: str = ""
+
+    @property
+    def stale(self) -> bool:
+        """Whether this is the control that sends the old sentence on purpose."""
+        return self.name.endswith(STALE)
+
+
+@dataclass(frozen=True)
+class EpisodeSpec:
+    """Everything an environment needs for one episode."""
+
+    key: EpisodeKey
+    env: str  # "module:Class"
+    prompt: str
+    prompt_source: str
+    prompts: Mapping[str, str]
+    max_steps: int
+    settle_steps: int
+    args: Mapping[str, Any]
+    group: str
+    flags: tuple[str, ...] = ()
+
+    @cached_property
+    def env_seed(self) -> int:
+        """Seed of everything random in the scene: from what the scene is, not from the cell's name or the prompt, so
+        `spatial_task` and `spatial_task@stale` see the same initial states. 32 bits of SHA-256."""
+        scene = json.dumps([dict(self.args), self.key.task, self.key.init, self.key.seed], sort_keys=True)
+        return int.from_bytes(hashlib.sha256(scene.encode()).digest()[:4], "little")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A benchmark: cells, and where their tasks and environments come from."""
+
+    name: str
+    version: int
+    title: str
+    env: str  # "module:Class" of the environment
+    tasks: str  # "module:function", called with a Cell, gives its list of Task
+    episodes: int  # initial states per task by default
+    settle_steps: int
+    seed: int
+    cells: tuple[Cell, ...]
+    control_hz: int = 20
+    about: str = ""
+    checks: str | None = None  # "module:function" for `apt-bench validate`, called with the Suite
+    published: str | None = None  # CSV of the paper's rows, in results/published
+    simulator: Mapping[str, str] = field(default_factory=dict)  # package -> version that the protocol means
+
+    def cell(self, name: str) -> Cell:
+        """The cell of this name; `NAME@stale` is the same cell under the file name's sentence."""
+        for cell in self.cells:
+            if cell.name == name:
+                return cell
+            if name == cell.name + STALE and cell.instruction != "file":
+                return dataclasses.replace(
+                    cell, name=name, label=cell.label + " (stale prompt)", instruction="file", headline=False
+                )
+        known = [c.name for c in self.cells] + [c.name + STALE for c in self.cells if c.instruction == "bddl"]
+        raise UserError(f"Suite '{self.name}' has no cell '{name}'. {did_you_mean(name, known)}")
+
+    def cell_tasks(self, cell: Cell) -> list[Task]:
+        """The tasks of a cell, from the provider that the YAML names."""
+        tasks: list[Task] = load_object(self.tasks)(cell)
+        return tasks
+
+    def select(
+        self,
+        cells: Sequence[str] | None = None,
+        tasks: Sequence[str] | None = None,
+        episodes: int | None = None,
+        seed: int | None = None,
+        instruction: str | None = None,
+        limit: int | None = None,
+    ) -> list[EpisodeSpec]:
+        """The episodes asked for, cell by cell, task by task. Without `cells`: the headline cells.
+
+        tasks: names, or indices in the cell ("3"); a name may be shortened to any part that only fits some tasks.
+        Raises UserError for anything unknown, and where more initial states are asked for than there are.
+        """
+        chosen = [self.cell(c) for c in cells] if cells else [c for c in self.cells if c.headline]
+        count = self.episodes if episodes is None else episodes
+        if count < 1:
+            raise UserError(f"--episodes must be at least 1, not {count}.")
+        specs: list[EpisodeSpec] = []
+        unmatched = set(tasks or ())
+        for cell in chosen:
+            for index, task in enumerate(self.cell_tasks(cell)):
+                hits = {t for t in tasks or () if t == str(index) or (not t.isdigit() and t in task.name)}
+                if tasks and not hits:
+                    continue
+                unmatched -= hits
+                if task.unavailable:
+                    continue
+                if count > task.inits:
+                    raise UserError(
+                        f"{count} episodes asked, but task '{task.name}' of cell '{cell.name}' has "
+                        f"{task.inits} initial states. Use --episodes {task.inits} or fewer."
+                    )
+                specs += [self._spec(cell, task, i, seed, instruction) for i in range(count)]
+        if unmatched:
+            names = [t.name for c in chosen for t in self.cell_tasks(c)]
+            word = sorted(unmatched)[0]
+            raise UserError(
+                f"No task '{word}' in {', '.join(c.name for c in chosen)}. {did_you_mean(word, names)}"
+            )
+        return specs[:limit] if limit is not None else specs
+
+    def _spec(
+        self, cell: Cell, task: Task, init: int, seed: int | None, instruction: str | None
+    ) -> EpisodeSpec:
+        source = instruction if instruction and not cell.stale else cell.instruction
+        if source not in task.prompts:
+            raise UserError(
+                f"Cell '{cell.name}' has no instruction source '{source}'. {did_you_mean(source, task.prompts)}"
+            )
+        return EpisodeSpec(
+            key=EpisodeKey(self.name, cell.name, task.name, init, self.seed if seed is None else seed),
+            env=self.env,
+            prompt=task.prompts[source],
+            prompt_source=source,
+            prompts=task.prompts,
+            max_steps=cell.max_steps,
+            settle_steps=self.settle_steps,
+            args=task.args,
+            group=task.group,
+            flags=(*task.flags.get(None, ()), *task.flags.get(init, ())),
+        )
+
+
+def suite_names() -> list[str]:
+    """Names of the shipped suites."""
+    return sorted(p.stem for p in data_dir("suites").glob("*.yaml"))
+
+
+def load_suite(name: str) -> Suite:
+    """A shipped suite by name, or any suite by the path of its YAML file."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else data_dir("suites") / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"No suite '{name}'. {did_you_mean(name, suite_names())}")
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {error}") from None
+    suite = _fill(Suite, raw, str(path))
+    names = [c.name for c in suite.cells]
+    if twice := {n for n in names if names.count(n) > 1}:
+        raise UserError(f"{path}: cell '{sorted(twice)[0]}' stands there twice.")
+    return suite
+
+
+def iter_suites() -> Iterator[Suite]:
+    """Every shipped suite."""
+    for name in suite_names():
+        yield load_suite(name)
+
+
+def load_object(path: str) -> Any:
+    """The object named "module:attribute"."""
+    module, _, attribute = path.partition(":")
+    if not module or not attribute:
+        raise UserError(f"'{path}' is not of the form module:name.")
+    try:
+        return getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise UserError(f"Cannot import '{module}' (from '{path}'): {error}.") from None
+    except AttributeError:
+        raise UserError(f"Module '{module}' has no '{attribute}'.") from None
+
+
+_SCALARS: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "bool": bool}
+
+
+def _fill(kind: Callable[..., Any], raw: Any, where: str) -> Any:
+    """Build a frozen dataclass from YAML; an unknown, missing or mistyped key is named with its place."""
+    if not isinstance(raw, dict):
+        raise UserError(f"{where}: expected a mapping, found {type(raw).__name__}.")
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for key in raw:
+        if key not in fields:
+            raise UserError(f"{where}: unknown key '{key}'. {did_you_mean(str(key), fields)}")
+    for name, f in fields.items():
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and name not in raw:
+            raise UserError(f"{where}: key '{name}' is missing.")
+        expected = _SCALARS.get(str(f.type).removesuffix(" | None"))
+        value = raw.get(name)
+        if (
+            expected
+            and value is not None
+            and (not isinstance(value, expected) or (expected is int and isinstance(value, bool)))
+        ):
+            raise UserError(f"{where}: '{name}' must be of type {f.type}, not {value!r}.")
+    values = dict(raw)
+    if kind is Suite:
+        cells = raw["cells"]
+        if not isinstance(cells, dict) or not cells:
+            raise UserError(f"{where}: 'cells' must map at least one name to a cell.")
+        values["cells"] = tuple(
+            _fill(Cell, {"name": name, **(cell if isinstance(cell, dict) else {})}, f"{where}: cell '{name}'")
+            for name, cell in cells.items()
+        )
+    return kind(**values)

@@ -1,0 +1,1 @@
+"""Training: demonstrations to checkpoints, in two stages."""
