@@ -14,7 +14,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -56,20 +56,38 @@ class EpisodeRecord:
     @staticmethod
     def from_json(line: str) -> EpisodeRecord:
         """Inverse of `to_json`. Raises ValueError with what is wrong."""
-        raw = json.loads(line)
+        try:
+            raw = json.loads(line)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
         if not isinstance(raw, dict):
             raise ValueError(f"expected an object, found {type(raw).__name__}")
-        known = {f.name for f in dataclasses.fields(EpisodeRecord)}
-        raw = {k: v for k, v in raw.items() if k in known}  # a newer version may have written more
+        raw = {k: v for k, v in raw.items() if k in _TYPES}  # a newer version may have written more
+        for name, kind in _TYPES.items():
+            if name in raw and not isinstance(raw[name], kind):
+                raise ValueError(f"'{name}' is of type {type(raw[name]).__name__}")
         try:
+            for name, value in raw["key"].items():
+                if not isinstance(value, int if name in ("init", "seed") else str):
+                    raise ValueError(f"'key.{name}' is of type {type(value).__name__}")
             raw["key"] = EpisodeKey(**raw["key"])
-            raw["flags"] = tuple(raw.get("flags", ()))
+            raw["flags"] = tuple(map(str, raw.get("flags", ())))
             record = EpisodeRecord(**raw)
         except (TypeError, KeyError) as error:
             raise ValueError(f"not an episode record: {error}") from None
         if record.outcome not in OUTCOMES:
             raise ValueError(f"unknown outcome {record.outcome!r}")
         return record
+
+
+_KINDS: dict[str, Any] = {"int": int, "tuple": list, "EpisodeKey": dict, "Mapping": dict, "OutcomeName": str}
+_TYPES = {
+    f.name: (_KINDS.get(str(f.type).split("[")[0], str), type(None))
+    if str(f.type).endswith("| None")
+    else _KINDS.get(str(f.type).split("[")[0], str)
+    for f in dataclasses.fields(EpisodeRecord)
+}
+"""What each field is in JSON."""
 
 
 def protocol_hash(protocol: Mapping[str, Any]) -> str:
@@ -161,29 +179,33 @@ class RunStore:
             return file.read(1) == b"\n"
 
     def episodes(self) -> list[EpisodeRecord]:
-        """One record per key: a success, failure or timeout beats an error, otherwise the latest line counts.
+        """One record per key: a success, failure or timeout beats an error, otherwise the latest line counts."""
+        best: dict[EpisodeKey, EpisodeRecord] = {}
+        for record in self.lines():
+            old = best.get(record.key)
+            if old is None or old.outcome == "error" or record.outcome != "error":
+                best[record.key] = record
+        return list(best.values())
+
+    def lines(self) -> Iterator[EpisodeRecord]:
+        """Every record as it was written, one at a time, repeats of a key included.
 
         Raises UserError where a line that is not the last cannot be read: such a file was edited or damaged, and
         skipping it silently would lose an episode.
         """
         if not self.episodes_path.exists():
-            return []
-        lines = self.episodes_path.read_bytes().split(b"\n")
-        torn = lines.pop()  # empty after a whole last line
-        best: dict[EpisodeKey, EpisodeRecord] = {}
-        for number, line in enumerate(lines, 1):
-            try:
-                record = EpisodeRecord.from_json(line.decode())
-            except ValueError as error:
-                raise UserError(
-                    f"{self.episodes_path}, line {number}, is damaged: {error}. Delete that line; the same "
-                    "`apt-bench run` command then runs the missing episode again."
-                ) from None
-            old = best.get(record.key)
-            if old is None or old.outcome == "error" or record.outcome != "error":
-                best[record.key] = record
-        del torn
-        return list(best.values())
+            return
+        with open(self.episodes_path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    return  # torn: a crash while writing
+                try:
+                    yield EpisodeRecord.from_json(line.decode())
+                except ValueError as error:
+                    raise UserError(
+                        f"{self.episodes_path}, line {number}, is damaged: {error}. Delete that line; the same "
+                        "`apt-bench run` command then runs the missing episode again."
+                    ) from None
 
 
 def finished_keys(records: Iterable[EpisodeRecord]) -> set[EpisodeKey]:
@@ -203,7 +225,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text())
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}.") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged: expected an object.")

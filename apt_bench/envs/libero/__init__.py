@@ -1,0 +1,21 @@
+"""LIBERO and LIBERO-PRO. Importing this imports no simulator; `LiberoEnv` does when it is first used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apt_bench.envs.libero.catalog import cell_tasks
+
+__all__ = ["LiberoEnv", "cell_tasks", "checks"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LiberoEnv":
+        from apt_bench.envs.libero.env import LiberoEnv
+
+        return LiberoEnv
+    if name == "checks":
+        from apt_bench.envs.libero.checks import checks
+
+        return checks
+    raise AttributeError(name)

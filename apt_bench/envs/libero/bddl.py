@@ -1,0 +1,93 @@
+"""Read what apt-bench needs from a BDDL file, without LIBERO: the sentence, the things, the start and the goal.
+
+Like LIBERO's own reader it drops comments and lower-cases everything, the sentence too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from apt_bench.envs.base import Atom
+from apt_bench.errors import UserError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One BDDL problem. `objects` (movable) and `fixtures` map names to categories; `goal` and `init` are conjunctions."""
+
+    language: str
+    objects: Mapping[str, str]
+    fixtures: Mapping[str, str]
+    init: tuple[Atom, ...]
+    goal: tuple[Atom, ...]
+    objects_of_interest: tuple[str, ...]
+
+
+def read_bddl(path: Path) -> Problem:
+    """The problem in a file. Raises UserError where the file is missing or malformed."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from None
+    try:
+        return parse_bddl(text)
+    except (ValueError, IndexError, KeyError) as error:
+        raise UserError(f"{path} is not a BDDL problem: {error}.") from None
+
+
+def parse_bddl(text: str) -> Problem:
+    """The problem in a text. Raises ValueError or KeyError where it is malformed."""
+    sections = {group[0]: group[1:] for group in _tree(text)[1:]}
+    goal = sections[":goal"][0]
+    return Problem(
+        language=" ".join(sections[":language"]),
+        objects=_typed(sections.get(":objects", [])),
+        fixtures=_typed(sections.get(":fixtures", [])),
+        init=tuple(_atom(a) for a in sections[":init"]),
+        goal=tuple(_atom(a) for a in (goal[1:] if goal[0] == "and" else [goal])),
+        objects_of_interest=tuple(sections.get(":obj_of_interest", [])),
+    )
+
+
+def _tree(text: str) -> list[Any]:
+    """Nested lists of words."""
+    stack: list[list[Any]] = [[]]
+    for token in re.findall(r"[()]|[^\s()]+", re.sub(r";.*$", "", text, flags=re.MULTILINE).lower()):
+        if token == "(":
+            stack.append([])
+        elif token == ")":
+            if len(stack) == 1:
+                raise ValueError("a closing parenthesis too many")
+            group = stack.pop()
+            stack[-1].append(group)
+        else:
+            stack[-1].append(token)
+    if len(stack) != 1 or len(stack[0]) != 1:
+        raise ValueError("unbalanced parentheses")
+    tree: list[Any] = stack[0][0]
+    return tree
+
+
+def _typed(words: list[str]) -> dict[str, str]:
+    """`a b - kind c - other` as {a: kind, b: kind, c: other}."""
+    found: dict[str, str] = {}
+    names: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word == "-":
+            kind = next(rest)
+            found.update(dict.fromkeys(names, kind))
+            names = []
+        else:
+            names.append(word)
+    return found
+
+
+def _atom(group: list[str]) -> Atom:
+    if not all(isinstance(word, str) for word in group):
+        raise ValueError(f"not an atom: {group}")
+    return Atom(group[0], tuple(group[1:]))

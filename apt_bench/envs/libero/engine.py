@@ -1,0 +1,187 @@
+"""LIBERO's simulation, bit for bit, without what it does not need.
+
+The plain loop compiles the model again at every reset, renders both cameras at every control step, and runs three full
+forward passes in each of the 25 substeps. This engine keeps the compiled model, renders when asked, and runs one; the
+states it passes through are identical. docs/protocol.md gives the argument, tests/sim the proof.
+
+The identities hold for MuJoCo up to 3.3.5 (later versions keep the solver's warm start differently); the suites pin 3.2.3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from apt_bench.envs.libero.camera import Renderer
+from apt_bench.envs.libero.runtime import CACHE, cached_compilation, import_libero, numpy_seed, quiet
+
+SUBSTEPS = 25
+LOOK_AT = 23
+"""Index of the substep after which observations are taken: the plain loop's sampling clock, after a reset and one
+`set_init_state`, fires there."""
+
+_VELOCITY = mujoco.mjtStage.mjSTAGE_VEL
+
+
+@dataclass(frozen=True)
+class ArmIds:
+    """Indices of the robot in MuJoCo's arrays."""
+
+    site: int  # grip site
+    hand: int  # body whose orientation is observed
+    qpos: np.ndarray  # (7,) arm joints
+    qvel: np.ndarray
+    fingers: np.ndarray  # (2,) into qpos
+    arm_ctrl: np.ndarray
+    gripper_ctrl: np.ndarray
+
+
+class Engine:
+    """One LIBERO task. `reset`, then `step` with a 7-D action; `sim`, `model` and `data` are robosuite's and MuJoCo's."""
+
+    def __init__(self, bddl: Path):
+        libero = import_libero()
+        with cached_compilation() as cache, numpy_seed(0), quiet():
+            self.wrapper: Any = libero.env_wrapper.ControlEnv(
+                str(bddl), use_camera_obs=False, has_offscreen_renderer=False, hard_reset=False
+            )
+        assert cache.last is not None
+        self.entry = cache.last
+        self.env: Any = self.wrapper.env
+        self.env._observables = {}  # sampled by hand, when a policy looks
+        self.sim: Any = self.env.sim
+        self.model: Any = self.sim.model._model
+        self.data: Any = self.sim.data._data
+        # LIBERO adds these again at every load, and draws from the generator for each: a fresh environment has loaded
+        # twice when its first episode begins. That is the state every episode starts from here.
+        self._initializers = list(self.env.object_property_initializers)
+        self._visible = {
+            name: dict(obj.object_properties["vis_site_names"])
+            for name, obj in [*self.env.objects_dict.items(), *self.env.fixtures_dict.items()]
+            if obj.object_properties.get("vis_site_names")
+        }
+        robot = self.env.robots[0]
+        self.ids = ArmIds(
+            site=robot.eef_site_id,
+            hand=self.sim.model.body_name2id(robot.robot_model.eef_name),
+            qpos=np.array(robot._ref_joint_pos_indexes),
+            qvel=np.array(robot._ref_joint_vel_indexes),
+            fingers=np.array(robot._ref_gripper_joint_pos_indexes),
+            arm_ctrl=np.array(robot._ref_joint_actuator_indexes),
+            gripper_ctrl=np.array(robot._ref_joint_gripper_actuator_indexes),
+        )
+        self.fresh = False
+
+    def reset(self, init_state: np.ndarray, seed: int) -> None:
+        """What `env.seed(seed); env.reset(); env.set_init_state(init_state)` does in a fresh LIBERO environment."""
+        from robosuite.utils.errors import RandomizationError
+
+        env, model, data = self.env, self.model, self.data
+        with numpy_seed(seed), quiet():
+            env.object_property_initializers = list(self._initializers)
+            while True:
+                env.object_property_initializers += self._initializers
+                self.entry.restore()
+                for name, sites in self._visible.items():
+                    env.get_object(name).object_properties["vis_site_names"].update(sites)
+                gripper = env.robots[0].gripper
+                gripper.current_action = np.zeros_like(gripper.current_action)
+                mujoco.mj_resetData(model, data)
+                mujoco.mj_forward(model, data)  # MjSim's
+                mujoco.mj_forward(model, data)  # the render context's
+                try:
+                    env._reset_internal()
+                except RandomizationError:  # no room for an object: LIBERO starts over
+                    continue
+                break
+            mujoco.mj_forward(model, data)
+            env.visualize(vis_settings=dict.fromkeys(env._visualizations, False))
+            self.wrapper.set_state(init_state)
+            mujoco.mj_forward(model, data)
+            env._check_success()
+            env._post_process()
+        self.fresh = True
+        self.controller = env.robots[0].controller
+        self.controller.update = self._update_controller
+
+    def _update_controller(self, force: bool = False) -> None:
+        """robosuite's `Controller.update` without its forward pass: `step` has done what that changes."""
+        c, data = self.controller, self.data
+        if not c.new_update and not force:
+            return
+        model, site = self.model, self.ids.site
+        c.ee_pos = data.site_xpos[site].copy()
+        c.ee_ori_mat = data.site_xmat[site].reshape(3, 3).copy()
+        jacp, jacr = np.zeros((3, model.nv)), np.zeros((3, model.nv))
+        mujoco.mj_jacSite(model, data, jacp, jacr, site)
+        c.ee_pos_vel = np.dot(jacp, data.qvel)
+        c.ee_ori_vel = np.dot(jacr, data.qvel)
+        c.joint_pos = data.qpos[self.ids.qpos]
+        c.joint_vel = data.qvel[self.ids.qvel]
+        c.J_pos = np.array(jacp[:, c.qvel_index])
+        c.J_ori = np.array(jacr[:, c.qvel_index])
+        c.J_full = np.vstack([c.J_pos, c.J_ori])
+        mass = np.empty((model.nv, model.nv))
+        mujoco.mj_fullM(model, mass, data.qM)
+        c.mass_matrix = mass[c.qvel_index, :][:, c.qvel_index]
+        c.new_update = False
+
+    def step(self, action: np.ndarray, look: Callable[[], None] | None = None) -> bool:
+        """One control step: float64 (7,) in [-1, 1]. `look` is called where the plain loop takes its observations.
+        Returns whether the goal holds after the step."""
+        model, data, robot, controller = self.model, self.data, self.env.robots[0], self.controller
+        low, high = robot.torque_limits
+        for substep in range(SUBSTEPS):
+            # The plain loop: mj_forward (its own), mj_forward (the controller's), mj_step. The second and third find
+            # position and velocity unchanged; what they add is that the constraint solver starts from its last answer.
+            mujoco.mj_step1(model, data)
+            mujoco.mj_forwardSkip(model, data, _VELOCITY, 1)
+            if not self.fresh:
+                mujoco.mj_forwardSkip(model, data, _VELOCITY, 1)
+            self.fresh = False  # a new controller's first use is with the quantities it was made with
+            if substep == 0:
+                controller.set_goal(action[:6])
+            torques = np.clip(controller.run_controller(), low, high)
+            robot.grip_action(gripper=robot.gripper, gripper_action=action[6:])
+            data.ctrl[self.ids.arm_ctrl] = torques
+            mujoco.mj_step2(model, data)
+            if substep == LOOK_AT and look is not None:
+                look()
+        success = bool(self.env._check_success())
+        self.env._post_process()
+        return success
+
+    @property
+    def renderer(self) -> Renderer:
+        """The renderer of this task's model, made when first asked for."""
+        if self.entry.context is None:
+            self.entry.context = Renderer(self.model)
+        renderer: Renderer = self.entry.context
+        return renderer
+
+    def state(self) -> np.ndarray:
+        """float64 (8,): grip site position, axis-angle of the hand's orientation, finger positions."""
+        quat = self.data.xquat[self.ids.hand]
+        return np.concatenate(
+            [self.data.site_xpos[self.ids.site], axis_angle(quat), self.data.qpos[self.ids.fingers]]
+        )
+
+    @staticmethod
+    def free_all() -> None:
+        """Forget every cached model."""
+        CACHE.clear()
+
+
+def axis_angle(quat_wxyz: np.ndarray) -> np.ndarray:
+    """robosuite's `quat2axisangle` (transform_utils.py), for MuJoCo's order: angle in [0, 2 pi), no sign flip."""
+    w = min(1.0, max(-1.0, float(quat_wxyz[0])))
+    sine = math.sqrt(1.0 - w * w)
+    if sine == 0.0:
+        return np.zeros(3)
+    return np.asarray(quat_wxyz[1:] * 2.0 * math.acos(w) / sine)

@@ -1,0 +1,78 @@
+"""Operational-space control of the arm, with robosuite's `OSC_POSE` conventions and gains.
+
+One action moves the goal of the grip site by up to 5 cm per axis (world axes, from where the hand is now) and turns it
+by up to 0.5 rad; a zero rotation keeps the last goal orientation. Torques follow Khatib (1987), position and
+orientation uncoupled, kp 150, critically damped, with a null-space term (kp 10) towards the home joints.
+"""
+
+from __future__ import annotations
+
+from math import cos, sin, sqrt
+from typing import Any
+
+import mujoco
+import numpy as np
+
+KP, NULL_KP = 150.0, 10.0
+KD, NULL_KD = 2 * sqrt(KP), 2 * sqrt(NULL_KP)
+POSITION_UNIT, ROTATION_UNIT = 0.05, 0.5
+GRIPPER_SPEED = 0.01
+"""Share of half the gripper's range per substep: 25 substeps a control step, so 8 control steps from open to closed."""
+
+
+class OperationalSpaceController:
+    """Torques for one arm. `dof`: the arm's indices in qpos, qvel and ctrl (they are the first of each)."""
+
+    def __init__(self, model: Any, data: Any, site: int, dof: int, home: np.ndarray) -> None:
+        self.model, self.data, self.site, self.dof, self.home = model, data, site, dof, home
+        self._jacobian = np.zeros((6, model.nv))
+        self._mass = np.zeros((model.nv, model.nv))
+        self._low, self._high = model.actuator_ctrlrange[:dof].T
+        self.goal_position = data.site_xpos[site].copy()
+        self.goal_rotation = data.site_xmat[site].reshape(3, 3).copy()
+
+    def set_goal(self, action: np.ndarray) -> None:
+        """Take float (6,) in [-1, 1] as the next goal, relative to the grip site's pose now."""
+        self.goal_position = self.data.site_xpos[self.site] + POSITION_UNIT * action[:3]
+        if np.any(action[3:6]):
+            rotation = self.data.site_xmat[self.site].reshape(3, 3)
+            self.goal_rotation = rotation_matrix(ROTATION_UNIT * action[3:6]) @ rotation
+
+    def torques(self) -> np.ndarray:
+        """float (dof,), N m, clipped to the motors' range. Needs `mj_step1`'s results."""
+        model, data, n = self.model, self.data, self.dof
+        mujoco.mj_jacSite(model, data, self._jacobian[:3], self._jacobian[3:], self.site)
+        mujoco.mj_fullM(model, self._mass, data.qM)
+        jacobian, mass = self._jacobian[:, :n], self._mass[:n, :n]
+        velocity = self._jacobian @ data.qvel
+        current = data.site_xmat[self.site].reshape(3, 3)
+        error = np.empty(6)
+        error[:3] = self.goal_position - data.site_xpos[self.site]
+        error[3:] = _rotation_error(self.goal_rotation, current)
+        wanted = KP * error - KD * velocity
+        inverse = np.linalg.inv(mass)
+        mobility = jacobian @ inverse @ jacobian.T  # inverse of the operational-space inertia
+        wrench = np.empty(6)
+        wrench[:3] = np.linalg.solve(mobility[:3, :3], wanted[:3])
+        wrench[3:] = np.linalg.solve(mobility[3:, 3:], wanted[3:])
+        posture = mass @ (NULL_KP * (self.home - data.qpos[:n]) - NULL_KD * data.qvel[:n])
+        # (I - Jbar J)^T posture, with Jbar = M^-1 J^T Lambda
+        posture -= jacobian.T @ np.linalg.solve(mobility, jacobian @ (inverse @ posture))
+        torque = jacobian.T @ wrench + data.qfrc_bias[:n] + posture
+        return np.asarray(np.clip(torque, self._low, self._high))
+
+
+def rotation_matrix(vector: np.ndarray) -> np.ndarray:
+    """(3, 3) of a rotation vector (3,), rad: Rodrigues' formula."""
+    x, y, z = vector
+    angle = sqrt(x * x + y * y + z * z)
+    if angle < 1e-12:
+        return np.eye(3)
+    k = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) / angle
+    return np.asarray(np.eye(3) + sin(angle) * k + (1 - cos(angle)) * (k @ k))
+
+
+def _rotation_error(goal: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """Half the sum of the cross products of the axes: the vector part of goal @ now.T for small angles."""
+    d = goal @ now.T
+    return 0.5 * np.array([d[2, 1] - d[1, 2], d[0, 2] - d[2, 0], d[1, 0] - d[0, 1]])

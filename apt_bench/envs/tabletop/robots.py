@@ -1,0 +1,143 @@
+"""The arms: robosuite's MJCF files, drawn with their low-polygon collision meshes.
+
+The visual meshes (some 100,000 triangles) are left out: they would cost thirty times the rest of the picture. Joint
+friction, damping and armature are what robosuite sets when it loads the files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from apt_bench.errors import UserError, did_you_mean
+
+BASE = (-0.66, 0.0, 0.912)
+"""World position (m) of the arm's base, as on LIBERO's tables."""
+
+
+@dataclass(frozen=True)
+class RobotSpec:
+    """`home`: arm joints (rad). `fingers`: joints whose positions are observed; `hold`: all gripper joints at rest.
+    `signs`: direction of each gripper actuator under a closing command. `left`, `right`: names of finger geoms.
+    `offset` moves the base (m)."""
+
+    arm: str
+    gripper: str
+    home: tuple[float, ...]
+    fingers: tuple[str, str]
+    hold: dict[str, float]
+    signs: tuple[float, float]
+    left: tuple[str, ...]
+    right: tuple[str, ...]
+    max_opening: float
+    colors: tuple[str, str]  # of the links, alternating
+    swap: dict[str, str]  # collision mesh file -> a lighter file of the same shape
+    damping: tuple[float, ...] = ()
+
+
+PANDA = RobotSpec(
+    arm="robots/panda",
+    gripper="panda_gripper",
+    home=(0.0, -0.161037389, 0.0, -2.44459747, 0.0, 2.2267522, 0.7853981633974483),
+    fingers=("finger_joint1", "finger_joint2"),
+    hold={"finger_joint1": 0.04, "finger_joint2": -0.04},
+    signs=(-1.0, 1.0),
+    left=("finger1_collision", "finger1_pad_collision"),
+    right=("finger2_collision", "finger2_pad_collision"),
+    max_opening=0.08,
+    colors=("0.93 0.93 0.94 1", "0.86 0.87 0.89 1"),
+    swap={"meshes/link1.stl": "meshes/link2.stl"},  # the same casting; link1.stl has 12,516 faces, link2.stl 300
+    damping=(0.1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01),
+)
+UR5E = RobotSpec(
+    arm="robots/ur5e",
+    gripper="robotiq_gripper_85",
+    home=(0.0, -1.75, 2.35, -2.17, -1.5707963267948966, -1.5707963267948966),
+    fingers=("finger_joint", "right_outer_knuckle_joint"),
+    hold=dict.fromkeys(
+        (
+            "finger_joint",
+            "left_inner_finger_joint",
+            "left_inner_knuckle_joint",
+            "right_outer_knuckle_joint",
+            "right_inner_finger_joint",
+            "right_inner_knuckle_joint",
+        ),
+        0.0,
+    ),
+    signs=(1.0, 1.0),
+    left=("left_inner_finger_collision", "left_fingertip_collision", "left_fingerpad_collision"),
+    right=("right_inner_finger_collision", "right_fingertip_collision", "right_fingerpad_collision"),
+    max_opening=0.085,
+    colors=("0.80 0.82 0.84 1", "0.49 0.68 0.80 1"),
+    swap={},
+)
+ROBOTS = {"panda": PANDA, "ur5e": UR5E}
+
+
+def robot_spec(name: str) -> RobotSpec:
+    """A robot by name. Raises UserError."""
+    if name not in ROBOTS:
+        raise UserError(f"No robot '{name}' for the tabletop suites. {did_you_mean(name, ROBOTS)}")
+    return ROBOTS[name]
+
+
+@cache
+def robot_parts(name: str) -> dict[str, str]:
+    """MJCF fragments by section (asset, worldbody, actuator, tendon) of one robot, its base at `BASE`."""
+    spec = robot_spec(name)
+    package = find_spec("robosuite")  # not imported: that costs seconds, warnings and a log file
+    if package is None or not package.submodule_search_locations:
+        raise UserError("The tabletop suites need robosuite's robot files. Install robosuite==1.4.0.")
+    assets = Path(package.submodule_search_locations[0]) / "models" / "assets"
+    arm = ET.parse(assets / spec.arm / "robot.xml").getroot()
+    gripper = ET.parse(assets / "grippers" / f"{spec.gripper}.xml").getroot()
+    sections: dict[str, list[ET.Element]] = {"asset": [], "worldbody": [], "actuator": [], "tendon": []}
+    for tree, folder in ((arm, assets / spec.arm), (gripper, assets / "grippers")):
+        for body in tree.iter("body"):
+            for geom in [g for g in body.findall("geom") if g.get("contype") == "0" and g.get("group") == "1"]:
+                body.remove(geom)
+            for site in [s for s in body.findall("site") if s.get("name") != "grip_site"]:
+                body.remove(site)
+            for camera in body.findall("camera"):
+                body.remove(camera)
+        used = {g.get("mesh") for g in tree.iter("geom")}
+        kept: set[str] = set()
+        for mesh in _section(tree, "asset").findall("mesh"):
+            mesh_name = mesh.get("name", "")
+            if mesh_name in used and mesh_name not in kept:
+                kept.add(mesh_name)
+                file = mesh.get("file", "")
+                mesh.set("file", str(folder / spec.swap.get(file, file)))
+                sections["asset"].append(mesh)
+        for section in ("actuator", "tendon"):
+            sections[section] += list(_section(tree, section))
+    joints = list(arm.iter("joint"))
+    for i, joint in enumerate(joints):
+        joint.set("frictionloss", joint.get("frictionloss", "0.1"))
+        joint.set("armature", f"{5 / (i + 1):.6g}")
+        if spec.damping:
+            joint.set("damping", f"{spec.damping[i]:g}")
+    for i, geom in enumerate(g for tree in (arm, gripper) for g in tree.iter("geom")):
+        geom.set("group", "1")
+        geom.set("rgba", spec.colors[i % 2])
+    for geom in gripper.iter("geom"):
+        geom.set("rgba", "0.27 0.28 0.30 1")
+        if "pad" in geom.get("name", ""):
+            geom.set("rgba", "0.55 0.56 0.58 1")
+    hand = next(b for b in arm.iter("body") if b.get("name") == "right_hand")
+    hand.append(ET.fromstring('<camera name="wrist" pos="0.05 0 0" quat="0 0.707108 0.707108 0" fovy="75"/>'))
+    hand.extend(_section(gripper, "worldbody"))
+    base = _section(arm, "worldbody")[0]
+    base.set("name", "robot")
+    base.set("pos", " ".join(map(str, BASE)))
+    sections["worldbody"].append(base)
+    return {s: "".join(ET.tostring(e, encoding="unicode") for e in es) for s, es in sections.items()}
+
+
+def _section(tree: ET.Element, name: str) -> ET.Element:
+    found = tree.find(name)
+    return found if found is not None else ET.Element(name)

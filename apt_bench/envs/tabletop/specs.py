@@ -1,0 +1,260 @@
+"""Every episode's scene as data, drawn from a seed and nothing else.
+
+`scene_spec(args, task, init, seed)` gives the same `SceneSpec` on every machine: all draws are `random.Random.random()`
+(exact, IEEE) of a SHA-256 seed, and every number that passed through the platform's math library is rounded. No
+simulator is needed to make, compare or hash one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from math import cos, radians, sin, sqrt
+from random import Random
+from typing import Any, Literal, TypeVar
+
+from apt_bench.envs.tabletop import catalog
+from apt_bench.envs.tabletop.catalog import CONTAINERS, ITEMS, Item, Split, conflict
+from apt_bench.envs.tabletop.robots import BASE
+from apt_bench.envs.tabletop.shapes import shape_of
+
+T = TypeVar("T")
+
+TABLE_Z = 0.90
+AREA_X, AREA_Y = (-0.26, 0.10), (-0.30, 0.30)
+"""Where centres may lie (m, world)."""
+REACH = (0.38, 0.76)
+"""Horizontal distance (m) from the arm's base at which it can reach straight down."""
+FINGER_ROOM = 0.045
+"""m between two things on a tidy table: a finger fits in."""
+TALL, TALL_ROOM = 0.09, 0.03
+"""m: next to something tall there is more room, for the palm."""
+
+LOOK_AT = (-0.06, 0.0, 0.93)
+AZIMUTH, ELEVATION, DISTANCE, FOVY = (-45.0, 45.0), (32.0, 52.0), (1.00, 1.20), 45.0
+"""Bounds of the third-person camera, degrees and m. Azimuth 0 faces the robot."""
+FRAME = 0.90
+"""Share of the half image within which every centre is seen."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A catalogue entry on the table: x, y (m, world), yaw (rad)."""
+
+    name: str
+    x: float
+    y: float
+    yaw: float = 0.0
+
+
+@dataclass(frozen=True)
+class View:
+    """The third-person camera: degrees, degrees, m."""
+
+    azimuth: float
+    elevation: float
+    distance: float
+
+    @property
+    def position(self) -> tuple[float, float, float]:
+        """m, world; rounded to 0.1 mm."""
+        flat = self.distance * cos(radians(self.elevation))
+        return (
+            round(LOOK_AT[0] + flat * cos(radians(self.azimuth)), 4),
+            round(LOOK_AT[1] + flat * sin(radians(self.azimuth)), 4),
+            round(LOOK_AT[2] + self.distance * sin(radians(self.elevation)), 4),
+        )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One instruction and the atoms (predicate, arguments...) that must hold for it."""
+
+    instruction: str
+    goal: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class SceneSpec:
+    """One scene. `joints`: offsets (rad) of the arm from its home. Several stages: the instructions that follow each
+    other."""
+
+    items: tuple[Placed, ...]
+    containers: tuple[Placed, ...]
+    surroundings: str
+    view: View
+    joints: tuple[float, ...]
+    stages: tuple[Stage, ...]
+    box: Placed | None = None  # the storage box
+
+    @property
+    def target(self) -> str:
+        """The item that the first instruction names."""
+        return self.stages[0].goal[0][1]
+
+    @property
+    def destination(self) -> str:
+        """Where the first instruction wants it."""
+        return self.stages[0].goal[0][2]
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of its canonical JSON."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+class Draw:
+    """A random source that is the same everywhere."""
+
+    def __init__(self, *key: Any) -> None:
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).digest()
+        self._random = Random(int.from_bytes(digest[:8], "little"))
+
+    def chance(self, probability: float) -> bool:
+        """True with this probability."""
+        return self._random.random() < probability
+
+    def number(self, low: float, high: float, digits: int = 4) -> float:
+        """Uniform, rounded."""
+        return round(low + (high - low) * self._random.random(), digits)
+
+    def pick(self, choices: Sequence[T]) -> T:
+        """One of them."""
+        return choices[int(self._random.random() * len(choices))]
+
+    def shuffled(self, choices: Sequence[T]) -> list[T]:
+        """All of them in random order."""
+        rest = list(choices)
+        return [rest.pop(int(self._random.random() * len(rest))) for _ in range(len(rest))]
+
+
+class _NoRoom(Exception):
+    """This attempt at a layout failed; the next one may not."""
+
+
+@lru_cache(maxsize=4096)
+def _cached(args: str, task: str, init: int, seed: int) -> SceneSpec:
+    from apt_bench.envs.tabletop.layouts import LAYOUTS
+
+    options = json.loads(args)
+    for attempt in range(10_000):
+        draw = Draw(args, task, init, seed, attempt)
+        try:
+            spec = LAYOUTS[options["layout"]](options, task, init, seed, draw)
+            check_view(spec)
+            return spec
+        except _NoRoom:
+            continue
+    raise RuntimeError(f"no room for scene {init} of {task} with {args}")
+
+
+def scene_spec(args: Mapping[str, Any], task: str, init: int, seed: int) -> SceneSpec:
+    """The scene of one episode: of task `task`, initial state `init` (0, 1, ...), in a cell with these arguments."""
+    scene_args = {k: v for k, v in args.items() if k != "robot"}
+    return _cached(json.dumps(scene_args, sort_keys=True), task, init, seed)
+
+
+def cycle(choices: Sequence[T], index: int, *key: Any) -> T:
+    """The index-th of an endless sequence in which every choice comes equally often, in another order each round."""
+    turn, place = divmod(index, len(choices))
+    return Draw("cycle", turn, *key).shuffled(choices)[place]
+
+
+def draw_others(draw: Draw, chosen: Sequence[Item], pool: Sequence[Item], count: int) -> list[Item]:
+    """`count` further items that cannot be taken for one another or for the chosen ones."""
+    found: list[Item] = []
+    for item in draw.shuffled(pool):
+        if len(found) < count and not any(item.name == o.name or conflict(item, o) for o in (*chosen, *found)):
+            found.append(item)
+    if len(found) < count:
+        raise _NoRoom
+    return found
+
+
+def footprint(name: str) -> tuple[float, float]:
+    """Radius and height (m) of a catalogue entry."""
+    if name in CONTAINERS:
+        return CONTAINERS[name].radius, CONTAINERS[name].height
+    shape = shape_of(ITEMS[name])
+    return shape.radius, 2 * shape.half[2]
+
+
+def within_reach(x: float, y: float) -> bool:
+    """Whether the hand can be lowered there."""
+    away = sqrt((x - BASE[0]) ** 2 + (y - BASE[1]) ** 2)
+    return REACH[0] <= away <= REACH[1]
+
+
+def distance(a: Placed, b: Placed) -> float:
+    """m, between centres on the table."""
+    return sqrt((a.x - b.x) ** 2 + (a.y - b.y) ** 2)
+
+
+def room_between(a: str, b: str) -> float:
+    """Least distance (m) of two centres on a tidy table."""
+    (ra, ha), (rb, hb) = footprint(a), footprint(b)
+    return ra + rb + FINGER_ROOM + (TALL_ROOM if max(ha, hb) > TALL else 0.0)
+
+
+def place(draw: Draw, name: str, others: Sequence[Placed], yaw: float = 0.6, tries: int = 60) -> Placed:
+    """Somewhere free within reach; yaw within ± `yaw` rad unless it is round."""
+    turn = 0.0 if name in CONTAINERS or shape_of(ITEMS[name]).round else draw.number(-yaw, yaw)
+    for _ in range(tries):
+        spot = Placed(name, draw.number(*AREA_X), draw.number(*AREA_Y), turn)
+        if within_reach(spot.x, spot.y) and all(distance(spot, o) >= room_between(name, o.name) for o in others):
+            return spot
+    raise _NoRoom
+
+
+def draw_view(draw: Draw) -> View:
+    """A camera within the bounds."""
+    return View(draw.number(*AZIMUTH, 2), draw.number(*ELEVATION, 2), draw.number(*DISTANCE, 3))
+
+
+def check_view(spec: SceneSpec) -> None:
+    """Raise where a centre is out of the picture, or something hides an item or a container from the camera."""
+    eye = spec.view.position
+    forward = _unit(tuple(t - e for t, e in zip(LOOK_AT, eye, strict=True)))
+    right = _unit((forward[1], -forward[0], 0.0))
+    up = _cross(right, forward)
+    half = 0.4142  # tan(FOVY / 2)
+    placed = [*spec.items, *spec.containers, *([spec.box] if spec.box else [])]
+    for one in placed:
+        _, height = footprint(one.name)
+        centre = (one.x, one.y, TABLE_Z + height / 2)
+        ray = tuple(c - e for c, e in zip(centre, eye, strict=True))
+        depth = _dot(ray, forward)
+        if max(abs(_dot(ray, right)), abs(_dot(ray, up))) > FRAME * half * depth:
+            raise _NoRoom
+        for other in placed:
+            if other is not one and _hides(other, one, eye, centre):
+                raise _NoRoom
+
+
+def _hides(other: Placed, one: Placed, eye: Sequence[float], centre: Sequence[float]) -> bool:
+    """Whether the line of sight to the centre of `one` passes through the upright cylinder about `other`."""
+    dx, dy = centre[0] - eye[0], centre[1] - eye[1]
+    length2 = dx * dx + dy * dy
+    along = ((other.x - eye[0]) * dx + (other.y - eye[1]) * dy) / length2
+    if not 0 < along < 1:
+        return False
+    off_x, off_y = eye[0] + along * dx - other.x, eye[1] + along * dy - other.y
+    radius, height = footprint(other.name)
+    sight = eye[2] + along * (centre[2] - eye[2])
+    return sqrt(off_x**2 + off_y**2) < radius + 0.01 and sight < TABLE_Z + height
+
+
+def _dot(a: Sequence[float], b: Sequence[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+def _cross(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
+    return (a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0])
+
+
+def _unit(a: Sequence[float]) -> tuple[float, ...]:
+    length = sqrt(_dot(a, a))
+    return tuple(x / length for x in a)

@@ -1,0 +1,94 @@
+"""Sizes and switches of an action expert. Everything that decides its shape is here and travels in `config.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from apt_bench.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class VLMShape:
+    """The geometry of a vision-language model's decoder. The default is Qwen3-VL-2B."""
+
+    width: int = 2048
+    layers: int = 28
+    kv_heads: int = 8
+    head_dim: int = 128
+    rope_theta: float | None = 5e6  # None: no rotary code
+
+    def evenly(self, count: int) -> tuple[int, ...]:
+        """`count` layers at even distance from first to last: 0, 3, ..., 27 for 10 of 28."""
+        if count == 1:
+            return (self.layers - 1,)
+        step = (self.layers - 1) / (count - 1)
+        return tuple(round(i * step) for i in range(count))
+
+
+@dataclass(frozen=True)
+class ExpertConfig:
+    """An action expert. The defaults are the released APT, Stage 2, on Qwen3-VL-2B.
+
+    arch: `apt`, or the rivals `pi` and `groot`, which share every input and output with it.
+    stage: 1 = language-blind prior, 2 = language-conditioned policy.
+    depth: N, the blocks of Stage 2 and the tapped VLM layers (paper: 20; must be even). Rivals: number of blocks; for
+    `pi` it must equal the VLM's layers.
+    fusion: `convex` (released) or `additive` (paper's equation 3).
+    insertion: where Stage 2 puts its new blocks: `before` their partner (released), `after` it (paper), or `tokens`: no
+    new blocks, language is un-masked in the old ones (the paper's ablation).
+    proprio: an extra token with end-effector pose and gripper opening (paper); the released form has none.
+    step_index: a learned embedding of each step's index in the chunk. The released Stage 1 has nothing that tells one step
+    of the chunk from another (its blocks have no RoPE), so it can only learn what all steps have in common.
+    """
+
+    arch: Literal["apt", "pi", "groot"] = "apt"
+    stage: int = 2
+    vlm: VLMShape = field(default_factory=VLMShape)
+    width: int = 768
+    heads: int = 12
+    depth: int = 10
+    horizon: int = 32
+    max_arms: int = 4
+    fusion: Literal["convex", "additive"] = "convex"
+    insertion: Literal["before", "after", "tokens"] = "before"
+    proprio: bool = False
+    step_index: bool = False
+
+    def __post_init__(self) -> None:
+        for name, allowed in {
+            "arch": ("apt", "pi", "groot"),
+            "stage": (1, 2),
+            "fusion": ("convex", "additive"),
+            "insertion": ("before", "after", "tokens"),
+        }.items():
+            if getattr(self, name) not in allowed:
+                raise UserError(
+                    f"Expert config: {name} is {getattr(self, name)!r}; it must be one of {', '.join(map(str, allowed))}."
+                )
+        if self.width % (8 * self.heads):
+            raise UserError(
+                f"Expert config: width {self.width} with {self.heads} heads; width / heads must be a multiple of 8."
+            )
+        if self.arch == "apt" and self.depth % 2:
+            raise UserError(f"Expert config: depth {self.depth}; it must be even, as Stage 1 has half the blocks.")
+        if self.arch == "pi" and self.depth != self.vlm.layers:
+            raise UserError(
+                f"Expert config: depth {self.depth}; the pi-style expert has one block per VLM layer, {self.vlm.layers}."
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Channels per head."""
+        return self.width // self.heads
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ExpertConfig:
+        """Read from `config.json`; unknown keys are errors."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        for key in values:
+            if key not in known:
+                raise UserError(f"Expert config: unknown key '{key}'. {did_you_mean(key, known)}")
+        vlm = values.get("vlm", {})
+        return cls(**{**values, "vlm": vlm if isinstance(vlm, VLMShape) else VLMShape(**vlm)})

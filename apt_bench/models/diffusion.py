@@ -1,0 +1,74 @@
+"""Denoising diffusion over action codes: the noise schedule, the training target and the 20-step sampler.
+
+Equal to diffusers' DDIMScheduler(num_train_timesteps=100, beta_schedule="squaredcos_cap_v2",
+prediction_type="epsilon", clip_sample=False), which the released APT uses for training and sampling alike. Schedule:
+Nichol & Dhariwal 2021 (arXiv 2102.09672), equation 17; sampler: Song et al. 2020 (arXiv 2010.02502), equation 12
+with eta = 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from apt_bench.models.actions import GRIPPER, POSITION, ROTATION
+
+TRAIN_STEPS = 100
+SAMPLE_STEPS = 20
+LOSS_WEIGHTS = {"position": 30.0, "rotation": 10.0, "gripper": 10.0}
+
+
+def signal_levels(steps: int = TRAIN_STEPS) -> Tensor:
+    """abar_t, t = 0 ... steps-1: the share of signal variance left after t+1 noising steps. float32 (steps,)."""
+
+    def f(u: float) -> float:
+        return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    betas = [min(1 - f((i + 1) / steps) / f(i / steps), 0.999) for i in range(steps)]
+    return torch.cumprod(1 - torch.tensor(betas, dtype=torch.float32), 0)
+
+
+def _per_sample(values: Tensor, like: Tensor) -> Tensor:
+    return values.to(like.device, like.dtype).reshape(-1, *[1] * (like.dim() - 1))
+
+
+def add_noise(clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """x_t = sqrt(abar_t) a + sqrt(1 - abar_t) eps; `t` (B,) integer, others (B, ...)."""
+    level = _per_sample(signal_levels()[t.cpu()], clean)
+    return level.sqrt() * clean + (1 - level).sqrt() * noise
+
+
+def ddim_timesteps(steps: int = SAMPLE_STEPS) -> list[int]:
+    """"leading" spacing: 95, 90, ..., 0 for 20 steps."""
+    stride = TRAIN_STEPS // steps
+    return [i * stride for i in reversed(range(steps))]
+
+
+def ddim_step(x: Tensor, eps: Tensor, t: int, stride: int) -> Tensor:
+    """One deterministic step t -> t - stride; below 0 the signal level is 1, so the last step returns x0."""
+    levels = signal_levels()
+    now, then = levels[t], levels[t - stride] if t >= stride else torch.ones(())
+    clean = (x - (1 - now).sqrt() * eps) / now.sqrt()
+    return then.sqrt() * clean + (1 - then).sqrt() * eps
+
+
+def ddim_sample(denoise: Callable[[Tensor, int], Tensor], noise: Tensor, steps: int = SAMPLE_STEPS) -> Tensor:
+    """Run `denoise(x_t, t) -> eps` from pure `noise` down to a clean sample. float32 throughout."""
+    x = noise
+    for t in ddim_timesteps(steps):
+        x = ddim_step(x, denoise(x, t).float(), t, TRAIN_STEPS // steps)
+    return x
+
+
+def noise_losses(predicted: Tensor, noise: Tensor, arm_valid: Tensor) -> dict[str, Tensor]:
+    """L1 on the noise, 30 position + 10 rotation + 10 gripper, each a mean over all elements of the valid arms.
+
+    predicted, noise: (B, E, T, 10); arm_valid: (B, E) bool. Keys: position, rotation, gripper (weighted), total.
+    """
+    error = (predicted - noise).abs()[arm_valid]
+    parts = {"position": error[..., POSITION], "rotation": error[..., ROTATION], "gripper": error[..., GRIPPER]}
+    losses = {name: LOSS_WEIGHTS[name] * part.mean() for name, part in parts.items()}
+    return losses | {"total": torch.stack(list(losses.values())).sum()}

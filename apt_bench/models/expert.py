@@ -1,0 +1,111 @@
+"""The APT action expert: a diffusion transformer that keeps its own stream of vision-language tokens.
+
+Stage 1 is a prior over actions given vision alone: N/2 blocks in which vision and action tokens cannot see language.
+Stage 2 puts one new, language-seeing block beside each of them. Released form of APT (arXiv 2606.12366): METHOD 2.4-2.8.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from apt_bench.models.attention import Block, PRoPE, RoPE, attention_mask, visual_positions
+from apt_bench.models.base import ActionExpert, Context, Memory
+from apt_bench.models.config import ExpertConfig
+from apt_bench.models.fusion import LayerwiseFusion
+from apt_bench.models.inputs import RobotState, VLFeatures, image_plane
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """One block: the tap fused behind it, its position code and mask, and the Stage-1 block it inherits from."""
+
+    tap: int
+    code: Literal["prope", "rope"]
+    isolated: bool
+    source: int | None
+
+
+def plan_blocks(config: ExpertConfig) -> tuple[BlockPlan, ...]:
+    """The blocks of either stage. Stage-1 block i stands where it will stand in Stage 2, so it keeps its tap."""
+    half = range(config.depth // 2)
+    place = 0 if config.insertion == "after" else 1
+    inherited = [BlockPlan(2 * i + place, "prope", True, i) for i in half]
+    if config.stage == 1:
+        return tuple(inherited)
+    if config.insertion == "tokens":
+        return tuple(BlockPlan(p.tap, p.code, False, p.source) for p in inherited)
+    new = [BlockPlan(2 * i + 1 - place, "rope", False, None) for i in half]
+    return tuple(sorted(inherited + new, key=lambda plan: plan.tap))
+
+
+class APTExpert(ActionExpert):
+    """The joint stream [VL tokens | action tokens] with layer-wise gated fusion of VLM features into its VL part."""
+
+    def __init__(self, config: ExpertConfig) -> None:
+        super().__init__(config, config.step_index)
+        self.plan = plan_blocks(config)
+        self.taps = config.vlm.evenly(config.depth)
+        self.embed = nn.Linear(config.vlm.width, config.width)
+        self.ray_embed = nn.Linear(2, config.width)
+        nn.init.zeros_(self.ray_embed.weight)
+        nn.init.zeros_(self.ray_embed.bias)
+        self.fusion = LayerwiseFusion(config.depth, config.vlm.width, config.width, config.fusion)
+        self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in self.plan)
+
+    @property
+    def sources(self) -> tuple[int | None, ...]:
+        """Stage-1 block of each block, None for new ones."""
+        return tuple(plan.source for plan in self.plan)
+
+    @property
+    def needed_layers(self) -> tuple[int, ...]:
+        """The taps of all blocks but the last, behind which nothing reads the VL stream."""
+        return tuple(self.taps[plan.tap] for plan in self.plan[:-1])
+
+    def vl_stream(self, features: VLFeatures, robot: RobotState) -> Tensor:
+        """The VL part of the stream before the first block, (B, L, width)."""
+        x = self.embed(features.embeds.to(self.embed.weight.dtype))
+        return x + self.ray_embed(image_plane(features, robot)) * features.is_visual[..., None]
+
+    def observe(self, features: VLFeatures, robot: RobotState, rotation: Tensor | None = None) -> Context:
+        """Run the VL part of the stream, keeping each block's keys and values for the action tokens."""
+        robot = robot.recentred(rotation)
+        prefix = self.tokens.prefix(robot)
+        arms, per_arm = prefix.shape[1], prefix.shape[2] + self.config.horizon
+        types = self._action_types(robot, per_arm)
+        pose, action_pose = token_poses(features, robot, per_arm)
+        position = visual_positions(features.is_visual)
+        index = self._action_index(arms, prefix.shape[2], self.config.horizon, position.device)
+        action_position = position[:, -1:] + 1 + index
+        head_dim = self.config.head_dim
+        vl_codes = {"prope": PRoPE(pose), "rope": RoPE(position, head_dim)}
+        action_codes = {"prope": PRoPE(action_pose), "rope": RoPE(action_position, head_dim)}
+
+        everyone = torch.cat([features.token_type, types], 1)
+        vl_masks = {iso: attention_mask(features.token_type, features.token_type, iso) for iso in (False, True)}
+        action_masks = {iso: attention_mask(types, everyone, iso) for iso in (False, True)}
+
+        x = self.vl_stream(features, robot)
+        memory = []
+        for block, plan in zip(self.blocks, self.plan, strict=True):
+            last = plan is self.plan[-1]
+            x, kv = block(x, vl_codes[plan.code], vl_masks[plan.isolated], kv_only=last)
+            memory.append(Memory(action_masks[plan.isolated], action_codes[plan.code], kv))
+            if not last:
+                x = self.fusion(x, features.tap(self.taps[plan.tap]), plan.tap)
+        return Context(robot, prefix, tuple(memory))
+
+
+def token_poses(features: VLFeatures, robot: RobotState, per_arm: int) -> tuple[Tensor, Tensor]:
+    """The pose of every token, for PRoPE: (B, L, 4, 4) and (B, E * per_arm, 4, 4).
+
+    A visual token has its camera's, an action token its arm's reference camera's, any other the identity."""
+    batch = torch.arange(len(features.view), device=features.view.device)[:, None]
+    camera = robot.camera_pose[batch, features.view.clamp(min=0)]
+    still = torch.eye(4, device=camera.device, dtype=camera.dtype)
+    vl = torch.where(features.is_visual[..., None, None], camera, still)
+    return vl, robot.ref_pose.repeat_interleave(per_arm, 1)

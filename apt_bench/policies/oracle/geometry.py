@@ -1,0 +1,201 @@
+"""What the expert knows about the world: collision points, heights, contacts, the hand.
+
+All lengths are metres in world axes. A *tool frame* is that of the grip site: x along the finger axis, y across it, z the
+direction of approach, origin between the finger tips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+import mujoco
+import numpy as np
+from scipy.spatial import ConvexHull, QhullError
+
+from apt_bench.envs.base import Scene
+
+SPACING = 0.007  # m between two points on a surface
+_GEOM = mujoco.mjtGeom
+
+
+class World:
+    """The live scene as the expert sees it."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self._local: dict[int, np.ndarray] = {}
+        model = scene.model
+        self._solid = (model.geom_contype | model.geom_conaffinity) != 0
+        self._robot_geoms = np.isin(model.geom_bodyid, _subtree(model, scene.robot.body_root))
+        self.surface = min((float(self.points(n)[:, 2].min()) for n in self._movables()), default=0.0)
+
+    # -- the hand ------------------------------------------------------------------------------------------------
+
+    @property
+    def grip(self) -> np.ndarray:
+        """(3,) position between the finger tips."""
+        return self.scene.data.site_xpos[self.scene.robot.grip_site].copy()
+
+    @property
+    def grip_rotation(self) -> np.ndarray:
+        """(3, 3) of the tool frame."""
+        return self.scene.data.site_xmat[self.scene.robot.grip_site].reshape(3, 3).copy()
+
+    @property
+    def opening(self) -> float:
+        """Distance of the fingers, metres."""
+        return float(np.abs(self.scene.data.qpos[list(self.scene.robot.finger_qpos)]).sum())
+
+    @cached_property
+    def hand_boxes(self) -> np.ndarray:
+        """(n, 2, 3) boxes (low, high) in the tool frame around the open fingers and the palm."""
+        model, robot = self.scene.model, self.scene.robot
+        left, right = robot.finger_geoms
+        fingers = left | right
+        finger_body = int(model.geom_bodyid[min(fingers)])
+        palm_body = int(model.body_parentid[finger_body])
+        half = robot.max_opening / 2
+        boxes = []
+        for geoms in (left, right):
+            points = self._in_tool(geoms)
+            points[:, 0] += np.sign(points[:, 0].mean()) * (half - self.opening / 2)
+            boxes.append([points.min(0), points.max(0)])
+        palm = [
+            g
+            for g in range(model.ngeom)
+            if self._solid[g] and g not in fingers and model.geom_bodyid[g] in (palm_body, model.body_parentid[palm_body])
+        ]
+        if palm:
+            points = self._in_tool(palm)
+            boxes.append([points.min(0), points.max(0)])
+        return np.array(boxes)
+
+    def _in_tool(self, geoms: Iterable[int]) -> np.ndarray:
+        points = np.concatenate([self._world_points(g) for g in geoms])
+        return (points - self.grip) @ self.grip_rotation
+
+    # -- things --------------------------------------------------------------------------------------------------
+
+    def _movables(self) -> list[str]:
+        return [n for n, o in self.scene.objects.items() if o.movable]
+
+    def points(self, name: str) -> np.ndarray:
+        """(n, 3) points on the collision surface of an object."""
+        geoms = [g for g in self.scene.objects[name].geoms if self._solid[g]]
+        return np.concatenate([self._world_points(g) for g in geoms]) if geoms else self.position(name)[None]
+
+    def obstacles(self, *but: str) -> np.ndarray:
+        """(n, 3) points of everything but these objects (and the robot, and the table)."""
+        clouds = [self.points(n) for n in self.scene.objects if n not in but]
+        return np.concatenate(clouds) if clouds else np.zeros((0, 3))
+
+    def position(self, name: str) -> np.ndarray:
+        """(3,) of the object's origin."""
+        return self.scene.data.xpos[self.scene.objects[name].body].copy()
+
+    def centre(self, name: str) -> np.ndarray:
+        """(3,) of its centre of mass."""
+        return self.scene.data.subtree_com[self.scene.objects[name].body].copy()
+
+    def box(self, region: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Centre (3,), rotation (3, 3), half size (3,) of a region's site box."""
+        site = self.scene.regions[region].site
+        if site is None:
+            return None
+        data = self.scene.data
+        return (
+            data.site_xpos[site].copy(),
+            data.site_xmat[site].reshape(3, 3).copy(),
+            self.scene.model.site_size[site].copy(),
+        )
+
+    def _world_points(self, geom: int) -> np.ndarray:
+        if geom not in self._local:
+            self._local[geom] = surface_points(self.scene.model, geom)
+        data = self.scene.data
+        return self._local[geom] @ data.geom_xmat[geom].reshape(3, 3).T + data.geom_xpos[geom]
+
+    # -- contacts ------------------------------------------------------------------------------------------------
+
+    def gripped(self, name: str) -> bool:
+        """Whether both fingers touch the object."""
+        mine = set(self.scene.objects[name].geoms)
+        partners = self._partners(mine)
+        return all(partners & fingers for fingers in self.scene.robot.finger_geoms)
+
+    def supported(self, name: str) -> bool:
+        """Whether anything but the robot touches the object."""
+        return any(not self._robot_geoms[g] for g in self._partners(set(self.scene.objects[name].geoms)))
+
+    def _partners(self, mine: set[int]) -> set[int]:
+        pairs = self.scene.data.contact.geom
+        return {int(b) for a, b in pairs if a in mine and b not in mine} | {
+            int(a) for a, b in pairs if b in mine and a not in mine
+        }
+
+
+def surface_points(model: Any, geom: int) -> np.ndarray:
+    """(n, 3) points about `SPACING` apart on a geom's surface (a mesh's convex hull), in the geom's frame."""
+    kind, size = model.geom_type[geom], model.geom_size[geom]
+    if kind == _GEOM.mjGEOM_MESH:
+        mesh = model.geom_dataid[geom]
+        start, count = model.mesh_vertadr[mesh], model.mesh_vertnum[mesh]
+        return _hull_points(np.array(model.mesh_vert[start : start + count], dtype=float))
+    if kind == _GEOM.mjGEOM_BOX:
+        return _box_points(size)
+    if kind == _GEOM.mjGEOM_PLANE:
+        return np.zeros((1, 3))
+    round_top = kind in (_GEOM.mjGEOM_SPHERE, _GEOM.mjGEOM_CAPSULE, _GEOM.mjGEOM_ELLIPSOID)
+    radius = size if kind == _GEOM.mjGEOM_ELLIPSOID else np.array([size[0], size[0], size[0]])
+    half = 0.0 if kind in (_GEOM.mjGEOM_SPHERE, _GEOM.mjGEOM_ELLIPSOID) else size[1]
+    angles = np.linspace(0, 2 * np.pi, max(8, int(2 * np.pi * radius.max() / SPACING)), endpoint=False)
+    ring = np.stack([np.cos(angles), np.sin(angles)], 1)
+    rows = [np.column_stack([ring * radius[:2], np.full(len(ring), z)]) for z in _grid(half)]
+    for t in np.linspace(0, np.pi / 2 if round_top else 1, max(3, int(radius.max() / SPACING))):
+        shrink, rise = (np.cos(t), np.sin(t) * radius[2]) if round_top else (t, 0.0)
+        for sign in (-1, 1):
+            z = np.full(len(ring), sign * (half + rise))
+            rows.append(np.column_stack([ring * radius[:2] * shrink, z]))
+    return np.concatenate(rows)
+
+
+def _grid(half: float) -> np.ndarray:
+    return np.linspace(-half, half, max(2, min(40, int(np.ceil(2 * half / SPACING)) + 1)))
+
+
+def _box_points(half: np.ndarray) -> np.ndarray:
+    faces = []
+    for axis in range(3):
+        a, b = (i for i in range(3) if i != axis)
+        grid_a, grid_b = np.meshgrid(_grid(half[a]), _grid(half[b]), indexing="ij")
+        for sign in (-1, 1):
+            face = np.empty((grid_a.size, 3))
+            face[:, a], face[:, b], face[:, axis] = grid_a.ravel(), grid_b.ravel(), sign * half[axis]
+            faces.append(face)
+    return np.concatenate(faces)
+
+
+def _hull_points(vertices: np.ndarray) -> np.ndarray:
+    try:
+        triangles = vertices[ConvexHull(vertices).simplices]
+    except QhullError:  # flat
+        return vertices
+    clouds = [vertices]
+    edges = np.linalg.norm(triangles - np.roll(triangles, 1, axis=1), axis=2).max(1)
+    for corners, edge in zip(triangles, edges, strict=True):
+        n = min(40, int(np.ceil(edge / SPACING)))
+        i, j = (k.ravel() for k in np.meshgrid(np.arange(n + 1), np.arange(n + 1)))
+        keep = i + j <= n
+        a, b = (i[keep] / n)[:, None], (j[keep] / n)[:, None]
+        clouds.append(corners[0] * (1 - a - b) + corners[1] * a + corners[2] * b)
+    return np.concatenate(clouds)
+
+
+def _subtree(model: Any, root: int) -> list[int]:
+    found = {root}
+    for body in range(root + 1, model.nbody):
+        if model.body_parentid[body] in found:
+            found.add(body)
+    return sorted(found)

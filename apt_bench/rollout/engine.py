@@ -1,0 +1,231 @@
+"""Where episodes run: in this process, or in Ray actors. Both give the same stream of (episode, attempt, result)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from apt_bench.errors import UserError
+from apt_bench.policies.base import PolicySpec
+from apt_bench.policies.registry import PolicyRef
+from apt_bench.rollout.schedule import Schedule
+from apt_bench.rollout.workers import (
+    ONE_THREAD,
+    Interrupted,
+    PolicyHost,
+    Result,
+    RolloutWorker,
+    Settings,
+)
+from apt_bench.suites import EpisodeSpec
+
+Stream = Iterator[tuple[EpisodeSpec, int, Result]]
+
+TICK = 0.25
+"""Seconds between two looks at the clock: how soon a stop or a hang is noticed."""
+
+WORKER_GB = 4.0
+RESERVE_GB = 2.0
+"""A LIBERO worker holds about 2 GB for its first compiled scene and 1 GB for each further one it caches."""
+
+
+def auto_workers(cores: float, free_gb: float) -> int:
+    """One worker per core, as far as memory goes: 4 GB each, 2 GB left to the rest of the machine."""
+    return max(1, min(int(cores), int((free_gb - RESERVE_GB) / WORKER_GB)))
+
+
+def run_local(schedule: Schedule, settings: Settings, stopped: Callable[[], bool]) -> Stream:
+    """One worker in this process: for debugging, and where Ray cannot run. Nothing watches for a hang."""
+    worker = RolloutWorker(settings, interrupt=stopped)
+    try:
+        while not stopped() and (job := schedule.next(0)):
+            yield (*job, worker.run(*job))
+    except Interrupted:
+        return
+    finally:
+        worker.close()
+
+
+@contextmanager
+def ray_session(address: str | None, workers: int) -> Iterator[None]:
+    """A quiet local Ray, gone afterwards with its files; or the cluster at `address`, which stays."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name, value in ONE_THREAD.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    folder = None
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            folder = tempfile.mkdtemp(prefix="apt-bench-ray-")
+            # One more than there are workers: never wait for a core that the machine does not have.
+            ray.init(
+                address="local",
+                num_cpus=workers + 1,
+                include_dashboard=False,
+                object_store_memory=256 * 2**20,
+                _temp_dir=folder,
+                **quiet,
+            )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+        where = f"join the Ray cluster at '{address}'" if address else "start Ray on this machine"
+        raise UserError(f"Cannot {where}: {error}. Use --workers 0 to run without it.") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class PolicyActor:
+    """A policy's process, started again whenever it is lost."""
+
+    def __init__(self, ref: PolicyRef, clients: int, path: str) -> None:
+        self._ref, self._clients, self._path = ref, clients, path
+        self.spec = self._start()
+
+    def ensure(self) -> None:
+        """Come back only when the policy answers."""
+        import ray
+
+        try:
+            ray.get(self.handle.ready.remote(), timeout=5)
+        except (ray.exceptions.RayError, TimeoutError):
+            self.kill()
+            self._start()
+
+    def kill(self) -> None:
+        """End the process, and with it every call that waits for it."""
+        import ray
+
+        ray.kill(self.handle)
+
+    def _start(self) -> PolicySpec:
+        import ray
+
+        if self._ref.num_gpus > ray.cluster_resources().get("GPU", 0):
+            raise UserError(
+                f"Policy '{self._ref.name}' needs {self._ref.num_gpus:g} GPU(s); Ray sees "
+                f"{ray.cluster_resources().get('GPU', 0):g} here."
+            )
+        actor = ray.remote(PolicyHost).options(
+            num_cpus=0, num_gpus=self._ref.num_gpus, max_concurrency=self._clients + 2
+        )
+        self.handle = actor.remote(self._ref, self._clients, self._path)
+        try:
+            answer = ray.get(self.handle.ready.remote())
+        except ray.exceptions.RayError as error:
+            raise UserError(f"Policy '{self._ref.name}' died while it was loaded: {error}") from None
+        if isinstance(answer, str):
+            raise UserError(answer)
+        return answer
+
+
+@dataclass
+class _Slot:
+    """A rollout worker, what it is doing, and when it last showed a sign of life."""
+
+    index: int
+    actor: Any
+    job: tuple[EpisodeSpec, int] | None = None
+    alive: float = 0.0
+    beats: tuple[int, str] = (0, "env")
+    asked: Any = field(default=None)  # a heartbeat question that is under way
+
+
+class RayPool:
+    """Rollout workers as actors, asked for one episode at a time."""
+
+    def __init__(
+        self, workers: int, settings: Settings, policies: list[PolicyActor], hang_seconds: float
+    ) -> None:
+        import ray
+
+        self._settings, self._policies, self._hang = settings, policies, hang_seconds
+        self._actor = ray.remote(concurrency_groups={"beat": 1})(RolloutWorker).options(num_cpus=1)
+        self._slots = [_Slot(i, self._actor.remote(settings)) for i in range(workers)]
+        self._running: dict[Any, _Slot] = {}
+
+    def stream(self, schedule: Schedule, stopped: Callable[[], bool]) -> Stream:
+        """Results as they come. The caller puts episodes that must run again back on the schedule."""
+        import ray
+
+        try:
+            while not stopped():
+                for slot in self._slots:
+                    if slot.job is None and (job := schedule.next(slot.index)):
+                        self._submit(slot, job)
+                if not self._running:
+                    return
+                ready, _ = ray.wait(list(self._running), timeout=TICK)
+                for reference in ready:
+                    slot = self._running.pop(reference)
+                    spec, attempt = slot.job  # type: ignore[misc]
+                    slot.job = None
+                    yield spec, attempt, self._result(slot, reference)
+                self._watch()
+        finally:
+            for slot in self._slots:
+                ray.kill(slot.actor)
+
+    def _policy(self, slot: _Slot) -> PolicyActor | None:
+        return self._policies[slot.index % len(self._policies)] if self._policies else None
+
+    def _submit(self, slot: _Slot, job: tuple[EpisodeSpec, int]) -> None:
+        policy = self._policy(slot)
+        slot.job, slot.alive = job, time.monotonic()
+        self._running[slot.actor.run.remote(*job, policy and policy.handle)] = slot
+
+    def _result(self, slot: _Slot, reference: Any) -> Result:
+        import ray
+
+        try:
+            result: Result = ray.get(reference)
+        except ray.exceptions.RayActorError:
+            result = Result(error=f"worker {slot.index} died")
+        except ray.exceptions.RayError as error:
+            result = Result(error=f"worker {slot.index}: {type(error).__name__}: {error}")
+        if result.policy_lost and (policy := self._policy(slot)):
+            policy.ensure()
+        elif result.error:  # whatever the worker holds is not to be trusted any more
+            ray.kill(slot.actor)
+            slot.actor, slot.asked = self._actor.remote(self._settings), None
+        return result
+
+    def _watch(self) -> None:
+        """Kill what has shown no sign of life for too long: the worker, or the policy that it waits for."""
+        import ray
+
+        now = time.monotonic()
+        for slot in self._running.values():
+            if slot.asked is not None and ray.wait([slot.asked], timeout=0)[0]:
+                try:
+                    beats = ray.get(slot.asked)
+                except ray.exceptions.RayError:
+                    beats = slot.beats  # it died; its episode's own reference says so
+                if beats != slot.beats:
+                    slot.beats, slot.alive = beats, now
+                slot.asked = None
+            quiet = now - slot.alive
+            if slot.asked is None and quiet > self._hang / 4:
+                slot.asked = slot.actor.beat.options(concurrency_group="beat").remote()
+            if quiet > self._hang:
+                slot.alive = now
+                policy = self._policy(slot)
+                if policy and slot.beats[1] == "policy":
+                    policy.kill()
+                else:
+                    ray.kill(slot.actor)

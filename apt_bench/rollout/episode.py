@@ -1,0 +1,184 @@
+"""One episode, from reset to record: the only loop in which a policy drives an environment."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from apt_bench.envs.base import ACTION_DIM, Env, Observation, Outcome
+from apt_bench.errors import PolicyFault, UserError
+from apt_bench.policies.base import Policy, PolicySpec
+from apt_bench.records import EpisodeRecord, OutcomeName
+from apt_bench.suites import EpisodeSpec
+
+POLICY_FAULT = "policy_fault"
+"""Failure class of an episode that ended because the policy raised or answered nonsense."""
+
+SERVER_ERRORS = (ConnectionError, TimeoutError)
+"""A policy raises these when its server is gone: missing data, not a failure of the policy."""
+
+
+class PolicyClient(Protocol):
+    """How the loop reaches a policy: in this process, or across a batching actor."""
+
+    def reset(self, episode: str) -> None:
+        """This episode begins."""
+        ...
+
+    def act(self, observation: Observation) -> tuple[Any, float]:
+        """The policy's answer, and the seconds that the policy itself took for it.
+
+        Raises PolicyFault where the policy raised; any other exception is the machinery's."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalClient:
+    """A policy in this process."""
+
+    policy: Policy
+
+    def reset(self, episode: str) -> None:
+        """This episode begins."""
+        guarded(lambda: self.policy.reset([episode]))
+
+    def act(self, observation: Observation) -> tuple[Any, float]:
+        """A batch of one."""
+        start = time.perf_counter()
+        return ask(self.policy, [observation])[0], time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A finished episode: its record, and the actions that were executed, (steps, 7) float64."""
+
+    record: EpisodeRecord
+    actions: np.ndarray
+
+
+def guarded(call: Callable[[], Any]) -> Any:
+    """The result of a call into a policy. What it raises becomes a PolicyFault that says where."""
+    try:
+        return call()
+    except (UserError, *SERVER_ERRORS):
+        raise
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise PolicyFault(
+            f"raised {type(error).__name__}: {error} ({place.filename}:{place.lineno})"
+        ) from error
+
+
+def ask(policy: Policy, observations: Sequence[Observation]) -> list[Any]:
+    """One unchecked chunk per observation. Raises PolicyFault where the policy raised or miscounted."""
+    chunks: list[Any] = guarded(lambda: list(policy.act(observations)))
+    if len(chunks) != len(observations):
+        raise PolicyFault(f"answered {len(chunks)} chunks to {len(observations)} observations")
+    return chunks
+
+
+def check_chunk(chunk: Any, horizon: int) -> np.ndarray:
+    """The chunk as float64 (n, 7), 1 <= n <= horizon, finite. Raises PolicyFault otherwise."""
+    try:
+        actions = np.asarray(chunk, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise PolicyFault(f"answered a {type(chunk).__name__} that is not an array of numbers") from None
+    if actions.ndim != 2 or actions.shape[1] != ACTION_DIM or not 1 <= len(actions) <= horizon:
+        raise PolicyFault(
+            f"answered a chunk of shape {actions.shape} instead of (n, {ACTION_DIM}) with 1 <= n <= {horizon}"
+        )
+    if not np.isfinite(actions).all():
+        raise PolicyFault("answered a chunk with NaN or infinite values")
+    return actions
+
+
+def run_episode(
+    env: Env,
+    client: PolicyClient,
+    spec: EpisodeSpec,
+    policy: PolicySpec,
+    execute: int,
+    attempt: int = 1,
+    beat: Callable[[str], None] = lambda phase: None,
+) -> Rollout:
+    """Run one episode and say how it ended.
+
+    execute: control steps executed of each chunk before the next decision. beat: called at every sign of life with
+    the phase that begins (`env` or `policy`); what it raises ends the episode. A PolicyFault ends it as a failure;
+    every other exception is the caller's to record as missing data.
+    """
+    seconds = {"policy": 0.0, "wait": 0.0}
+    executed: list[np.ndarray] = []
+    decisions, fault = 0, None
+    beat("env")
+    observation = env.reset(spec, policy.cameras, policy.privileged)
+    outcome = env.outcome()
+    try:
+        beat("policy")
+        client.reset(spec.key.id)
+        while not outcome.done:
+            beat("policy")
+            start = time.perf_counter()
+            answer, own = client.act(observation)
+            seconds["policy"] += own
+            seconds["wait"] += max(0.0, time.perf_counter() - start - own)
+            actions = check_chunk(answer, policy.horizon)[:execute]
+            decisions += 1
+            beat("env")
+            # Nobody looks at the last state of a spent budget.
+            look = outcome.steps + len(actions) < spec.max_steps
+            observation = env.step_chunk(actions, look)
+            before, outcome = outcome.steps, env.outcome()
+            executed.append(actions[: outcome.steps - before])
+    except PolicyFault as error:
+        fault = f"Policy '{policy.name}' {error}"
+    record = EpisodeRecord(
+        key=spec.key,
+        policy=policy.name,
+        prompt=spec.prompt,
+        prompt_source=spec.prompt_source,
+        prompts=dict(spec.prompts),
+        outcome=_name(outcome, spec) if fault is None else "failure",
+        steps=outcome.steps,
+        decisions=decisions,
+        seconds={k: round(v, 4) for k, v in (dict(outcome.seconds) | seconds).items()},
+        start_hash=outcome.start_hash,
+        end_hash=outcome.end_hash,
+        failure=POLICY_FAULT if fault else outcome.failure,
+        events=dict(outcome.events),
+        flags=spec.flags,
+        error=fault,
+        attempt=attempt,
+    )
+    return Rollout(record, np.concatenate(executed) if executed else np.zeros((0, ACTION_DIM)))
+
+
+def _name(outcome: Outcome, spec: EpisodeSpec) -> OutcomeName:
+    if outcome.success:
+        return "success"
+    return "timeout" if outcome.steps >= spec.max_steps else "failure"
+
+
+def error_record(spec: EpisodeSpec, policy: str, error: str, attempt: int) -> EpisodeRecord:
+    """The record of an episode that is missing: nothing is known about the policy."""
+    return EpisodeRecord(
+        key=spec.key,
+        policy=policy,
+        prompt=spec.prompt,
+        prompt_source=spec.prompt_source,
+        prompts=dict(spec.prompts),
+        outcome="error",
+        steps=0,
+        decisions=0,
+        seconds={},
+        start_hash="",
+        end_hash="",
+        flags=spec.flags,
+        error=error,
+        attempt=attempt,
+    )

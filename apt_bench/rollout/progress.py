@@ -1,0 +1,98 @@
+"""What a person sees while a run goes on: a live display on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from apt_bench.records import EpisodeRecord
+
+LINE_EVERY = 10.0
+"""Seconds between two plain lines."""
+
+
+class Progress:
+    """Counts episodes as they end. `earlier`: records of this run directory that needed no further run."""
+
+    def __init__(self, total: int, earlier: Iterable[EpisodeRecord], console: Console) -> None:
+        self._total = total
+        self._console = console
+        self._done: Counter[str] = Counter()
+        self._won: Counter[str] = Counter()
+        self._errors = self._retries = self._new = 0
+        for record in earlier:
+            self._count(record)
+        self._start = self._last = time.monotonic()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Progress:
+        if self._console.is_terminal:
+            self._live = Live(
+                get_renderable=self._view, console=self._console, refresh_per_second=2, transient=True
+            )
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+        elif self._new:
+            self._console.print(self._line(), highlight=False, soft_wrap=True)
+
+    def ended(self, record: EpisodeRecord) -> None:
+        """An episode was recorded."""
+        self._count(record)
+        self._new += 1
+        now = time.monotonic()
+        if not self._live and now - self._last >= LINE_EVERY:
+            self._last = now
+            self._console.print(self._line(), highlight=False, soft_wrap=True)
+
+    def retrying(self, episode: str, why: str) -> None:
+        """An episode will be run again."""
+        self._retries += 1
+        self._console.print(f"Again: {episode}: {why}", style="yellow", highlight=False, soft_wrap=True)
+
+    def _count(self, record: EpisodeRecord) -> None:
+        if record.outcome == "error":
+            self._errors += 1
+        else:
+            self._done[record.key.cell] += 1
+            self._won[record.key.cell] += record.outcome == "success"
+
+    def _line(self) -> str:
+        done = self._done.total()
+        words = [f"{done}/{self._total} done", f"{self._won.total()} successes"]
+        if self._errors or self._retries:
+            words.append(f"{self._errors} errors ({self._retries} tried again)")
+        rate = self._new / max(1e-9, time.monotonic() - self._start)
+        if self._new:
+            left = max(0, self._total - done - self._errors)
+            words += [f"{60 * rate:.1f} episodes/min", f"{duration(left / rate)} left"]
+        return ", ".join(words)
+
+    def _view(self) -> RenderableType:
+        cells = Table.grid(padding=(0, 2))
+        for cell, done in self._done.items():
+            won = self._won[cell]
+            cells.add_row(cell, f"{won}/{done}", f"{100 * won / done:.0f}%" if done else "")
+        bar = ProgressBar(total=self._total, completed=self._done.total() + self._errors, width=60)
+        return Group(cells, bar, Text(self._line()))
+
+
+def duration(seconds: float) -> str:
+    """For people: `40 s`, `12 min`, `3 h 5 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,258 @@
+"""What runs inside the Ray actors: a worker that owns environments, and a host that owns a policy.
+
+Plain classes: `--workers 0` uses the same `RolloutWorker` in the calling process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from apt_bench.envs.base import AGENTVIEW, Env, Observation
+from apt_bench.errors import PolicyFault, UserError
+from apt_bench.policies.base import Policy, PolicySpec
+from apt_bench.policies.registry import PolicyRef
+from apt_bench.records import EpisodeRecord
+from apt_bench.rollout.batching import Batcher
+from apt_bench.rollout.episode import LocalClient, PolicyClient, run_episode
+from apt_bench.suites import EpisodeSpec, load_object
+
+ONE_THREAD = {
+    name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")
+}
+"""One worker per core: threads inside a worker would only fight (LP_: Mesa's software renderer)."""
+
+VIDEO_EVERY = 2
+"""Control steps per frame: 10 frames per second at 20 Hz."""
+
+
+@dataclass(frozen=True)
+class Video:
+    """Which episodes to film: `none`, `failures` (timeouts too), `all`, or the `first` so many initial states of each
+    task."""
+
+    which: str = "none"
+    first: int = 0
+
+    @staticmethod
+    def parse(text: str) -> Video:
+        """From the command line's `none|failures|first:K|all`."""
+        which, _, number = text.partition(":")
+        if which in ("none", "failures", "all") and not number:
+            return Video(which)
+        if which == "first" and number.isdigit() and int(number) > 0:
+            return Video(which, int(number))
+        raise UserError(f"--video is none, failures, first:K (K at least 1) or all, not '{text}'.")
+
+    def wants(self, record: EpisodeRecord) -> bool:
+        """Whether this episode is filmed."""
+        if self.which == "failures":
+            return record.outcome in ("failure", "timeout")
+        return self.which == "all" or (self.which == "first" and record.key.init < self.first)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every worker of a run shares."""
+
+    policy: PolicyRef
+    policy_spec: PolicySpec
+    execute: int
+    video: Video = Video()
+    save_actions: bool = False
+    control_hz: int = 20
+    path: str = "."  # folder from which a user's own modules are imported
+
+
+@dataclass(frozen=True)
+class Result:
+    """What comes back for one episode: a record, or why there is none."""
+
+    record: EpisodeRecord | None = None
+    error: str | None = None  # worker, GL, simulator, policy server: to be tried again
+    fatal: str | None = None  # bad input: the run cannot go on
+    policy_lost: bool = False  # the error lies with the policy's actor, not with this worker
+    actions: np.ndarray | None = None
+    video: bytes | None = None
+
+
+class Interrupted(BaseException):
+    """Raised through the episode loop when the run is to stop."""
+
+
+class RolloutWorker:
+    """Owns one environment per class, and the policy where that lives in the worker."""
+
+    def __init__(self, settings: Settings, interrupt: Callable[[], bool] = lambda: False) -> None:
+        os.environ.update({k: v for k, v in ONE_THREAD.items() if k not in os.environ})
+        importable(settings.path)
+        self._settings = settings
+        self._interrupt = interrupt
+        self._envs: dict[str, Env] = {}
+        self._policy: Policy | None = None
+        self._beats, self._phase = 0, "env"
+
+    def run(self, spec: EpisodeSpec, attempt: int = 1, host: Any = None) -> Result:
+        """Run one episode; `host` is the policy's actor. Never raises, except Interrupted."""
+        settings = self._settings
+        try:
+            client: PolicyClient
+            if host is not None:
+                client = RemoteClient(host)
+            else:
+                if self._policy is None:
+                    self._policy = settings.policy.load()
+                client = LocalClient(self._policy)
+            if spec.env not in self._envs:
+                self._beat("env")
+                self._envs[spec.env] = load_object(spec.env)()
+            env = self._envs[spec.env]
+            rollout = run_episode(
+                env, client, spec, settings.policy_spec, settings.execute, attempt, self._beat
+            )
+            record, video = rollout.record, None
+            if settings.video.wants(record):
+                record, video = film(env, spec, record, rollout.actions, settings.control_hz, self._beat)
+            return Result(record, actions=rollout.actions if settings.save_actions else None, video=video)
+        except UserError as error:
+            return Result(fatal=str(error))
+        except PolicyLost as error:
+            return Result(error=str(error), policy_lost=True)
+        except Exception as error:
+            self._envs.pop(spec.env, None)  # its state is unknown now
+            return Result(error=describe(error))
+
+    def beat(self) -> tuple[int, str]:
+        """Signs of life so far and the phase that the worker is in: `env` or `policy`."""
+        return self._beats, self._phase
+
+    def close(self) -> None:
+        """Free the simulators."""
+        for env in self._envs.values():
+            env.close()
+        self._envs.clear()
+
+    def _beat(self, phase: str) -> None:
+        if self._interrupt():
+            raise Interrupted
+        self._beats, self._phase = self._beats + 1, phase
+
+
+class PolicyHost:
+    """A policy in its own process, asked by the workers directly. Its methods run in many threads at once."""
+
+    def __init__(self, ref: PolicyRef, clients: int, path: str) -> None:
+        importable(path)
+        self._spec: PolicySpec | None = None
+        self._fatal: str | None = None
+        try:
+            policy = ref.load()
+            self._spec = policy.spec
+            self._batcher = Batcher(policy, clients)
+        except UserError as error:
+            self._fatal = str(error)
+
+    def ready(self) -> PolicySpec | str:
+        """The policy's declaration, or why it cannot be loaded."""
+        return self._spec if self._spec is not None else str(self._fatal)
+
+    def reset(self, episode: str) -> Any:
+        """See Batcher.reset."""
+        return self._batcher.reset(episode)
+
+    def act(self, observation: Observation) -> Any:
+        """See Batcher.act."""
+        return self._batcher.act(observation)
+
+
+class PolicyLost(Exception):
+    """The policy's actor died or its server is gone."""
+
+
+@dataclass(frozen=True)
+class RemoteClient:
+    """A policy behind a Ray actor of PolicyHost."""
+
+    host: Any
+
+    def reset(self, episode: str) -> None:
+        """This episode begins."""
+        self._get(self.host.reset.remote(episode))
+
+    def act(self, observation: Observation) -> tuple[Any, float]:
+        """One chunk; the actor may batch it with other workers' observations."""
+        return self._get(self.host.act.remote(observation))
+
+    def _get(self, reference: Any) -> tuple[Any, float]:
+        import ray
+
+        try:
+            answer, seconds = ray.get(reference)
+        except ray.exceptions.RayError as error:
+            raise PolicyLost(f"the policy's actor was lost: {type(error).__name__}") from error
+        if isinstance(answer, (ConnectionError, TimeoutError)):
+            raise PolicyLost(f"the policy's server is gone: {answer}")
+        if isinstance(answer, Exception):
+            raise answer
+        return answer, seconds
+
+
+def film(
+    env: Env,
+    spec: EpisodeSpec,
+    record: EpisodeRecord,
+    actions: np.ndarray,
+    control_hz: int,
+    beat: Callable[[str], None],
+) -> tuple[EpisodeRecord, bytes | None]:
+    """Replay the episode's actions with the camera on, and give an mp4. The simulator is deterministic: a replay that
+    ends in another state is a defect, noted in the record instead of a video."""
+
+    def frames() -> Iterator[np.ndarray]:
+        env.reset(spec)
+        yield env.frame()
+        for start in range(0, len(actions), VIDEO_EVERY):
+            beat("env")
+            env.step_chunk(actions[start : start + VIDEO_EVERY], look=False)
+            yield env.frame()
+
+    video = encode(frames(), control_hz / VIDEO_EVERY)
+    if (end := env.outcome().end_hash) != record.end_hash:
+        note = f"video: the replay ended in another state ({end}) than the episode ({record.end_hash})"
+        return dataclasses.replace(record, error="; ".join(filter(None, (record.error, note)))), None
+    return record, video
+
+
+def encode(frames: Iterator[np.ndarray], fps: float) -> bytes:
+    """H.264 in mp4. Frames: uint8 RGB, (H, W, 3), all of one size, H and W even."""
+    import imageio.v2 as imageio
+
+    with tempfile.TemporaryDirectory(prefix="apt-bench-") as folder:
+        path = Path(folder) / "video.mp4"
+        with imageio.get_writer(path, fps=fps, macro_block_size=2, ffmpeg_params=["-threads", "1"]) as writer:
+            for frame in frames:
+                writer.append_data(frame)
+        return path.read_bytes()
+
+
+def importable(path: str) -> None:
+    """Let modules of this folder be imported, as `python -m` would."""
+    if path not in sys.path:
+        sys.path.insert(0, path)
+
+
+def describe(error: BaseException) -> str:
+    """One line: what was raised, and where."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"

@@ -1,0 +1,370 @@
+"""Intervals and tests for success rates, on scipy and statsmodels where they have them.
+
+Rates are fractions in [0, 1]. Empty cells are allowed everywhere: nothing observed gives the whole range as interval
+and p = 1. `docs/statistics.md` says which method the reports use where, and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from scipy import stats as sps
+
+Alternative = Literal["two-sided", "less", "greater"]
+
+
+class Interval(NamedTuple):
+    """A confidence interval."""
+
+    low: float
+    high: float
+
+
+class Estimate(NamedTuple):
+    """A value and its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def _z(level: float) -> float:
+    if not 0 < level < 1:
+        raise ValueError(f"confidence level must lie in (0, 1), not {level}")
+    return float(sps.norm.ppf(0.5 + level / 2))
+
+
+# --- one proportion ---------------------------------------------------------------------------------------------------
+
+
+def wilson(successes: float, n: float, level: float = 0.95) -> Interval:
+    """Wilson's score interval (JASA 1927). Real counts are allowed, for weighted means with an effective `n`."""
+    if n <= 0:
+        return Interval(0.0, 1.0)
+    z, p = _z(level), successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low = 0.0 if successes <= 0 else max(0.0, float(centre - half))  # exact ends, without rounding residue
+    high = 1.0 if successes >= n else min(1.0, float(centre + half))
+    return Interval(low, high)
+
+
+def clopper_pearson(successes: int, n: int, level: float = 0.95) -> Interval:
+    """The exact (conservative) interval of Clopper and Pearson, Biometrika 1934."""
+    if n <= 0:
+        return Interval(0.0, 1.0)
+    tail = (1 - level) / 2
+    low = 0.0 if successes == 0 else float(sps.beta.ppf(tail, successes, n - successes + 1))
+    high = 1.0 if successes == n else float(sps.beta.isf(tail, successes + 1, n - successes))
+    return Interval(low, high)
+
+
+def jeffreys(successes: int, n: int, level: float = 0.95) -> Interval:
+    """Equal-tailed posterior interval under Jeffreys' prior, with the ends 0 and 1 kept at 0 and n successes (Brown,
+    Cai and DasGupta, Statistical Science 2001)."""
+    tail = (1 - level) / 2
+    a, b = successes + 0.5, n - successes + 0.5
+    low = 0.0 if successes == 0 else float(sps.beta.ppf(tail, a, b))
+    high = 1.0 if successes == n else float(sps.beta.isf(tail, a, b))
+    return Interval(low, high)
+
+
+# --- two proportions --------------------------------------------------------------------------------------------------
+
+
+def newcombe(k1: float, n1: float, k2: float, n2: float, level: float = 0.95) -> Interval:
+    """Interval of p1 - p2 for independent samples: Newcombe's hybrid score method (Stat Med 1998;17:873, method 10)."""
+    if n1 <= 0 or n2 <= 0:
+        return Interval(-1.0, 1.0)
+    p1, p2 = k1 / n1, k2 / n2
+    (l1, u1), (l2, u2) = wilson(k1, n1, level), wilson(k2, n2, level)
+    low = p1 - p2 - np.hypot(p1 - l1, u2 - p2)
+    high = p1 - p2 + np.hypot(u1 - p1, p2 - l2)
+    return Interval(max(-1.0, float(low)), min(1.0, float(high)))
+
+
+def newcombe_paired(
+    both: float, only_a: float, only_b: float, neither: float, level: float = 0.95
+) -> Interval:
+    """Interval of p_a - p_b for matched pairs: Newcombe's method 10 (Stat Med 1998;17:2635), with its continuity
+    correction of phi. Counts of pairs in which both, only a, only b, neither succeeded."""
+    n = both + only_a + only_b + neither
+    if n <= 0:
+        return Interval(-1.0, 1.0)
+    row, column = both + only_a, both + only_b
+    pa, pb = row / n, column / n
+    (la, ua), (lb, ub) = wilson(row, n, level), wilson(column, n, level)
+    margins = row * (n - row) * column * (n - column)
+    phi = 0.0
+    if margins > 0:
+        cross = both * neither - only_a * only_b
+        phi = (max(cross - n / 2, 0.0) if cross > 0 else cross) / np.sqrt(margins)
+    below, above = (pa - la, ub - pb), (ua - pa, pb - lb)
+    low = pa - pb - np.sqrt(max(0.0, below[0] ** 2 - 2 * phi * below[0] * below[1] + below[1] ** 2))
+    high = pa - pb + np.sqrt(max(0.0, above[0] ** 2 - 2 * phi * above[0] * above[1] + above[1] ** 2))
+    return Interval(max(-1.0, float(low)), min(1.0, float(high)))
+
+
+def mcnemar(only_a: int, only_b: int, alternative: Alternative = "two-sided") -> float:
+    """Exact McNemar p-value: the binomial test of the discordant pairs against 1/2. `less`: a is worse than b.
+
+    Two-sided, fewer than 6 discordant pairs can never reach 0.05.
+    """
+    n = only_a + only_b
+    return 1.0 if n == 0 else float(sps.binomtest(only_a, n, 0.5, alternative).pvalue)
+
+
+def fisher(k1: int, n1: int, k2: int, n2: int) -> float:
+    """Fisher's exact two-sided p-value for two independent samples."""
+    if n1 == 0 or n2 == 0:
+        return 1.0
+    return float(sps.fisher_exact([[k1, n1 - k1], [k2, n2 - k2]]).pvalue)
+
+
+def cochran_mantel_haenszel(strata: Sequence[tuple[int, int, int, int]], correction: bool = True) -> float:
+    """P-value of one common effect over strata of independent samples, each (k1, n1, k2, n2): the Cochran-Mantel-
+    Haenszel test, with continuity correction as in R's `mantelhaen.test`. Strata that say nothing are dropped."""
+    from statsmodels.stats.contingency_tables import StratifiedTable
+
+    tables = [
+        [[k1, n1 - k1], [k2, n2 - k2]] for k1, n1, k2, n2 in strata if n1 and n2 and 0 < k1 + k2 < n1 + n2
+    ]
+    if not tables:
+        return 1.0
+    cells = np.array(tables, dtype=float).transpose(1, 2, 0)
+    return float(StratifiedTable(cells).test_null_odds(correction=correction).pvalue)
+
+
+# --- many tests -------------------------------------------------------------------------------------------------------
+
+
+def holm(pvalues: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values (family-wise error), for the contrasts declared in advance."""
+    return _adjust(pvalues, "holm")
+
+
+def benjamini_hochberg(pvalues: Sequence[float]) -> list[float]:
+    """Benjamini and Hochberg's adjusted p-values (false discovery rate), for exploring many tasks."""
+    return _adjust(pvalues, "fdr_bh")
+
+
+def _adjust(pvalues: Sequence[float], method: str) -> list[float]:
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(p) for p in multipletests(pvalues, method=method)[1]] if len(pvalues) else []
+
+
+# --- clustered by task ------------------------------------------------------------------------------------------------
+
+
+def macro_mean(
+    success: Sequence[float] | np.ndarray,
+    tasks: Sequence[int] | np.ndarray,
+    cells: Sequence[int] | np.ndarray | None = None,
+    level: float = 0.95,
+    resamples: int = 4000,
+    seed: int = 0,
+) -> Estimate:
+    """Mean over cells of the mean over tasks of the mean over episodes, with a task-clustered percentile bootstrap.
+
+    Each resample draws tasks within their cell, then episodes within each drawn task, both with replacement. The
+    bootstrap is blind where the sample does not vary (0 of 50 would get an interval of width 0), so the result is never
+    narrower than Wilson's interval at the effective number of episodes, which ignores the tasks.
+
+    success (n,): in [0, 1]. tasks, cells (n,): any integer labels. Empty: nan with the whole range.
+    """
+    value = np.asarray(success, dtype=float)
+    if len(value) == 0:
+        return Estimate(float("nan"), 0.0, 1.0)
+    weights, draws, spare = _bootstrap(value, tasks, cells, resamples, seed)
+    mean, n = float(weights @ value), _effective(weights)
+    return _estimate(mean, draws, spare, wilson(min(n, mean * n), n, level), level)
+
+
+def macro_difference(
+    a: Sequence[float] | np.ndarray,
+    b: Sequence[float] | np.ndarray,
+    tasks: Sequence[int] | np.ndarray,
+    cells: Sequence[int] | np.ndarray | None = None,
+    level: float = 0.95,
+    resamples: int = 4000,
+    seed: int = 0,
+) -> Estimate:
+    """The same for the difference a - b of matched episodes (pairs stay together); never narrower than Newcombe's
+    paired interval. a, b (n,): 0 or 1, the same episode at the same index. Empty: nan with the whole range."""
+    first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if len(first) == 0:
+        return Estimate(float("nan"), -1.0, 1.0)
+    weights, draws, spare = _bootstrap(first - second, tasks, cells, resamples, seed)
+    n = _effective(weights)
+    both, only_a, only_b, neither = (float(weights @ part) * n for part in _paired_table(first, second))
+    floor = newcombe_paired(both, only_a, only_b, neither, level)
+    return _estimate(float(weights @ (first - second)), draws, spare, floor, level)
+
+
+def _paired_table(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, ...]:
+    return a * b, a * (1 - b), (1 - a) * b, (1 - a) * (1 - b)
+
+
+def _effective(weights: np.ndarray) -> float:
+    return 1 / float(weights @ weights)  # Kish's effective sample size: n where all weights agree
+
+
+def _estimate(mean: float, draws: np.ndarray, spare: int, floor: Interval, level: float) -> Estimate:
+    tail = (1 - level) / 2
+    if (
+        spare
+    ):  # few tasks: widened to Student's t (after Hesterberg, Am Stat 2015;69:371), or coverage falls short
+        tail = float(sps.norm.cdf(sps.t.ppf(tail, spare)))
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return Estimate(mean, min(float(low), floor.low, mean), max(float(high), floor.high, mean))
+
+
+def _bootstrap(
+    value: np.ndarray,
+    tasks: Sequence[int] | np.ndarray,
+    cells: Sequence[int] | np.ndarray | None,
+    resamples: int,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """The weight of each episode in the macro mean, `resamples` bootstrap macro means, and the degrees of freedom
+    between tasks.
+
+    Drawing n episodes with replacement = one multinomial draw over the distinct values: it costs nothing per episode.
+    """
+    group = np.asarray(tasks)
+    cell = np.zeros(len(value), dtype=int) if cells is None else np.asarray(cells)
+    rng = np.random.default_rng(seed)
+    weights, draws, spare = np.empty(len(value)), np.zeros(resamples), 0
+    names = np.unique(cell)
+    for name in names:
+        inside = np.flatnonzero(cell == name)
+        labels, index = np.unique(group[inside], return_inverse=True)
+        sizes = np.bincount(index)
+        spare += len(labels) - 1
+        weights[inside] = 1 / (len(names) * len(labels) * sizes[index])
+        picked = rng.integers(len(labels), size=(resamples, len(labels)))
+        means = np.empty(picked.shape)
+        for t in range(len(labels)):
+            levels, counts = np.unique(value[inside[index == t]], return_counts=True)
+            here = picked == t
+            drawn = rng.multinomial(sizes[t], counts / sizes[t], size=int(here.sum()))
+            means[here] = drawn @ levels / sizes[t]
+        draws += means.mean(axis=1) / len(names)
+    return weights, draws, spare
+
+
+# --- power ------------------------------------------------------------------------------------------------------------
+
+
+def mcnemar_critical(discordant: np.ndarray, alpha: float) -> np.ndarray:
+    """Largest count c of the rarer side, per number of discordant pairs, that the exact two-sided test still rejects;
+    -1 where none does."""
+    c = sps.binom.ppf(alpha / 2, discordant, 0.5)
+    c = np.where(sps.binom.cdf(c, discordant, 0.5) > alpha / 2, c - 1, c)
+    return np.where(discordant == 0, -1, c)
+
+
+def paired_power(pairs: int, difference: float, discordance: float, alpha: float = 0.05) -> float:
+    """Exact power of the two-sided exact McNemar test: `discordance` = share of pairs that differ, `difference` =
+    p_a - p_b."""
+    if not abs(difference) <= discordance <= 1:
+        raise ValueError("discordance must lie between |difference| and 1")
+    if discordance == 0:
+        return 0.0
+    d = np.arange(pairs + 1)
+    c = mcnemar_critical(d, alpha)
+    p = (1 + difference / discordance) / 2
+    reject = sps.binom.cdf(c, d, p) + sps.binom.sf(d - c - 1, d, p)
+    return float(sps.binom.pmf(d, pairs, discordance) @ np.where(c < 0, 0.0, reject))
+
+
+def paired_sample_size(difference: float, discordance: float, power: float = 0.8, alpha: float = 0.05) -> int:
+    """Smallest number of pairs from which on the exact McNemar test keeps this power. Starts at Connor's formula
+    (Biometrics 1987), which the exact test needs a little more than."""
+    if difference == 0:
+        raise ValueError("a difference of 0 can never be detected")
+    za, zb = _z(1 - alpha), float(sps.norm.ppf(power))
+    root = za * np.sqrt(discordance) + zb * np.sqrt(discordance - difference**2)
+    n = max(6, int(np.ceil((root / difference) ** 2)))
+    # The exact power is a saw of small teeth: ask for the whole next tooth to stay above.
+    while min(paired_power(m, difference, discordance, alpha) for m in range(n, n + 5)) < power:
+        n += max(1, n // 200)
+    return n
+
+
+def unpaired_sample_size(p1: float, p2: float, power: float = 0.8, alpha: float = 0.05) -> float:
+    """Episodes per arm for the two-sided comparison of independent proportions: the formula of R's `power.prop.test`
+    (not rounded up)."""
+    if p1 == p2:
+        raise ValueError("a difference of 0 can never be detected")
+    za, zb, mean = _z(1 - alpha), float(sps.norm.ppf(power)), (p1 + p2) / 2
+    root = za * np.sqrt(2 * mean * (1 - mean)) + zb * np.sqrt(p1 * (1 - p1) + p2 * (1 - p2))
+    return float((root / (p1 - p2)) ** 2)
+
+
+def unpaired_power(n: int, p1: float, p2: float, alpha: float = 0.05) -> float:
+    """Power with `n` episodes per arm: the inverse of `unpaired_sample_size`."""
+    mean = (p1 + p2) / 2
+    spread = np.sqrt(p1 * (1 - p1) + p2 * (1 - p2))
+    if spread == 0:
+        return 1.0 if p1 != p2 else 0.0
+    shift = np.sqrt(n) * abs(p1 - p2) - _z(1 - alpha) * np.sqrt(2 * mean * (1 - mean))
+    return float(sps.norm.cdf(shift / spread))
+
+
+# --- sequential -------------------------------------------------------------------------------------------------------
+
+
+class Look(NamedTuple):
+    """One interim look at a growing set of matched pairs: counts so far."""
+
+    pairs: int
+    only_a: int
+    only_b: int
+
+
+class Decision(NamedTuple):
+    """Where a sequential comparison stands. `critical` = the excess |only_a - only_b| that would have decided."""
+
+    verdict: Literal["a better", "b better", "undecided"]
+    final: bool  # decided, or the declared maximum is reached
+    critical: float
+
+
+def sequential_mcnemar(looks: Sequence[Look], maximum: int, alpha: float = 0.05) -> Decision:
+    """Group-sequential exact McNemar test with a declared maximum number of pairs.
+
+    At pairs/maximum = t the two-sided error spent is Lan and DeMets' O'Brien-Fleming-like 2(1 - Phi(z / sqrt(t)))
+    (Biometrika 1983). Given the discordant counts, the excess only_a - only_b is a fair random walk under the null, so
+    the boundary of each look follows exactly from convolutions: the error over all looks is at most `alpha`,
+    whatever the looks, provided that neither their times nor the maximum depend on who is ahead.
+    """
+    if maximum < 1:
+        raise ValueError("the declared maximum must be at least 1 pair")
+    z = _z(1 - alpha)
+    walk = np.array([1.0])  # null distribution of the excess on -d, -d + 2, ..., d, not stopped before
+    used, before = 0.0, Look(0, 0, 0)
+    for look in looks:
+        step = (look.pairs - before.pairs, look.only_a - before.only_a, look.only_b - before.only_b)
+        if min(step) < 0 or step[1] + step[2] > step[0]:
+            raise ValueError(f"counts must grow from look to look and fit their pairs: {before}, {look}")
+        if look.pairs > maximum:
+            raise ValueError(f"{look.pairs} pairs exceed the declared maximum {maximum}")
+        d = look.only_a + look.only_b
+        walk = np.convolve(walk, sps.binom.pmf(np.arange(step[1] + step[2] + 1), step[1] + step[2], 0.5))
+        excess = np.abs(np.arange(-d, d + 1, 2))
+        budget = (2 * sps.norm.sf(z / np.sqrt(look.pairs / maximum)) if look.pairs else 0.0) - used
+        levels = np.unique(excess)[::-1]
+        tail = np.cumsum([walk[excess == level].sum() for level in levels])
+        inside = levels[tail <= budget + 1e-12]
+        critical = float(inside[-1]) if len(inside) and inside[-1] > 0 else float("inf")
+        if abs(look.only_a - look.only_b) >= critical:
+            return Decision("a better" if look.only_a > look.only_b else "b better", True, critical)
+        stopped = excess >= critical
+        used += float(walk[stopped].sum())
+        walk = np.where(stopped, 0.0, walk)
+        before = look
+    return Decision("undecided", before.pairs >= maximum, critical if looks else float("inf"))

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Sets everything up in .venv: Debian's rendering packages where they are missing, apt-bench and what it needs.
+# Run again at any time; it does only what is left to do. PYTHON=python3.12 picks another interpreter.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+has() { ldconfig -p 2>/dev/null | grep -q "$1"; }
+need=()
+has libOSMesa.so || need+=(libosmesa6)
+has libEGL.so || need+=(libegl1)
+has libGL.so || need+=(libgl1 libgl1-mesa-dri)
+if ((${#need[@]})); then
+  command="apt-get update && apt-get install -y --no-install-recommends ${need[*]}"
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "Installing Debian packages for headless rendering: ${need[*]}"
+    bash -c "$command" >/dev/null
+  elif sudo -n true 2>/dev/null; then
+    sudo bash -c "$command" >/dev/null
+  else
+    echo "Headless rendering needs Debian packages that only root can install. Run this, then repeat:" >&2
+    echo "  sudo bash -c '$command'" >&2
+    exit 1
+  fi
+fi
+
+if [ ! -x .venv/bin/python ]; then
+  for python in "${PYTHON:-}" python3.11 python3.12 python3; do
+    [ -n "$python" ] && command -v "$python" >/dev/null &&
+      "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' && break
+    python=
+  done
+  [ -n "$python" ] || { echo "apt-bench needs Python 3.11 or 3.12; set PYTHON to its path." >&2; exit 1; }
+  "$python" -m venv .venv
+fi
+
+# A torch that is already there (a CUDA build, say) stays as it is.
+stamp=.venv/installed
+if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ constraints.txt -nt "$stamp" ]; then
+  echo "Installing apt-bench into .venv (about 3 GB with LIBERO's assets; a few minutes) ..."
+  constraints=$(mktemp)
+  if .venv/bin/python -c 'import torch' 2>/dev/null; then grep -v '^torch==' constraints.txt >"$constraints"; else cp constraints.txt "$constraints"; fi
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check -c "$constraints" -e '.[dev]'
+  rm -f "$constraints"
+  touch "$stamp"
+fi
+echo "Ready: source .venv/bin/activate; apt-bench --help"
