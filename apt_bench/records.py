@@ -11,10 +11,12 @@ Readers of results need this module alone: no simulator, no torch.
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -91,8 +93,9 @@ _TYPES = {
 
 
 def protocol_hash(protocol: Mapping[str, Any]) -> str:
-    """Eight hex digits of the SHA-256 of the canonical JSON."""
-    text = json.dumps(protocol, sort_keys=True, separators=(",", ":"))
+    """Eight hex digits of the SHA-256 of the canonical JSON; a `hash` that is already in it does not count."""
+    bare = {k: v for k, v in protocol.items() if k != "hash"}
+    text = json.dumps(bare, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -110,21 +113,21 @@ class RunStore:
     @staticmethod
     def create(path: Path, protocol: Mapping[str, Any], run: Mapping[str, Any]) -> RunStore:
         """Open a new or an existing run directory for writing. Raises UserError where another protocol or policy has
-        written there, naming what differs."""
+        recorded episodes there, naming what differs."""
         store = RunStore(path)
-        if path.exists() and not path.is_dir():
-            raise UserError(f"{path} is not a directory.")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if (path / "protocol.json").exists():
+            if store.episodes_path.exists() and (path / "protocol.json").exists():
                 store._check_same("protocol", store.protocol(), protocol)
                 store._check_same("policy", store.run().get("policy", {}), run.get("policy", {}))
-            elif any(path.iterdir()):
+            elif any(
+                p.name.removesuffix(".part") not in ("protocol.json", "run.json") for p in path.iterdir()
+            ):
                 raise UserError(
                     f"{path} is not empty and holds no run. Give --out an empty or new directory."
                 )
             else:
-                _write_json(path / "protocol.json", protocol)
+                _write_json(path / "protocol.json", {"hash": protocol_hash(protocol), **protocol})
             _write_json(path / "run.json", run)
         except OSError as error:
             raise UserError(f"Cannot write the run directory {path}: {error.strerror or error}.") from None
@@ -137,8 +140,15 @@ class RunStore:
             raise UserError(f"{path} holds no run (no protocol.json).")
         return RunStore(path)
 
+    def update_run(self, run: Mapping[str, Any]) -> None:
+        """Replace `run.json`. Raises UserError where it cannot be written."""
+        try:
+            _write_json(self.path / "run.json", run)
+        except OSError as error:
+            raise UserError(f"Cannot write {self.path / 'run.json'}: {error.strerror or error}.") from None
+
     def protocol(self) -> dict[str, Any]:
-        """The protocol card."""
+        """The protocol card, with its `hash`."""
         return _read_json(self.path / "protocol.json")
 
     def run(self) -> dict[str, Any]:
@@ -146,13 +156,13 @@ class RunStore:
         return _read_json(self.path / "run.json")
 
     def _check_same(self, what: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-        old, new = json.loads(json.dumps(old)), json.loads(json.dumps(new))
-        if old != new:
-            differing = [
-                f"{k}: {old.get(k)!r} there, {new.get(k)!r} now"
-                for k in sorted({*old, *new})
-                if old.get(k) != new.get(k)
-            ]
+        old, new = _flat(json.loads(json.dumps(old))), _flat(json.loads(json.dumps(new)))
+        differing = [
+            f"{k}: {old.get(k)!r} there, {new.get(k)!r} now"
+            for k in sorted({*old, *new} - {"hash"})
+            if old.get(k) != new.get(k)
+        ]
+        if differing:
             raise UserError(
                 f"{self.path} holds a run of another {what} ({'; '.join(differing)}). "
                 "Give --out another directory, or repeat the settings of that run."
@@ -160,14 +170,16 @@ class RunStore:
 
     def append(self, record: EpisodeRecord) -> None:
         """Append one line and flush it to the disk. A torn last line of an earlier crash is cut off first."""
-        with open(self.episodes_path, "ab") as file:
+        # Unbuffered: a buffer would be written once more on closing, after the line was taken back.
+        with open(self.episodes_path, "ab", buffering=0) as file:
             end = file.tell()
             if end and not self._ends_with_newline():
                 end = self.episodes_path.read_bytes().rfind(b"\n") + 1
                 file.truncate(end)
             try:
-                file.write(record.to_json().encode() + b"\n")
-                file.flush()
+                line = record.to_json().encode() + b"\n"
+                while line:
+                    line = line[file.write(line) :]
                 os.fsync(file.fileno())
             except OSError:
                 os.truncate(self.episodes_path, end)  # never leave half a line behind
@@ -213,11 +225,40 @@ def finished_keys(records: Iterable[EpisodeRecord]) -> set[EpisodeKey]:
     return {r.key for r in records if r.outcome != "error"}
 
 
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Keep a second `apt-bench run` out of this directory (made if needed). The lock dies with its process."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise UserError(f"Cannot use {path} as run directory: {error.strerror}.") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UserError(f"Another apt-bench run is writing to {path}. Wait for it, or give --out.") from None
+    finally:
+        os.close(handle)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Whole or not at all: written beside, then moved into place."""
     part = path.with_suffix(path.suffix + ".part")
-    part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-    part.replace(path)
+    try:
+        part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _read_json(path: Path) -> dict[str, Any]:

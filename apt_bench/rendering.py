@@ -88,8 +88,8 @@ def choose_backend() -> str:
 
 
 def describe() -> Backend:
-    """The backend in use with its vendor and renderer, for `doctor` and `run.json`. Raises UserError as above, and where
-    the one that `MUJOCO_GL` names does not work."""
+    """The backend in use with its vendor and renderer, for `doctor` and `run.json`. Raises UserError as above, and
+    where the one that `MUJOCO_GL` names does not work."""
     name = choose_backend()
     found = probe(name)
     if isinstance(found, Backend):

@@ -49,7 +49,8 @@ class Task:
     `prompts` maps each source (`file`: the sentence in the file's name, `bddl`: the sentence inside the file,
     `text`: the suite's own) to its sentence. `group` names what is expensive to switch (a compiled model): the runner
     keeps a worker on one group. `unavailable` says why the task cannot be run. `flags` name known defects by init
-    index (`None` = every init).
+    index (`None` = every init). Where every initial state has a sentence of its own, `prompts` holds templates for
+    people to read, and `prompts_of(init, seed)` the sentences.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Task:
     inits: int
     unavailable: str | None = None
     flags: Mapping[int | None, tuple[str, ...]] = field(default_factory=dict)
+    prompts_of: Callable[[int, int], Mapping[str, str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -189,12 +191,14 @@ class Suite:
             raise UserError(
                 f"Cell '{cell.name}' has no instruction source '{source}'. {did_you_mean(source, task.prompts)}"
             )
+        key = EpisodeKey(self.name, cell.name, task.name, init, self.seed if seed is None else seed)
+        prompts = task.prompts_of(init, key.seed) if task.prompts_of else task.prompts
         return EpisodeSpec(
-            key=EpisodeKey(self.name, cell.name, task.name, init, self.seed if seed is None else seed),
+            key=key,
             env=self.env,
-            prompt=task.prompts[source],
+            prompt=prompts[source],
             prompt_source=source,
-            prompts=task.prompts,
+            prompts=prompts,
             max_steps=cell.max_steps,
             settle_steps=self.settle_steps,
             args=task.args,

@@ -14,6 +14,7 @@ Classes of failure (the first that fits):
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -31,12 +32,13 @@ LIFT = 0.03  # m above where it was gripped
 MOVED = 0.02  # m from where it last rested
 PUSHED = 0.10  # m: a push that was meant
 FALL = 0.10  # m of free fall that nobody means
-STILL, STILL_STEPS = 5e-4, 5  # m per control step, for so many: at rest
+STILL = 1e-3  # m in any direction between two samples: at rest
 SLIPPED = 0.002  # m that the fingers close further when a held thing slips out
 OPERATED = 0.10  # share of a joint's range
-SAMPLE = 5  # control steps between two looks at the predicates, which cost more than all the rest
+SAMPLE = 5  # control steps between two looks at what costs more: poses, joints, predicates
 
 _ROBOT, _LEFT, _RIGHT = 1, 2, 4
+_BOTH = _LEFT | _RIGHT
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,10 @@ class OutcomeTracker:
         self._joint_reach = OPERATED * np.ptp(model.jnt_range[joints], axis=1)
         self._fingers = list(scene.robot.finger_qpos)
 
-        n = len(self._names)
         self._position = data.xpos[self._bodies].copy()
         self._rest = self._position.copy()  # where it last lay still
-        self._still = np.zeros(n, dtype=int)
-        self._gripped = np.zeros(n, dtype=int)  # control steps with both fingers on it
-        self._grip_z = np.zeros(n)
+        self._gripped: dict[int, int] = {}  # control steps with both fingers on it
+        self._grip_z: dict[int, float] = {}
         self._held: dict[int, float] = {}  # in the hand: opening of the fingers, m
         self._released: dict[int, _Release] = {}  # left the hand, not yet at rest
         self._touched: dict[str, int] = {}
@@ -109,31 +109,22 @@ class OutcomeTracker:
     def update(self, step: int) -> None:
         """After control step number `step` (1 is the first one)."""
         self._step = step
-        touch = self._touch()
-        position = self.scene.data.xpos[self._bodies]
-        self._hands(step, touch, position)
-        self._rests(step, position)
-        moved = np.abs(self.scene.data.qpos[self._joint_qpos] - self._joint_start) > self._joint_reach
-        if len(self._operated) < moved.sum():
-            for name, is_moved in zip(self._joints.values(), moved, strict=True):
-                if is_moved:
-                    self._operated.setdefault(name, step)
-        self._position = position
+        self._hands(step, self._touch())
         if step % SAMPLE == 0:
-            self._predicates(step)
+            self._look(step)
 
     def finish(self, success: bool) -> tuple[Failure | None, dict[str, Any]]:
         """The class of failure (None on success) and the events, ready for JSON. All steps are control steps.
 
         `touched`, `grasped`, `lifted`, `operated` (joints): name -> first step, in order of time; `placements`: see
         `Placement`; `goal` and `base_goal`: atom -> whether it held at the `start`, the step it `first` became true
-        (seen every 5 steps), whether it held at the end (`last`); `shortcut`: step at which the unperturbed task of
-        the same name was done, if it was; `held`: what was in the hand at the end; `targets`: objects of interest.
+        (looked at every 5 steps), whether it held at the end (`last`); `shortcut`: step at which the unperturbed task
+        of the same name was done, if it was; `held`: what was in the hand at the end; `targets`: objects of interest.
         """
-        self._predicates(self._step)
-        for i in np.flatnonzero(self._displaced() & self._movable):
+        self._look(self._step)
+        for i in np.flatnonzero(self._displaced() & self._movable).tolist():
             if i not in self._held:
-                self._place(int(i), at_rest=False)
+                self._place(i, at_rest=False)
         events: dict[str, Any] = {
             "targets": list(self.scene.targets),
             "touched": self._touched,
@@ -150,53 +141,62 @@ class OutcomeTracker:
         }
         return (None if success else self._failure()), events
 
-    def _touch(self) -> np.ndarray:
-        """uint8 per object: which parts of the robot are on it."""
+    def _touch(self) -> dict[int, int]:
+        """Which parts of the robot are on which object."""
         pairs = self.scene.data.contact.geom
         owner, part = self._owner[pairs], self._part[pairs][:, ::-1]
         hit = (owner >= 0) & (part > 0)
-        touch = np.zeros(len(self._names), dtype=np.uint8)
+        touch: dict[int, int] = {}
         if hit.any():
-            np.bitwise_or.at(touch, owner[hit], part[hit])
+            for i, bits in zip(owner[hit].tolist(), part[hit].tolist(), strict=True):
+                touch[i] = touch.get(i, 0) | bits
         return touch
 
-    def _hands(self, step: int, touch: np.ndarray, position: np.ndarray) -> None:
+    def _hands(self, step: int, touch: dict[int, int]) -> None:
         """Touched, grasped, lifted, let go."""
-        both = (touch & (_LEFT | _RIGHT)) == (_LEFT | _RIGHT)
-        self._gripped = np.where(both & self._movable, self._gripped + 1, 0)
-        if not touch.any() and not self._held and not self._released:
+        if not (touch or self._held or self._released):
+            self._gripped = {}
             return
-        opening = float(np.abs(self.scene.data.qpos[self._fingers]).sum())
-        for i in map(int, np.flatnonzero(touch)):
-            name = self._names[i]
-            self._touched.setdefault(name, step)
-            if self._gripped[i] == 1 and i not in self._released:
-                self._grip_z[i] = position[i, 2]
-            if self._gripped[i] >= GRASP_STEPS:
+        data = self.scene.data
+        opening = float(np.abs(data.qpos[self._fingers]).sum())
+        gripped = {i: self._gripped.get(i, 0) + 1 for i, bits in touch.items() if bits & _BOTH == _BOTH}
+        for i in touch:
+            self._touched.setdefault(self._names[i], step)
+        for i, steps in gripped.items():
+            if not self._movable[i]:
+                continue
+            name, z = self._names[i], float(data.xpos[self._bodies[i], 2])
+            if steps == 1 and i not in self._released:
+                self._grip_z[i] = z
+            if steps >= GRASP_STEPS:
                 self._grasped.setdefault(name, step)
                 self._released.pop(i, None)
                 self._held[i] = opening
-                if position[i, 2] - self._grip_z[i] >= LIFT:
+                if z - self._grip_z[i] >= LIFT:
                     self._lifted.setdefault(name, step)
-        for i in [i for i in self._held if not both[i]]:
-            self._released[i] = _Release(float(position[i, 2]), self._held.pop(i))
+        self._gripped = gripped
+        for i in [i for i in self._held if i not in gripped]:
+            self._released[i] = _Release(float(data.xpos[self._bodies[i], 2]), self._held.pop(i))
         for release in self._released.values():
             if release.slipped is None and abs(opening - release.opening) > SLIPPED:
                 release.slipped = opening < release.opening
 
+    def _look(self, step: int) -> None:
+        """What need not be seen at every step: what has come to rest elsewhere, joints, predicates."""
+        data = self.scene.data
+        position = data.xpos[self._bodies]
+        still = np.abs(position - self._position).max(axis=1) < STILL
+        self._position = position
+        for i in np.flatnonzero(still & self._displaced() & self._movable).tolist():
+            if i not in self._held:
+                self._place(i)
+        moved = np.abs(data.qpos[self._joint_qpos] - self._joint_start) > self._joint_reach
+        for name in itertools.compress(self._joints.values(), moved):
+            self._operated.setdefault(name, step)
+        self._predicates(step)
+
     def _displaced(self) -> np.ndarray:
         return np.linalg.norm(self._position - self._rest, axis=1) > MOVED
-
-    def _rests(self, step: int, position: np.ndarray) -> None:
-        """What has come to rest elsewhere."""
-        still = np.abs(position - self._position).max(axis=1) < STILL
-        self._still = np.where(still, self._still + 1, 0)
-        settled = self._still >= STILL_STEPS
-        if settled.any():
-            settled &= self._displaced() & self._movable
-            for i in map(int, np.flatnonzero(settled)):
-                if i not in self._held:
-                    self._place(i)
 
     def _place(self, i: int, at_rest: bool = True) -> None:
         name, here = self._names[i], self._position[i]

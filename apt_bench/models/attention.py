@@ -177,6 +177,18 @@ class RoPE:
         return out
 
 
+class NoCode:
+    """No position code: position is in the tokens themselves."""
+
+    def encode(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Before attention."""
+        return q, k, v
+
+    def decode(self, out: Tensor) -> Tensor:
+        """After attention."""
+        return out
+
+
 def visual_positions(is_visual: Tensor) -> Tensor:
     """Rotary positions of VL tokens: p_j = j - max(c_j - 1, 0), c_j = visual tokens up to and including j. (B, L).
 
@@ -209,6 +221,16 @@ def joint_mask(vl_type: Tensor, action_type: Tensor, isolated: bool) -> Tensor:
     return mask
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, code: PositionCode) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v: q (B, Q, H, d); k, v (B, K, H', d), H' dividing H; mask bool (B, Q, K) -> (B, Q, H d).
+
+    Always sdpa: eager implementations would ADD a bool mask, and language would leak into vision."""
+    q, k, v = q.transpose(1, 2), k.to(q.dtype).transpose(1, 2), v.to(q.dtype).transpose(1, 2)
+    grouped = q.shape[1] != k.shape[1]
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None], enable_gqa=grouped)
+    return code.decode(out.transpose(1, 2)).flatten(2)
+
+
 class Attention(nn.Module):
     """Multi-head attention with one q|k|v linear and QK-RMSNorm over the head dimension, before the position code."""
 
@@ -224,12 +246,6 @@ class Attention(nn.Module):
         """x (B, L, width) -> position-coded q, k, v, each (B, L, heads, head_dim)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
         return code.encode(self.q_norm(q), self.k_norm(k), v)
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, code: PositionCode) -> Tensor:
-        """q (B, Q, H, d); k, v (B, K, H, d); mask bool (B, Q, K). Always sdpa: eager attention would ADD a bool mask."""
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v.to(q.dtype)))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None])
-        return self.out(code.decode(out.transpose(1, 2)).flatten(2))
 
 
 class Block(nn.Module):
@@ -262,5 +278,5 @@ class Block(nn.Module):
             return x, own
         if past is not None:
             k, v = torch.cat([past[0], k], 1), torch.cat([past[1], v.to(past[1].dtype)], 1)
-        x = x + self.attn.attend(q, k, v, mask, code)
+        x = x + self.attn.out(attend(q, k, v, mask, code))
         return x + self.ffn(self.norm2(x, step)), own

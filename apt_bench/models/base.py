@@ -68,7 +68,9 @@ class ActionTokens(nn.Module):
         if self.proprio_encoder is None:
             return tokens
         # The pose in the reference camera's frame, coded like an action from that camera, and the gripper.
-        here = encode_chunk(robot.ee_pose[:, :, None], robot.openness[..., None], robot.ref_pose, robot.ref_pose)
+        here = encode_chunk(
+            robot.ee_pose[:, :, None], robot.openness[..., None], robot.ref_pose, robot.ref_pose
+        )
         return torch.cat([tokens, self._placed(self.proprio_encoder(here), code, robot)], 2)
 
     def steps(self, noisy: Tensor, robot: RobotState) -> Tensor:

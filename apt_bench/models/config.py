@@ -72,7 +72,9 @@ class ExpertConfig:
                 f"Expert config: width {self.width} with {self.heads} heads; width / heads must be a multiple of 8."
             )
         if self.arch == "apt" and self.depth % 2:
-            raise UserError(f"Expert config: depth {self.depth}; it must be even, as Stage 1 has half the blocks.")
+            raise UserError(
+                f"Expert config: depth {self.depth}; it must be even, as Stage 1 has half the blocks."
+            )
         if self.arch == "pi" and self.depth != self.vlm.layers:
             raise UserError(
                 f"Expert config: depth {self.depth}; the pi-style expert has one block per VLM layer, {self.vlm.layers}."

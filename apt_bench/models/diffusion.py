@@ -42,7 +42,7 @@ def add_noise(clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 
 
 def ddim_timesteps(steps: int = SAMPLE_STEPS) -> list[int]:
-    """"leading" spacing: 95, 90, ..., 0 for 20 steps."""
+    """ "leading" spacing: 95, 90, ..., 0 for 20 steps."""
     stride = TRAIN_STEPS // steps
     return [i * stride for i in reversed(range(steps))]
 
@@ -66,9 +66,13 @@ def ddim_sample(denoise: Callable[[Tensor, int], Tensor], noise: Tensor, steps: 
 def noise_losses(predicted: Tensor, noise: Tensor, arm_valid: Tensor) -> dict[str, Tensor]:
     """L1 on the noise, 30 position + 10 rotation + 10 gripper, each a mean over all elements of the valid arms.
 
-    predicted, noise: (B, E, T, 10); arm_valid: (B, E) bool. Keys: position, rotation, gripper (weighted), total.
+    predicted, noise: (B, E, T, 10); arm_valid: (B, E) bool. Keys: position, rotation, gripper (plain means), total.
     """
     error = (predicted - noise).abs()[arm_valid]
-    parts = {"position": error[..., POSITION], "rotation": error[..., ROTATION], "gripper": error[..., GRIPPER]}
-    losses = {name: LOSS_WEIGHTS[name] * part.mean() for name, part in parts.items()}
-    return losses | {"total": torch.stack(list(losses.values())).sum()}
+    parts = {
+        "position": error[..., POSITION],
+        "rotation": error[..., ROTATION],
+        "gripper": error[..., GRIPPER],
+    }
+    losses = {name: part.mean() for name, part in parts.items()}
+    return losses | {"total": torch.stack([LOSS_WEIGHTS[name] * loss for name, loss in losses.items()]).sum()}

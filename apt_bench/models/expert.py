@@ -86,7 +86,9 @@ class APTExpert(ActionExpert):
         action_codes = {"prope": PRoPE(action_pose), "rope": RoPE(action_position, head_dim)}
 
         everyone = torch.cat([features.token_type, types], 1)
-        vl_masks = {iso: attention_mask(features.token_type, features.token_type, iso) for iso in (False, True)}
+        vl_masks = {
+            iso: attention_mask(features.token_type, features.token_type, iso) for iso in (False, True)
+        }
         action_masks = {iso: attention_mask(types, everyone, iso) for iso in (False, True)}
 
         x = self.vl_stream(features, robot)

@@ -29,6 +29,8 @@ class TensorRecord:
         def walk(value: object) -> object:
             if isinstance(value, Tensor):
                 return fn(value)
+            if isinstance(value, dict):
+                return {k: walk(v) for k, v in value.items()}
             return tuple(walk(v) for v in value) if isinstance(value, tuple) else value
 
         fields = {f.name: walk(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
@@ -46,7 +48,7 @@ class VLFeatures(TensorRecord):
     embeds: (B, L, C) its input embeddings with the image features spliced in. taps: (n, B, L, C) outputs of the decoder
     layers named in `layers`. token_type: (B, L) PAD (also: a visual token nothing valid is seen through), VISION or
     LANGUAGE. view: (B, L) index of the camera a visual token belongs to, -1 elsewhere. uv: (B, L, 2) centre of a visual
-    token's patch, as a fraction of the image's width and height. kv: per layer (keys, values), each (B, kv_heads, L,
+    token's patch, as a fraction of the image's width and height. kv: per layer (keys, values), each (B, L, kv_heads,
     head_dim), after the model's own rotary code; only for the pi-style expert. position: (B, L) the rotary positions.
     """
 

@@ -34,7 +34,9 @@ class PolicyRef:
     placement: Literal["worker", "actor"] = "actor"
     num_gpus: float = 0.0
     published: str | None = None  # its row in the paper's tables
-    conventions: Mapping[str, str] = field(default_factory=dict)  # what its wire or weights expect, for people
+    conventions: Mapping[str, str] = field(
+        default_factory=dict
+    )  # what its wire or weights expect, for people
 
     def load(self) -> Policy:
         """Make the policy. Raises UserError where the class or its arguments do not fit."""
@@ -44,7 +46,9 @@ class PolicyRef:
         try:
             inspect.signature(kind).bind(**self.args)
         except TypeError as error:
-            raise UserError(f"Policy '{self.name}': {error}. Give arguments as --policy-arg key=value.") from None
+            raise UserError(
+                f"Policy '{self.name}': {error}. Give arguments as --policy-arg key=value."
+            ) from None
         try:
             policy: Policy = kind(**self.args)
         except UserError:
@@ -108,10 +112,7 @@ def find_policy(name: str, args: Sequence[str] = (), file: str | None = None) ->
 
     args: `key=value` texts, values read as YAML scalars. file: for policies that execute one.
     """
-    if ":" in name:
-        ref = PolicyRef(name.rpartition(":")[2], name)
-    else:
-        ref = load_baseline(name)
+    ref = PolicyRef(name.rpartition(":")[2], name) if ":" in name else load_baseline(name)
     values = dict(ref.args)
     for text in args:
         key, equals, value = text.partition("=")

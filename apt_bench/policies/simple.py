@@ -62,7 +62,9 @@ class ReplayPolicy:
         source = Path(path)
         files = sorted(source.rglob("*.npz")) if source.is_dir() else [source]
         if not files or not all(f.is_file() for f in files):
-            raise UserError(f"No stored actions (.npz) at '{path}'. `apt-bench run --save-actions` writes them.")
+            raise UserError(
+                f"No stored actions (.npz) at '{path}'. `apt-bench run --save-actions` writes them."
+            )
         digest = hashlib.sha256()
         self._actions: dict[str, np.ndarray] = {}
         self._only: np.ndarray | None = None

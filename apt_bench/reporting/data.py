@@ -47,7 +47,7 @@ class Run:
     @cached_property
     def asked(self) -> dict[tuple[str, str], int]:
         """Episodes that were asked for, by (suite, cell)."""
-        return requested(self.info, self.frame)
+        return requested(self.info, self.frame, str(self.protocol.get("suite", "")))
 
     @cached_property
     def unavailable(self) -> dict[str, dict[str, str]]:
@@ -91,7 +91,7 @@ def load_runs(arguments: Sequence[str]) -> list[Run]:
 def episode_frame(records: Iterable[EpisodeRecord]) -> pd.DataFrame:
     """One row per key; of several records of a key the one that counts (`RunStore.episodes`).
 
-    `klass` is the outcome's class: `success`, `error`, the class of failure, or the outcome where no class was recorded.
+    `klass` is the outcome's class: `success`, `error`, the class of failure, or the outcome where none was recorded.
     `told`, `grasped_told`, `memorised`, `first`: see `follows_language`. `sec_*` and `score_*`: one column per part.
     """
     rows: dict[EpisodeKey, dict[str, Any]] = {}
@@ -101,14 +101,14 @@ def episode_frame(records: Iterable[EpisodeRecord]) -> pd.DataFrame:
         told, grasped_told, memorised, first = follows_language(r.events)
         scores = r.events.get("scores")
         rows[r.key] = {
-            **vars(r.key),
+            **{name: getattr(r.key, name) for name in KEY},
             "policy": r.policy,
             "prompt_text": r.prompt,
             "outcome": r.outcome,
             "klass": r.failure or r.outcome if r.outcome in ("failure", "timeout") else r.outcome,
             "steps": r.steps,
             "decisions": r.decisions,
-            "flags": ", ".join(r.flags),
+            "defects": ", ".join(r.flags),
             "error": r.error,
             "video": r.video,
             "first": first,
@@ -127,7 +127,7 @@ def episode_frame(records: Iterable[EpisodeRecord]) -> pd.DataFrame:
 
 
 _COLUMNS = [
-    *KEY, "policy", "prompt_text", "outcome", "klass", "steps", "decisions", "flags", "error", "video",
+    *KEY, "policy", "prompt_text", "outcome", "klass", "steps", "decisions", "defects", "error", "video",
     "first", "told", "grasped_told", "memorised",
 ]  # fmt: skip
 
@@ -162,15 +162,17 @@ def _argument(atom: Any) -> str:
     return str(atom).partition("(")[2].rstrip(")").split(",")[0].strip()
 
 
-def requested(info: Mapping[str, Any], frame: pd.DataFrame) -> dict[tuple[str, str], int]:
-    """How many episodes were asked for, by (suite, cell), from run.json's `requested`: cell -> count, or
-    cell -> task -> count. A cell that run.json does not name counts as asked for as far as it has records."""
-    suites = [str(s) for s in frame.suite.unique()] or [str(info.get("suite", ""))]
+def requested(info: Mapping[str, Any], frame: pd.DataFrame, suite: str) -> dict[tuple[str, str], int]:
+    """How many episodes were asked for, by (suite, cell), from run.json's `requested` (cell -> task -> count). A cell
+    that run.json does not name counts as asked for as far as it has records. `suite`: of a run without any record."""
+    suites = [str(s) for s in frame.suite.unique()] or [suite]
     asked = {(str(s), str(c)): len(g) for (s, c), g in frame.groupby(["suite", "cell"], observed=True)}
     noted = info.get("requested")
     if isinstance(noted, Mapping):
         for cell, count in noted.items():
-            total = sum(v for v in count.values() if isinstance(v, int)) if isinstance(count, Mapping) else count
+            total = (
+                sum(v for v in count.values() if isinstance(v, int)) if isinstance(count, Mapping) else count
+            )
             if isinstance(total, int) and not isinstance(total, bool):
                 suite = next((s for s, c in asked if c == cell), suites[0])
                 asked[suite, str(cell)] = max(total, asked.get((suite, str(cell)), 0))
@@ -245,12 +247,14 @@ def find_suite(name: str) -> Suite | None:
 
 
 def cell_label(suite: str, cell: str) -> str:
-    """The cell's label in its suite."""
+    """The cell's label in its suite; made from its name where there is none."""
     known = find_suite(suite)
     try:
-        return known.cell(cell).label if known else cell
+        if known:
+            return known.cell(cell).label
     except UserError:
-        return cell
+        pass
+    return cell.upper() if len(cell) <= 7 else cell.replace("_", " ").capitalize()
 
 
 def _suite_order(key: tuple[str, str]) -> tuple[str, int, str]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-import shutil
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from apt_bench.errors import UserError
-from apt_bench.policies.base import PolicySpec
+from apt_bench.policies.base import Policy, PolicySpec
 from apt_bench.policies.registry import PolicyRef
+from apt_bench.rollout.identity import cores, free_memory_gb
 from apt_bench.rollout.schedule import Schedule
 from apt_bench.rollout.workers import (
     ONE_THREAD,
@@ -25,7 +28,7 @@ from apt_bench.rollout.workers import (
 )
 from apt_bench.suites import EpisodeSpec
 
-Stream = Iterator[tuple[EpisodeSpec, int, Result]]
+Stream = Generator[tuple[EpisodeSpec, int, Result]]
 
 TICK = 0.25
 """Seconds between two looks at the clock: how soon a stop or a hang is noticed."""
@@ -40,9 +43,11 @@ def auto_workers(cores: float, free_gb: float) -> int:
     return max(1, min(int(cores), int((free_gb - RESERVE_GB) / WORKER_GB)))
 
 
-def run_local(schedule: Schedule, settings: Settings, stopped: Callable[[], bool]) -> Stream:
+def run_local(
+    schedule: Schedule, settings: Settings, stopped: Callable[[], bool], policy: Policy | None = None
+) -> Stream:
     """One worker in this process: for debugging, and where Ray cannot run. Nothing watches for a hang."""
-    worker = RolloutWorker(settings, interrupt=stopped)
+    worker = RolloutWorker(settings, policy, stopped)
     try:
         while not stopped() and (job := schedule.next(0)):
             yield (*job, worker.run(*job))
@@ -53,8 +58,13 @@ def run_local(schedule: Schedule, settings: Settings, stopped: Callable[[], bool
 
 
 @contextmanager
-def ray_session(address: str | None, workers: int) -> Iterator[None]:
-    """A quiet local Ray, gone afterwards with its files; or the cluster at `address`, which stays."""
+def ray_session(address: str | None, asked: int | None, episodes: int) -> Iterator[int]:
+    """A quiet local Ray, gone afterwards with its files; or the cluster at `address`, which stays.
+
+    asked: rollout workers, None = as many as fit. Yields their number, at most one per episode.
+    """
+    if asked is None and not address:
+        asked = auto_workers(cores(), free_memory_gb())
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     for name, value in ONE_THREAD.items():
@@ -62,32 +72,48 @@ def ray_session(address: str | None, workers: int) -> Iterator[None]:
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    folder = None
+    with ExitStack() as stack:
+        try:
+            if address:
+                ray.init(address=address, **quiet)
+            else:
+                assert asked is not None
+                ray.init(
+                    address="local",
+                    # One more than there are workers: never wait for a core that the machine does not have.
+                    num_cpus=min(asked, episodes) + 1,
+                    include_dashboard=False,
+                    object_store_memory=256 * 2**20,
+                    _temp_dir=stack.enter_context(_reaped_folder()),
+                    **quiet,
+                )
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            where = f"join the Ray cluster at '{address}'" if address else "start Ray on this machine"
+            raise UserError(f"Cannot {where}: {error}. Use --workers 0 to run without it.") from None
+        stack.callback(ray.shutdown)
+        if asked is None:
+            there = ray.cluster_resources()
+            asked = auto_workers(there.get("CPU", 1), there.get("memory", 0) / 2**30)
+        yield min(asked, episodes)
+
+
+@contextmanager
+def _reaped_folder() -> Iterator[str]:
+    """A folder for Ray's files. A process of its own removes it, and whoever still uses it, when this one is gone."""
+    folder = tempfile.mkdtemp(prefix="apt-bench-ray-")
+    reaper = subprocess.Popen(
+        [sys.executable, "-S", "-E", Path(__file__).with_name("reaper.py"), folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is not for it
+    )
     try:
-        if address:
-            ray.init(address=address, **quiet)
-        else:
-            folder = tempfile.mkdtemp(prefix="apt-bench-ray-")
-            # One more than there are workers: never wait for a core that the machine does not have.
-            ray.init(
-                address="local",
-                num_cpus=workers + 1,
-                include_dashboard=False,
-                object_store_memory=256 * 2**20,
-                _temp_dir=folder,
-                **quiet,
-            )
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
-        where = f"join the Ray cluster at '{address}'" if address else "start Ray on this machine"
-        raise UserError(f"Cannot {where}: {error}. Use --workers 0 to run without it.") from None
-    try:
-        yield
+        yield folder
     finally:
-        ray.shutdown()
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
+        assert reaper.stdin
+        reaper.stdin.close()
+        reaper.wait(30)
 
 
 class PolicyActor:
@@ -95,6 +121,7 @@ class PolicyActor:
 
     def __init__(self, ref: PolicyRef, clients: int, path: str) -> None:
         self._ref, self._clients, self._path = ref, clients, path
+        self.handle: Any = None
         self.spec = self._start()
 
     def ensure(self) -> None:
@@ -121,12 +148,13 @@ class PolicyActor:
                 f"Policy '{self._ref.name}' needs {self._ref.num_gpus:g} GPU(s); Ray sees "
                 f"{ray.cluster_resources().get('GPU', 0):g} here."
             )
-        actor = ray.remote(PolicyHost).options(
+        remote: Any = ray.remote  # typed for decorators only
+        actor = remote(PolicyHost).options(
             num_cpus=0, num_gpus=self._ref.num_gpus, max_concurrency=self._clients + 2
         )
         self.handle = actor.remote(self._ref, self._clients, self._path)
         try:
-            answer = ray.get(self.handle.ready.remote())
+            answer: PolicySpec | str = ray.get(self.handle.ready.remote())
         except ray.exceptions.RayError as error:
             raise UserError(f"Policy '{self._ref.name}' died while it was loaded: {error}") from None
         if isinstance(answer, str):
@@ -155,7 +183,8 @@ class RayPool:
         import ray
 
         self._settings, self._policies, self._hang = settings, policies, hang_seconds
-        self._actor = ray.remote(concurrency_groups={"beat": 1})(RolloutWorker).options(num_cpus=1)
+        remote: Any = ray.remote
+        self._actor = remote(concurrency_groups={"beat": 1})(RolloutWorker).options(num_cpus=1)
         self._slots = [_Slot(i, self._actor.remote(settings)) for i in range(workers)]
         self._running: dict[Any, _Slot] = {}
 

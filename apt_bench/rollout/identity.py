@@ -53,7 +53,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def circumstances(workers: int) -> dict[str, Any]:
+def circumstances() -> dict[str, Any]:
     """What ran it: versions, revision, command, machine."""
     return {
         "apt_bench": apt_bench.__version__,
@@ -67,7 +67,6 @@ def circumstances(workers: int) -> dict[str, Any]:
             "cores": cores(),
             "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         },
-        "workers": workers,
         "threads": {k: v for k, v in os.environ.items() if k.endswith("_NUM_THREADS")},
     }
 
@@ -79,6 +78,16 @@ def requested(specs: Iterable[EpisodeSpec], earlier: Mapping[str, Any]) -> dict[
         tasks = counts.setdefault(spec.key.cell, {})
         tasks[spec.key.task] = max(tasks.get(spec.key.task, 0), spec.key.init + 1)
     return counts
+
+
+def unavailable(suite: Suite, specs: Iterable[EpisodeSpec]) -> dict[str, dict[str, str]]:
+    """Why tasks of the chosen cells cannot be run, as {cell: {task: reason}}."""
+    cells = dict.fromkeys(spec.key.cell for spec in specs)
+    found = {
+        cell: {t.name: t.unavailable for t in suite.cell_tasks(suite.cell(cell)) if t.unavailable}
+        for cell in cells
+    }
+    return {cell: reasons for cell, reasons in found.items() if reasons}
 
 
 def git_revision() -> str | None:

@@ -7,8 +7,8 @@ import errno
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,13 +16,14 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from apt_bench.errors import UserError
+from apt_bench import rendering
+from apt_bench.errors import PolicyFault, UserError
 from apt_bench.policies.base import PolicySpec
 from apt_bench.policies.registry import PolicyRef, find_policy
 from apt_bench.policies.simple import save_actions
-from apt_bench.records import EpisodeRecord, RunStore, finished_keys, protocol_hash
+from apt_bench.records import EpisodeRecord, RunStore, exclusive, finished_keys, protocol_hash
 from apt_bench.rollout import identity
-from apt_bench.rollout.engine import PolicyActor, RayPool, Stream, auto_workers, ray_session, run_local
+from apt_bench.rollout.engine import PolicyActor, RayPool, Stream, ray_session, run_local
 from apt_bench.rollout.episode import POLICY_FAULT, error_record
 from apt_bench.rollout.progress import Progress
 from apt_bench.rollout.schedule import Schedule
@@ -83,14 +84,14 @@ class RunResult:
 
     out: Path
     records: tuple[EpisodeRecord, ...]  # of the episodes asked for, earlier commands' included
-    missing: int
+    missing: tuple[EpisodeKey, ...]
     stopped: Literal["", "interrupted", "disk", "errors"]
     message: str = ""
 
     @property
     def exit_code(self) -> int:
         """0 every episode has a result, 1 some are missing, 130 interrupted."""
-        return 130 if self.stopped == "interrupted" else int(self.missing > 0)
+        return 130 if self.stopped == "interrupted" else int(bool(self.missing))
 
 
 def select(options: RunOptions) -> tuple[Suite, tuple[EpisodeSpec, ...]]:
@@ -138,53 +139,194 @@ def plan(
     return Plan(suite, specs, ref, policy_spec, execute, protocol, out, frozenset(finished))
 
 
-def count_workers(options: RunOptions, todo: int) -> int:
-    """`--workers`: a number, or `auto`; never more than there are episodes."""
-    if options.workers != "auto":
-        if not options.workers.isdigit():
-            raise UserError(f"--workers is auto or a number from 0, not '{options.workers}'.")
-        return min(int(options.workers), todo)
-    if options.ray_address:
-        import ray
-
-        here = ray.cluster_resources()
-        return min(auto_workers(here.get("CPU", 1), here.get("memory", 0) / 2**30), todo)
-    return min(auto_workers(identity.cores(), identity.free_memory_gb()), todo)
+def asked_workers(text: str) -> int | None:
+    """`--workers`: a number, or None for `auto`."""
+    if text == "auto":
+        return None
+    if not text.isdigit():
+        raise UserError(f"--workers is auto or a number from 0, not '{text}'.")
+    return int(text)
 
 
-def run(options: RunOptions, console: Console) -> RunResult:
-    """Run what is missing and record it. Raises UserError for bad input and for a policy that never answered well."""
-    video = Video.parse(options.video)
+def dry_plan(options: RunOptions) -> Plan:
+    """What `run` would do; the policy is made in this process to learn its chunk and cameras."""
     suite, specs = select(options)
     ref = find_policy(options.policy, options.policy_args, options.file)
+    return plan(options, suite, specs, ref, ref.load().spec)
+
+
+def run(
+    options: RunOptions, console: Console, prepare: Callable[[EpisodeSpec], EpisodeSpec] = lambda spec: spec
+) -> RunResult:
+    """Run what is missing and record it. Raises UserError for bad input and for a policy that never answered well.
+
+    prepare: the last word on how an episode is run, not on which (`apt-bench collect` wraps its environment)."""
+    video, asked = Video.parse(options.video), asked_workers(options.workers)
+    suite, specs = select(options)
+    specs = tuple(map(prepare, specs))
+    ref = find_policy(options.policy, options.policy_args, options.file)
+    home = str(Path.cwd())
     with ExitStack() as stack:
-        local = options.workers == "0"
-        actor = None
-        if local or ref.placement == "worker":
+        actor, workers = None, 0
+        if ref.placement == "worker" or asked == 0:
             policy = ref.load()
-            todo_plan = plan(options, suite, specs, ref, policy.spec)
-            store = _store(todo_plan, options)
-            workers = _start_ray(stack, options, todo_plan) if todo_plan.todo and not local else 0
-        else:
-            workers = _start_ray(stack, options, None, len(specs))
-            actor = PolicyActor(ref, workers, str(Path.cwd()))
-            todo_plan = plan(options, suite, specs, ref, actor.spec)
-            store = _store(todo_plan, options)
+            todo = plan(options, suite, specs, ref, policy.spec)
+        else:  # its weights are loaded once, where it will run
+            policy = None
+            workers = stack.enter_context(ray_session(options.ray_address, asked, len(specs)))
+            actor = PolicyActor(ref, workers, home)
+            todo = plan(options, suite, specs, ref, actor.spec)
+        stack.enter_context(exclusive(todo.out))
+        renders = bool(suite.simulator) and (todo.policy_spec.cameras or video.which != "none") and todo.todo
+        book = _Book(todo, dataclasses.asdict(rendering.describe()) if renders else None)
+        if actor is None and asked != 0 and todo.todo:
+            workers = stack.enter_context(ray_session(options.ray_address, asked, len(todo.todo)))
         settings = Settings(
             policy=ref,
-            policy_spec=todo_plan.policy_spec,
-            execute=todo_plan.execute,
+            policy_spec=todo.policy_spec,
+            execute=todo.execute,
             video=video,
             save_actions=options.save_actions,
             control_hz=suite.control_hz,
-            path=str(Path.cwd()),
+            path=home,
         )
-        schedule = Schedule(todo_plan.todo, options.attempts)
+        schedule = Schedule(todo.todo, options.attempts)
         stopped = stack.enter_context(stop_on_signals())
-        stream: Stream
-        if local or not todo_plan.todo:
-            stream = run_local(schedule, settings, stopped)
-        else:
+        if workers:
             pool = RayPool(workers, settings, [actor] if actor else [], options.hang_seconds)
             stream = pool.stream(schedule, stopped)
-        return _collect(store, todo_plan, schedule, stream, stopped, console)
+        else:
+            stream = run_local(schedule, settings, stopped, policy)
+        with closing(stream):
+            return book.fill(schedule, stream, stopped, console, workers)
+
+
+class _Book:
+    """Writes the run directory: starts or continues it, then fills it."""
+
+    def __init__(self, todo: Plan, gl: Mapping[str, Any] | None) -> None:
+        self._plan = todo
+        self._clock = time.monotonic()
+        earlier = RunStore(todo.out).run() if (todo.out / "run.json").is_file() and todo.finished else {}
+        self._run = {
+            **identity.circumstances(),
+            "gl": gl,
+            "policy": todo.policy.identity(todo.policy_spec),
+            "unavailable": {**earlier.get("unavailable", {}), **identity.unavailable(todo.suite, todo.specs)},
+            "requested": identity.requested(todo.specs, earlier.get("requested", {})),
+            "started": earlier.get("started", _now()),
+            "ended": None,
+            "wall_seconds": earlier.get("wall_seconds", 0.0),
+        }
+        self._store = RunStore.create(todo.out, todo.protocol, self._run)
+
+    def fill(
+        self,
+        schedule: Schedule,
+        stream: Stream,
+        stopped: Callable[[], bool],
+        console: Console,
+        workers: int,
+    ) -> RunResult:
+        """Record what the stream brings until it ends, is interrupted, or cannot go on."""
+        asked = dict.fromkeys(s.key for s in self._plan.specs)
+        before = {r.key: r for r in self._store.episodes()}
+        finished = {k: r for k, r in before.items() if r.outcome != "error"}
+        stop: Literal["", "interrupted", "disk", "errors"] = ""
+        message, lost = "", 0
+        answered = any(r.decisions for r in finished.values())
+        with Progress(len(asked), [r for k, r in finished.items() if k in asked], console) as progress:
+            for spec, attempt, result in stream:
+                if result.fatal:
+                    raise UserError(result.fatal)
+                record = result.record
+                if record is None:
+                    why = result.error or "unknown error"
+                    if schedule.retry(spec):
+                        progress.retrying(spec.key.id, why)
+                        continue
+                    record = error_record(spec, self._plan.policy_spec.name, why, attempt)
+                elif record.failure == POLICY_FAULT and not record.decisions and not answered:
+                    raise PolicyFault(
+                        f"{record.error}. It has answered nothing usable yet (episode {record.key.id})."
+                    )
+                answered |= record.decisions > 0
+                lost = lost + 1 if record.outcome == "error" else 0
+                try:
+                    record = self._keep(record, result)
+                except OSError as error:
+                    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                        raise
+                    stop, message = "disk", f"{error.strerror}: {self._plan.out}"
+                    break
+                if record.outcome != "error":
+                    finished[record.key] = record
+                progress.ended(record)
+                if lost >= ERRORS_IN_A_ROW:
+                    stop, message = (
+                        "errors",
+                        f"{lost} episodes in a row were lost, the last to: {record.error}",
+                    )
+                    break
+        if not stop and stopped():
+            stop = "interrupted"
+        self._close(workers)
+        records = tuple(finished[k] for k in asked if k in finished)
+        missing = tuple(k for k in asked if k not in finished)
+        return RunResult(self._plan.out, records, missing, stop, message)
+
+    def _keep(self, record: EpisodeRecord, result: Result) -> EpisodeRecord:
+        """Files first, the record last: a record never names a file that is not there."""
+        key = record.key
+        name = f"{key.cell}/{key.task}_init{key.init}" + ("" if key.prompt == "default" else f"_{key.prompt}")
+        if result.actions is not None:
+            save_actions(self._plan.out / "actions" / f"{name}.npz", key.id, result.actions)
+        if result.video is not None:
+            video = f"videos/{name}_{record.outcome}.mp4"
+            _write_whole(self._plan.out / video, result.video)
+            record = dataclasses.replace(record, video=video)
+        self._store.append(record)
+        return record
+
+    def _close(self, workers: int) -> None:
+        seconds = round(self._run["wall_seconds"] + time.monotonic() - self._clock, 1)
+        with suppress(UserError):  # a full disk: the episodes are what matters
+            self._store.update_run(
+                {**self._run, "workers": workers, "ended": _now(), "wall_seconds": seconds}
+            )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(path.suffix + ".part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """SIGINT and SIGTERM ask for a clean stop, which the yielded function reports; a second one forces it."""
+    asked = threading.Event()
+
+    def handle(number: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -9,7 +9,6 @@ import dataclasses
 import os
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from apt_bench.envs.base import AGENTVIEW, Env, Observation
-from apt_bench.errors import PolicyFault, UserError
+from apt_bench.envs.base import Env, Observation
+from apt_bench.errors import UserError
 from apt_bench.policies.base import Policy, PolicySpec
 from apt_bench.policies.registry import PolicyRef
 from apt_bench.records import EpisodeRecord
@@ -27,9 +26,9 @@ from apt_bench.rollout.batching import Batcher
 from apt_bench.rollout.episode import LocalClient, PolicyClient, run_episode
 from apt_bench.suites import EpisodeSpec, load_object
 
-ONE_THREAD = {
-    name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")
-}
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"), "1"
+)
 """One worker per core: threads inside a worker would only fight (LP_: Mesa's software renderer)."""
 
 VIDEO_EVERY = 2
@@ -93,13 +92,15 @@ class Interrupted(BaseException):
 class RolloutWorker:
     """Owns one environment per class, and the policy where that lives in the worker."""
 
-    def __init__(self, settings: Settings, interrupt: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, settings: Settings, policy: Policy | None = None, interrupt: Callable[[], bool] = lambda: False
+    ) -> None:
         os.environ.update({k: v for k, v in ONE_THREAD.items() if k not in os.environ})
         importable(settings.path)
         self._settings = settings
         self._interrupt = interrupt
         self._envs: dict[str, Env] = {}
-        self._policy: Policy | None = None
+        self._policy = policy
         self._beats, self._phase = 0, "env"
 
     def run(self, spec: EpisodeSpec, attempt: int = 1, host: Any = None) -> Result:
@@ -239,6 +240,7 @@ def encode(frames: Iterator[np.ndarray], fps: float) -> bytes:
 
     with tempfile.TemporaryDirectory(prefix="apt-bench-") as folder:
         path = Path(folder) / "video.mp4"
+        writer: Any
         with imageio.get_writer(path, fps=fps, macro_block_size=2, ffmpeg_params=["-threads", "1"]) as writer:
             for frame in frames:
                 writer.append_data(frame)

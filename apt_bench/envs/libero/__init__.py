@@ -15,7 +15,7 @@ def __getattr__(name: str) -> Any:
 
         return LiberoEnv
     if name == "checks":
-        from apt_bench.envs.libero.checks import checks
+        from apt_bench.envs.libero.audit import checks
 
         return checks
     raise AttributeError(name)

@@ -17,7 +17,7 @@ from apt_bench.errors import UserError
 
 @dataclass(frozen=True)
 class Problem:
-    """One BDDL problem. `objects` (movable) and `fixtures` map names to categories; `goal` and `init` are conjunctions."""
+    """One BDDL problem. `objects` (movable) and `fixtures` map names to categories; `goal` and `init` are lists of atoms."""
 
     language: str
     objects: Mapping[str, str]

@@ -23,7 +23,7 @@ MANIFEST = "libero_manifest.json"
 
 @functools.cache
 def manifest() -> dict[str, Any]:
-    """Benchmarks, their tasks, and the checksums of their files, as `python -m apt_bench.envs.libero.manifest` wrote it."""
+    """Benchmarks, their tasks, and the checksums of their files, as `apt_bench.envs.libero.manifest` wrote them."""
     content: dict[str, Any] = json.loads((data_dir("suites") / MANIFEST).read_text())
     return content
 
@@ -66,7 +66,7 @@ def base_goal(args: Mapping[str, Any]) -> tuple[Atom, ...]:
 
 
 def sentence_in_name(task: str) -> str:
-    """The sentence that LIBERO's `task.language` takes from a file's name: without the scene, blanks for underscores."""
+    """The sentence that LIBERO's `task.language` makes of a file's name: without the scene, blanks for underscores."""
     words = task.split("_")
     if task[0].isupper():
         words = words[next(i for i, word in enumerate(words) if word.startswith("SCENE")) + 1 :]
@@ -75,18 +75,18 @@ def sentence_in_name(task: str) -> str:
 
 def cell_tasks(cell: Cell) -> list[Task]:
     """The tasks of a cell, in LIBERO's order. `cell.args["benchmark"]` names the benchmark."""
-    name = cell.args.get("benchmark")
+    name = str(cell.args.get("benchmark"))
     benchmarks = manifest()["benchmarks"]
     if name not in benchmarks:
-        raise UserError(
-            f"Cell '{cell.name}': no LIBERO benchmark '{name}'. {did_you_mean(str(name), benchmarks)}"
-        )
+        raise UserError(f"Cell '{cell.name}': no LIBERO benchmark '{name}'. {did_you_mean(name, benchmarks)}")
     benchmark = benchmarks[name]
     defects = DEFECTS.get(name, {})
     return [
         Task(
             name=task["name"],
-            prompts={"file": task["file"], "bddl": task["bddl"]} if "bddl" in task else {"file": task["file"]},
+            prompts={"file": task["file"], "bddl": task["bddl"]}
+            if "bddl" in task
+            else {"file": task["file"]},
             args={"benchmark": name, "task": task["name"], "base": benchmark["base"]},
             group=task.get("group", ""),
             inits=task.get("inits", 0),

@@ -1,8 +1,8 @@
 """Known defects of LIBERO-PRO's tasks. They stay in the protocol; records carry these flags, so that a report can show
 scores with and without them.
 
-`ejected_goal_object` was measured for the suites' own seed (7) with `apt-bench validate --premises`; the others were found by
-reading the files and looking at the scenes.
+`ejected_goal_object` was measured for the suites' own seed (7) with `checks(suite, premises=True)`; the others were
+found by reading the files and looking at the scenes.
 """
 
 from __future__ import annotations

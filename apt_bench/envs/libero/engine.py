@@ -4,14 +4,14 @@ The plain loop compiles the model again at every reset, renders both cameras at 
 forward passes in each of the 25 substeps. This engine keeps the compiled model, renders when asked, and runs one; the
 states it passes through are identical. docs/protocol.md gives the argument, tests/sim the proof.
 
-The identities hold for MuJoCo up to 3.3.5 (later versions keep the solver's warm start differently); the suites pin 3.2.3.
+The identities hold for MuJoCo up to 3.3.5 (later versions keep the solver's warm start differently); the suites pin
+3.2.3.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import mujoco
 import numpy as np
 
 from apt_bench.envs.libero.camera import Renderer
+from apt_bench.envs.libero.control import ArmControl
 from apt_bench.envs.libero.runtime import CACHE, cached_compilation, import_libero, numpy_seed, quiet
 
 SUBSTEPS = 25
@@ -29,21 +30,8 @@ LOOK_AT = 23
 _VELOCITY = mujoco.mjtStage.mjSTAGE_VEL
 
 
-@dataclass(frozen=True)
-class ArmIds:
-    """Indices of the robot in MuJoCo's arrays."""
-
-    site: int  # grip site
-    hand: int  # body whose orientation is observed
-    qpos: np.ndarray  # (7,) arm joints
-    qvel: np.ndarray
-    fingers: np.ndarray  # (2,) into qpos
-    arm_ctrl: np.ndarray
-    gripper_ctrl: np.ndarray
-
-
 class Engine:
-    """One LIBERO task. `reset`, then `step` with a 7-D action; `sim`, `model` and `data` are robosuite's and MuJoCo's."""
+    """One LIBERO task: `reset`, then `step` with a 7-D action. `sim` is robosuite's, `model` and `data` MuJoCo's."""
 
     def __init__(self, bddl: Path):
         libero = import_libero()
@@ -67,16 +55,11 @@ class Engine:
             if obj.object_properties.get("vis_site_names")
         }
         robot = self.env.robots[0]
-        self.ids = ArmIds(
-            site=robot.eef_site_id,
-            hand=self.sim.model.body_name2id(robot.robot_model.eef_name),
-            qpos=np.array(robot._ref_joint_pos_indexes),
-            qvel=np.array(robot._ref_joint_vel_indexes),
-            fingers=np.array(robot._ref_gripper_joint_pos_indexes),
-            arm_ctrl=np.array(robot._ref_joint_actuator_indexes),
-            gripper_ctrl=np.array(robot._ref_joint_gripper_actuator_indexes),
-        )
-        self.fresh = False
+        self.control = ArmControl(robot, self.model, self.data)
+        self._site = robot.eef_site_id
+        self._hand = self.sim.model.body_name2id(robot.robot_model.eef_name)
+        self._fingers = list(robot._ref_gripper_joint_pos_indexes)
+        self._fresh = False
 
     def reset(self, init_state: np.ndarray, seed: int) -> None:
         """What `env.seed(seed); env.reset(); env.set_init_state(init_state)` does in a fresh LIBERO environment."""
@@ -106,50 +89,24 @@ class Engine:
             mujoco.mj_forward(model, data)
             env._check_success()
             env._post_process()
-        self.fresh = True
-        self.controller = env.robots[0].controller
-        self.controller.update = self._update_controller
-
-    def _update_controller(self, force: bool = False) -> None:
-        """robosuite's `Controller.update` without its forward pass: `step` has done what that changes."""
-        c, data = self.controller, self.data
-        if not c.new_update and not force:
-            return
-        model, site = self.model, self.ids.site
-        c.ee_pos = data.site_xpos[site].copy()
-        c.ee_ori_mat = data.site_xmat[site].reshape(3, 3).copy()
-        jacp, jacr = np.zeros((3, model.nv)), np.zeros((3, model.nv))
-        mujoco.mj_jacSite(model, data, jacp, jacr, site)
-        c.ee_pos_vel = np.dot(jacp, data.qvel)
-        c.ee_ori_vel = np.dot(jacr, data.qvel)
-        c.joint_pos = data.qpos[self.ids.qpos]
-        c.joint_vel = data.qvel[self.ids.qvel]
-        c.J_pos = np.array(jacp[:, c.qvel_index])
-        c.J_ori = np.array(jacr[:, c.qvel_index])
-        c.J_full = np.vstack([c.J_pos, c.J_ori])
-        mass = np.empty((model.nv, model.nv))
-        mujoco.mj_fullM(model, mass, data.qM)
-        c.mass_matrix = mass[c.qvel_index, :][:, c.qvel_index]
-        c.new_update = False
+        self.control.start()
+        self._fresh = True
 
     def step(self, action: np.ndarray, look: Callable[[], None] | None = None) -> bool:
         """One control step: float64 (7,) in [-1, 1]. `look` is called where the plain loop takes its observations.
         Returns whether the goal holds after the step."""
-        model, data, robot, controller = self.model, self.data, self.env.robots[0], self.controller
-        low, high = robot.torque_limits
+        model, data, control = self.model, self.data, self.control
         for substep in range(SUBSTEPS):
             # The plain loop: mj_forward (its own), mj_forward (the controller's), mj_step. The second and third find
             # position and velocity unchanged; what they add is that the constraint solver starts from its last answer.
             mujoco.mj_step1(model, data)
             mujoco.mj_forwardSkip(model, data, _VELOCITY, 1)
-            if not self.fresh:
+            if not self._fresh:  # a new controller does not run its own at first
                 mujoco.mj_forwardSkip(model, data, _VELOCITY, 1)
-            self.fresh = False  # a new controller's first use is with the quantities it was made with
+            self._fresh = False
             if substep == 0:
-                controller.set_goal(action[:6])
-            torques = np.clip(controller.run_controller(), low, high)
-            robot.grip_action(gripper=robot.gripper, gripper_action=action[6:])
-            data.ctrl[self.ids.arm_ctrl] = torques
+                control.set_goal(action)
+            control.apply()
             mujoco.mj_step2(model, data)
             if substep == LOOK_AT and look is not None:
                 look()
@@ -167,9 +124,9 @@ class Engine:
 
     def state(self) -> np.ndarray:
         """float64 (8,): grip site position, axis-angle of the hand's orientation, finger positions."""
-        quat = self.data.xquat[self.ids.hand]
+        data = self.data
         return np.concatenate(
-            [self.data.site_xpos[self.ids.site], axis_angle(quat), self.data.qpos[self.ids.fingers]]
+            [data.site_xpos[self._site], axis_angle(data.xquat[self._hand]), data.qpos[self._fingers]]
         )
 
     @staticmethod

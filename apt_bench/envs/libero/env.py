@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ _inits = functools.lru_cache(maxsize=16)(load_inits)
 
 class LiberoEnv:
     """One robot in one scene. Every episode starts from its own random state, `spec.env_seed`: neither the episodes
-    before nor a policy's draws change it. Not thread safe; one per process, because LIBERO's compiled models are shared."""
+    before nor a policy's draws change it. Not thread safe; one per process, because the compiled models are shared."""
 
     def __init__(self) -> None:
         self.engine: Engine | None = None
@@ -39,7 +38,7 @@ class LiberoEnv:
     def reset(
         self, spec: EpisodeSpec, cameras: tuple[str, ...] = (), privileged: bool = False
     ) -> Observation:
-        """Start the episode: robosuite's reset, then the initial state, then `spec.settle_steps` with an opening gripper.
+        """Start the episode: robosuite's reset, the initial state, then `spec.settle_steps` with an opening gripper.
         Raises UserError for an unknown camera or initial state."""
         began = time.perf_counter()
         self._seconds = {"reset": 0.0, "physics": 0.0, "render": 0.0}
@@ -77,7 +76,7 @@ class LiberoEnv:
 
     def step_chunk(self, actions: np.ndarray, look: bool = True) -> Observation:
         """Execute `actions` (n, 7), clipped to [-1, 1], until the episode is done; the images come from inside the last
-        of them (none where the episode ends before). Raises ValueError for another shape, NaN, or a finished episode."""
+        of them (none where the episode ends before). Raises ValueError for another shape, NaN, a finished episode."""
         actions = np.asarray(actions, dtype=np.float64)
         if actions.ndim != 2 or actions.shape[1] != ACTION_DIM or not len(actions):
             raise ValueError(f"actions must have the shape (n, {ACTION_DIM}), not {actions.shape}")
@@ -112,8 +111,8 @@ class LiberoEnv:
         )
 
     def frame(self, camera: str = AGENTVIEW, size: int = SIZE) -> np.ndarray:
-        """uint8 (size, size, 3) of the state as it is now, turned like the policy's images. `camera` may also be the name of
-        any camera of the scene ("frontview"). Touches neither the physics nor the observations."""
+        """uint8 (size, size, 3) of the state as it is now, turned like the policy's images. `camera` may also be the
+        name of any camera of the scene ("frontview"). Touches neither the physics nor the observations."""
         model = self._engine.sim.model
         name = CAMERAS.get(camera, camera)
         if name not in model.camera_names:
@@ -173,8 +172,3 @@ class LiberoEnv:
 
     def _qpos_hash(self) -> str:
         return hashlib.sha256(self._engine.data.qpos.tobytes()).hexdigest()[:16]
-
-
-def camera_names() -> Sequence[str]:
-    """The cameras that a policy may ask for."""
-    return tuple(CAMERAS)

@@ -42,6 +42,23 @@ def _environ(name: str, value: str) -> Iterator[None]:
             os.environ[name] = old
 
 
+@contextlib.contextmanager
+def _cv2_or_nothing() -> Iterator[None]:
+    """robosuite imports OpenCV for its window, which nobody opens here. OpenCV's wheel needs libGL and GLib, which a
+    headless machine may lack: then an empty module stands in while robosuite is imported."""
+    missing = False
+    try:
+        importlib.import_module("cv2")
+    except ImportError:
+        missing = True
+        sys.modules["cv2"] = types.ModuleType("cv2")
+    try:
+        yield
+    finally:
+        if missing:
+            del sys.modules["cv2"]
+
+
 def import_libero() -> Any:
     """The module `libero.libero.envs`, imported without a log file, a print, or a GL library.
 
@@ -57,13 +74,14 @@ def import_libero() -> Any:
             sys.modules["robosuite.macros_private"] = types.ModuleType("robosuite.macros_private")
             path = Path(spec.origin).with_name("macros.py")
             macros_spec = importlib.util.spec_from_file_location("robosuite.macros", path)
-            assert macros_spec is not None and macros_spec.loader is not None
-            macros = importlib.util.module_from_spec(macros_spec)
+            assert macros_spec is not None
+            assert macros_spec.loader is not None
+            macros: Any = importlib.util.module_from_spec(macros_spec)
             macros_spec.loader.exec_module(macros)
             macros.FILE_LOGGING_LEVEL = None
             macros.MUJOCO_GPU_RENDERING = False
             sys.modules["robosuite.macros"] = macros
-        with _environ("MUJOCO_GL", "disable"), quiet():
+        with _environ("MUJOCO_GL", "disable"), _cv2_or_nothing(), quiet():
             importlib.import_module("robosuite")
             importlib.import_module("libero.libero.envs")
     return sys.modules["libero.libero.envs"]

@@ -50,7 +50,7 @@ class Container:
     @property
     def predicate(self) -> str:
         """`on` for flat things, `in` for hollow ones."""
-        return "on" if self.shape in ("plate", "tray") else "in"
+        return "in" if self.shape in ("bowl", "mug") else "on"
 
 
 @dataclass(frozen=True)
@@ -151,9 +151,17 @@ CONTAINERS: dict[str, Container] = {
         Container("bowl", "bowl", (0.16, 0.44, 0.62), "seen", radius=0.090, inside=0.070, height=0.050),
         Container("mug", "mug", (0.72, 0.20, 0.24), "unseen", radius=0.062, inside=0.045, height=0.070),
         Container("tray", "tray", (0.30, 0.30, 0.33), "seen", 0.085, 0.060, 0.020, target=False),
+        Container("red plate", "small_plate", (0.80, 0.16, 0.14), "seen", 0.075, 0.065, 0.016),
+        Container("blue plate", "small_plate", (0.16, 0.34, 0.80), "seen", 0.075, 0.065, 0.016),
     )
 }
-"""`tray` is a distractor only: it stands in training scenes and is never asked for."""
+"""`tray` is a distractor only: it stands in training scenes and is never asked for. The coloured plates belong to the
+composite suite."""
+
+STORED = ("red_cube", "yellow_cube", "lemon", "soap", "orange")
+"""What composite training puts into the storage box."""
+PLATED = ("green_cube", "blue_cube", "apple", "purple_ball", "wooden_block", "rhino")
+"""What composite training puts on a plate. All of these and of `STORED` fit into the box under its lid."""
 
 
 _OAK, _OAK2 = (0.80, 0.62, 0.42), (0.70, 0.51, 0.32)
@@ -165,7 +173,7 @@ SURROUNDINGS: dict[str, Surroundings] = {
         Surroundings("maple", "seen", ("wood", (0.88, 0.76, 0.58), (0.80, 0.66, 0.47)), ("flat", (0.42, 0.38, 0.35), (0.42, 0.38, 0.35)),
                      ((0.90, 0.88, 0.84), (0.72, 0.70, 0.66)), 1.05, 0.05, -50),
         Surroundings("marble", "unseen", ("noise", (0.90, 0.90, 0.91), (0.74, 0.75, 0.79)), ("tiles", (0.20, 0.22, 0.26), (0.26, 0.28, 0.33)),
-                     ((0.35, 0.42, 0.55), (0.20, 0.24, 0.33)), 1.1, -0.08, 80),
+                     ((0.35, 0.42, 0.55), (0.20, 0.24, 0.33)), 0.95, -0.06, 80),
         Surroundings("slate", "unseen", ("flat", (0.26, 0.29, 0.34), (0.26, 0.29, 0.34)), ("wood", (0.62, 0.46, 0.32), (0.54, 0.38, 0.25)),
                      ((0.93, 0.78, 0.60), (0.80, 0.56, 0.42)), 1.15, 0.12, -85),
         Surroundings("checkers", "unseen", ("tiles", (0.93, 0.91, 0.86), (0.66, 0.76, 0.72)), ("flat", (0.33, 0.45, 0.36), (0.33, 0.45, 0.36)),
@@ -179,7 +187,7 @@ SURROUNDINGS: dict[str, Surroundings] = {
         Surroundings("night", "unseen", ("noise", (0.50, 0.53, 0.60), (0.42, 0.45, 0.53)), ("flat", (0.10, 0.11, 0.16), (0.10, 0.11, 0.16)),
                      ((0.08, 0.09, 0.18), (0.03, 0.03, 0.08)), 0.62, -0.12, -20),
         Surroundings("beach", "unseen", ("noise", (0.93, 0.85, 0.66), (0.86, 0.76, 0.55)), ("noise", (0.80, 0.72, 0.52), (0.72, 0.64, 0.45)),
-                     ((0.45, 0.72, 0.95), (0.70, 0.86, 0.98)), 1.25, 0.08, 65),
+                     ((0.45, 0.72, 0.95), (0.70, 0.86, 0.98)), 0.98, 0.06, 65),
     )
 }  # fmt: skip
 

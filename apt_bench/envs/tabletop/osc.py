@@ -12,6 +12,7 @@ from typing import Any
 
 import mujoco
 import numpy as np
+from scipy.linalg.lapack import dposv
 
 KP, NULL_KP = 150.0, 10.0
 KD, NULL_KD = 2 * sqrt(KP), 2 * sqrt(NULL_KP)
@@ -50,16 +51,22 @@ class OperationalSpaceController:
         error[:3] = self.goal_position - data.site_xpos[self.site]
         error[3:] = _rotation_error(self.goal_rotation, current)
         wanted = KP * error - KD * velocity
-        inverse = np.linalg.inv(mass)
-        mobility = jacobian @ inverse @ jacobian.T  # inverse of the operational-space inertia
-        wrench = np.empty(6)
-        wrench[:3] = np.linalg.solve(mobility[:3, :3], wanted[:3])
-        wrench[3:] = np.linalg.solve(mobility[3:, 3:], wanted[3:])
-        posture = mass @ (NULL_KP * (self.home - data.qpos[:n]) - NULL_KD * data.qvel[:n])
-        # (I - Jbar J)^T posture, with Jbar = M^-1 J^T Lambda
-        posture -= jacobian.T @ np.linalg.solve(mobility, jacobian @ (inverse @ posture))
-        torque = jacobian.T @ wrench + data.qfrc_bias[:n] + posture
-        return np.asarray(np.clip(torque, self._low, self._high))
+        # mobility = J M^-1 J^T, the inverse of the operational-space inertia
+        mobility = jacobian @ _solve(mass, jacobian.T)
+        wrench = np.concatenate(
+            [_solve(mobility[:3, :3], wanted[:3]), _solve(mobility[3:, 3:], wanted[3:])]
+        )
+        # Null space: (I - Jbar J)^T M a with Jbar = M^-1 J^T mobility^-1, which is M a - J^T mobility^-1 J a.
+        posture = NULL_KP * (self.home - data.qpos[:n]) - NULL_KD * data.qvel[:n]
+        wrench -= _solve(mobility, jacobian @ posture)
+        torque = jacobian.T @ wrench + mass @ posture + data.qfrc_bias[:n]
+        return np.minimum(np.maximum(torque, self._low), self._high)
+
+
+def _solve(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """x of a x = b for a symmetric positive (semi)definite a: LAPACK without numpy's checks, which cost more."""
+    _, x, info = dposv(a, b)
+    return np.asarray(x if info == 0 else np.linalg.pinv(a) @ b)
 
 
 def rotation_matrix(vector: np.ndarray) -> np.ndarray:
@@ -75,4 +82,4 @@ def rotation_matrix(vector: np.ndarray) -> np.ndarray:
 def _rotation_error(goal: np.ndarray, now: np.ndarray) -> np.ndarray:
     """Half the sum of the cross products of the axes: the vector part of goal @ now.T for small angles."""
     d = goal @ now.T
-    return 0.5 * np.array([d[2, 1] - d[1, 2], d[0, 2] - d[2, 0], d[1, 0] - d[0, 1]])
+    return np.array([d[2, 1] - d[1, 2], d[0, 2] - d[2, 0], d[1, 0] - d[0, 1]]) / 2

@@ -20,9 +20,9 @@ BASE = (-0.66, 0.0, 0.912)
 
 @dataclass(frozen=True)
 class RobotSpec:
-    """`home`: arm joints (rad). `fingers`: joints whose positions are observed; `hold`: all gripper joints at rest.
-    `signs`: direction of each gripper actuator under a closing command. `left`, `right`: names of finger geoms.
-    `offset` moves the base (m)."""
+    """`home`: arm joints (rad). `fingers`: the gripper's driven joints; `hold`: all its joints at the start; `finger_m`:
+    (offset, slope) of each driven joint to its finger's place in m, as the Panda reports it. `signs`: direction of each
+    gripper actuator under a closing command. `left`, `right`: names of finger geoms."""
 
     arm: str
     gripper: str
@@ -34,6 +34,7 @@ class RobotSpec:
     right: tuple[str, ...]
     max_opening: float
     colors: tuple[str, str]  # of the links, alternating
+    finger_m: tuple[tuple[float, float], tuple[float, float]]
     swap: dict[str, str]  # collision mesh file -> a lighter file of the same shape
     damping: tuple[float, ...] = ()
 
@@ -49,13 +50,14 @@ PANDA = RobotSpec(
     right=("finger2_collision", "finger2_pad_collision"),
     max_opening=0.08,
     colors=("0.93 0.93 0.94 1", "0.86 0.87 0.89 1"),
+    finger_m=((0.0, 1.0), (0.0, 1.0)),
     swap={"meshes/link1.stl": "meshes/link2.stl"},  # the same casting; link1.stl has 12,516 faces, link2.stl 300
     damping=(0.1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01),
 )
 UR5E = RobotSpec(
     arm="robots/ur5e",
     gripper="robotiq_gripper_85",
-    home=(0.0, -1.75, 2.35, -2.17, -1.5707963267948966, -1.5707963267948966),
+    home=(-0.30236, -1.69675, 1.91175, -1.7858, -1.5708, -1.87316),  # the Panda's home pose of the hand
     fingers=("finger_joint", "right_outer_knuckle_joint"),
     hold=dict.fromkeys(
         (
@@ -73,6 +75,7 @@ UR5E = RobotSpec(
     right=("right_inner_finger_collision", "right_fingertip_collision", "right_fingerpad_collision"),
     max_opening=0.085,
     colors=("0.80 0.82 0.84 1", "0.49 0.68 0.80 1"),
+    finger_m=((0.0425, -0.0531), (-0.0425, 0.0531)),
     swap={},
 )
 ROBOTS = {"panda": PANDA, "ur5e": UR5E}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from math import cos, pi, sin
 
 from apt_bench.envs.tabletop.catalog import BLACK, BROWN, ORANGE, RED, SILVER, WHITE, Item, Rgb
@@ -110,8 +111,8 @@ def _eyes(x: float, y: float, z: float, r: float = 0.003) -> list[Geom]:
 def can(c: Rgb, t: Rgb) -> Shape:
     """A drink can."""
     return Shape(
-        (0.026, 0.026, 0.05),
-        [_disc(c, 0.004, 0.094, 0.031), _disc(t, 0.038, 0.062, 0.0314), _disc(SILVER, 0, 0.1, 0.0275)],
+        (0.0235, 0.0235, 0.05),
+        [_disc(c, 0.004, 0.094, 0.0295), _disc(t, 0.038, 0.062, 0.0299), _disc(SILVER, 0, 0.1, 0.026)],
         round=True,
     )
 
@@ -119,8 +120,8 @@ def can(c: Rgb, t: Rgb) -> Shape:
 def short_can(c: Rgb, t: Rgb) -> Shape:
     """A soup can."""
     return Shape(
-        (0.0275, 0.0275, 0.034),
-        [_disc(c, 0.004, 0.036, 0.0335), _disc(t, 0.036, 0.063, 0.0335), _disc(SILVER, 0, 0.068, 0.031)],
+        (0.0245, 0.0245, 0.034),
+        [_disc(c, 0.004, 0.036, 0.0315), _disc(t, 0.036, 0.063, 0.0315), _disc(SILVER, 0, 0.068, 0.029)],
         round=True,
     )
 
@@ -129,7 +130,7 @@ def bottle(c: Rgb, t: Rgb) -> Shape:
     """A bottle with a label, neck and cap."""
     body = ((0.026, 0), (0.029, 0.004), (0.029, 0.066), (0.024, 0.082), (0.012, 0.096), (0.0105, 0.108))
     return Shape(
-        (0.0235, 0.0235, 0.06), [lathe(c, *body), _disc(t, 0.022, 0.05, 0.0296), _disc(t, 0.108, 0.12, 0.013)], round=True
+        (0.022, 0.022, 0.06), [lathe(c, *body), _disc(t, 0.022, 0.05, 0.0296), _disc(t, 0.108, 0.12, 0.013)], round=True
     )
 
 
@@ -141,7 +142,7 @@ def cup(c: Rgb, t: Rgb) -> Shape:
 
 def cube(c: Rgb, t: Rgb) -> Shape:
     """A toy block."""
-    return Shape((0.0235, 0.0235, 0.0235), [_box(c, (0, 0, 0.0235), (0.0235, 0.0235, 0.0235))])
+    return Shape((0.022, 0.022, 0.022), [_box(c, (0, 0, 0.022), (0.022, 0.022, 0.022))])
 
 
 def brick(c: Rgb, t: Rgb) -> Shape:
@@ -154,7 +155,7 @@ def apple(c: Rgb, t: Rgb) -> Shape:
     """A round fruit with a stem and a leaf."""
     body = ((0.006, 0.003), (0.019, 0.001), (0.029, 0.012), (0.033, 0.03), (0.030, 0.046), (0.020, 0.057), (0.008, 0.056), (0.002, 0.051))
     return Shape(
-        (0.026, 0.026, 0.029),
+        (0.0235, 0.0235, 0.029),
         [lathe(c, *body), _rod(BROWN, (0, 0, 0.05), (0.004, 0.002, 0.07), 0.0022), _egg((0.2, 0.5, 0.15), (0.014, 0.004, 0.066), (0.012, 0.006, 0.002), (0, -0.4, 0))],
         round=True,
     )
@@ -164,7 +165,7 @@ def pear(c: Rgb, t: Rgb) -> Shape:
     """A pear."""
     body = ((0.008, 0), (0.022, 0.003), (0.031, 0.018), (0.031, 0.032), (0.022, 0.052), (0.015, 0.068), (0.009, 0.076))
     return Shape(
-        (0.0245, 0.0245, 0.038), [lathe(c, *body), _rod(t, (0, 0, 0.07), (0.006, 0, 0.092), 0.0025)], round=True
+        (0.0225, 0.0225, 0.038), [lathe(c, *body), _rod(t, (0, 0, 0.07), (0.006, 0, 0.092), 0.0025)], round=True
     )
 
 
@@ -176,7 +177,7 @@ def lemon(c: Rgb, t: Rgb) -> Shape:
 
 def ball(c: Rgb, t: Rgb) -> Shape:
     """A ball."""
-    return Shape((0.026, 0.026, 0.031), [_ball(c, (0, 0, 0.031), 0.031)], round=True)
+    return Shape((0.0235, 0.0235, 0.031), [_ball(c, (0, 0, 0.031), 0.031)], round=True)
 
 
 def bar(c: Rgb, t: Rgb) -> Shape:
@@ -194,10 +195,10 @@ def long_box(c: Rgb, t: Rgb) -> Shape:
 
 def carton(c: Rgb, t: Rgb) -> Shape:
     """A milk carton with a gable."""
-    slope = [_box(c, (s * 0.0135, 0, 0.093), (0.0185, 0.027, 0.0015), (0, s * 0.82, 0)) for s in (1, -1)]
+    slope = [_box(c, (s * 0.0125, 0, 0.093), (0.0175, 0.025, 0.0015), (0, s * 0.82, 0)) for s in (1, -1)]
     return Shape(
-        (0.027, 0.027, 0.055),
-        [_box(c, (0, 0, 0.04), (0.027, 0.027, 0.04)), _box(t, (0, 0, 0.028), (0.0275, 0.0275, 0.013)), _box(c, (0, 0, 0.087), (0.012, 0.026, 0.008)), _box(t, (0, 0, 0.11), (0.002, 0.027, 0.007)), *slope],
+        (0.025, 0.025, 0.055),
+        [_box(c, (0, 0, 0.04), (0.025, 0.025, 0.04)), _box(t, (0, 0, 0.028), (0.0255, 0.0255, 0.013)), _box(c, (0, 0, 0.087), (0.011, 0.0245, 0.008)), _box(t, (0, 0, 0.11), (0.002, 0.025, 0.007)), *slope],
     )
 
 
@@ -265,7 +266,7 @@ def cone(c: Rgb, t: Rgb) -> Shape:
     """A traffic cone."""
     geoms = [_box(c, (0, 0, 0.004), (0.034, 0.034, 0.004)), lathe(c, (0.027, 0.008), (0.0055, 0.098), (0.003, 0.1))]
     geoms += [lathe(t, (0.0226, 0.03), (0.0179, 0.05)), lathe(t, (0.0145, 0.064), (0.0117, 0.076))]
-    return Shape((0.024, 0.024, 0.05), geoms, round=True)
+    return Shape((0.022, 0.022, 0.05), geoms, round=True)
 
 
 def banana(c: Rgb, t: Rgb) -> Shape:
@@ -326,6 +327,7 @@ _BUILDERS: dict[str, Callable[[Rgb, Rgb], Shape]] = {
 }  # fmt: skip
 
 
+@cache
 def shape_of(item: Item) -> Shape:
     """The shape of an item in its colours."""
     return _BUILDERS[item.shape](item.color, item.color2)
@@ -337,6 +339,9 @@ def container_parts(shape: str, color: Rgb) -> tuple[list[Geom], list[Geom]]:
     if shape == "plate":
         seen = [lathe(color, (0.055, 0), (0.06, 0.004), (0.094, 0.015), (0.095, 0.018), (0.088, 0.0165), (0.062, 0.007)), _disc(dark, 0, 0.0075, 0.0605)]
         return seen, [_disc(color, 0, 0.006, 0.066), *_wall(0.080, 0.0045, 0.0065, 0.019, 0.38)]
+    if shape == "small_plate":
+        seen = [lathe(color, (0.045, 0), (0.05, 0.004), (0.074, 0.013), (0.075, 0.016), (0.069, 0.0145), (0.05, 0.007)), _disc(dark, 0, 0.0075, 0.0485)]
+        return seen, [_disc(color, 0, 0.006, 0.053), *_wall(0.063, 0.0035, 0.0065, 0.013, 0.38)]
     if shape == "bowl":
         seen = [lathe(color, (0.04, 0), (0.045, 0.003), (0.072, 0.022), (0.088, 0.048), (0.090, 0.051), (0.084, 0.049), (0.066, 0.024), (0.042, 0.008))]
         return seen, [_disc(color, 0, 0.007, 0.055), *_wall(0.074, 0.026, 0.004, 0.026, 0.95)]
@@ -349,6 +354,25 @@ def container_parts(shape: str, color: Rgb) -> tuple[list[Geom], list[Geom]]:
     tray += [_box(dark, (s * 0.068, 0, 0.01), (0.003, 0.058, 0.01)) for s in (1, -1)]
     tray += [_box(dark, (0, s * 0.055, 0.01), (0.066, 0.003, 0.01)) for s in (1, -1)]
     return tray, tray
+
+
+BOX_INSIDE: Vec = (0.060, 0.066, 0.074)
+"""Half sizes (x, y) and depth of the storage box, m. Its lid slides along y."""
+BOX_WALL, LID_TRAVEL = 0.005, 0.130
+BOX_COLOR: Rgb = (0.36, 0.26, 0.20)
+LID_COLOR: Rgb = (0.86, 0.70, 0.46)
+
+
+def box_parts() -> tuple[list[Geom], list[Geom]]:
+    """The storage box and its lid, all of it seen and touched. The box in the frame of its bottom centre; the lid in
+    that of its closed place on the rim, with a bar across it to push or pull."""
+    (x, y, depth), w = BOX_INSIDE, BOX_WALL
+    height = (depth + w) / 2
+    box = [_box(BOX_COLOR, (0, 0, w / 2), (x + 2 * w, y + 2 * w, w / 2))]
+    box += [_box(BOX_COLOR, (s * (x + w), 0, height), (w, y + 2 * w, height)) for s in (1, -1)]
+    box += [_box(BOX_COLOR, (0, s * (y + w), height), (x, w, height)) for s in (1, -1)]
+    lid = [_box(LID_COLOR, (0, 0, 0.005), (x + 2 * w, y + 2 * w, 0.004))]
+    return box, [*lid, _box(BOX_COLOR, (0, 0, 0.026), (0.035, 0.007, 0.017))]
 
 
 def _wall(radius: float, half_height: float, half_thick: float, z: float, slope: float, n: int = 12) -> list[Geom]:

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 from apt_bench.envs.tabletop import catalog
 from apt_bench.envs.tabletop.catalog import CONTAINERS, ITEMS, Item, Split, conflict
 from apt_bench.envs.tabletop.robots import BASE
-from apt_bench.envs.tabletop.shapes import shape_of
+from apt_bench.envs.tabletop.shapes import LID_TRAVEL, shape_of
 
 T = TypeVar("T")
 
@@ -33,8 +33,8 @@ FINGER_ROOM = 0.045
 TALL, TALL_ROOM = 0.09, 0.03
 """m: next to something tall there is more room, for the palm."""
 
-LOOK_AT = (-0.06, 0.0, 0.93)
-AZIMUTH, ELEVATION, DISTANCE, FOVY = (-45.0, 45.0), (32.0, 52.0), (1.00, 1.20), 45.0
+LOOK_AT = (-0.12, 0.0, 0.97)
+AZIMUTH, ELEVATION, DISTANCE, FOVY = (-45.0, 45.0), (32.0, 52.0), (0.92, 1.10), 42.0
 """Bounds of the third-person camera, degrees and m. Azimuth 0 faces the robot."""
 FRAME = 0.90
 """Share of the half image within which every centre is seen."""
@@ -88,6 +88,7 @@ class SceneSpec:
     view: View
     joints: tuple[float, ...]
     stages: tuple[Stage, ...]
+    parts: tuple[tuple[tuple[str, ...], ...], ...]  # the goals that are scored one by one
     box: Placed | None = None  # the storage box
 
     @property
@@ -131,36 +132,53 @@ class Draw:
         return [rest.pop(int(self._random.random() * len(rest))) for _ in range(len(rest))]
 
 
-class _NoRoom(Exception):
+class NoRoom(Exception):
     """This attempt at a layout failed; the next one may not."""
 
 
-@lru_cache(maxsize=4096)
-def _cached(args: str, task: str, init: int, seed: int) -> SceneSpec:
-    from apt_bench.envs.tabletop.layouts import LAYOUTS
+@dataclass(frozen=True)
+class SceneKey:
+    """What a scene is drawn from. `scene`: JSON of those of the cell's arguments that change the scene."""
 
-    options = json.loads(args)
-    for attempt in range(10_000):
-        draw = Draw(args, task, init, seed, attempt)
-        try:
-            spec = LAYOUTS[options["layout"]](options, task, init, seed, draw)
-            check_view(spec)
-            return spec
-        except _NoRoom:
-            continue
-    raise RuntimeError(f"no room for scene {init} of {task} with {args}")
+    scene: str
+    task: str
+    init: int
+    seed: int
+
+    def draw(self, *salt: Any) -> Draw:
+        """A random source of this scene's own."""
+        return Draw(self.scene, self.task, self.init, self.seed, *salt)
+
+    def cycle(self, choices: Sequence[T], *salt: Any) -> T:
+        """Over the initial states every choice comes equally often, in another order each round."""
+        turn, place = divmod(self.init, len(choices))
+        return Draw("cycle", self.scene, self.task, self.seed, turn, *salt).shuffled(choices)[place]
+
+
+_NOT_SCENE = ("robot", "chain", "stages")
+"""Arguments of a cell that leave the scene as it is: coaching and chaining see the same ones."""
 
 
 def scene_spec(args: Mapping[str, Any], task: str, init: int, seed: int) -> SceneSpec:
     """The scene of one episode: of task `task`, initial state `init` (0, 1, ...), in a cell with these arguments."""
-    scene_args = {k: v for k, v in args.items() if k != "robot"}
-    return _cached(json.dumps(scene_args, sort_keys=True), task, init, seed)
+    return _scene_spec(json.dumps(dict(args), sort_keys=True), task, init, seed)
 
 
-def cycle(choices: Sequence[T], index: int, *key: Any) -> T:
-    """The index-th of an endless sequence in which every choice comes equally often, in another order each round."""
-    turn, place = divmod(index, len(choices))
-    return Draw("cycle", turn, *key).shuffled(choices)[place]
+@lru_cache(maxsize=4096)
+def _scene_spec(args: str, task: str, init: int, seed: int) -> SceneSpec:
+    from apt_bench.envs.tabletop.layouts import LAYOUTS
+
+    options = json.loads(args)
+    scene = json.dumps({k: v for k, v in options.items() if k not in _NOT_SCENE}, sort_keys=True)
+    key = SceneKey(scene, task, init, seed)
+    for attempt in range(10_000):
+        try:
+            spec = LAYOUTS[options["layout"]](options, key, key.draw(attempt))
+            check_view(spec)
+            return spec
+        except NoRoom:
+            continue
+    raise RuntimeError(f"no room for scene {init} of {task} with {args}")
 
 
 def draw_others(draw: Draw, chosen: Sequence[Item], pool: Sequence[Item], count: int) -> list[Item]:
@@ -170,16 +188,27 @@ def draw_others(draw: Draw, chosen: Sequence[Item], pool: Sequence[Item], count:
         if len(found) < count and not any(item.name == o.name or conflict(item, o) for o in (*chosen, *found)):
             found.append(item)
     if len(found) < count:
-        raise _NoRoom
+        raise NoRoom
     return found
 
 
+BOX, OPEN_LID = "storage_box", "open_lid"
+_FOOTPRINTS = {BOX: (0.098, 0.08), OPEN_LID: (0.098, 0.12)}
+
+
 def footprint(name: str) -> tuple[float, float]:
-    """Radius and height (m) of a catalogue entry."""
+    """Radius and height (m) of a catalogue entry, or of the storage box and its open lid."""
+    if name in _FOOTPRINTS:
+        return _FOOTPRINTS[name]
     if name in CONTAINERS:
         return CONTAINERS[name].radius, CONTAINERS[name].height
     shape = shape_of(ITEMS[name])
     return shape.radius, 2 * shape.half[2]
+
+
+def open_lid(box: Placed) -> Placed:
+    """Where the lid of an open storage box is."""
+    return Placed(OPEN_LID, box.x, round(box.y + (LID_TRAVEL if box.yaw == 0 else -LID_TRAVEL), 4))
 
 
 def within_reach(x: float, y: float) -> bool:
@@ -196,17 +225,19 @@ def distance(a: Placed, b: Placed) -> float:
 def room_between(a: str, b: str) -> float:
     """Least distance (m) of two centres on a tidy table."""
     (ra, ha), (rb, hb) = footprint(a), footprint(b)
+    if a not in ITEMS and b not in ITEMS:
+        return ra + rb + 0.01
     return ra + rb + FINGER_ROOM + (TALL_ROOM if max(ha, hb) > TALL else 0.0)
 
 
 def place(draw: Draw, name: str, others: Sequence[Placed], yaw: float = 0.6, tries: int = 60) -> Placed:
     """Somewhere free within reach; yaw within ± `yaw` rad unless it is round."""
-    turn = 0.0 if name in CONTAINERS or shape_of(ITEMS[name]).round else draw.number(-yaw, yaw)
+    turn = 0.0 if name not in ITEMS or shape_of(ITEMS[name]).round else draw.number(-yaw, yaw)
     for _ in range(tries):
         spot = Placed(name, draw.number(*AREA_X), draw.number(*AREA_Y), turn)
         if within_reach(spot.x, spot.y) and all(distance(spot, o) >= room_between(name, o.name) for o in others):
             return spot
-    raise _NoRoom
+    raise NoRoom
 
 
 def draw_view(draw: Draw) -> View:
@@ -220,18 +251,20 @@ def check_view(spec: SceneSpec) -> None:
     forward = _unit(tuple(t - e for t, e in zip(LOOK_AT, eye, strict=True)))
     right = _unit((forward[1], -forward[0], 0.0))
     up = _cross(right, forward)
-    half = 0.4142  # tan(FOVY / 2)
-    placed = [*spec.items, *spec.containers, *([spec.box] if spec.box else [])]
+    half = 0.3838  # tan(FOVY / 2)
+    placed = [*spec.items, *spec.containers]
+    if spec.box:
+        placed += [spec.box, open_lid(spec.box)]
     for one in placed:
         _, height = footprint(one.name)
         centre = (one.x, one.y, TABLE_Z + height / 2)
         ray = tuple(c - e for c, e in zip(centre, eye, strict=True))
         depth = _dot(ray, forward)
         if max(abs(_dot(ray, right)), abs(_dot(ray, up))) > FRAME * half * depth:
-            raise _NoRoom
+            raise NoRoom
         for other in placed:
             if other is not one and _hides(other, one, eye, centre):
-                raise _NoRoom
+                raise NoRoom
 
 
 def _hides(other: Placed, one: Placed, eye: Sequence[float], centre: Sequence[float]) -> bool:

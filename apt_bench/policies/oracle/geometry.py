@@ -15,8 +15,10 @@ import numpy as np
 from scipy.spatial import ConvexHull, QhullError
 
 from apt_bench.envs.base import Scene
+from apt_bench.policies.oracle.arm import Arm
 
 SPACING = 0.007  # m between two points on a surface
+ARM = 0.70  # m from the shoulder to the wrist of the stretched arm (Panda)
 _GEOM = mujoco.mjtGeom
 
 
@@ -28,8 +30,14 @@ class World:
         self._local: dict[int, np.ndarray] = {}
         model = scene.model
         self._solid = (model.geom_contype | model.geom_conaffinity) != 0
-        self._robot_geoms = np.isin(model.geom_bodyid, _subtree(model, scene.robot.body_root))
+        self._robot_bodies = _subtree(model, scene.robot.body_root)
+        self._robot_geoms = np.isin(model.geom_bodyid, self._robot_bodies)
         self.surface = min((float(self.points(n)[:, 2].min()) for n in self._movables()), default=0.0)
+
+    @cached_property
+    def arm(self) -> Arm:
+        """Where the arm can go."""
+        return Arm(self.scene)
 
     # -- the hand ------------------------------------------------------------------------------------------------
 
@@ -50,31 +58,56 @@ class World:
 
     @cached_property
     def hand_boxes(self) -> np.ndarray:
-        """(n, 2, 3) boxes (low, high) in the tool frame around the open fingers and the palm."""
-        model, robot = self.scene.model, self.scene.robot
-        left, right = robot.finger_geoms
-        fingers = left | right
-        finger_body = int(model.geom_bodyid[min(fingers)])
-        palm_body = int(model.body_parentid[finger_body])
+        """(n, 2, 3) boxes (low, high) in the tool frame around the open fingers, the palm and the flange."""
+        robot = self.scene.robot
         half = robot.max_opening / 2
-        boxes = []
-        for geoms in (left, right):
-            points = self._in_tool(geoms)
+        boxes: list[list[np.ndarray]] = []
+        for geoms in robot.finger_geoms:
+            points = self._cloud(geoms) @ self.grip_rotation
             points[:, 0] += np.sign(points[:, 0].mean()) * (half - self.opening / 2)
             boxes.append([points.min(0), points.max(0)])
-        palm = [
-            g
-            for g in range(model.ngeom)
-            if self._solid[g] and g not in fingers and model.geom_bodyid[g] in (palm_body, model.body_parentid[palm_body])
-        ]
-        if palm:
-            points = self._in_tool(palm)
-            boxes.append([points.min(0), points.max(0)])
+        for body in self._hand_bodies:
+            if geoms := [g for g in np.flatnonzero(self.scene.model.geom_bodyid == body) if self._solid[g]]:
+                points = self._cloud(geoms) @ self.grip_rotation
+                boxes.append([points.min(0), points.max(0)])
         return np.array(boxes)
 
-    def _in_tool(self, geoms: Iterable[int]) -> np.ndarray:
-        points = np.concatenate([self._world_points(g) for g in geoms])
-        return (points - self.grip) @ self.grip_rotation
+    @cached_property
+    def base(self) -> np.ndarray:
+        """(2,) of the robot's base."""
+        return self.scene.data.xpos[self.scene.robot.body_root][:2].copy()
+
+    def hits_hand(self, points: np.ndarray, position: np.ndarray, rotation: np.ndarray, margin: float) -> bool:
+        """Whether any of the points (n, 3) is inside the open hand, with the tool frame there."""
+        local = (points - position) @ rotation
+        return any(
+            bool(((local > low - margin) & (local < high + margin)).all(1).any()) for low, high in self.hand_boxes
+        )
+
+    def stretch(self, position: np.ndarray) -> float:
+        """How far the arm is stretched with the hand there, pointing down: 1 = as far as it goes."""
+        model, data = self.scene.model, self.scene.data
+        joints = [j for j in range(model.njnt) if model.jnt_bodyid[j] in self._robot_bodies][:7]
+        shoulder, wrist = data.xanchor[joints[1]], data.xanchor[joints[5]]
+        tool = wrist - self.grip  # about constant while the hand points down
+        away = position[:2] - shoulder[:2]
+        back = float(np.linalg.norm(tool[:2])) * away / max(float(np.linalg.norm(away)), 1e-6)
+        reach = position + [-back[0], -back[1], tool[2]] - shoulder
+        return float(np.linalg.norm(reach)) / ARM
+
+    @cached_property
+    def _hand_bodies(self) -> list[int]:
+        """Bodies from the palm (which carries the fingers) to the last jointed link."""
+        model = self.scene.model
+        body = int(model.body_parentid[model.geom_bodyid[min(self.scene.robot.finger_geoms[0])]])
+        chain = [body]
+        while not model.body_jntnum[body]:
+            body = int(model.body_parentid[body])
+            chain.append(body)
+        return chain
+
+    def _cloud(self, geoms: Iterable[int]) -> np.ndarray:
+        return np.concatenate([self._world_points(g) for g in geoms]) - self.grip
 
     # -- things --------------------------------------------------------------------------------------------------
 

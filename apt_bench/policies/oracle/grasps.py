@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.spatial import KDTree
+from scipy.spatial.transform import Rotation
 
 from apt_bench.policies.oracle.geometry import World
 from apt_bench.policies.oracle.motion import turned
@@ -16,7 +18,11 @@ PAD = 0.012  # half height of what the fingers hold
 STRIP = 0.009  # half width of a finger
 GAP = 0.02  # a finger fits between two parts that are further apart
 WIDEST = 0.072
-MARGIN = 0.004
+MARGINS = (0.004, 0.0, -0.004)  # m of air around the hand; the next one where nothing is found
+TILTS = np.deg2rad([0, 20])  # of the hand away from the base, to reach far
+NEAR = 0.9  # share of the arm's length that needs no tilt
+BALL = 0.13  # m around the finger tips in which the hand may hit something
+SLACK = 0.1  # extra cost of the arm's posture that is still good
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,9 @@ class Grasp:
     cost: float
 
 
-def find_grasps(world: World, name: str, destination: np.ndarray | None = None, limit: int = 12) -> list[Grasp]:
+def find_grasps(
+    world: World, name: str, destination: np.ndarray | None = None, limit: int = 6
+) -> list[Grasp]:
     """Grasps of an object as it lies now, best first.
 
     destination: (3,) where the object's origin shall go; grasps whose hand would collide there come last.
@@ -37,29 +45,39 @@ def find_grasps(world: World, name: str, destination: np.ndarray | None = None, 
     points = world.points(name)
     origin, centre = world.position(name), world.centre(name)
     others = world.obstacles(name)
-    here = others[np.linalg.norm(others[:, :2] - centre[:2], axis=1) < 0.25]
-    there = np.zeros((0, 3))
-    if destination is not None:
-        there = others[np.linalg.norm(others[:, :2] - destination[:2], axis=1) < 0.25] - (destination - origin)
-    found: list[Grasp] = []
-    for grasp in sorted(_candidates(points, centre), key=lambda g: g.cost):
-        if _collides(world, grasp, points) or _collides(world, grasp, here):
-            continue
-        if _collides(world, grasp, there):
-            grasp = Grasp(grasp.position, grasp.rotation, grasp.width, grasp.cost + 1.0)
-        if all(_differs(grasp, other) for other in found):
-            found.append(grasp)
-        if sum(g.cost < 1 for g in found) >= limit or len(found) >= 3 * limit:
+    around = others[np.linalg.norm(others[:, :2] - centre[:2], axis=1) < 0.25]
+    tree = KDTree(_thinned(np.concatenate([points, around])))
+    stretched = world.stretch(centre) > NEAR
+    candidates = sorted(
+        (g for tilt in (TILTS if stretched else TILTS[:1]) for g in _candidates(world, points, centre, tilt)),
+        key=lambda g: g.cost,
+    )
+    for margin in MARGINS:
+        found: list[Grasp] = []
+        for grasp in candidates:
+            if not all(_differs(grasp, other) for other in found):
+                continue
+            near = tree.query_ball_point(grasp.position - BALL / 4 * grasp.rotation[:, 2], BALL)
+            if world.hits_hand(tree.data[near], grasp.position, grasp.rotation, margin):
+                continue
+            cost = grasp.cost + world.arm.cost(grasp.position, grasp.rotation, name)
+            if destination is not None:
+                cost += 0.5 * world.arm.cost(grasp.position + destination - origin, grasp.rotation, name)
+            found.append(replace(grasp, cost=cost))
+            if sum(g.cost < grasp.cost + SLACK for g in found) >= limit or len(found) >= 4 * limit:
+                break
+        if any(g.cost < 1 for g in found):
             break
     return sorted(found, key=lambda g: g.cost)[:limit]
 
 
-def _candidates(points: np.ndarray, centre: np.ndarray) -> list[Grasp]:
+def _candidates(world: World, points: np.ndarray, centre: np.ndarray, tilt: float) -> list[Grasp]:
     top, bottom = points[:, 2].max(), points[:, 2].min()
     heights = list(dict.fromkeys(round(max(top - d, bottom + ABOVE_FLOOR), 3) for d in DEPTHS))
     found = []
     for yaw in YAWS:
         rotation = turned(yaw)
+        tilted = leaning(world, centre, tilt) @ rotation
         along, across = points @ rotation[:, 0], points @ rotation[:, 1]
         middle = float(centre @ rotation[:, 1])
         for rank, z in enumerate(heights):
@@ -67,16 +85,23 @@ def _candidates(points: np.ndarray, centre: np.ndarray) -> list[Grasp]:
             if not level.any():
                 continue
             low, high = across[level].min(), across[level].max()
-            for v in [middle, *np.arange(low + 0.004, high, 0.006)]:
+            for v in [middle, *np.arange(low + 0.004, high, 0.008)]:
                 strip = level & (np.abs(across - v) < STRIP)
                 for start, end in _parts(along[strip]):
                     u = (start + end) / 2
                     position = u * rotation[:, 0] + v * rotation[:, 1]
                     position[2] = z
                     off = float(np.linalg.norm(position[:2] - centre[:2]))
-                    cost = 2 * off + 0.5 * (end - start) + 0.015 * abs(yaw) + 0.01 * rank
-                    found.append(Grasp(position, rotation, end - start, cost))
+                    cost = 2 * off + 0.5 * (end - start) + 0.015 * abs(yaw) + 0.01 * rank + 0.1 * tilt
+                    found.append(Grasp(position, tilted, end - start, cost))
     return found
+
+
+def leaning(world: World, target: np.ndarray, tilt: float) -> np.ndarray:
+    """(3, 3) that turns a hand pointing down so that it points away from the base by `tilt` (rad)."""
+    away = target[:2] - world.base
+    away /= max(float(np.linalg.norm(away)), 1e-6)
+    return Rotation.from_rotvec(-tilt * np.array([-away[1], away[0], 0.0])).as_matrix()
 
 
 def _parts(values: np.ndarray) -> list[tuple[float, float]]:
@@ -95,13 +120,17 @@ def _parts(values: np.ndarray) -> list[tuple[float, float]]:
 
 
 def _collides(world: World, grasp: Grasp, points: np.ndarray) -> bool:
-    local = (points - grasp.position) @ grasp.rotation
-    return any(
-        bool(((local > low - MARGIN) & (local < high + MARGIN)).all(1).any()) for low, high in world.hand_boxes
-    )
+    return world.hits_hand(points, grasp.position, grasp.rotation, MARGIN)
+
+
+def _thinned(points: np.ndarray) -> np.ndarray:
+    """One point of each 4 mm cell."""
+    _, keep = np.unique(np.round(points / 0.004).astype(int), axis=0, return_index=True)
+    return points[np.sort(keep)]
 
 
 def _differs(a: Grasp, b: Grasp) -> bool:
     return bool(
-        np.linalg.norm(a.position - b.position) > 0.012 or abs(float(a.rotation[:, 0] @ b.rotation[:, 0])) < 0.9
+        np.linalg.norm(a.position - b.position) > 0.012
+        or abs(float(a.rotation[:, 0] @ b.rotation[:, 0])) < 0.9
     )

@@ -33,7 +33,7 @@ def action_towards(
     if length > speed:
         move *= speed / length
     turn = Rotation.from_matrix(rotation @ world.grip_rotation.T).as_rotvec()
-    return np.concatenate([move, np.clip(ROTATION_GAIN * turn, -0.5, 0.5), [gripper]])
+    return np.concatenate([move, np.clip(ROTATION_GAIN * turn, -1, 1), [gripper]])
 
 
 def go(
@@ -61,6 +61,17 @@ def go(
     return False
 
 
+def follow(world: World, path: list[np.ndarray], rotation: np.ndarray, gripper: float) -> Motion:
+    """Along waypoints without stopping at them."""
+    for i, point in enumerate(path):
+        final = i == len(path) - 1
+        for _ in range(40):
+            if np.linalg.norm(point - world.grip) < (0.02 if final else 0.04):
+                break
+            yield action_towards(world, point, rotation, gripper)
+    return True
+
+
 def hold(world: World, gripper: float, steps: int) -> Motion:
     """Stay, moving only the fingers."""
     position, rotation = world.grip, world.grip_rotation
@@ -80,13 +91,3 @@ def close_fingers(world: World) -> Motion:
         if still >= 3:
             break
     return True
-
-
-def clear_height(world: World, start: np.ndarray, end: np.ndarray, obstacles: np.ndarray, radius: float) -> float:
-    """Height of the highest obstacle point within `radius` (horizontally) of the way from start to end."""
-    if not len(obstacles):
-        return world.surface
-    way = end[:2] - start[:2]
-    share = np.clip((obstacles[:, :2] - start[:2]) @ way / max(float(way @ way), 1e-9), 0, 1)
-    near = np.linalg.norm(obstacles[:, :2] - start[:2] - share[:, None] * way, axis=1) < radius
-    return float(obstacles[near, 2].max(initial=world.surface))

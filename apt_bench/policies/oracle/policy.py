@@ -35,7 +35,9 @@ class OraclePolicy:
 
     def _act(self, observation: Observation) -> np.ndarray:
         if observation.scene is None:
-            raise UserError("The oracle needs the scene's ground truth: run it in an environment that gives it.")
+            raise UserError(
+                "The oracle needs the scene's ground truth: run it in an environment that gives it."
+            )
         if observation.episode not in self._experts:
             self._experts[observation.episode] = expert(World(observation.scene))
         return next(self._experts[observation.episode])[None].astype(np.float64)

@@ -44,7 +44,13 @@ def find_spots(world: World, name: str, target: str, predicate: str) -> list[Spo
         z = floor - footprint[:, 2].min()
         off = float(np.linalg.norm(centre[:2] - centres[0][:2]))
         crowd = _crowding(footprint + [*centre[:2], z + 0.004], others)
-        spots.append(Spot(np.array([*centre[:2], z]), 0.04 if predicate == "in" else 0.0, off + crowd + 2 * (floor - world.surface)))
+        spots.append(
+            Spot(
+                np.array([*centre[:2], z]),
+                0.04 if predicate == "in" else 0.0,
+                off + crowd + 2 * (floor - world.surface),
+            )
+        )
     return sorted(spots, key=lambda s: s.cost)
 
 

@@ -1,0 +1,55 @@
+"""The command line. Each module of this package adds its verbs with `register(app)`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+
+import typer
+from rich.console import Console
+
+from apt_bench.errors import UserError
+
+VERBS = ("run", "report", "compare", "ls", "validate", "doctor", "collect", "train")
+
+
+def build() -> typer.Typer:
+    """The application with every verb that is there."""
+    app = typer.Typer(
+        name="apt-bench",
+        help="Does a robot policy follow the instruction, or only what it sees?",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    for verb in VERBS:
+        if find_spec(f"{__name__}.{verb}"):
+            import_module(f"{__name__}.{verb}").register(app)
+    return app
+
+
+def main() -> None:
+    """Entry point: a message on stderr and exit code 2 for bad input, 130 when interrupted."""
+    if os.getcwd() not in sys.path:  # --policy my_module:MyPolicy, env: my_module:MyEnv
+        sys.path.insert(0, os.getcwd())
+    try:
+        build()()
+    except UserError as error:
+        print(f"apt-bench: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("apt-bench: interrupted. The same command goes on from here.", file=sys.stderr)
+        sys.exit(130)
+
+
+def plain_console() -> Console:
+    """Where verbs print. Into a pipe or a file a line is a row: never wrapped to a terminal's width."""
+    return Console(width=None if sys.stdout.isatty() else 1000, highlight=False)
+
+
+def words(text: str | None) -> tuple[str, ...]:
+    """A comma list of the command line."""
+    return tuple(word.strip() for word in (text or "").split(",") if word.strip())

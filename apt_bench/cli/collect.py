@@ -1,0 +1,137 @@
+"""`apt-bench collect`: make demonstrations. `apt-bench replay`: execute them again."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+from rich.progress import track
+
+from apt_bench.cli import plain_console, words
+from apt_bench.cli.run import summary
+from apt_bench.errors import UserError, did_you_mean
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command("collect")(collect_command)
+    app.command("replay")(replay_command)
+
+
+def collect_command(
+    suite: Annotated[str, typer.Option(help="Name of a shipped suite, or path of a suite's YAML file.")],
+    out: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    cells: Annotated[
+        str | None, typer.Option("--cells", "--split", help="Comma list of cells, e.g. train.")
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Comma list of tasks: part of a name, or an index.")
+    ] = None,
+    episodes: Annotated[
+        int | None, typer.Option(help="Initial states per task. Default: the suite's.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Default: the suite's.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many episodes.")] = None,
+    format: Annotated[str, typer.Option(help="hdf5 (LIBERO's layout) or lerobot (v3).")] = "hdf5",
+    cameras: Annotated[str, typer.Option(help="Comma list of cameras.")] = "agentview,wrist",
+    size: Annotated[int, typer.Option(help="Pixels per side of the images.")] = 256,
+    segmentation: Annotated[
+        bool, typer.Option("--segmentation", help="Also store which pixel shows which object (hdf5).")
+    ] = False,
+    policy: Annotated[str, typer.Option(help="Whose successes are kept.")] = "oracle",
+    policy_arg: Annotated[
+        list[str] | None, typer.Option(help="key=value for the policy; may be repeated.")
+    ] = None,
+    workers: Annotated[str, typer.Option(help="auto, a number, or 0 for this process without Ray.")] = "auto",
+    ray_address: Annotated[
+        str | None, typer.Option(help="Join this Ray cluster; OUT must be on a disk that all of it sees.")
+    ] = None,
+    unpinned: Annotated[
+        bool, typer.Option("--unpinned", help="Run on other simulator versions than the suite's.")
+    ] = False,
+) -> None:
+    """Collect demonstrations: run the scripted expert and keep its successes. The same command again goes on where it
+    stopped, or adds what a larger --episodes asks for."""
+    from apt_bench.demos.collect import Format, collect
+    from apt_bench.rollout.runner import RunOptions
+
+    if format not in get_args(Format):
+        raise UserError(f"No format '{format}'. {did_you_mean(format, get_args(Format))}")
+    options = RunOptions(
+        suite=suite,
+        policy=policy,
+        policy_args=tuple(policy_arg or ()),
+        cells=words(cells),
+        tasks=words(tasks),
+        episodes=episodes,
+        seed=seed,
+        limit=limit,
+        workers=workers,
+        ray_address=ray_address,
+        unpinned=unpinned,
+    )
+    console = plain_console()
+    found = collect(options, out, console, format, words(cameras), size, segmentation)  # type: ignore[arg-type]
+    result = found.run
+    console.print(summary(result.records, Counter(key.cell for key in result.missing)))
+    console.print(
+        f"{found.demonstrations} demonstrations, {found.steps} steps, {found.megabytes:.1f} MB in {out}",
+        soft_wrap=True,
+    )
+    if result.stopped or result.missing:
+        why = f"stopped ({result.stopped}). {result.message}" if result.stopped else "not complete"
+        print(
+            f"apt-bench: {why}; {len(result.missing)} episodes are missing. The same command goes on from here.",
+            file=sys.stderr,
+        )
+    raise typer.Exit(result.exit_code)
+
+
+def replay_command(
+    demo: Annotated[Path, typer.Argument(help="HDF5 file, LeRobotDataset folder, or folder of HDF5 files.")],
+    index: Annotated[
+        int | None, typer.Option(help="Only this one. Default: all, or with --video the first.")
+    ] = None,
+    video: Annotated[Path | None, typer.Option(help="Write an mp4 of it.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only so many, spread evenly.")] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="The suite's YAML file, where its name is not enough.")
+    ] = None,
+) -> None:
+    """Execute stored actions again, open loop, and say whether they succeed and end in the same state, bit for bit."""
+    from apt_bench.demos.dataset import open_demos
+    from apt_bench.demos.replay import Replayer
+
+    demos = open_demos(demo)
+    if index is None and video is not None:
+        index = 0
+    if index is not None and not -len(demos) <= index < len(demos):
+        raise UserError(f"{demo} holds the demonstrations 0..{len(demos) - 1}, not {index}.")
+    chosen = [demos.entries[index]] if index is not None else list(demos.entries)
+    if limit is not None:
+        if limit < 1:
+            raise UserError(f"--limit must be at least 1, not {limit}.")
+        chosen = chosen[:: -(-len(chosen) // limit)]
+    console, replayer = plain_console(), Replayer(suite)
+    good = 0
+    try:
+        for entry in track(chosen, "Replaying", console=console, transient=True, disable=len(chosen) == 1):
+            replay = replayer.replay(entry, video)
+            good += replay.reproduced
+            if not replay.reproduced or len(chosen) == 1:
+                end = "success" if replay.success else "NO success"
+                start, state = (
+                    "same" if same else "ANOTHER" for same in (replay.same_start, replay.same_end)
+                )
+                console.print(
+                    f"{replay.episode}: {end} after {replay.steps} of {replay.recorded_steps} steps, "
+                    f"{start} start, {state} final state",
+                    soft_wrap=True,
+                )
+    finally:
+        replayer.close()
+    console.print(f"{good}/{len(chosen)} reproduced bit for bit" + (f", filmed in {video}" if video else ""))
+    raise typer.Exit(0 if good == len(chosen) else 1)

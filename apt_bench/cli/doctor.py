@@ -1,0 +1,108 @@
+"""`apt-bench doctor`: does everything work here that a run needs?"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from apt_bench import rendering
+from apt_bench.cli import plain_console
+from apt_bench.errors import UserError
+from apt_bench.policies.registry import load_baseline
+from apt_bench.rollout.engine import auto_workers, ray_session
+from apt_bench.rollout.identity import cores, free_memory_gb, versions
+from apt_bench.rollout.workers import Result, RolloutWorker, Settings
+from apt_bench.suites import Suite, load_suite
+
+DISK_GB = 5.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("doctor")(doctor_command)
+
+
+def doctor_command(
+    suite: Annotated[str, typer.Option(help="The suite to try one episode of.")] = "libero_pro",
+) -> None:
+    """Check this machine: versions, rendering, one real episode, Ray, memory, disk. Exit code 1 if something fails."""
+    chosen = load_suite(suite)
+    console = plain_console()
+    checks: dict[str, Callable[[], str]] = {
+        "python": lambda: f"{platform.python_version()} on {platform.machine()}, {cores()} cores",
+        "packages": lambda: _packages(chosen),
+        "rendering": _rendering,
+        "memory": _memory,
+        "disk": _disk,
+        "ray": _ray,
+        "episode": lambda: _episode(chosen),
+    }
+    failed = 0
+    for name, check in checks.items():
+        try:
+            line, style = f"ok    {name}: {check()}", "green"
+        except UserError as error:
+            failed += 1
+            line, style = f"FAIL  {name}: {error}", "red"
+        console.print(line, style=style, markup=False)
+    raise typer.Exit(int(failed > 0))
+
+
+def _packages(suite: Suite) -> str:
+    found = versions(suite.simulator)
+    wrong = [f"{p} {found[p]} (needs {v})" for p, v in suite.simulator.items() if found[p] != v]
+    if wrong:
+        raise UserError(
+            f"{', '.join(wrong)}. Scores depend on it: pip install the versions that {suite.name} names."
+        )
+    return ", ".join(f"{p} {v}" for p, v in found.items()) or "the suite pins none"
+
+
+def _rendering() -> str:
+    backend = rendering.describe()
+    kind = "in software, about 0.1 s per image" if backend.software else "on the GPU"
+    return f"{backend.name}, {backend.renderer} ({kind})"
+
+
+def _memory() -> str:
+    free = free_memory_gb()
+    if free < 4:
+        raise UserError(f"{free:.1f} GB are free; one LIBERO worker may need 4.")
+    return f"{free:.1f} GB free: --workers auto means {auto_workers(cores(), free)}"
+
+
+def _disk() -> str:
+    free = shutil.disk_usage(".").free / 1e9
+    if free < DISK_GB:
+        raise UserError(f"{free:.1f} GB are free here; videos and checkpoints want {DISK_GB:.0f}.")
+    return f"{free:.0f} GB free here"
+
+
+def _ray() -> str:
+    start = time.perf_counter()
+    with ray_session(None, 1, 1):
+        import ray
+
+        ray.get(ray.remote(cores).remote())
+    return f"started and answered in {time.perf_counter() - start:.1f} s"
+
+
+def _episode(suite: Suite) -> str:
+    """The zero policy for one episode: simulator, assets and outcome, everything but the policy and its images."""
+    ref = load_baseline("zero")
+    spec = next(iter(suite.select(episodes=1)))
+    worker = RolloutWorker(Settings(ref, ref.load().spec, execute=10))
+    start = time.perf_counter()
+    try:
+        result: Result = worker.run(spec)
+    finally:
+        worker.close()
+    if result.record is None:
+        raise UserError(str(result.fatal or result.error))
+    record = result.record
+    return f"{spec.key.id}: {record.outcome} after {record.steps} steps, {time.perf_counter() - start:.1f} s"

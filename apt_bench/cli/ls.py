@@ -1,0 +1,127 @@
+"""`apt-bench ls`: what there is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from apt_bench.cli import plain_console, words
+from apt_bench.errors import UserError
+from apt_bench.records import RunStore
+from apt_bench.suites import Suite, iter_suites, load_suite
+
+
+class Kind(StrEnum):
+    """What `ls` lists."""
+
+    suites = "suites"
+    cells = "cells"
+    tasks = "tasks"
+    policies = "policies"
+    runs = "runs"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("ls")(ls_command)
+
+
+def ls_command(
+    kind: Annotated[Kind, typer.Argument(help="What to list.")] = Kind.suites,
+    suite: Annotated[str | None, typer.Option(help="Only this suite (a name or a YAML file).")] = None,
+    cells: Annotated[str | None, typer.Option(help="Only these cells, for tasks.")] = None,
+    path: Annotated[Path, typer.Option(help="Where the runs lie.")] = Path("results/runs"),
+) -> None:
+    """List suites, cells, tasks, policies or runs."""
+    suites = [load_suite(suite)] if suite else list(iter_suites())
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    rows = {
+        Kind.suites: lambda: _suites(table, suites),
+        Kind.cells: lambda: _cells(table, suites),
+        Kind.tasks: lambda: _tasks(table, suites, words(cells)),
+        Kind.policies: lambda: _policies(table),
+        Kind.runs: lambda: _runs(table, path),
+    }
+    rows[kind]()
+    plain_console().print(table)
+
+
+def _head(table: Table, *headings: str) -> None:
+    for heading in headings:
+        table.add_column(heading)
+
+
+def _suites(table: Table, suites: list[Suite]) -> None:
+    _head(table, "suite", "headline cells", "episodes per task", "about")
+    for suite in suites:
+        headline = sum(c.headline for c in suite.cells)
+        table.add_row(suite.name, f"{headline} of {len(suite.cells)}", str(suite.episodes), suite.about)
+
+
+def _cells(table: Table, suites: list[Suite]) -> None:
+    _head(table, "suite", "cell", "label", "headline", "steps", "instruction", "control")
+    for suite in suites:
+        for c in suite.cells:
+            headline = "yes" if c.headline else ""
+            table.add_row(
+                suite.name, c.name, c.label, headline, str(c.max_steps), c.instruction, c.control or ""
+            )
+
+
+def _tasks(table: Table, suites: list[Suite], cells: tuple[str, ...]) -> None:
+    _head(table, "suite", "cell", "index", "task", "sent sentence", "episodes", "notes")
+    for suite in suites:
+        chosen = [suite.cell(c) for c in cells] if cells else [c for c in suite.cells if c.headline]
+        for cell in chosen:
+            for index, task in enumerate(suite.cell_tasks(cell)):
+                notes = f"unavailable: {task.unavailable}" if task.unavailable else ""
+                flags = sorted({flag for found in task.flags.values() for flag in found})
+                sentence = task.prompts.get(cell.instruction, "")
+                table.add_row(
+                    suite.name,
+                    cell.name,
+                    str(index),
+                    task.name,
+                    sentence,
+                    str(task.inits),
+                    notes or ", ".join(flags),
+                )
+
+
+def _policies(table: Table) -> None:
+    from apt_bench.policies.registry import baseline_names, load_baseline
+
+    _head(table, "policy", "about")
+    for name in baseline_names():
+        table.add_row(name, load_baseline(name).about)
+    table.add_row("my_module:MyPolicy", "Your own class, importable from here (docs/policies.md).")
+
+
+def _runs(table: Table, path: Path) -> None:
+    _head(table, "run", "suite", "policy", "protocol", "episodes", "successes", "errors")
+    if not path.is_dir():
+        raise UserError(f"No folder '{path}'. Runs of `apt-bench run` lie in results/runs by default.")
+    for folder in sorted(path.iterdir()):
+        if not (folder / "protocol.json").is_file():
+            continue
+        store = RunStore.open(folder)
+        try:
+            outcomes = Counter(r.outcome for r in store.episodes())
+            protocol, run = store.protocol(), store.run()
+        except UserError as error:
+            table.add_row(str(folder), f"damaged: {error}")
+            continue
+        table.add_row(
+            str(folder),
+            str(protocol.get("suite")),
+            str(run.get("policy", {}).get("name")),
+            str(protocol.get("hash")),
+            str(outcomes.total() - outcomes["error"]),
+            str(outcomes["success"]),
+            str(outcomes["error"]),
+        )

@@ -1,0 +1,168 @@
+"""`apt-bench run`: roll a policy out on a suite."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from apt_bench.cli import plain_console, words
+from apt_bench.errors import UserError
+from apt_bench.records import EpisodeRecord
+from apt_bench.rollout.engine import auto_workers
+from apt_bench.rollout.identity import cores, free_memory_gb
+from apt_bench.rollout.progress import duration
+from apt_bench.rollout.runner import Plan, RunOptions, dry_plan, run
+
+STEP_SECONDS = 0.008
+IMAGE_SECONDS = 0.1
+"""LIBERO on one CPU core: a control step, and one 256 x 256 image from the software renderer."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("run")(run_command)
+
+
+def run_command(
+    suite: Annotated[str, typer.Option(help="Name of a shipped suite, or path of a suite's YAML file.")],
+    policy: Annotated[str, typer.Option(help="Name of a shipped policy, or my_module:MyPolicy.")],
+    file: Annotated[
+        str | None, typer.Argument(help="What the policy executes: --policy replay FILE.")
+    ] = None,
+    cells: Annotated[
+        str | None, typer.Option(help="Comma list of cells. Default: the headline cells.")
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Comma list of tasks: part of a name, or an index.")
+    ] = None,
+    episodes: Annotated[
+        int | None, typer.Option(help="Initial states per task. Default: the protocol's.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Default: the suite's.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Run only the first so many episodes.")] = None,
+    instruction_source: Annotated[
+        str | None, typer.Option(help="Override where the sent sentence comes from: file or bddl.")
+    ] = None,
+    execute_horizon: Annotated[
+        int | None, typer.Option(help="Actions executed of each chunk. Default: the policy's.")
+    ] = None,
+    policy_arg: Annotated[
+        list[str] | None, typer.Option(help="key=value for the policy; may be repeated.")
+    ] = None,
+    workers: Annotated[str, typer.Option(help="auto, a number, or 0 for this process without Ray.")] = "auto",
+    video: Annotated[
+        str, typer.Option(help="Which episodes to film: none, failures, first:K or all.")
+    ] = "none",
+    save_actions: Annotated[
+        bool, typer.Option("--save-actions", help="Store executed actions for replay.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Run directory. Default: results/runs/...")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="Join this Ray cluster.")] = None,
+    hang_timeout: Annotated[
+        float, typer.Option(help="Seconds without a sign of life after which a worker is killed.")
+    ] = 180.0,
+    unpinned: Annotated[
+        bool, typer.Option("--unpinned", help="Run on other simulator versions than the suite's.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run, and about how long.")
+    ] = False,
+) -> None:
+    """Roll a policy out on a suite. The same command again goes on where it stopped."""
+    if hang_timeout <= 0:
+        raise UserError(f"--hang-timeout must be positive, not {hang_timeout}.")
+    options = RunOptions(
+        suite=suite,
+        policy=policy,
+        policy_args=tuple(policy_arg or ()),
+        file=file,
+        cells=words(cells),
+        tasks=words(tasks),
+        episodes=episodes,
+        seed=seed,
+        limit=limit,
+        instruction=instruction_source,
+        execute=execute_horizon,
+        workers=workers,
+        video=video,
+        save_actions=save_actions,
+        out=out,
+        ray_address=ray_address,
+        hang_seconds=hang_timeout,
+        unpinned=unpinned,
+    )
+    console = plain_console()
+    if dry_run:
+        _show_plan(dry_plan(options), options, console)
+        return
+    result = run(options, console)
+    console.print(summary(result.records, Counter(key.cell for key in result.missing)))
+    if result.stopped == "interrupted":
+        print("apt-bench: interrupted; the same command goes on from here.", file=sys.stderr)
+    elif result.stopped:
+        print(
+            f"apt-bench: stopped. {result.message}. {len(result.records)} episodes are safe in {result.out}; "
+            "mend it, and the same command goes on from here.",
+            file=sys.stderr,
+        )
+    elif result.missing:
+        print(
+            f"apt-bench: {len(result.missing)} episodes are missing (errors, see episodes.jsonl); "
+            "the same command tries them again.",
+            file=sys.stderr,
+        )
+    if result.records:
+        console.print(
+            f"Next: apt-bench report {shlex.quote(str(result.out))}", highlight=False, soft_wrap=True
+        )
+    raise typer.Exit(result.exit_code)
+
+
+def summary(records: Sequence[EpisodeRecord], missing: Counter[str]) -> Table:
+    """One row per cell: successes, rate with its Wilson 95% interval, coverage."""
+    from apt_bench.stats import wilson  # scipy takes a second to import
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("cell", "successes", "%", "95% interval", "coverage"):
+        table.add_column(heading, justify="left" if heading == "cell" else "right")
+    done = Counter(r.key.cell for r in records)
+    won = Counter(r.key.cell for r in records if r.outcome == "success")
+    for cell in dict.fromkeys([*done, *missing]):
+        k, n = won[cell], done[cell]
+        low, high = wilson(k, n)
+        rate, interval = (f"{100 * k / n:.1f}", f"{100 * low:.1f} to {100 * high:.1f}") if n else ("", "")
+        table.add_row(cell, f"{k}/{n}", rate, interval, f"{100 * n / (n + missing[cell]):.0f}%")
+    return table
+
+
+def _show_plan(plan: Plan, options: RunOptions, console: Console) -> None:
+    todo = Counter(s.key.cell for s in plan.todo)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("cell", "tasks", "episodes", "finished", "to run"):
+        table.add_column(heading, justify="left" if heading == "cell" else "right")
+    for cell in dict.fromkeys(s.key.cell for s in plan.specs):
+        specs = [s for s in plan.specs if s.key.cell == cell]
+        left = todo[cell]
+        tasks = len({s.key.task for s in specs})
+        table.add_row(cell, str(tasks), str(len(specs)), str(len(specs) - left), str(left))
+    console.print(table)
+    cameras = len(plan.policy_spec.cameras)
+    seconds = sum(s.max_steps * (STEP_SECONDS + cameras * IMAGE_SECONDS / plan.execute) for s in plan.todo)
+    workers = (
+        max(1, int(options.workers)) if options.workers != "auto" else auto_workers(cores(), free_memory_gb())
+    )
+    console.print(f"{len(plan.todo)} episodes to run, into {plan.out}", highlight=False, soft_wrap=True)
+    console.print(
+        f"At most about {duration(seconds / workers)} on {workers} worker(s) with software rendering, the policy's own "
+        "time not counted; episodes that succeed end earlier.",
+        highlight=False,
+        soft_wrap=True,
+    )

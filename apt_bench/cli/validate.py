@@ -1,0 +1,45 @@
+"""`apt-bench validate`: is the suite here what the protocol says?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated
+
+import typer
+
+from apt_bench.cli import plain_console
+from apt_bench.errors import UserError
+from apt_bench.suites import load_object, load_suite
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("validate")(validate_command)
+
+
+def validate_command(
+    suite: Annotated[str, typer.Option(help="Name of a shipped suite, or path of a suite's YAML file.")],
+) -> None:
+    """Check a suite's files, sentences and initial states; name every problem. Exit code 1 if there is an error."""
+    chosen = load_suite(suite)
+    console = plain_console()
+    for cell in chosen.cells:  # every task can be listed
+        available = [t for t in chosen.cell_tasks(cell) if not t.unavailable]
+        if not available:
+            console.print(f"unavailable: cell {cell.name}", highlight=False, soft_wrap=True)
+    if chosen.checks is None:
+        raise UserError(f"Suite '{chosen.name}' names no checks, so there is nothing more to validate.")
+    levels: Counter[str] = Counter()
+    for finding in load_object(chosen.checks)(chosen):
+        levels[finding.level] += 1
+        place = "/".join(str(p) for p in (finding.cell, finding.task) if p)
+        init = "" if finding.init is None else f" init {finding.init}"
+        console.print(
+            f"{finding.level}: {place}{init}: {finding.kind}: {finding.message}",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
+    counts = ", ".join(f"{n} {level}" for level, n in sorted(levels.items())) or "no findings"
+    console.print(f"{chosen.name}: {counts}", highlight=False)
+    raise typer.Exit(int(levels["error"] > 0))

@@ -1,0 +1,190 @@
+"""What `apt-bench validate` asks of the LIBERO suites: counts, checksums, versions, sentences, and (slow: every initial
+state is simulated) whether each scene, once settled, is what the BDDL file says."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from apt_bench.envs.libero.bddl import read_bddl
+from apt_bench.envs.libero.catalog import bddl_path, init_path, load_inits, manifest
+from apt_bench.envs.libero.defects import DEFECTS, MEANING
+from apt_bench.envs.libero.manifest import sha256
+from apt_bench.suites import Cell, EpisodeSpec, Suite, Task
+from apt_bench.validation import Finding, Level
+
+if TYPE_CHECKING:
+    from apt_bench.envs.libero.env import LiberoEnv
+
+MAX_WORDS = 30
+DISPLACED = 0.05  # m sideways
+FALLEN = 0.25  # m down; initial states hold things up to 0.15 m above their support
+
+Place = tuple[str, str]  # benchmark, task
+
+
+def checks(suite: Suite, premises: bool = False) -> Iterator[Finding]:
+    """Every finding, suite first, then cell by cell. `premises`: also simulate every initial state of every cell, about
+    0.2 s each; the suites' own seed is used."""
+    yield from _versions(suite)
+    yield from _unavailable(suite)
+    yield from _task_prompts(suite)
+    for cell in suite.cells:
+        tasks = suite.cell_tasks(cell)
+        yield from _files(cell, tasks)
+        for index, task in enumerate(tasks):
+            if not task.unavailable:
+                yield from _prompt(cell, task)
+                yield from _defects(cell, task, index)
+    if premises:
+        yield from _premises(suite)
+
+
+def _versions(suite: Suite) -> Iterator[Finding]:
+    for package, wanted in suite.simulator.items():
+        try:
+            found = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found = "not installed"
+        if found == wanted:
+            yield Finding("ok", "version", f"{package} {found}")
+        else:
+            yield Finding("error", "version", f"{package} is {found}; the protocol means {wanted}")
+
+
+def _unavailable(suite: Suite) -> Iterator[Finding]:
+    """Perturbations of this suite's families that cannot be run, whether or not a cell names them."""
+    used = {cell.args["benchmark"] for cell in suite.cells}
+    benchmarks = manifest()["benchmarks"]
+    perturbed = any(benchmarks[name]["base"] != name for name in used)
+    for name, benchmark in benchmarks.items():
+        if reason := benchmark.get("unavailable") if perturbed or name in used else None:
+            yield Finding("warn", "unavailable", f"{name} cannot be run: {reason}")
+
+
+def _task_prompts(suite: Suite) -> Iterator[Finding]:
+    """The trap of LIBERO-PRO: `task.language` is the file's name, and so the old instruction in `_task` cells."""
+    cells = [c for c in suite.cells if c.args["benchmark"].endswith("_task")]
+    rows = [(cell, task) for cell in cells for task in suite.cell_tasks(cell)]
+    if not rows:
+        return
+    differ = [task.prompts[cell.instruction] != task.prompts["file"] for cell, task in rows]
+    yield Finding(
+        "ok" if all(differ) else "error",
+        "prompt",
+        f"{sum(differ)} of {len(differ)} _task prompts differ from LIBERO's task.language",
+    )
+
+
+def _files(cell: Cell, tasks: Sequence[Task]) -> Iterator[Finding]:
+    name = cell.args["benchmark"]
+    rows = manifest()["benchmarks"][name]["tasks"]
+    bad = 0
+    for task, row in zip(tasks, rows, strict=True):
+        if task.unavailable:
+            continue
+        wanted = ((bddl_path(name, task.name), "bddl_sha256"), (init_path(name, task.name), "init_sha256"))
+        for path, key in wanted:
+            if not path.is_file():
+                problem = f"{path} is missing"
+            elif sha256(path) != row[key]:
+                problem = f"{path} is not the file of the manifest (SHA-256 {row[key][:12]}...)"
+            elif key == "init_sha256" and len(load_inits(name, task.name)) != row["inits"]:
+                problem = f"{path} does not hold {row['inits']} initial states"
+            else:
+                continue
+            bad += 1
+            yield Finding("error", "file", problem, cell.name, task.name)
+    if not bad:
+        count = sum(not task.unavailable for task in tasks)
+        inits = sum(task.inits for task in tasks)
+        message = f"{count} tasks, {inits} initial states; all {2 * count} files match the manifest"
+        yield Finding("ok", "file", message, cell.name)
+
+
+def _prompt(cell: Cell, task: Task) -> Iterator[Finding]:
+    """The sentence that is sent: is it one, and does it ask for what the goal checks?"""
+
+    def finding(level: Level, message: str) -> Finding:
+        return Finding(level, "prompt", f"{message}: '{sent}'", cell.name, task.name)
+
+    sent, old = task.prompts[cell.instruction], task.prompts["file"]
+    benchmark, base = task.args["benchmark"], task.args["base"]
+    goals = [read_bddl(bddl_path(b, task.name)).goal for b in (benchmark, base)]
+    if benchmark == f"{base}_object":  # other looks have other names
+        same_goal = [a.predicate for a in goals[0]] == [a.predicate for a in goals[1]]
+    else:
+        same_goal = set(goals[0]) == set(goals[1])
+    if not cell.stale and cell.instruction == "bddl" and sent == old:
+        yield finding("error", "the perturbed task sends the unperturbed sentence")
+    if not same_goal and cell.instruction == "file" and not cell.stale:
+        yield finding("error", "the goal differs from the unperturbed task's, the sentence does not")
+    if same_goal and benchmark.endswith("_task"):
+        yield finding("error", "the goal is the unperturbed task's")
+    if re.search(r"_|\.bddl|scene ?\d", sent, re.IGNORECASE) or sent != " ".join(sent.split()):
+        yield finding("error", "the sentence carries leftovers of a file name or stray blanks")
+    if re.search(r"\d", sent):
+        yield finding("warn", "the sentence holds a digit")
+    if not sent.isascii():
+        yield finding("warn", "the sentence holds a character outside ASCII")
+    if not 2 <= len(sent.split()) <= MAX_WORDS:
+        yield finding("warn", f"the sentence has {len(sent.split())} words")
+
+
+def _defects(cell: Cell, task: Task, index: int) -> Iterator[Finding]:
+    for init, flags in DEFECTS.get(cell.args["benchmark"], {}).get(index, {}).items():
+        for flag in flags:
+            yield Finding("warn", flag, f"known defect: {MEANING[flag]}", cell.name, task.name, init)
+
+
+def _premises(suite: Suite) -> Iterator[Finding]:
+    from apt_bench.envs.libero.env import LiberoEnv
+
+    env = LiberoEnv()
+    try:
+        for cell in suite.cells:
+            found = 0
+            available = [t for t in suite.cell_tasks(cell) if not t.unavailable]
+            for spec in suite.select(cells=[cell.name], episodes=min(t.inits for t in available)):
+                for kind, message in premise(env, spec):
+                    found += 1
+                    known = kind in spec.flags
+                    level: Level = "warn" if known or kind == "moved" else "error"
+                    text = f"{message} (known)" if known else message
+                    yield Finding(level, kind, text, cell.name, spec.key.task, spec.key.init)
+            if not found:
+                yield Finding("ok", "premise", "every settled scene is what the BDDL file says", cell.name)
+    finally:
+        env.close()
+
+
+def premise(env: LiberoEnv, spec: EpisodeSpec) -> list[tuple[str, str]]:
+    """Settle the scene of an episode and compare: (kind, what is wrong). Kinds: `goal_reached` before the policy acts;
+    `ejected_goal_object` and `moved` (any other thing) thrown or fallen; `premise`, an On or In of the BDDL's start
+    that no longer holds between two things."""
+    env.reset(spec)
+    scene, place = env.scene, (spec.args["benchmark"], spec.args["task"])
+    problem = read_bddl(bddl_path(*place))
+    start = load_inits(*place)[spec.key.init][1:]
+    found: list[tuple[str, str]] = []
+    if all(scene.holds(atom) for atom in problem.goal):
+        found.append(("goal_reached", "the goal holds before the policy acts"))
+    wanted = {*problem.objects_of_interest, *(name for atom in problem.goal for name in atom.args)}
+    for name, thing in scene.objects.items():
+        if not thing.movable:
+            continue
+        address = scene.model.jnt_qposadr[scene.model.body_jntadr[thing.body]]
+        now = scene.data.qpos[address : address + 3]
+        moved, fell = np.linalg.norm(now[:2] - start[address : address + 2]), start[address + 2] - now[2]
+        if moved > DISPLACED or fell > FALLEN:
+            kind = "ejected_goal_object" if name in wanted else "moved"
+            found.append((kind, f"settling moves {name} by {moved:.2f} m sideways and {fell:.2f} m down"))
+    things = {*scene.objects, *(n for n, region in scene.regions.items() if region.parent in scene.objects)}
+    for atom in problem.init:
+        if atom.predicate in ("on", "in") and set(atom.args) <= things and not scene.holds(atom):
+            found.append(("premise", f"{atom} does not hold once the scene has settled"))
+    return found

@@ -1,0 +1,21 @@
+"""Tabletop scenes of our own: rigid pick-place, clutter and composite tasks. Importing this imports no simulator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apt_bench.envs.tabletop.tasks import cell_tasks
+
+__all__ = ["TabletopEnv", "cell_tasks", "checks"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "TabletopEnv":
+        from apt_bench.envs.tabletop.env import TabletopEnv
+
+        return TabletopEnv
+    if name == "checks":
+        from apt_bench.envs.tabletop.audit import checks
+
+        return checks
+    raise AttributeError(name)

@@ -1,0 +1,237 @@
+"""The tabletop environment: a lean MuJoCo loop around one compiled scene per episode."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from apt_bench.envs.base import ACTION_DIM, AGENTVIEW, WRIST, Atom, Observation, Outcome
+from apt_bench.envs.outcome import OutcomeTracker
+from apt_bench.envs.tabletop.camera import SIZE, Renderer, camera_geometry
+from apt_bench.envs.tabletop.osc import GRIPPER_SPEED, OperationalSpaceController
+from apt_bench.envs.tabletop.robots import RobotSpec, robot_spec
+from apt_bench.envs.tabletop.scene import SUBSTEPS, TabletopScene, compile_scene
+from apt_bench.envs.tabletop.specs import SceneSpec, scene_spec
+from apt_bench.errors import UserError, did_you_mean
+from apt_bench.suites import EpisodeSpec
+
+CAMERAS = (AGENTVIEW, WRIST)
+
+
+class TabletopEnv:
+    """See `apt_bench.envs.base.Env`. The robot is `args["robot"]` (`panda` by default, or `ur5e`)."""
+
+    def __init__(self) -> None:
+        self._renderer = Renderer()
+        self.scene: TabletopScene | None = None
+        self._end: tuple[str | None, dict[str, Any]] | None = None
+
+    def reset(
+        self, spec: EpisodeSpec, cameras: tuple[str, ...] = (), privileged: bool = False
+    ) -> Observation:
+        """Build the scene of `spec`, settle it, and observe."""
+        for camera in cameras:
+            if camera not in CAMERAS:
+                raise UserError(f"The tabletop has no camera '{camera}'. {did_you_mean(camera, CAMERAS)}")
+        began = time.perf_counter()
+        self._seconds = {"reset": 0.0, "physics": 0.0, "render": 0.0}
+        self._spec, self._cameras, self._privileged = spec, cameras, privileged
+        robot = str(spec.args.get("robot", "panda"))
+        layout: SceneSpec = scene_spec(spec.args, spec.key.task, spec.key.init, spec.key.seed)
+        self._robot: RobotSpec = robot_spec(robot)
+        self.model, self.data = compile_scene(layout, robot)
+        self.scene = TabletopScene(self.model, self.data, layout, self._robot)
+        self._dof = len(self._robot.home)
+        self._controller = OperationalSpaceController(
+            self.model, self.data, self.scene.robot.grip_site, self._dof, self.data.qpos[: self._dof].copy()
+        )
+        low, high = self.model.actuator_ctrlrange[self._dof :].T
+        self._gripper_centre, self._gripper_half = (low + high) / 2, (high - low) / 2
+        self._gripper = -np.array(self._robot.signs)  # open
+        self._hand = self.model.body("right_hand").id
+        self._steps, self._success, self._end = 0, False, None
+        still = np.zeros(ACTION_DIM)
+        still[-1] = -1
+        for _ in range(spec.settle_steps):
+            self._control(still)
+        mujoco.mj_kinematics(self.model, self.data)
+        self._start_hash = self._hash()
+        self._tracker = OutcomeTracker(self.scene)
+        self._tracker.start()
+        self._progress = Progress(self.scene, spec.max_steps)
+        self._seconds["reset"] = time.perf_counter() - began
+        return self._observe(look=True)
+
+    def step_chunk(self, actions: np.ndarray, look: bool = True) -> Observation:
+        """Execute `actions` (n, 7), stopping early when the episode is done, and observe the state after the last."""
+        began = time.perf_counter()
+        self._live()
+        for action in np.clip(np.asarray(actions, dtype=np.float64), -1, 1):
+            if self.done:
+                break
+            self._control(action)
+            mujoco.mj_kinematics(self.model, self.data)
+            self._steps += 1
+            self._tracker.update(self._steps)
+            self._success = self._progress.update(self._steps)
+        self._seconds["physics"] += time.perf_counter() - began
+        return self._observe(look)
+
+    @property
+    def done(self) -> bool:
+        """Success, or nothing is left to be done, or the step budget is spent."""
+        return self._success or self._progress.over or self._steps >= self._spec.max_steps
+
+    def outcome(self) -> Outcome:
+        """How the episode stands now; failure and events once it is done.
+
+        `events["distance"]`: m from each item to where it should be, seen from above (the paper's own rule is
+        < 0.11); `events["scores"]`: of composite tasks.
+        """
+        scene = self._live()
+        if self.done and self._end is None:
+            failure, events = self._tracker.finish(self._success)
+            pairs = [a for a in scene.all_goals if len(a.args) == 2]
+            events["distance"] = {str(a): round(scene.offset(*a.args), 4) for a in pairs}
+            self._end = failure, events | self._progress.scores()
+        failure, events = self._end or (None, {})
+        return Outcome(
+            success=self._success,
+            done=self.done,
+            steps=self._steps,
+            start_hash=self._start_hash,
+            end_hash=self._hash(),
+            failure=failure,
+            events=events,
+            seconds=dict(self._seconds),
+        )
+
+    def frame(self, camera: str = AGENTVIEW, size: int = SIZE) -> np.ndarray:
+        """uint8 (size, size, 3) of the state as it is now. Does not touch the physics."""
+        self._live()
+        mujoco.mj_camlight(self.model, self.data)
+        return self._renderer.render(self.model, self.data, camera, size)
+
+    def segmentation(self, camera: str = AGENTVIEW, size: int = SIZE) -> tuple[np.ndarray, Mapping[str, int]]:
+        """uint8 (size, size), and the value of each named object in it; 0 is everything else."""
+        scene = self._live()
+        mujoco.mj_camlight(self.model, self.data)
+        geoms = self._renderer.segment(self.model, self.data, camera, size)
+        lookup = np.zeros(self.model.ngeom + 1, dtype=np.uint8)
+        values = {name: k for k, name in enumerate(scene.objects, start=1)}
+        for name, value in values.items():
+            lookup[list(scene.objects[name].geoms)] = value
+        return lookup[geoms], values
+
+    def close(self) -> None:
+        """Free the simulator and its GL context."""
+        self._renderer.free()
+        self.scene = None
+
+    def _live(self) -> TabletopScene:
+        if self.scene is None:
+            raise UserError("This environment has no episode yet. Call reset(spec) first.")
+        return self.scene
+
+    def _control(self, action: np.ndarray) -> None:
+        """One control step of float64 (7,) in [-1, 1]."""
+        model, data = self.model, self.data
+        turn = np.array(self._robot.signs) * GRIPPER_SPEED * np.sign(action[6])
+        for substep in range(SUBSTEPS):
+            mujoco.mj_step1(model, data)
+            if substep == 0:
+                self._controller.set_goal(action)
+            self._gripper = np.clip(self._gripper + turn, -1.0, 1.0)
+            data.ctrl[: self._dof] = self._controller.torques()
+            data.ctrl[self._dof :] = self._gripper_centre + self._gripper_half * self._gripper
+            mujoco.mj_step2(model, data)
+
+    def _observe(self, look: bool) -> Observation:
+        began = time.perf_counter()
+        images: dict[str, np.ndarray] = {}
+        cameras = {}
+        if look and self._cameras:
+            mujoco.mj_camlight(self.model, self.data)
+            for name in self._cameras:
+                images[name] = self._renderer.render(self.model, self.data, name)
+                cameras[name] = camera_geometry(self.model, self.data, name)
+        self._seconds["render"] += time.perf_counter() - began
+        return Observation(
+            images=images,
+            state=self._state(),
+            instruction=self._progress.instruction(self._spec.prompt),
+            episode=self._spec.key.id,
+            step=self._steps,
+            cameras=cameras,
+            scene=self.scene if self._privileged else None,
+        )
+
+    def _state(self) -> np.ndarray:
+        """float32 (8,), as in LIBERO; another gripper reports its opening as the Panda would."""
+        scene = self._live()
+        offset, slope = np.array(self._robot.finger_m).T
+        fingers = offset + slope * self.data.qpos[list(scene.robot.finger_qpos)]
+        return np.concatenate(
+            [self.data.site_xpos[scene.robot.grip_site], axis_angle(self.data.xquat[self._hand]), fingers]
+        ).astype(np.float32)
+
+    def _hash(self) -> str:
+        return hashlib.sha256(self.data.qpos.tobytes()).hexdigest()[:16]
+
+
+class Progress:
+    """Which instruction is due, and which parts of the task are done.
+
+    With several stages, the next instruction comes when the current one's goal holds or its share of the budget is
+    spent. T1, T2: the part held when it was due (in one sentence: at any time). T1+T2: both hold at the end.
+    """
+
+    def __init__(self, scene: TabletopScene, max_steps: int) -> None:
+        self.scene, self.stages = scene, scene.spec.stages
+        self.budget = max_steps // len(self.stages)
+        self.stage, self.began, self.over = 0, 0, False
+        self.parts = [tuple(Atom(p, tuple(a)) for p, *a in part) for part in scene.spec.parts]
+        self.reached: list[int | None] = [None] * len(self.parts)
+        scene.set_stage(0)
+
+    def update(self, step: int) -> bool:
+        """After a control step: whether everything that was asked for holds."""
+        holds = [all(map(self.scene.holds, part)) for part in self.parts]
+        for k, now in enumerate(holds):
+            due = len(self.stages) == 1 or k == self.stage
+            if now and due and self.reached[k] is None:
+                self.reached[k] = step
+        if len(self.stages) > 1:
+            spent = step - self.began >= self.budget
+            if self.stage + 1 < len(self.stages):
+                if holds[self.stage] or spent:
+                    self.stage, self.began = self.stage + 1, step
+                    self.scene.set_stage(self.stage)
+                return False
+            self.over = holds[self.stage]
+        return all(holds)
+
+    def instruction(self, prompt: str) -> str:
+        """The sentence to send now; `prompt` is the first."""
+        return prompt if self.stage == 0 else self.stages[self.stage].instruction
+
+    def scores(self) -> dict[str, Any]:
+        """`scores` and the control step of each part, for tasks with more than one."""
+        if len(self.parts) < 2:
+            return {}
+        done = {f"t{k + 1}": step is not None for k, step in enumerate(self.reached)}
+        both = all(done.values()) and all(self.scene.holds(a) for part in self.parts for a in part)
+        return {"scores": {**done, "_".join(done): both}, "part_steps": self.reached}
+
+
+def axis_angle(quat_wxyz: np.ndarray) -> np.ndarray:
+    """Rotation vector (3,), angle in [0, 2 pi) without a change of sign, as in LIBERO's state."""
+    w = min(1.0, max(-1.0, float(quat_wxyz[0])))
+    sine = math.sqrt(1.0 - w * w)
+    return np.zeros(3) if sine == 0.0 else np.asarray(quat_wxyz[1:] * 2.0 * math.acos(w) / sine)

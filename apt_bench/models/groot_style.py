@@ -1,0 +1,109 @@
+"""The GR00T-style rival: a diffusion transformer that cross-attends to one hidden layer of the VLM.
+
+As in GR00T N1 (arXiv 2503.14734) and starVLA's rendering of it: blocks alternate between cross-attention to the VLM's last
+layer (even) and self-attention among [state, 32 learned tokens, noisy actions] (odd), under adaptive norms on the diffusion
+step. Inputs, outputs and loss are APT's, so that only the architecture varies; Stage 1 hides language keys from the
+cross-attention, Stage 2 shows them, and no blocks are inserted.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from apt_bench.models.attention import (
+    KV,
+    AdaRMSNorm,
+    Attention,
+    FeedForward,
+    NoCode,
+    PositionCode,
+    RMSNorm,
+    attend,
+    attention_mask,
+)
+from apt_bench.models.base import ActionExpert, Context, Memory
+from apt_bench.models.config import ExpertConfig
+from apt_bench.models.inputs import ACTION, RobotState, VLFeatures
+
+LEARNED_TOKENS = 32
+
+
+class CrossAttention(nn.Module):
+    """Attention to a foreign sequence, whose keys and values are computed once."""
+
+    def __init__(self, config: ExpertConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.heads = config.heads
+        self.context_norm = RMSNorm(config.vlm.width)
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(config.vlm.width, 2 * width)
+        self.q_norm, self.k_norm = RMSNorm(config.head_dim), RMSNorm(config.head_dim)
+        self.out = nn.Linear(width, width)
+
+    def remember(self, features: Tensor) -> KV:
+        """(B, L, vlm width) -> keys and values (B, L, heads, head_dim)."""
+        k, v = self.kv(self.context_norm(features)).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        return self.k_norm(k), v
+
+
+class DiTBlock(nn.Module):
+    """Adaptive pre-norm block; with `past` it cross-attends to it, without it attends among its own tokens."""
+
+    def __init__(self, config: ExpertConfig, cross: bool) -> None:
+        super().__init__()
+        width = config.width
+        self.norm1, self.norm2 = AdaRMSNorm(width), AdaRMSNorm(width)
+        self.attn = CrossAttention(config) if cross else Attention(width, config.heads)
+        self.ffn = FeedForward(width)
+
+    def forward(
+        self, x: Tensor, code: PositionCode | None, mask: Tensor, step: Tensor, past: KV | None
+    ) -> tuple[Tensor, KV | None]:
+        """x (B, A, width), mask (B, A, keys)."""
+        h = self.norm1(x, step)
+        attn = self.attn
+        if isinstance(attn, CrossAttention):
+            assert past is not None
+            q = attn.q_norm(attn.q(h).unflatten(-1, (attn.heads, -1)))
+            x = x + attn.out(attend(q, *past, mask, NoCode()))
+        else:
+            x = x + attn.out(attend(*attn.project(h, NoCode()), mask, NoCode()))
+        return x + self.ffn(self.norm2(x, step)), past
+
+
+class GR00TExpert(ActionExpert):
+    """See the module's text. `config.depth` blocks; the released size is 16 x width 768."""
+
+    def __init__(self, config: ExpertConfig) -> None:
+        super().__init__(config, step_index=True)
+        self.learned = nn.Parameter(0.02 * torch.randn(LEARNED_TOKENS, config.width))
+        self.blocks = nn.ModuleList(DiTBlock(config, cross=i % 2 == 0) for i in range(config.depth))
+
+    @property
+    def needed_layers(self) -> tuple[int, ...]:
+        """The last one, before the VLM's final norm (the cross-attention has its own)."""
+        return (self.config.vlm.layers - 1,)
+
+    def observe(self, features: VLFeatures, robot: RobotState, rotation: Tensor | None = None) -> Context:
+        """Compute every cross-attention's keys and values."""
+        robot = robot.recentred(rotation)
+        prefix = self.tokens.prefix(robot)
+        types = self._action_types(robot, prefix.shape[2] + self.config.horizon)
+        own = torch.cat([torch.full_like(types[:, :1], ACTION).expand(-1, LEARNED_TOKENS), types], 1)
+        cross = attention_mask(own, features.token_type, isolated=self.config.stage == 1)
+        among = attention_mask(own, own, isolated=False)
+        seen = features.tap(self.needed_layers[0]).to(self.head.weight.dtype)
+        memory = tuple(
+            Memory(cross, None, block.attn.remember(seen))
+            if isinstance(block.attn, CrossAttention)
+            else Memory(among)
+            for block in self.blocks
+        )
+        return Context(robot, prefix, memory)
+
+    def decode(self, context: Context, x: Tensor, step: Tensor) -> Tensor:
+        """The learned tokens go in front and are dropped again."""
+        x = torch.cat([self.learned.expand(len(x), -1, -1), x], 1)
+        return super().decode(context, x, step)[:, LEARNED_TOKENS:]

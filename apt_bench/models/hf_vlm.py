@@ -1,0 +1,311 @@
+"""Hugging Face vision-language models behind the `VLM` interface: Qwen3-VL, Qwen2.5-VL, PaliGemma, SmolVLM2.
+
+Images are resized and normalised here, as the models' own processors do (the Qwen ones need torchvision), and prompts are
+written out; only the tokenizer comes from the hub. Verified against transformers' own classes in the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from apt_bench.errors import UserError
+from apt_bench.models.config import VLMShape
+from apt_bench.models.inputs import VLFeatures
+from apt_bench.models.vlm import VLM, Prompt, Turn
+
+DEFAULT = "Qwen/Qwen3-VL-2B-Instruct"
+_HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+
+class HFBackbone(VLM):
+    """Shared machinery: run the model without its language head, listening at the decoder layers."""
+
+    normalisation = _HALF  # mean, standard deviation per channel, of pixels in 0 ... 1
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        super().__init__()
+        self.model = model.model if hasattr(model, "lm_head") else model  # the head is never needed
+        self.tokenizer = tokenizer
+        text = self.model.config.get_text_config()
+        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        self.shape = VLMShape(
+            width=text.hidden_size,
+            layers=text.num_hidden_layers,
+            kv_heads=text.num_key_value_heads,
+            head_dim=head_dim,
+            rope_theta=float(text.rope_parameters["rope_theta"]),
+        )
+        self.pad_id = tokenizer.pad_token_id or 0
+        self.set_mode("frozen")
+
+    @property
+    def text_model(self) -> Any:
+        """The language model proper."""
+        return self.model.language_model
+
+    @property
+    def decoder_layers(self) -> nn.ModuleList:
+        """The language model's layers."""
+        return self.text_model.layers
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a piece of prompt, special tokens by name."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def normalised(self, images: list[np.ndarray]) -> Tensor:
+        """uint8 images -> float (n, 3, H, W)."""
+        if not images:
+            return torch.zeros(0, 3, *self.image_size)
+        mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in self.normalisation)
+        return (torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+    def positions(self, prompt: Prompt) -> Tensor:
+        """Rotary positions: (B, L), or whatever the model takes."""
+        return (prompt.present.long().cumsum(1) - 1).clamp(min=0)
+
+    def extra(self, prompt: Prompt) -> dict[str, Tensor]:
+        """Further arguments of the model."""
+        return {}
+
+    def read(self, prompt: Prompt, layers: tuple[int, ...], kv: bool) -> VLFeatures:
+        """phi_0 is the input of the first layer; the features are what each tapped layer hands on.
+
+        Nothing above the last tapped layer is run: the hook behind it stops the forward pass."""
+        heard: dict[int, Tensor] = {}
+        stop_at = None if kv else max(layers, default=-1)
+
+        def catch(layer: int, hidden: Tensor) -> None:
+            heard[layer] = hidden
+            if layer == stop_at:
+                raise _Enough
+
+        followers = [*self.decoder_layers, self.text_model.norm]
+        hooks = [_on_input(followers[0], catch, -1)]
+        for layer in layers:
+            inside = self.tap_inside(layer)
+            hooks.append(
+                _on_output(followers[layer], catch, layer)
+                if inside
+                else _on_input(followers[layer + 1], catch, layer)
+            )
+        position = self.positions(prompt)
+        dtype = next(self.parameters()).dtype
+        pixels = {k: v.to(dtype) if v.is_floating_point() else v for k, v in prompt.pixels.items()}
+        cache: Any = ()
+        try:
+            cache = self.model(
+                input_ids=prompt.ids,
+                attention_mask=prompt.present.long(),
+                position_ids=position,
+                use_cache=kv,
+                **pixels,
+                **self.extra(prompt),
+            ).past_key_values
+        except _Enough:
+            pass
+        finally:
+            for handle in hooks:
+                handle.remove()
+        embeds = heard[-1]
+        return VLFeatures(
+            embeds=embeds,
+            taps=torch.stack([heard[layer] for layer in layers])
+            if layers
+            else embeds.new_zeros(0, *embeds.shape),
+            layers=tuple(layers),
+            token_type=prompt.token_type,
+            view=prompt.view,
+            uv=prompt.uv,
+            kv=tuple((c.keys.transpose(1, 2), c.values.transpose(1, 2)) for c in cache.layers) if kv else (),
+            position=position.amax(0) if position.dim() == 3 else position,
+        )
+
+    def tap_inside(self, layer: int) -> bool:
+        """Whether to tap the layer's own output instead of what the next module receives."""
+        return False
+
+
+class _Enough(Exception):
+    """Thrown by a hook when the last wanted layer has been heard."""
+
+
+def _on_input(module: nn.Module, catch: Callable[[int, Tensor], None], layer: int) -> RemovableHandle:
+    def hook(_: nn.Module, args: tuple, kwargs: dict) -> None:
+        catch(layer, args[0] if args else kwargs["hidden_states"])
+
+    return module.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def _on_output(module: nn.Module, catch: Callable[[int, Tensor], None], layer: int) -> RemovableHandle:
+    def hook(_: nn.Module, args: tuple, out: Any) -> None:
+        catch(layer, out[0] if isinstance(out, tuple) else out)
+
+    return module.register_forward_hook(hook)
+
+
+class QwenVLM(HFBackbone):
+    """Qwen3-VL and Qwen2.5-VL.
+
+    Qwen3-VL adds deep-stack image features behind its first layers. `deepstack_in_taps`: whether a tap there contains that
+    addition, i.e. what the next layer receives. With the transformers version that APT's release was developed on (4.57) it
+    did, because the addition was in place; in 5.x the layer's output does not. Concerns tap 0 only, which Stage 1 never
+    reads; which of the two trained the released weights is unknown.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, side: int | None = None, deepstack_in_taps: bool = True
+    ) -> None:
+        super().__init__(model, tokenizer)
+        config, vision = self.model.config, self.model.config.vision_config
+        self.old = "2_5" in config.model_type
+        self.normalisation = _CLIP if self.old else _HALF
+        self.deepstack_in_taps = deepstack_in_taps
+        self.patch, self.merge = vision.patch_size, vision.spatial_merge_size
+        cell = self.patch * self.merge
+        side = round((side or 256) / cell) * cell
+        self.image_size, self.grid = (side, side), (side // cell, side // cell)
+        self.image_id = config.image_token_id
+        self.brackets = config.vision_start_token_id, config.vision_end_token_id
+
+    def turn(self, text: str) -> Turn:
+        """One user turn, generation prompt on; Qwen2.5's template opens with a system turn."""
+        system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n" if self.old else ""
+        start, end = self.brackets
+        after = self.encode(f"{text}<|im_end|>\n<|im_start|>assistant\n")
+        return Turn(self.encode(f"{system}<|im_start|>user\n"), [start], [end], after)
+
+    def pack(self, images: list[list[np.ndarray]]) -> dict[str, Tensor]:
+        """Patches in the order in which merged tokens leave the tower, each repeated over the temporal patch of 2."""
+        pixels = self.normalised([image for sample in images for image in sample])
+        n, (rows, cols), m, p = len(pixels), self.grid, self.merge, self.patch
+        x = pixels.reshape(n, 1, 3, rows, m, p, cols, m, p).expand(-1, 2, -1, -1, -1, -1, -1, -1, -1)
+        x = x.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(n * rows * m * cols * m, -1)
+        return {
+            "pixel_values": x,
+            "image_grid_thw": torch.tensor([[1, rows * m, cols * m]] * n).reshape(n, 3),
+        }
+
+    def extra(self, prompt: Prompt) -> dict[str, Tensor]:
+        """Which tokens are images, for the 3-D positions."""
+        return {"mm_token_type_ids": (prompt.view >= 0).int()}
+
+    def positions(self, prompt: Prompt) -> Tensor:
+        """(3, B, L): time, height, width."""
+        position, _ = self.model.get_rope_index(
+            prompt.ids,
+            image_grid_thw=prompt.pixels["image_grid_thw"],
+            attention_mask=prompt.present.long(),
+            **self.extra(prompt),
+        )
+        return position
+
+    def tap_inside(self, layer: int) -> bool:
+        """Inside, deep-stack features are not yet added."""
+        return not self.deepstack_in_taps
+
+
+class PaliGemmaVLM(HFBackbone):
+    """PaliGemma: its prompt attends in both directions, so vision sees language unless the prompt is blind."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        super().__init__(model, tokenizer)
+        vision = self.model.config.vision_config
+        rows = vision.image_size // vision.patch_size
+        self.image_size, self.grid = (vision.image_size,) * 2, (rows, rows)
+        self.image_id = self.model.config.image_token_id
+
+    def turn(self, text: str) -> Turn:
+        """Images, then <bos>, the text and a line break."""
+        return Turn([], [], [], [self.tokenizer.bos_token_id, *self.encode(f"{text}\n")])
+
+    def pack(self, images: list[list[np.ndarray]]) -> dict[str, Tensor]:
+        """(all images, 3, H, W)."""
+        return {"pixel_values": self.normalised([image for sample in images for image in sample])}
+
+    def positions(self, prompt: Prompt) -> Tensor:
+        """Counted from 1."""
+        return super().positions(prompt) + 1
+
+    def extra(self, prompt: Prompt) -> dict[str, Tensor]:
+        """Type 0 = prefix, attended in both directions."""
+        return {"token_type_ids": torch.zeros_like(prompt.ids)}
+
+
+class SmolVLM(HFBackbone):
+    """SmolVLM2, one tile per image."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        super().__init__(model, tokenizer)
+        config, vision = self.model.config, self.model.config.vision_config
+        rows = vision.image_size // vision.patch_size // config.scale_factor
+        self.image_size, self.grid = (vision.image_size,) * 2, (rows, rows)
+        self.image_id = config.image_token_id
+
+    @property
+    def text_model(self) -> Any:
+        """The language model proper."""
+        return self.model.text_model
+
+    def turn(self, text: str) -> Turn:
+        """One user turn, generation prompt on."""
+        around = self.encode("<fake_token_around_image>")
+        opening = around + self.encode("<global-img>")
+        return Turn(
+            self.encode("<|im_start|>User:"),
+            opening,
+            around,
+            self.encode(f"{text}<end_of_utterance>\nAssistant:"),
+        )
+
+    def pack(self, images: list[list[np.ndarray]]) -> dict[str, Tensor]:
+        """(B, most images, 3, H, W); the model drops all-zero pictures, which fill up shorter samples."""
+        most = max(len(sample) for sample in images)
+        out = torch.zeros(len(images), most, 3, *self.image_size)
+        for row, sample in zip(out, images, strict=True):
+            row[: len(sample)] = self.normalised(sample)
+        return {"pixel_values": out}
+
+
+_FAMILIES = {
+    "qwen3_vl": QwenVLM,
+    "qwen2_5_vl": QwenVLM,
+    "paligemma": PaliGemmaVLM,
+    "smolvlm": SmolVLM,
+    "idefics3": SmolVLM,
+}
+
+
+def wrap(model: Any, tokenizer: Any, **options: Any) -> HFBackbone:
+    """Put a loaded transformers model behind the interface."""
+    kind = model.config.model_type
+    if kind not in _FAMILIES:
+        raise UserError(f"VLM of type '{kind}' is not supported; use one of {', '.join(sorted(_FAMILIES))}.")
+    return _FAMILIES[kind](model, tokenizer, **options)
+
+
+def load_hf(name: str = DEFAULT, dtype: torch.dtype = torch.float32, **options: Any) -> HFBackbone:
+    """Load by hub id or folder, with sdpa attention. Raises UserError if it cannot be found."""
+    from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, attn_implementation="sdpa")
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        where = (
+            "the folder is there but could not be read"
+            if Path(name).exists()
+            else "no such folder, and the hub gave nothing"
+        )
+        raise UserError(
+            f"VLM '{name}' could not be loaded ({where}: {str(error).splitlines()[0]}). "
+            "Give a folder with a downloaded model, or go online once so that it is cached."
+        ) from error
+    return wrap(model, tokenizer, **options)

@@ -1,0 +1,110 @@
+"""The pi-style rival: action tokens join the VLM's own attention, layer by layer.
+
+As in pi0 (arXiv 2410.24164; openpi): one expert block per VLM layer, whose queries see the VLM's keys and values of that
+layer and the other action tokens. The expert shares the VLM's key-value geometry (heads, head size, rotary code), not its
+weights. Inputs, outputs and loss are APT's, so that only the architecture varies; Stage 1 hides language keys, Stage 2 shows
+them, and no blocks are inserted.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from apt_bench.models.attention import (
+    KV,
+    AdaRMSNorm,
+    FeedForward,
+    NoCode,
+    PositionCode,
+    RMSNorm,
+    attend,
+    attention_mask,
+)
+from apt_bench.models.base import ActionExpert, Context, Memory
+from apt_bench.models.config import ExpertConfig, VLMShape
+from apt_bench.models.inputs import RobotState, VLFeatures
+
+
+class HalfSplitRoPE:
+    """The VLMs' rotary code: channel m pairs with m + head_dim/2, angle position * theta^(-2m/head_dim)."""
+
+    def __init__(self, position: Tensor, head_dim: int, theta: float) -> None:
+        exponent = torch.arange(0, head_dim, 2, device=position.device, dtype=torch.float32) / head_dim
+        angle = position.float()[..., None] * theta**-exponent
+        self.cos, self.sin = angle.cos()[:, :, None], angle.sin()[:, :, None]
+
+    def _turn(self, x: Tensor) -> Tensor:
+        a, b = x.float().chunk(2, -1)
+        return torch.cat([a * self.cos - b * self.sin, b * self.cos + a * self.sin], -1).to(x.dtype)
+
+    def encode(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Before attention."""
+        return self._turn(q), self._turn(k), v
+
+    def decode(self, out: Tensor) -> Tensor:
+        """After attention: nothing to undo."""
+        return out
+
+
+class PiBlock(nn.Module):
+    """A transformer block whose keys and values have the VLM's geometry; queries are grouped over them."""
+
+    def __init__(self, config: ExpertConfig) -> None:
+        super().__init__()
+        vlm, width = config.vlm, config.width
+        self.groups = max(1, config.heads // vlm.kv_heads)
+        self.kv_heads, self.head_dim = vlm.kv_heads, vlm.head_dim
+        q_width, kv_width = self.groups * vlm.kv_heads * vlm.head_dim, vlm.kv_heads * vlm.head_dim
+        self.norm1, self.norm2 = AdaRMSNorm(width), AdaRMSNorm(width)
+        self.q = nn.Linear(width, q_width)
+        self.kv = nn.Linear(width, 2 * kv_width)
+        self.q_norm, self.k_norm = RMSNorm(vlm.head_dim), RMSNorm(vlm.head_dim)
+        self.out = nn.Linear(q_width, width)
+        self.ffn = FeedForward(width)
+
+    def forward(
+        self, x: Tensor, code: PositionCode, mask: Tensor, step: Tensor, past: KV
+    ) -> tuple[Tensor, KV]:
+        """x (B, A, width); past = the VLM's keys and values of this layer, (B, L, kv_heads, head_dim); mask (B, A, L+A)."""
+        h = self.norm1(x, step)
+        q = self.q_norm(self.q(h).unflatten(-1, (-1, self.head_dim)))
+        k, v = self.kv(h).unflatten(-1, (2, self.kv_heads, self.head_dim)).unbind(2)
+        q, k, v = code.encode(q, self.k_norm(k), v)
+        keys, values = (torch.cat([a.to(b.dtype), b], 1) for a, b in zip(past, (k, v), strict=True))
+        x = x + self.out(attend(q, keys, values, mask, code))
+        return x + self.ffn(self.norm2(x, step)), (k, v)
+
+
+class PiExpert(ActionExpert):
+    """See the module's text."""
+
+    needs_kv = True
+
+    def __init__(self, config: ExpertConfig) -> None:
+        super().__init__(config, step_index=True)
+        self.blocks = nn.ModuleList(PiBlock(config) for _ in range(config.depth))
+
+    @property
+    def needed_layers(self) -> tuple[int, ...]:
+        """No outputs: this expert reads keys and values."""
+        return ()
+
+    def observe(self, features: VLFeatures, robot: RobotState, rotation: Tensor | None = None) -> Context:
+        """Take over the VLM's keys and values."""
+        robot = robot.recentred(rotation)
+        prefix = self.tokens.prefix(robot)
+        types = self._action_types(robot, prefix.shape[2] + self.config.horizon)
+        everyone = torch.cat([features.token_type, types], 1)
+        mask = attention_mask(types, everyone, isolated=self.config.stage == 1)
+        code = self._code(features, prefix, self.config.vlm)
+        return Context(robot, prefix, tuple(Memory(mask, code, kv) for kv in features.kv))
+
+    def _code(self, features: VLFeatures, prefix: Tensor, vlm: VLMShape) -> PositionCode:
+        """Action tokens stand right behind the last visual token, whatever text follows it: a prior's positions must not
+        tell how long the instruction is."""
+        if vlm.rope_theta is None or features.position is None:
+            return NoCode()
+        last = torch.where(features.is_visual, features.position, 0).amax(1, keepdim=True)
+        index = self._action_index(prefix.shape[1], prefix.shape[2], self.config.horizon, last.device)
+        return HalfSplitRoPE(last + 1 + index, vlm.head_dim, vlm.rope_theta)

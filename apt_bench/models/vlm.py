@@ -1,0 +1,180 @@
+"""One interface over vision-language models: a prompt in, embeddings and tapped layer features out.
+
+The prompt is one user turn: the images of the present views in a fixed order, then the instruction, in the model's own
+chat template, padded on the left. Views come first, so a causal model's visual features hold no language; to make a
+prior blind to language with any model (PaliGemma attends both ways), prepare its prompts with `blind=True`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from apt_bench.errors import UserError
+from apt_bench.models.config import VLMShape
+from apt_bench.models.inputs import LANGUAGE, PAD, VISION, TensorRecord, VLFeatures
+from apt_bench.models.lora import add_lora, merge_lora
+
+VLMMode = Literal["frozen", "lora", "full"]
+Views = Sequence[np.ndarray | None]  # uint8 (H, W, 3) per camera, None where a camera is missing
+
+
+@dataclass(frozen=True)
+class Prompt(TensorRecord):
+    """Tokenised prompts. ids (B, L); token_type, view (B, L) and uv (B, L, 2) as in `VLFeatures`; `present` (B, L) bool
+    = not padding; `pixels` what the vision tower eats, by the model's own argument names."""
+
+    ids: Tensor
+    present: Tensor
+    token_type: Tensor
+    view: Tensor
+    uv: Tensor
+    pixels: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The token ids around the images: `before`, then `opening` + visual tokens + `closing` per view, then `after`."""
+
+    before: list[int]
+    opening: list[int]
+    closing: list[int]
+    after: list[int]
+
+
+def letterbox(
+    image: np.ndarray, height: int, width: int
+) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+    """Scale to fit, keeping the aspect, with black bars. Returns the image and (left, top, right, bottom) of the true
+    picture, in fractions of it. Downscaling averages areas; upscaling is bicubic."""
+    h, w = image.shape[:2]
+    scale = min(height / h, width / w)
+    new_h, new_w = round(h * scale), round(w * scale)
+    top, left = (height - new_h) // 2, (width - new_w) // 2
+    box = (left / width, top / height, (left + new_w) / width, (top + new_h) / height)
+    if (h, w) == (height, width):
+        return image, box
+    how = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
+    out = np.zeros((height, width, 3), np.uint8)
+    out[top : top + new_h, left : left + new_w] = np.asarray(
+        Image.fromarray(image).resize((new_w, new_h), how)
+    )
+    return out, box
+
+
+class VLM(nn.Module, ABC):
+    """A vision-language model as the experts see it."""
+
+    shape: VLMShape
+    image_size: tuple[int, int]  # height, width that the vision tower gets
+    grid: tuple[int, int]  # rows, columns of visual tokens per view
+    image_id: int
+    pad_id: int
+    mode: VLMMode = "frozen"
+
+    @property
+    @abstractmethod
+    def decoder_layers(self) -> nn.ModuleList:
+        """The language model's layers."""
+
+    @abstractmethod
+    def turn(self, text: str) -> Turn:
+        """The chat template around images and `text`."""
+
+    @abstractmethod
+    def pack(self, images: list[list[np.ndarray]]) -> dict[str, Tensor]:
+        """Images per sample, uint8 (*image_size, 3), as the vision tower's arguments."""
+
+    @abstractmethod
+    def read(self, prompt: Prompt, layers: tuple[int, ...], kv: bool) -> VLFeatures:
+        """Run the model as far up as `layers` ask (all the way for `kv`)."""
+
+    def prepare(self, views: Sequence[Views], instructions: Sequence[str], blind: bool = False) -> Prompt:
+        """Tokenise a batch, on the CPU. `blind` leaves the instructions out, so that nothing downstream can know them."""
+        rows, cols = self.grid
+        v, u = np.meshgrid((np.arange(rows) + 0.5) / rows, (np.arange(cols) + 0.5) / cols, indexing="ij")
+        centre = np.stack([u, v], -1).reshape(-1, 2)
+        half = np.array([0.5 / cols, 0.5 / rows])
+        samples, pixels = [], []
+        for cameras, instruction in zip(views, instructions, strict=True):
+            turn = self.turn("" if blind else instruction)
+            ids, kinds, view, uv = list(turn.before), [LANGUAGE] * len(turn.before), [], []
+            view = [-1] * len(ids)
+            uv = [np.zeros((len(ids), 2))]
+            fitted = []
+            for index, image in enumerate(cameras):
+                if image is None:
+                    continue
+                picture, (left, top, right, bottom) = letterbox(_checked(image, index), *self.image_size)
+                fitted.append(picture)
+                low, high = np.array([left, top]), np.array([right, bottom])
+                seen = ((centre + half > low) & (centre - half < high)).all(-1)  # one true pixel suffices
+                ids += turn.opening + [self.image_id] * len(centre) + turn.closing
+                kinds += [LANGUAGE] * len(turn.opening) + np.where(seen, VISION, PAD).tolist()
+                kinds += [LANGUAGE] * len(turn.closing)
+                view += [-1] * len(turn.opening) + [index] * len(centre) + [-1] * len(turn.closing)
+                uv += [
+                    np.zeros((len(turn.opening), 2)),
+                    (centre - low) / (high - low),
+                    np.zeros((len(turn.closing), 2)),
+                ]
+            ids, kinds, view = (
+                ids + turn.after,
+                kinds + [LANGUAGE] * len(turn.after),
+                view + [-1] * len(turn.after),
+            )
+            uv.append(np.zeros((len(turn.after), 2)))
+            samples.append((ids, kinds, view, np.concatenate(uv)))
+            pixels.append(fitted)
+        L = max(len(ids) for ids, *_ in samples)
+
+        def left_pad(rows: list, fill: int) -> Tensor:
+            return torch.tensor([[fill] * (L - len(row)) + list(row) for row in rows])
+
+        ids = left_pad([s[0] for s in samples], self.pad_id)
+        present = left_pad([[1] * len(s[0]) for s in samples], 0).bool()
+        where = np.stack([np.pad(s[3], ((L - len(s[3]), 0), (0, 0))) for s in samples])
+        return Prompt(
+            ids=ids,
+            present=present,
+            token_type=left_pad([s[1] for s in samples], PAD),
+            view=left_pad([s[2] for s in samples], -1),
+            uv=torch.from_numpy(where).float(),
+            pixels=self.pack(pixels),
+        )
+
+    def forward(self, prompt: Prompt, layers: tuple[int, ...], kv: bool = False) -> VLFeatures:
+        """Features of `prompt` at the decoder layers `layers` (and all keys and values, if `kv`)."""
+        with torch.no_grad() if self.mode == "frozen" else nullcontext():
+            return self.read(prompt, layers, kv)
+
+    def set_mode(self, mode: VLMMode) -> None:
+        """frozen: nothing trains. lora: adapters in every linear of the decoder layers train. full: everything does."""
+        if mode not in ("frozen", "lora", "full"):
+            raise UserError(f"VLM mode '{mode}' is unknown; it must be frozen, lora or full.")
+        merge_lora(self.decoder_layers)
+        self.mode = mode
+        self.requires_grad_(mode == "full")
+        if mode == "lora":
+            add_lora(self.decoder_layers)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> VLM:
+        """As usual, but a frozen model stays in evaluation mode."""
+        return super().train(mode and self.mode != "frozen")
+
+
+def _checked(image: np.ndarray, index: int) -> np.ndarray:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise UserError(
+            f"Image of view {index} is {image.dtype} {tuple(image.shape)}; it must be uint8 (height, width, 3)."
+        )
+    return image

@@ -1,0 +1,84 @@
+"""Ways through the air: over and around what stands there, within reach."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import grey_dilation
+
+from apt_bench.policies.oracle.geometry import World
+
+CELL = 0.01  # m
+MARGIN = 0.3  # m around everything
+STRIDE = 0.03  # m between waypoints
+CLEARANCE = 0.03  # m above what is passed over
+PALM_RADIUS, PALM_HEIGHT = 0.11, 0.045  # of the palm around and above the finger tips
+NEAR = 0.93  # share of the arm's length from which on it is hard to control
+SIDESTEPS = (0.0, 0.06, -0.06, 0.12, -0.12, 0.2, -0.2, 0.3, -0.3)
+
+
+@dataclass(frozen=True)
+class HeightMap:
+    """Highest obstacle point in each cell of a horizontal grid."""
+
+    corner: np.ndarray
+    heights: np.ndarray
+
+    @staticmethod
+    def of(points: np.ndarray, surface: float, extra: np.ndarray) -> HeightMap:
+        """From obstacle points (n, 3); the grid covers them and `extra` (m, 2)."""
+        plane = np.concatenate([points[:, :2], extra])
+        corner = plane.min(0) - MARGIN
+        shape = np.ceil((plane.max(0) + MARGIN - corner) / CELL).astype(int) + 1
+        heights = np.full(shape, surface)
+        cells = ((points[:, :2] - corner) / CELL).astype(int)
+        np.maximum.at(heights, (cells[:, 0], cells[:, 1]), points[:, 2])
+        return HeightMap(corner, heights)
+
+    def grown(self, radius: float) -> HeightMap:
+        """Each cell takes the highest value within `radius`."""
+        n = int(np.ceil(radius / CELL))
+        grid = np.arange(-n, n + 1)
+        disc = grid[:, None] ** 2 + grid[None] ** 2 <= (radius / CELL) ** 2
+        return HeightMap(self.corner, grey_dilation(self.heights, footprint=disc))
+
+    def at(self, xy: np.ndarray) -> np.ndarray:
+        """Heights at (n, 2)."""
+        cells = ((xy - self.corner) / CELL).astype(int)
+        cells = np.clip(cells, 0, np.array(self.heights.shape) - 1)
+        return self.heights[cells[:, 0], cells[:, 1]]
+
+
+def plan(
+    world: World, end: np.ndarray, obstacles: np.ndarray, hang: float = 0.01, radius: float = 0.06
+) -> list[np.ndarray]:
+    """Waypoints of the finger tips from here to `end` (3,), for a load that reaches `hang` below and `radius` around
+    them: straight, or by a side step where that is lower and within reach."""
+    start = world.grip
+    base = HeightMap.of(obstacles, world.surface, np.stack([start[:2], end[:2]]))
+    load, palm = base.grown(radius), base.grown(PALM_RADIUS)
+    best: tuple[float, list[np.ndarray]] | None = None
+    way = end[:2] - start[:2]
+    side = np.array([-way[1], way[0]]) / max(float(np.linalg.norm(way)), 1e-6)
+    for offset in SIDESTEPS if np.linalg.norm(way) > 0.08 else (0.0,):
+        for share in (0.5,) if offset == 0 else (0.2, 0.5, 0.8):
+            middle = start[:2] + share * way + offset * side
+            track = np.concatenate([_line(start[:2], middle), _line(middle, end[:2])[1:]])
+            need = np.maximum(load.at(track) + hang, palm.at(track) - PALM_HEIGHT) + CLEARANCE
+            need = np.maximum(need, np.linspace(start[2], end[2], len(track)))
+            need[-1] = end[2]
+            length = float(np.linalg.norm(np.diff(track, axis=0), axis=1).sum())
+            beyond = sum(
+                max(0.0, world.stretch(np.array([*xy, z])) - NEAR) for xy, z in zip(track, need, strict=True)
+            )
+            cost = length + 1.5 * float(need.max()) + 10 * beyond
+            if best is None or cost < best[0] - 1e-9:
+                best = cost, [np.array([*xy, z]) for xy, z in zip(track, need, strict=True)]
+    assert best is not None
+    return best[1]
+
+
+def _line(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    n = max(1, int(np.ceil(np.linalg.norm(b - a) / STRIDE)))
+    return a + (b - a) * np.linspace(0, 1, n + 1)[:, None]

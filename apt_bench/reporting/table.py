@@ -1,0 +1,282 @@
+"""One table, written as CSV (every number), Markdown, LaTeX (booktabs) and HTML."""
+
+from __future__ import annotations
+
+import csv
+import html
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from apt_bench.stats import Estimate
+
+NONE = "–"
+"""Printed where there is no value: not run, not reported, unknown."""
+
+PUBLISHED = "†"
+"""Marks what was copied from a paper and not measured here."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A success rate, or a difference of two (`signed`), as a fraction with its 95% interval; nan = unknown.
+
+    `k`/`n`: counts where there are any. `mark`: a footnote sign behind the value.
+    """
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    k: int | None = None
+    n: int | None = None
+    mark: str = ""
+    signed: bool = False
+    counts: bool = False  # print k/n instead of percent
+
+    @staticmethod
+    def of(estimate: Estimate, **rest: object) -> Rate:
+        """From an estimate of `stats`."""
+        return Rate(*estimate, **rest)  # type: ignore[arg-type]
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a value."""
+        return not math.isnan(self.value)
+
+    def text(self, minus: str = "−") -> str:
+        """The value in percent (without the sign %), or successes/trials."""
+        if not self.known:
+            return NONE
+        if self.counts and self.k is not None:
+            return f"{self.k}/{self.n}{self.mark}"
+        return percent(self.value, self.signed, minus) + self.mark
+
+    def interval(self, minus: str = "−") -> str:
+        """`57–66`, or nothing."""
+        if not self.known or math.isnan(self.low):
+            return ""
+        dash = " to " if self.signed else "–"
+        return dash.join(percent(x, self.signed, minus) for x in (self.low, self.high))
+
+
+def percent(fraction: float, signed: bool = False, minus: str = "−") -> str:
+    """In percent, no decimals; a difference with its sign, and one decimal below 10 points."""
+    value = 100 * fraction
+    if not signed:
+        return f"{value:.0f}" if value == 0 or 0.5 <= value < 99.5 or value == 100 else f"{value:.1f}"
+    text = f"{abs(value):.1f}" if abs(value) < 9.95 else f"{abs(value):.0f}"
+    return text if float(text) == 0 else (minus if value < 0 else "+") + text
+
+
+Value = Rate | str | float | int | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """`group` is printed once above neighbouring columns that share it."""
+
+    key: str
+    label: str
+    group: str = ""
+    align: Literal["left", "right", "center"] = "center"
+
+
+@dataclass(frozen=True)
+class Row:
+    """`kind`: published rows are printed apart and marked."""
+
+    values: Mapping[str, Value]
+    kind: Literal["measured", "published", "plain"] = "plain"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of values under columns, with what a reader must know below it."""
+
+    name: str  # file name
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    notes: Sequence[str] = field(default_factory=tuple)
+    heat: bool = False  # colour rates by value
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """Header groups and how many columns each spans."""
+        found: list[tuple[str, int]] = []
+        for column in self.columns:
+            if found and column.group and found[-1][0] == column.group:
+                found[-1] = (column.group, found[-1][1] + 1)
+            else:
+                found.append((column.group, 1))
+        return found
+
+    @property
+    def grouped(self) -> bool:
+        """Whether there is a second header line."""
+        return any(g for g, _ in self.groups)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether published and measured rows stand together, or anything is published."""
+        return any(r.kind == "published" for r in self.rows)
+
+
+def plain(value: Value) -> str:
+    """A value as text, intervals in brackets."""
+    if value is None:
+        return NONE
+    if isinstance(value, Rate):
+        interval = value.interval()
+        return value.text() + (f" [{interval}]" if interval else "")
+    if isinstance(value, float):
+        return NONE if math.isnan(value) else f"{value:.3g}"
+    return str(value)
+
+
+def write(table: Table, folder: Path) -> list[Path]:
+    """`NAME.csv`, `NAME.md`, `NAME.tex` in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{table.name}.{kind}" for kind in ("csv", "md", "tex")]
+    with open(paths[0], "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(csv_rows(table))
+    paths[1].write_text(markdown(table), encoding="utf-8")
+    paths[2].write_text(latex(table), encoding="utf-8")
+    return paths
+
+
+def csv_rows(table: Table) -> list[list[str]]:
+    """Header and rows; a rate becomes percent, low, high, successes, n as far as anything in its column has them."""
+    parts: list[tuple[Column, list[str]]] = []
+    for column in table.columns:
+        rates = [r.values.get(column.key) for r in table.rows]
+        found = [v for v in rates if isinstance(v, Rate)]
+        names = ["value"] if found else [""]
+        names += ["low", "high"] if any(not math.isnan(v.low) for v in found) else []
+        names += ["k", "n"] if any(v.k is not None for v in found) else []
+        parts.append((column, names))
+    header = [c.key + (f"_{n}" if n not in ("", "value") else "") for c, names in parts for n in names]
+    rows = [[*(["source"] if table.mixed else []), *header]]
+    for row in table.rows:
+        line: list[str] = [row.kind] if table.mixed else []
+        for column, names in parts:
+            value = row.values.get(column.key)
+            line += [_csv(value, n) for n in names]
+        rows.append(line)
+    return rows
+
+
+def _csv(value: Value, part: str) -> str:
+    if isinstance(value, Rate):
+        if part in ("k", "n"):
+            number = getattr(value, part)
+            return "" if number is None else str(number)
+        fraction = getattr(value, part or "value")
+        return "" if math.isnan(fraction) else f"{100 * fraction:.4g}"
+    if part not in ("", "value") or value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return str(value)
+
+
+def markdown(table: Table) -> str:
+    """A pipe table with its title and notes."""
+    heads = [f"{c.group} {c.label}".strip() for c in table.columns]
+    rule = {"left": ":---", "right": "---:", "center": ":---:"}
+    lines = [f"**{table.title}**", "", _pipes(heads), _pipes([rule[c.align] for c in table.columns])]
+    lines += [_pipes([plain(r.values.get(c.key)) for c in table.columns]) for r in table.rows]
+    return "\n".join([*lines, *([""] if table.notes else []), *(f"{n}  " for n in table.notes)]) + "\n"
+
+
+def _pipes(values: Sequence[str]) -> str:
+    return "| " + " | ".join(v.replace("\n", " ").replace("|", "\\|") for v in values) + " |"
+
+
+_TEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "—": "---", "−": "$-$", "±": r"$\pm$",
+    "†": r"$^\dagger$", "‡": r"$^\ddagger$", "→": r"$\to$", "×": r"$\times$", "≥": r"$\geq$", "≤": r"$\leq$",
+    "✓": r"\checkmark{}", "·": r"\textperiodcentered{}", "<": r"\textless{}", ">": r"\textgreater{}", "π": r"$\pi$",
+    "Δ": r"$\Delta$", "’": "'", "“": "``", "”": "''", "…": r"\ldots{}", "\n": " ",
+}  # fmt: skip
+
+
+def tex(text: str) -> str:
+    """Escaped for LaTeX. What plain LaTeX cannot set becomes a question mark."""
+    return "".join(_TEX.get(c, c if c.isascii() and c.isprintable() else "?") for c in text)
+
+
+def latex(table: Table) -> str:
+    """A `table` environment for `booktabs` (and `amssymb` where there are ticks). Intervals stand small in brackets."""
+    align = "".join({"left": "l", "right": "r", "center": "c"}[c.align] for c in table.columns)
+    lines = [r"% needs \usepackage{booktabs,amssymb}", r"\begin{table}[t]", r"\centering", r"\small"]
+    lines += [rf"\begin{{tabular}}{{{align}}}", r"\toprule"]
+    if table.grouped:
+        heads, rules, at = [], [], 1
+        for group, span in table.groups:
+            heads.append(rf"\multicolumn{{{span}}}{{c}}{{{tex(group)}}}" if group else "")
+            rules.append(rf"\cmidrule(lr){{{at}-{at + span - 1}}}" if group else "")
+            at += span
+        lines += [" & ".join(heads) + r" \\", "".join(rules)]
+    lines += [" & ".join(tex(c.label) for c in table.columns) + r" \\", r"\midrule"]
+    before = table.rows[0].kind if table.rows else "plain"
+    for row in table.rows:
+        if row.kind != before:
+            lines.append(r"\midrule")
+        before = row.kind
+        lines.append(" & ".join(_tex(row.values.get(c.key)) for c in table.columns) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    notes = " ".join(tex(n) for n in table.notes)
+    lines += [
+        rf"\caption{{{tex(table.title)}. {notes}}}".replace(". }", ".}"),
+        rf"\label{{tab:{_slug(table.name)}}}",
+    ]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def _tex(value: Value) -> str:
+    if isinstance(value, Rate):
+        interval = value.interval()
+        return tex(value.text()) + (rf" {{\scriptsize [{tex(interval)}]}}" if interval else "")
+    return tex(plain(value))
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower())
+
+
+def html_table(table: Table) -> str:
+    """A `<table>` with two header lines where columns are grouped."""
+    out = [f'<table class="data{" heat" if table.heat else ""}">', "<thead>"]
+    if table.grouped:
+        spans = (
+            f'<th colspan="{span}" scope="colgroup"{" class=group" if g else ""}>{html.escape(g)}</th>'
+            for g, span in table.groups
+        )
+        out.append("<tr>" + "".join(spans) + "</tr>")
+    out.append(
+        "<tr>"
+        + "".join(f'<th scope="col" class="{c.align}">{html.escape(c.label)}</th>' for c in table.columns)
+    )
+    out.append("</tr></thead><tbody>")
+    before = None
+    for row in table.rows:
+        edge = " edge" if before not in (None, row.kind) else ""
+        before = row.kind
+        cells = "".join(_html(row.values.get(c.key), c, table.heat) for c in table.columns)
+        out.append(f'<tr class="{row.kind}{edge}">{cells}</tr>')
+    return "\n".join([*out, "</tbody></table>"])
+
+
+def _html(value: Value, column: Column, heat: bool) -> str:
+    if not isinstance(value, Rate):
+        return f'<td class="{column.align}">{html.escape(plain(value))}</td>'
+    interval, style, title = value.interval(), "", ""
+    if value.n is not None:
+        title = f' title="{value.k} of {value.n}"'
+    if heat and value.known and not value.signed:
+        style = f' style="--v:{100 * value.value:.0f}%"'
+    small = f"<small>{html.escape(interval)}</small>" if interval else ""
+    return f'<td class="{column.align}"{title}{style}>{html.escape(value.text())}{small}</td>'

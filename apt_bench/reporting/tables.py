@@ -1,0 +1,266 @@
+"""The headline tables, in the paper's shapes: measured rows first, the paper's own rows below and marked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+
+from apt_bench.reporting.data import (
+    COVERAGE_GATE,
+    CellSummary,
+    Run,
+    cell_label,
+    cell_summaries,
+    differing,
+    find_suite,
+    macro_average,
+)
+from apt_bench.reporting.published import SOURCE, PublishedRow, published
+from apt_bench.reporting.table import NONE, PUBLISHED, Column, Rate, Row, Table, Value
+from apt_bench.stats import wilson
+
+PUBLISHED_NOTE = f"{PUBLISHED} Published in {SOURCE}, not measured here; no intervals are given there."
+INTERVAL_NOTE = "Success in %, in brackets Wilson 95% intervals."
+AVERAGE_NOTE = "Avg is the mean of the cells, with a task-clustered bootstrap interval."
+SHORT = "*"
+TICKS = {"knowledge_insulation": "KI", "two_stage": "2-Stage", "finetune_vlm": "Ft VLM"}
+SCORES = {"t1": "T1", "t2": "T2", "t1_t2": "T1+T2"}
+_LAYOUT = {"rigid_pick_place": "rigid_pick_place.csv", "composite": "compositional.csv"}
+
+
+def suite_tables(runs: Sequence[Run], suite: str, with_published: bool = True) -> list[Table]:
+    """The headline table of a suite, and one of its other cells where there are records of any."""
+    keys = {key for run in runs for key in run.asked if key[0] == suite}
+    known = find_suite(suite)
+    headline = [c.name for c in known.cells if c.headline] if known else sorted(c for _, c in keys)
+    others = sorted({c for _, c in keys} - set(headline), key=lambda c: cell_label(suite, c))
+    if suite == "composite":
+        return [composite_table(runs, headline, with_published)]
+    mine = [r for r in runs if any(s == suite for s, _ in r.asked)]
+    source = known.published if known and known.published else _LAYOUT.get(suite)
+    rows = published(source) if with_published and source else []
+    title = known.title if known else suite
+    tables = []
+    if not mine or any(c in headline for _, c in keys):
+        average = not rows or "avg" in rows[0].text  # Table 2 of the paper has none
+        tables.append(_headline(mine, suite, headline, rows, title, average))
+    if others:
+        some = [r for r in mine if any((suite, c) in r.asked for c in others)]
+        tables.append(_headline(some, suite, others, [], f"{title}: other cells", False, "_other"))
+    return tables
+
+
+def _headline(
+    runs: Sequence[Run],
+    suite: str,
+    cells: Sequence[str],
+    rows: Sequence[PublishedRow],
+    title: str,
+    average: bool = True,
+    name: str = "",
+) -> Table:
+    labels = {c: split_label(cell_label(suite, c)) for c in cells}
+    shared = [group for group, _ in labels.values()]
+    columns = [Column("method", "Method", align="left")]
+    if len({r.protocol_id for r in runs}) > 1:
+        columns.append(Column("protocol", "Protocol"))
+    ticks = [t for t in TICKS if any(t in r.text for r in rows)]
+    columns += [Column(t, TICKS[t]) for t in ticks]
+    for cell, (group, word) in labels.items():
+        both = shared.count(group) > 1 and group
+        columns.append(Column(cell, word if both else cell_label(suite, cell), group if both else ""))
+    if average:
+        columns.append(Column("avg", "Avg"))
+    body = [_measured(run, suite, cells, average, ticks) for run in runs]
+    body += [_published(row, cells, ticks) for row in rows]
+    notes = [INTERVAL_NOTE, *([AVERAGE_NOTE] if average else [])] if runs else []
+    notes += [PUBLISHED_NOTE] if rows else []
+    if any(isinstance(v, Rate) and SHORT in v.mark for r in body for v in r.values.values()):
+        notes.append(f"{SHORT} Fewer episodes than were asked for; see what is missing.")
+    if average and any(r.kind == "measured" and r.values["avg"] is None for r in body):
+        notes.append(f"No average where a cell is below {COVERAGE_GATE:.0%} of its episodes.")
+    return Table(suite + name, title, columns, body, tuple(notes + _protocol_notes(runs)))
+
+
+def split_label(label: str) -> tuple[str, str]:
+    """`Spatial Task (stale prompt)` as its group and the rest."""
+    group, _, word = label.partition(" ")
+    return (group, word) if word else ("", label)
+
+
+def _measured(run: Run, suite: str, cells: Sequence[str], average: bool, ticks: Sequence[str]) -> Row:
+    summaries = {c: s for (name, c), s in cell_summaries(run).items() if name == suite}
+    values: dict[str, Value] = {"method": run.label, "protocol": run.protocol_id}
+    values |= {t: _tick(run.policy.get(t)) for t in ticks}
+    for cell in cells:
+        values[cell] = cell_rate(summaries.get(cell))
+    if average:
+        covered = all(c in summaries and summaries[c].covered for c in cells)
+        part = run.frame[(run.frame.suite == suite) & run.frame.cell.isin(cells)]
+        values["avg"] = Rate.of(macro_average(part)) if covered and cells else None
+    return Row(values, "measured")
+
+
+def cell_rate(summary: CellSummary | None, counts: bool = False) -> Value:
+    """A cell's rate with its interval; words where there is nothing to divide."""
+    if summary is None:
+        return None
+    if summary.done == 0:
+        return "n/a" if summary.unavailable and not summary.asked else None
+    return Rate(
+        *summary.rate,
+        k=summary.successes,
+        n=summary.done,
+        mark="" if summary.covered else SHORT,
+        counts=counts,
+    )
+
+
+def _published(row: PublishedRow, cells: Sequence[str], ticks: Sequence[str]) -> Row:
+    values: dict[str, Value] = {"method": f"{row.method} {PUBLISHED}"}
+    for tick in ticks:
+        word = row.text.get(tick, "")
+        values[tick] = _tick(word == "1" if word else None)
+    known = [row.number(c) / 100 for c in cells]
+    values |= {c: Rate(v) for c, v in zip(cells, known, strict=True)}
+    values["avg"] = Rate(row.number("avg") / 100)
+    return Row(values, "published")
+
+
+def _tick(value: object) -> Value:
+    if value is None or value == "":
+        return "?"
+    return "✓" if value else NONE
+
+
+def _protocol_notes(runs: Sequence[Run]) -> list[str]:
+    first = runs[0] if runs else None
+    notes = []
+    for run in runs[1:]:
+        if first and run.protocol_id != first.protocol_id:
+            knobs = differing(_bare(run), _bare(first))
+            shown = "; ".join(knobs[:6]) + (f"; and {len(knobs) - 6} more" if len(knobs) > 6 else "")
+            notes.append(
+                f"Protocol {run.protocol_id} ({run.label}) is not {first.protocol_id} ({first.label}): {shown}. "
+                "Scores under different protocols are not comparable."
+            )
+    return notes
+
+
+def _bare(run: Run) -> dict[str, object]:
+    return {k: v for k, v in run.protocol.items() if k != "hash"}
+
+
+def composite_table(runs: Sequence[Run], cells: Sequence[str], with_published: bool = True) -> Table:
+    """Two instructions in one episode: success of the first, of the second, and of both, by mode."""
+    rows = published(_LAYOUT["composite"]) if with_published else []
+    names = list(cells) or [*dict.fromkeys(r.text["mode"] for r in rows)]
+    columns = [Column("method", "Method", align="left")]
+    columns += [
+        Column(f"{c}.{s}", word, cell_label("composite", c)) for c in names for s, word in SCORES.items()
+    ]
+    body = []
+    for run in runs:
+        mine = run.frame[(run.frame.suite == "composite") & run.frame.done]
+        if len(mine):
+            values: dict[str, Value] = {"method": run.label}
+            for cell in names:
+                part = mine[mine.cell == cell]
+                values |= {f"{cell}.{s}": score_rate(part, s) for s in SCORES}
+            body.append(Row(values, "measured"))
+    for row in rows:
+        body.append(
+            Row(
+                {
+                    "method": f"{row.method} {PUBLISHED}",
+                    **{f"{row.text['mode']}.{s}": Rate(row.number(s) / 100) for s in SCORES},
+                },
+                "published",
+            )
+        )
+    notes = (
+        ["Success in %, in brackets Wilson 95% intervals."] if any(r.kind == "measured" for r in body) else []
+    )
+    if rows:
+        notes += [PUBLISHED_NOTE, f"{NONE} The text of the paper does not state this value."]
+    return Table("composite", "Compositional tasks", columns, body, tuple(notes))
+
+
+def score_rate(part: pd.DataFrame, score: str) -> Rate:
+    """Share of episodes that reached a part of the task; the outcome stands for `t1_t2` where no scores are."""
+    column = f"score_{score}"
+    if column in part and part[column].notna().any():
+        reached = part[column].dropna() >= 1
+    elif score == "t1_t2" and len(part):
+        reached = part.success
+    else:
+        return Rate(math.nan)
+    k, n = int(reached.sum()), len(reached)
+    return Rate(k / n, *wilson(k, n), k=k, n=n)
+
+
+REAL = {
+    "pick_place": ("Pick-Place", "real_pick_place", ("so", "uo", "uouc", "uoucue")),
+    "clutter_pick_place": ("Clutter Pick-Place", "real_clutter_pick_place", ("so", "uc", "uo", "uoue")),
+}
+"""Table 3: task -> its title, the suite that real trials are recorded under, and its cells."""
+
+
+def real_table(runs: Sequence[Run], with_published: bool = True) -> Table:
+    """Table 3: real robot, successes / trials."""
+    columns = [Column("method", "Method", align="left")]
+    columns += [Column(f"{t}.{c}", c.upper(), title) for t, (title, _, cells) in REAL.items() for c in cells]
+    columns += [Column(f"{t}.total", "all", title) for t, (title, _, _) in REAL.items()]
+    order = [c for t in REAL for c in columns if c.key.startswith(t + ".")]
+    body = []
+    for run in runs:
+        found = cell_summaries(run)
+        values: dict[str, Value] = {"method": run.label}
+        for task, (_, suite, cells) in REAL.items():
+            mine = {c: found[suite, c] for c in cells if (suite, c) in found}
+            values |= {f"{task}.{c}": cell_rate(s, counts=True) for c, s in mine.items()}
+            values[f"{task}.total"] = _total([(s.successes, s.done) for s in mine.values()])
+        if any((suite, c) in found for _, suite, cells in REAL.values() for c in cells):
+            body.append(Row(values, "measured"))
+    rows = published("real_world.csv") if with_published else []
+    for method in dict.fromkeys(r.method for r in rows):
+        values = {"method": f"{method} {PUBLISHED}"}
+        for task in REAL:
+            pairs = {r.text["split"]: _pair(r) for r in rows if r.method == method and r.text["task"] == task}
+            values |= {f"{task}.{c}": _total([pair]) for c, pair in pairs.items()}
+            values[f"{task}.total"] = _total(list(pairs.values()))
+        body.append(Row(values, "published"))
+    notes = ["Successes / trials, in brackets Wilson 95% intervals in %."]
+    if rows:
+        notes.append(
+            f"{PUBLISHED} Successes and trials as published in {SOURCE}; intervals computed from them here."
+        )
+    return Table("real_world", "Real robot", [columns[0], *order], body, tuple(notes))
+
+
+def _pair(row: PublishedRow) -> tuple[int, int]:
+    return int(row.text["successes"]), int(row.text["trials"])
+
+
+def _total(pairs: Sequence[tuple[int, int]]) -> Rate:
+    k, n = sum(p[0] for p in pairs), sum(p[1] for p in pairs)
+    return Rate(k / n, *wilson(k, n), k=k, n=n, counts=True) if n else Rate(math.nan)
+
+
+def paper_tables() -> list[Table]:
+    """Everything in `results/published`: the paper's Tables 1 to 3 and its compositional values."""
+    return [
+        *suite_tables([], "libero_pro"),
+        _headline([], "rigid_pick_place", ("so", "uo", "uc", "uoue"), published(_LAYOUT["rigid_pick_place"]),
+                  "Rigid object pick-place", average=False),
+        real_table([]),
+        composite_table([], ()),
+    ]  # fmt: skip
+
+
+def reported_average(row: PublishedRow, cells: Sequence[str]) -> float:
+    """Mean of a published row's cells in percent, nan where any is unknown: the check of its `avg`."""
+    values = [row.number(c) for c in cells]
+    return sum(values) / len(values) if values else math.nan

@@ -1,0 +1,157 @@
+"""A training run as one readable value: shipped YAML files, a person's own, and the command line all fill the same fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from apt_bench.errors import UserError, did_you_mean
+from apt_bench.models.config import ExpertConfig, VLMShape
+from apt_bench.models.vla import VLMSpec
+from apt_bench.models.vlm import VLMMode
+from apt_bench.training.data import DataConfig
+from apt_bench.training.trainer import TrainConfig
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Which network is trained, in which stages, on what.
+
+    ki: action gradients do not reach the VLM, which here has no other loss: the same as vlm_mode frozen, and said so in the
+    tables. vlm_mode: how Stage 2 treats the VLM; Stage 1 freezes it always. inherit: what Stage 2 takes over from the prior,
+    `blocks` = what the released loader does. budget: a one-stage control trains as many steps as Stage 2 (`joint`) or as both
+    stages together (`total`). prior: a Stage-1 checkpoint to start from instead of training one.
+    vlm_weights: folder of a pretrained mini VLM. expert: sizes of `ExpertConfig`, and under an architecture's name its own.
+    """
+
+    about: str = ""
+    arch: Literal["apt", "pi", "groot"] = "apt"
+    two_stage: bool = True
+    ki: bool = False
+    vlm_mode: VLMMode = "frozen"
+    inherit: Literal["all", "blocks"] = "all"
+    budget: Literal["joint", "total"] = "joint"
+    prior: str = ""
+    seed: int = 0
+    vlm: VLMSpec = field(default_factory=VLMSpec)
+    vlm_weights: str = ""
+    expert: Mapping[str, Any] = field(default_factory=dict)
+    data: DataConfig = field(default_factory=DataConfig)
+    stage1: TrainConfig = field(default_factory=TrainConfig)
+    stage2: TrainConfig = field(default_factory=TrainConfig)
+    cache_features: bool = True
+
+    def __post_init__(self) -> None:
+        if self.ki and self.vlm_mode != "frozen":
+            raise UserError(
+                f"--ki keeps action gradients out of the VLM, --vlm-mode {self.vlm_mode} lets them in. Choose one."
+            )
+        if self.prior and not self.two_stage:
+            raise UserError("A prior was given (--prior) to a one-stage run (--no-two-stage). Choose one.")
+
+    def expert_config(self, stage: int, shape: VLMShape) -> ExpertConfig:
+        """The network of one stage on a VLM of this shape. The pi-style rival is as deep as the VLM."""
+        common = {k: v for k, v in self.expert.items() if k not in ("apt", "pi", "groot")}
+        own = dict(self.expert.get(self.arch) or {})
+        if self.arch == "pi":
+            own.setdefault("depth", shape.layers)
+        return ExpertConfig.from_dict({**common, **own, "arch": self.arch, "stage": stage, "vlm": shape})
+
+    @property
+    def joint(self) -> TrainConfig:
+        """The stage that trains the whole policy: Stage 2, or the only one."""
+        steps = self.stage2.steps
+        if not self.two_stage and self.budget == "total":
+            steps += self.stage1.steps
+        return dataclasses.replace(self.stage2, steps=steps)
+
+    @property
+    def label(self) -> str:
+        """For people: `apt, two stages, frozen VLM`."""
+        stages = "two stages" if self.two_stage else f"one stage ({self.budget} budget)"
+        return f"{self.arch}, {stages}, {'KI' if self.ki else self.vlm_mode} VLM"
+
+    def to_yaml(self) -> str:
+        """As `load_recipe` reads it."""
+        return yaml.safe_dump(_plain(dataclasses.asdict(self)), sort_keys=False)
+
+
+def config_names() -> list[str]:
+    """The shipped configurations."""
+    return sorted(p.stem for p in CONFIGS.glob("*.yaml"))
+
+
+def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """A shipped configuration by name, or a YAML file by path; `overrides` is a mapping of the same form, laid over it.
+
+    `train` in it holds what both stages share. Raises UserError for unknown keys and values of a wrong kind."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"No training configuration '{name}'. {did_you_mean(name, config_names())} Or give a YAML file.")
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: expected a mapping, found {type(raw).__name__}.")
+    raw = merged(raw, overrides or {})
+    shared = raw.pop("train", {})
+    for stage in ("stage1", "stage2"):
+        raw[stage] = merged(shared, raw.get(stage) or {})
+    recipe: Recipe = build(Recipe, raw, path.name)
+    return recipe
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`, mapping by mapping."""
+    out = dict(base)
+    for key, value in over.items():
+        old = out.get(key)
+        out[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return out
+
+
+def build(kind: Any, raw: Any, where: str) -> Any:
+    """A value of this type from YAML's plain ones. `where` names the place in messages."""
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        if not isinstance(raw, Mapping):
+            raise UserError(f"{where}: expected a mapping, found {raw!r}.")
+        hints = typing.get_type_hints(kind)
+        known = [f.name for f in dataclasses.fields(kind)]
+        for key in raw:
+            if key not in known:
+                raise UserError(f"{where}: unknown key '{key}'. {did_you_mean(str(key), known)}")
+        return kind(**{k: build(hints[k], v, f"{where}: {k}") for k, v in raw.items()})
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        if raw not in args:
+            raise UserError(f"{where} is {raw!r}; it must be one of {', '.join(map(str, args))}.")
+        return raw
+    if origin is tuple:
+        several = raw if isinstance(raw, (list, tuple)) else [raw]
+        return tuple(build(args[0], value, where) for value in several)
+    if origin in (typing.Union, types.UnionType):
+        return raw
+    if kind is float and isinstance(raw, (int, str)) and not isinstance(raw, bool):
+        try:
+            return float(raw)  # YAML reads 1e-4 as text
+        except ValueError:
+            raise UserError(f"{where} is {raw!r}; it must be a number.") from None
+    if kind in (int, float, str, bool) and (not isinstance(raw, kind) or (kind is int and isinstance(raw, bool))):
+        raise UserError(f"{where} is {raw!r}; it must be of type {kind.__name__}.")
+    return raw
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value

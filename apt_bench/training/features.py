@@ -1,0 +1,194 @@
+"""What the VLM says about the training images: computed live, or once and for all where the VLM is frozen.
+
+A cache holds, for every frame and version, the embeddings, tapped layers and (for the pi-style expert) keys and values in
+16 bits. Its folder is named by the hash of VLM, images, prompts and layers. A Stage-1 cache is made from blind prompts: no
+language in, none out, and the VLM is never run again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+
+from apt_bench.errors import UserError
+from apt_bench.models.inputs import PAD, VLFeatures
+from apt_bench.models.vla import VLA
+from apt_bench.models.vlm import VLM, Prompt
+from apt_bench.training.data import Batch, Picks, Samples
+from apt_bench.training.frames import Tick, building, digest
+
+Inputs = Prompt | VLFeatures
+
+KINDS = {"token_type": "uint8", "view": "int8", "uv": "float32", "position": "int32"}
+"""How the small tensors are stored; the features themselves take 16 bits."""
+
+
+def vlm_hash(vlm: VLM) -> str:
+    """16 hex digits over every weight's name and bytes."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(vlm.state_dict().items()):
+        sha.update(name.encode())
+        sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()[:16]
+
+
+def prepare(model: VLA, samples: Samples, picks: Picks) -> Prompt:
+    """The prompts of these samples, blind if the model is."""
+    present = np.stack([e.present for e in picks.episodes])
+    views = samples.images(picks.rows, picks.versions, present)
+    return model.vlm.prepare(views, picks.instructions, blind=model.blind)
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """Features by (frame, version), memory-mapped."""
+
+    tensors: dict[str, Tensor]  # by name, (rows * copies, ...)
+    layers: tuple[int, ...]
+    copies: int
+
+    def __call__(self, rows: np.ndarray, versions: np.ndarray) -> VLFeatures:
+        """The features of these frames in these versions, on the CPU, in 16 bits."""
+        index = torch.from_numpy(rows * self.copies + versions)
+        found = {name: tensor[index] for name, tensor in self.tensors.items()}
+        return VLFeatures(
+            embeds=found["embeds"],
+            taps=found["taps"].transpose(0, 1),
+            layers=self.layers,
+            token_type=found["token_type"].long(),
+            view=found["view"].long(),
+            uv=found["uv"],
+            kv=tuple((kv[:, 0], kv[:, 1]) for kv in found["kv"].unbind(1)) if "kv" in found else (),
+            position=found["position"].long() if "position" in found else None,
+        )
+
+
+def open_cache(
+    model: VLA, samples: Samples, cache: Path, tick: Tick | None = None, batch: int = 32, device: str = "cpu"
+) -> FeatureCache:
+    """The cache of `model`'s frozen VLM over all frames of `samples`, made now if it is not there.
+
+    Raises UserError where the VLM is not frozen or the augmentation is fresh for every sample."""
+    augment = samples.config.augment
+    if model.vlm.mode != "frozen" or (augment.enabled and not augment.copies):
+        raise UserError(
+            "Features can only be cached for a frozen VLM and a fixed number of augmented versions: set "
+            "data.augment.copies, or data.augment.enabled: false."
+        )
+    copies = augment.copies if augment.enabled else 1
+    expert, decisions = model.expert, samples.decisions()
+    prompts = [] if model.blind else sorted({e.instruction for e, _ in decisions})
+    name = digest(
+        vlm_hash(model.vlm), samples.hash, expert.needed_layers, expert.needs_kv, model.blind,
+        digest([e.instruction for e, _ in decisions]) if prompts else "", asdict(augment), copies,
+    )  # fmt: skip
+    folder = cache / "features" / name
+    if not (folder / "meta.json").is_file():
+        _build(folder, model, samples, copies, prompts or [""], batch, device, tick)
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        tensors = {k: _map(folder / k, shape, dtype) for k, (shape, dtype) in meta.items()}
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"The cache {folder} is damaged ({error}). Delete it; it will be made again.") from None
+    return FeatureCache(tensors, expert.needed_layers, copies)
+
+
+def _map(path: Path, shape: Sequence[int], dtype: str, new: bool = False) -> Tensor:
+    kind: torch.dtype = getattr(torch, dtype)
+    size = prod(shape)
+    if not new and path.stat().st_size != size * kind.itemsize:
+        raise ValueError(f"{path.name} has {path.stat().st_size} bytes, not {size * kind.itemsize}")
+    return torch.from_file(str(path), shared=new, size=size, dtype=kind).reshape(*shape)
+
+
+@torch.no_grad()
+def _build(
+    folder: Path, model: VLA, samples: Samples, copies: int, prompts: Sequence[str], batch: int, device: str,
+    tick: Tick | None,
+) -> None:  # fmt: skip
+    decisions = samples.decisions()
+    black = [np.zeros(samples.datasets[0].frames.images.shape[2:], np.uint8)] * len(samples.config.cameras)
+    length = max(model.vlm.prepare([black], [text], blind=model.blind).ids.shape[1] for text in prompts)
+    numbers = [(row, version) for row in range(len(decisions)) for version in range(copies)]
+
+    def compute(start: int, stop: int) -> dict[str, Tensor]:
+        rows, versions = (np.array(x) for x in zip(*numbers[start:stop], strict=True))
+        shown = samples.images(rows, versions, np.stack([decisions[r][0].present for r in rows]))
+        prompt = model.vlm.prepare(shown, [decisions[r][0].instruction for r in rows], blind=model.blind)
+        return _arrays(model.features(prompt.to(device)).to("cpu"), length)
+
+    half = "bfloat16" if next(model.vlm.parameters()).dtype == torch.bfloat16 else "float16"
+    meta = {k: ((len(numbers), *v.shape[1:]), KINDS.get(k, half)) for k, v in compute(0, 1).items()}
+    size = sum(prod(shape) * getattr(torch, kind).itemsize for shape, kind in meta.values())
+    with building(folder, size) as part:
+        tensors = {k: _map(part / k, shape, kind, new=True) for k, (shape, kind) in meta.items()}
+        for start in range(0, len(numbers), batch):
+            stop = min(start + batch, len(numbers))
+            for k, v in compute(start, stop).items():
+                tensors[k][start:stop] = v
+                if k not in KINDS and not tensors[k][start:stop].isfinite().all():
+                    raise UserError(f"The VLM's {k} do not fit {half}. Load it with vlm.dtype: bfloat16.")
+            if tick:
+                tick(stop, len(numbers))
+        (part / "meta.json").write_text(json.dumps(meta))
+
+
+def _arrays(features: VLFeatures, length: int) -> dict[str, Tensor]:
+    """Batch first, padded on the left to `length` tokens."""
+    found = {
+        "embeds": features.embeds,
+        "taps": features.taps.transpose(0, 1),
+        "token_type": features.token_type,
+        "view": features.view,
+        "uv": features.uv,
+    }
+    if features.kv:
+        found["kv"] = torch.stack([torch.stack(pair, 1) for pair in features.kv], 1)
+    if features.position is not None:
+        found["position"] = features.position
+    axis = {"taps": 2, "kv": 3}
+    fill = {"token_type": PAD, "view": -1}
+    return {k: _padded(v, axis.get(k, 1), length, fill.get(k, 0)) for k, v in found.items()}
+
+
+def _padded(x: Tensor, axis: int, length: int, fill: int) -> Tensor:
+    missing = length - x.shape[axis]
+    if not missing:
+        return x
+    shape = list(x.shape)
+    shape[axis] = missing
+    return torch.cat([x.new_full(shape, fill), x], axis)
+
+
+@dataclass(frozen=True)
+class Batches(TorchDataset):  # type: ignore[type-arg]
+    """Micro-batches by number: batch m holds the samples m * size ... m * size + size - 1.
+
+    Of several processes, each gets its own part of every batch. Safe in a loader's process: nothing is remembered.
+    """
+
+    samples: Samples
+    model: VLA
+    size: int
+    cache: FeatureCache | None = None
+    rank: int = 0
+    world: int = 1
+
+    def __getitem__(self, m: int) -> tuple[Batch, Inputs]:
+        part = self.size // self.world
+        first = m * self.size + self.rank * part
+        numbers = range(first, first + part)
+        picks = self.samples.pick(numbers)
+        batch = self.samples.batch(numbers, picks)
+        if self.cache is not None:
+            return batch, self.cache(picks.rows, picks.versions)
+        return batch, prepare(self.model, self.samples, picks)

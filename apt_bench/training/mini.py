@@ -1,0 +1,40 @@
+"""A pretrained mini VLM on disk: `mini.json` (its configuration) and `mini.safetensors`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from apt_bench.errors import UserError
+from apt_bench.models.checkpoint import load_strictly
+from apt_bench.models.mini_vlm import MiniVLM, MiniVLMConfig
+
+
+def save_mini(folder: Path, vlm: MiniVLM, about: dict[str, object]) -> None:
+    """Write it, with `about` (how it was trained, and how well) beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in vlm.state_dict().items()}
+    save_file(tensors, folder / "mini.safetensors.part")
+    (folder / "mini.safetensors.part").replace(folder / "mini.safetensors")
+    (folder / "mini.json").write_text(json.dumps({"config": dataclasses.asdict(vlm.config), **about}, indent=2))
+
+
+def load_mini(folder: Path) -> MiniVLM:
+    """Read it. Raises UserError where something is missing, damaged or does not fit."""
+    try:
+        raw = json.loads((folder / "mini.json").read_text())["config"]
+        tensors = load_file(folder / "mini.safetensors")
+        config = MiniVLMConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(
+            f"{folder} is no pretrained mini VLM ({error}). Expected mini.json and mini.safetensors, as "
+            "`apt-bench train --pretrain` writes them."
+        ) from None
+    vlm = MiniVLM(config)
+    load_strictly(vlm, tensors, str(folder))
+    vlm.set_mode("frozen")
+    return vlm

@@ -1,0 +1,241 @@
+"""The training loop: one network, one stream of samples, one optimiser, until a number of steps is done.
+
+Everything random is a function of sample numbers (`data.Samples`), so a run that was killed and resumed gives the same
+weights, bit for bit, as one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from apt_bench.errors import UserError
+from apt_bench.models.base import is_decayed
+from apt_bench.models.inputs import VLFeatures
+from apt_bench.models.vla import VLA
+from apt_bench.training import saving
+from apt_bench.training.data import Batch
+from apt_bench.training.features import Batches, Inputs
+from apt_bench.training.progress import Metrics, Report, plot_losses
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One stage of training. Defaults: the released APT (METHOD 2.11).
+
+    batch: samples per optimiser step; micro: samples per forward pass, 0 = all of them (gradients are accumulated over
+    batch / micro passes). eval_samples: held-out samples that the validation loss averages over. loaders: processes that
+    prepare batches, 0 = this one. precision `auto`: bf16 autocast on a GPU that has it, else fp32.
+    """
+
+    steps: int = 100_000
+    batch: int = 256
+    micro: int = 0
+    lr: float = 1e-4
+    vlm_lr: float = 1e-5
+    weight_decay: float = 1e-2
+    vlm_weight_decay: float = 1e-10
+    warmup: int = 10_000
+    schedule: Literal["constant", "cosine"] = "constant"
+    clip: float = 1.0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    log_every: int = 50
+    eval_every: int = 1000
+    eval_samples: int = 256
+    save_every: int = 1000
+    loaders: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "log_every", "eval_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"Training: {name} is {getattr(self, name)}; it must be at least 1.")
+        if self.micro and self.batch % self.micro:
+            raise UserError(f"Training: batch {self.batch} is not a multiple of micro {self.micro}.")
+        if self.schedule not in ("constant", "cosine") or self.precision not in ("auto", "fp32", "bf16"):
+            raise UserError(
+                f"Training: schedule '{self.schedule}' must be constant or cosine, precision '{self.precision}' auto, fp32 "
+                "or bf16."
+            )
+
+    @property
+    def passes(self) -> int:
+        """Forward passes per step."""
+        return self.batch // (self.micro or self.batch)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of step 0, 1, ... as a share of the full one: linear warm-up, then constant or cosine to 0."""
+        warm = min(1.0, (step + 1) / max(1, self.warmup))
+        if self.schedule == "constant" or step < self.warmup:
+            return warm
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return 0.5 * (1 + math.cos(math.pi * done))
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that train together."""
+
+    rank: int = 0
+    size: int = 1
+
+    def average(self, tensors: list[Tensor]) -> None:
+        """Replace each tensor by its mean over all processes."""
+        if self.size > 1:
+            flat = torch.cat([t.flatten() for t in tensors])
+            dist.all_reduce(flat)
+            flat /= self.size
+            for t, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+                t.copy_(mean.view_as(t))
+
+    def barrier(self) -> None:
+        """Wait for the others."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def optimizer(model: VLA, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW over what trains: expert weights with and without decay, and the VLM's at their own rate."""
+    expert = list(model.expert.named_parameters())
+    vlm = [p for p in model.vlm.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for n, p in expert if is_decayed(n)], "lr": config.lr, "weight_decay": config.weight_decay},
+        {"params": [p for n, p in expert if not is_decayed(n)], "lr": config.lr, "weight_decay": 0.0},
+    ]
+    if vlm:
+        groups.append({"params": vlm, "lr": config.vlm_lr, "weight_decay": config.vlm_weight_decay})
+    for group in groups:
+        group["full_lr"] = group["lr"]
+    return torch.optim.AdamW(groups)
+
+
+def read(inputs: Inputs, model: VLA, device: str) -> VLFeatures:
+    """The features of prompts, or those that come from a cache, in float32."""
+    if isinstance(inputs, VLFeatures):
+        return inputs.to(device).map(lambda t: t.float() if t.dtype in (torch.float16, torch.bfloat16) else t)
+    return model.features(inputs.to(device))
+
+
+def losses(model: VLA, batch: Batch, inputs: Inputs, device: str, half: bool) -> dict[str, Tensor]:
+    """Denoising losses of one micro-batch; gradients flow into whatever trains."""
+    batch = batch.to(device)
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
+        return model.expert.loss(
+            read(inputs, model, device), batch.robot, batch.target, noise=batch.noise, t=batch.t, rotation=batch.rotation
+        )
+
+
+def train(
+    model: VLA,
+    data: Batches,
+    held_out: Batches | None,
+    config: TrainConfig,
+    out: Path,
+    provenance: Mapping[str, Any],
+    report: Report,
+    world: World | None = None,
+    device: str = "cpu",
+    title: str = "training",
+) -> Path:
+    """Train `model` in place for `config.steps` steps, or for what is left of them where `out` holds a checkpoint of the
+    same run. Returns the last checkpoint folder.
+
+    Raises UserError where `out` holds another run, where the loss is not finite, or where a checkpoint cannot be saved.
+    """
+    world = world or World()
+    out.mkdir(parents=True, exist_ok=True)
+    model.to(device).train()
+    optim = optimizer(model, config)
+    half = _half(config.precision, device)
+    last = saving.latest(out)
+    start = saving.restore(last, model, optim, asdict(config)) if last else 0
+    if start:
+        report.say(f"{title}: going on after step {start}")
+    trained = [p for group in optim.param_groups for p in group["params"]]
+    stream = _stream(data, start, config)
+    metrics = Metrics(out, start) if world.rank == 0 else None
+    began, done = time.perf_counter(), start
+    window: list[dict[str, float]] = []
+
+    with report.bar(title, config.steps, start) as bar:
+        for step in range(start, config.steps):
+            for group in optim.param_groups:
+                group["lr"] = group["full_lr"] * config.rate(step)
+            parts = []
+            for _ in range(config.passes):
+                found = losses(model, *next(stream), device, half)
+                (found["total"] / config.passes).backward()
+                parts.append(torch.stack([found[k].detach() for k in PARTS]))
+            loss = torch.stack(parts).mean(0)
+            world.average([loss, *(p.grad for p in trained if p.grad is not None)])
+            norm = torch.nn.utils.clip_grad_norm_(trained, config.clip)
+            if not (loss[0].isfinite() and norm.isfinite()):
+                raise UserError(_diverged(step, config, out))
+            optim.step()
+            optim.zero_grad(set_to_none=True)
+            window.append(dict(zip(PARTS, loss.tolist(), strict=True)) | {"grad_norm": float(norm)})
+
+            number, final = step + 1, step + 1 == config.steps
+            values: dict[str, float] = {}
+            if number % config.log_every == 0 or final:
+                speed = (number - done) * config.batch / (time.perf_counter() - began)
+                values = {k: sum(w[k] for w in window) / len(window) for k in window[0]}
+                values = {"loss": values.pop("total"), **values, "lr": optim.param_groups[0]["lr"]}
+                values["samples_per_s"] = round(speed, 2)
+                window, began, done = [], time.perf_counter(), number
+                bar.to(number, f"loss {values['loss']:.3f}, {speed:.0f} samples/s")
+            else:
+                bar.to(number, f"loss {float(loss[0]):.3f}")
+            if held_out is not None and (number % config.eval_every == 0 or final):
+                values["held_out"] = validate(model, held_out, config, device, half)
+            if values and metrics:
+                metrics.write(number, values)
+            if (number % config.save_every == 0 or final) and world.rank == 0:
+                last = saving.save(out, number, model, optim, asdict(config), provenance)
+            world.barrier()
+    if metrics:
+        metrics.close()
+        plot_losses(out, title)
+    return last or saving.step_folder(out, config.steps)
+
+
+PARTS = ("total", "position", "rotation", "gripper")
+
+
+@torch.no_grad()
+def validate(model: VLA, held_out: Batches, config: TrainConfig, device: str, half: bool) -> float:
+    """Mean loss over the first held-out samples: always the same ones, under the same noise."""
+    model.eval()
+    count = max(1, config.eval_samples // held_out.size)
+    found = [float(losses(model, *held_out[m], device, half)["total"]) for m in range(count)]
+    model.train()
+    return sum(found) / count
+
+
+def _stream(data: Batches, start: int, config: TrainConfig) -> Iterator[tuple[Batch, Inputs]]:
+    numbers = range(start * config.passes, config.steps * config.passes)
+    return iter(DataLoader(data, batch_size=None, sampler=numbers, num_workers=config.loaders))
+
+
+def _half(precision: str, device: str) -> bool:
+    if precision == "auto":
+        return device.startswith("cuda") and torch.cuda.is_bf16_supported()
+    return precision == "bf16"
+
+
+def _diverged(step: int, config: TrainConfig, out: Path) -> str:
+    last = saving.latest(out)
+    first = step * config.batch
+    return (
+        f"The loss is not finite at step {step} (samples {first} to {first + config.batch - 1}). "
+        + (f"{last} holds the last good weights. " if last else "Nothing was saved yet. ")
+        + f"Start again with a lower lr (now {config.lr:g}), a longer warmup (now {config.warmup}), or precision: fp32."
+    )

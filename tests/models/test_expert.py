@@ -1,0 +1,162 @@
+"""The expert's switches, the two stages, the reused stream, and that every architecture can learn."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from tiny import images, robot, vla
+from torch.testing import assert_close
+
+from apt_bench.errors import UserError
+from apt_bench.models.actions import decode_chunk, encode_chunk, make_pose
+from apt_bench.models.base import inherit, is_decayed
+from apt_bench.models.config import ExpertConfig, VLMShape
+from apt_bench.models.expert import plan_blocks
+from apt_bench.models.inputs import random_rotations
+from apt_bench.models.vla import build_expert
+
+SMALL = ExpertConfig(vlm=VLMShape(width=16, layers=8, kv_heads=2, head_dim=16), width=32, heads=4, depth=8, horizon=4)
+
+
+def test_blocks_of_both_stages() -> None:
+    def plan(**change: object) -> list[tuple]:
+        config = dataclasses.replace(SMALL, depth=4, **change)  # type: ignore[arg-type]
+        return [(p.tap, p.code, p.isolated, p.source) for p in plan_blocks(config)]
+
+    assert plan(stage=1) == [(1, "prope", True, 0), (3, "prope", True, 1)]
+    assert plan() == [
+        (0, "rope", False, None), (1, "prope", True, 0), (2, "rope", False, None), (3, "prope", True, 1)
+    ]  # fmt: skip
+    assert plan(insertion="after", stage=1) == [(0, "prope", True, 0), (2, "prope", True, 1)]
+    assert plan(insertion="after")[:2] == [(0, "prope", True, 0), (1, "rope", False, None)]
+    assert plan(insertion="tokens") == [(1, "prope", False, 0), (3, "prope", False, 1)]
+
+
+def test_taps_are_spread_evenly() -> None:
+    qwen = VLMShape()
+    assert qwen.evenly(10) == tuple(range(0, 28, 3))
+    assert qwen.evenly(20)[:4] == (0, 1, 3, 4)
+    assert qwen.evenly(20)[-1] == 27
+    assert build_expert(dataclasses.replace(SMALL, stage=1)).needed_layers == (1, 3, 5)
+    assert build_expert(SMALL).needed_layers == tuple(range(7))
+
+
+@pytest.mark.parametrize("arch", ["apt", "pi", "groot"])
+def test_stage_2_inherits(arch: str) -> None:
+    config = dataclasses.replace(SMALL, arch=arch)  # type: ignore[arg-type]
+    torch.manual_seed(1)
+    prior = build_expert(dataclasses.replace(config, stage=1))
+    for p in prior.parameters():
+        p.data.normal_()
+    for what in ("all", "blocks"):
+        policy = build_expert(config)
+        fresh = {k: v.clone() for k, v in policy.state_dict().items()}
+        taken = inherit(prior, policy, what)  # type: ignore[arg-type]
+        old, new = prior.state_dict(), policy.state_dict()
+        for i, source in enumerate(policy.sources):
+            for name in [k for k in new if k.startswith(f"blocks.{i}.")]:
+                expected = fresh[name] if source is None else old[name.replace(f"blocks.{i}.", f"blocks.{source}.")]
+                assert torch.equal(new[name], expected), name
+                assert (name in taken) == (source is not None)
+        for name in [k for k in new if not k.startswith("blocks.")]:
+            assert torch.equal(new[name], old[name] if what == "all" else fresh[name]), name
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"fusion": "additive"}, {"insertion": "after"}, {"insertion": "tokens"}, {"proprio": True}, {"step_index": True}],
+    ids=str,
+)
+def test_switches(change: dict) -> None:
+    """Each variant trains, sees language in Stage 2 alone, and the ones that add an input react to it."""
+    for stage in (1, 2):
+        net = vla("mini", "apt", stage, **change)
+        f, g = (net.features(net.vlm.prepare(images(2), [text, text])) for text in ("red cube", "the bowl"))
+        state, noise = robot(2), torch.randn(2, 1, 4, 10)
+        a, b = (net.expert.sample(x, state, noise, steps=2) for x in (f, g))
+        assert torch.equal(a, b) == (stage == 1)
+        shut = dataclasses.replace(state, openness=1 - state.openness)
+        assert torch.equal(a, net.expert.sample(f, shut, noise, steps=2)) != bool(change.get("proprio"))
+        net.expert.loss(f, state, noise)["total"].backward()
+
+
+def test_the_released_prior_cannot_tell_the_steps_of_a_chunk_apart() -> None:
+    """Documented in docs/model.md: nothing in its Stage 1 says which step a token is; `step_index` mends it."""
+    order = torch.tensor([2, 0, 3, 1])
+    for change, same in (({}, True), ({"step_index": True}, False)):
+        net = vla("mini", "apt", 1, **change)
+        f, noise = net.features(net.vlm.prepare(images(2), ["", ""])), torch.randn(2, 1, 4, 10)
+        a, b = (net.expert.sample(f, robot(2), x, steps=2) for x in (noise, noise[:, :, order]))
+        assert torch.allclose(a[:, :, order], b, atol=1e-5) == same
+
+
+def test_reusing_the_stream_is_exact() -> None:
+    """Observing anew before every denoising step gives the same numbers, and the world's frame does not matter."""
+    from apt_bench.models.diffusion import ddim_sample
+
+    for arch in ("apt", "pi", "groot"):
+        net = vla("qwen3", arch, 2)
+        f, state, noise = net.features(net.vlm.prepare(images(2), ["go", "stop"])), robot(2), torch.randn(2, 1, 4, 10)
+        reused = net.expert.sample(f, state, noise)
+        with torch.no_grad():
+            again = ddim_sample(
+                lambda x, t: net.expert.denoise(net.expert.observe(f, state), x, torch.full((2,), t)), noise
+            )
+        assert torch.equal(reused, again)
+        T = make_pose(random_rotations(2), torch.randn(2, 3))
+        assert_close(net.expert.sample(f, state.moved(T), noise), reused, atol=2e-3, rtol=1e-3)
+
+
+def test_decay_groups() -> None:
+    expert = build_expert(SMALL)
+    plain = {name for name, _ in expert.named_parameters() if not is_decayed(name)}
+    assert "blocks.0.norm1.action.modulation.weight" in plain
+    assert "tokens.history_encoder.1.bias" in plain
+    assert {"tokens.history_encoder.1.weight", "fusion.gate", "tokens.arm_embed"}.isdisjoint(plain)
+
+
+def test_bad_configs_are_named() -> None:
+    for change, word in (
+        ({"depth": 5}, "even"),
+        ({"width": 30}, "multiple of 8"),
+        ({"arch": "pi", "depth": 4}, "one block per VLM layer"),
+        ({"stage": 3}, "stage is 3"),
+    ):
+        with pytest.raises(UserError, match=word):
+            dataclasses.replace(SMALL, **change)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="Did you mean 'depth'"):
+        ExpertConfig.from_dict({"depht": 4})
+
+
+@pytest.mark.parametrize("arch", ["apt", "pi", "groot"])
+def test_every_architecture_overfits_32_chunks_to_5_mm(arch: str) -> None:
+    torch.set_num_threads(1)
+    count = 32
+    net = vla("mini", arch, 2, horizon=8)
+    torch.manual_seed(0)
+    from apt_bench.models.vla import build_expert as fresh
+
+    expert = fresh(net.expert.config)
+    features = net.features(net.vlm.prepare(images(count, size=64), ["go"] * count))
+    state = robot(count)
+    drift = 0.02 * torch.randn(count, 1, 1, 3) * torch.arange(1, 9)[:, None]
+    target_pose = state.ee_pose[:, :, None].repeat(1, 1, 8, 1, 1)
+    target_pose[..., :3, 3] += drift
+    opening = (torch.rand(count, 1, 8) > 0.5).float()
+    target = encode_chunk(target_pose, opening, state.ee_pose, state.ref_pose)
+    optimiser = torch.optim.AdamW(expert.parameters(), lr=2e-3, weight_decay=0.0)
+    steps = 1200
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, steps)
+    for _ in range(steps):
+        loss = expert.loss(features, state, target)["total"]
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(expert.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+    pose, _ = decode_chunk(expert.sample(features, state, torch.randn_like(target)), state.ee_pose, state.ref_pose)
+    error = (pose[..., :3, 3] - target_pose[..., :3, 3]).norm(dim=-1).mean()
+    print(arch, "mean chunk error", error.item())
+    assert error < 0.005

@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+
+from apt_bench.probes import expand
+from apt_bench.rollout.first_decision import chunk_change, first_decisions
+from apt_bench.suites import EpisodeSpec, load_object, load_suite
+
+
+class Reader:
+    """Moves along x by the length of its instruction, however its stream of noise stands."""
+
+    from apt_bench.policies.base import PolicySpec
+
+    spec = PolicySpec("reader", horizon=4, placement="worker")
+
+    def reset(self, episodes):
+        self.episodes = list(episodes)
+
+    def act(self, observations):
+        return [
+            np.tile([len(o.instruction) / 100, 0, 0, 0, 0, 0, 1 if o.instruction else -1], (4, 1))
+            for o in observations
+        ]
+
+
+@pytest.fixture
+def specs() -> list[EpisodeSpec]:
+    return load_suite("tests/toy_suite.yaml").select(episodes=2)
+
+
+def test_reader_changes_and_its_change_is_measured(specs: list[EpisodeSpec]) -> None:
+    env = load_object(specs[0].env)()
+    changes = list(first_decisions(env, Reader(), expand(specs, ["null"], specs)))
+    assert len(changes) == len(specs)
+    for change, spec in zip(changes, specs, strict=True):
+        assert change.changed
+        assert change.translation == pytest.approx(len(spec.prompt) / 100)
+        assert change.relative == pytest.approx(1)
+        assert change.gripper == 1
+
+
+def test_deaf_policy_does_not_change(specs: list[EpisodeSpec]) -> None:
+    from apt_bench.policies.simple import RandomPolicy
+
+    env = load_object(specs[0].env)()
+    changes = list(first_decisions(env, RandomPolicy(), expand(specs, ["null", "punctuation"], specs)))
+    assert changes
+    assert not any(c.changed for c in changes)
+
+
+def test_chunks_of_unequal_length_are_compared_over_the_common_part(specs: list[EpisodeSpec]) -> None:
+    change = chunk_change(specs[0], np.ones((2, 7)), np.ones((5, 7)))
+    assert not change.changed

@@ -1,0 +1,57 @@
+import dataclasses
+
+import pytest
+
+from apt_bench.errors import UserError
+from apt_bench.probes import PROBES, SWAPPED_TASK, expand
+from apt_bench.suites import EpisodeSpec, load_suite
+
+
+@pytest.fixture(scope="module")
+def specs() -> list[EpisodeSpec]:
+    return load_suite("libero_pro").select(cells=["spatial_task", "goal_pos"], episodes=2)
+
+
+def test_scene_and_goal_stay_only_the_sentence_changes(specs: list[EpisodeSpec]) -> None:
+    probed = expand(specs, list(PROBES), specs)
+    assert len({s.key for s in probed}) == len(probed)
+    own = {(s.key.cell, s.key.task, s.key.init): s for s in specs}
+    for spec in probed[len(specs) :]:
+        base = own[spec.key.cell, spec.key.task, spec.key.init]
+        assert spec.prompt != base.prompt
+        assert (spec.args, spec.env_seed, spec.group) == (base.args, base.env_seed, base.group)
+        assert spec.prompt_source == f"probe:{spec.key.prompt}"
+
+
+def test_swapped_is_another_task_of_the_same_scene(specs: list[EpisodeSpec]) -> None:
+    prompts = {(s.key.cell, s.key.task): s.prompt for s in specs}
+    swapped = [s for s in expand(specs, ["swapped"], specs) if s.key.prompt == "swapped"]
+    assert len(swapped) == len(specs)
+    for spec in swapped:
+        assert spec.prompts[SWAPPED_TASK] != spec.key.task
+        assert spec.prompt == prompts[spec.key.cell, spec.prompts[SWAPPED_TASK]]
+
+
+def test_swapped_needs_another_sentence(specs: list[EpisodeSpec]) -> None:
+    one = [dataclasses.replace(s, prompt="do it") for s in specs]
+    assert expand(one, ["swapped"], one) == one
+
+
+def test_stale_only_where_the_sentences_differ(specs: list[EpisodeSpec]) -> None:
+    stale = [s for s in expand(specs, ["stale"], specs) if s.key.prompt == "stale"]
+    assert {s.key.cell for s in stale} == {"spatial_task"}
+    assert all(s.prompt == s.prompts["file"] for s in stale)
+
+
+def test_wording() -> None:
+    spec = load_suite("libero_pro").select(cells=["spatial_pos"], tasks=["0"], episodes=1)[0]
+    texts = {s.key.prompt: s.prompt for s in expand([spec], ["null", "paraphrase", "punctuation"], [spec])}
+    assert texts["null"] == ""
+    assert texts["punctuation"] == spec.prompt.capitalize() + "."
+    assert texts["paraphrase"].startswith("grab the black bowl")
+    assert "plate" in texts["paraphrase"]
+
+
+def test_unknown_probe() -> None:
+    with pytest.raises(UserError, match="Did you mean 'swapped'"):
+        expand([], ["swaped"], [])
