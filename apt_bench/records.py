@@ -62,6 +62,8 @@ class EpisodeRecord:
             raw = json.loads(line)
         except RecursionError:
             raise ValueError("nested too deeply") from None
+        if "\\ud" in line.lower():  # half of a surrogate pair cannot be written again
+            json.dumps(raw, ensure_ascii=False).encode()
         if not isinstance(raw, dict):
             raise ValueError(f"expected an object, found {type(raw).__name__}")
         raw = {k: v for k, v in raw.items() if k in _TYPES}  # a newer version may have written more

@@ -7,7 +7,7 @@ margin, and has three answers: pass, regressed, inconclusive.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,13 +16,24 @@ import pandas as pd
 
 from apt_bench import stats
 from apt_bench.errors import UserError
-from apt_bench.reporting.data import COVERAGE_GATE, KEY, Run, cell_label, cell_summaries, differing
+from apt_bench.reporting.data import (
+    COVERAGE_GATE,
+    KEY,
+    Run,
+    cell_label,
+    cell_summaries,
+    differing,
+    suite_order,
+)
 
 POLICYS_OWN = ("hash", "cameras")
 """Parts of a protocol card that say what a policy looks at, not what it is asked: they may differ."""
 
 Better = Literal["A better", "B better", "undecided"]
 Verdict = Literal["pass", "regressed", "inconclusive"]
+POWER = 0.80
+"""Least power of a check that may pass."""
+
 EXIT_CODES: dict[Verdict, int] = {"pass": 0, "regressed": 1, "inconclusive": 2}
 
 
@@ -67,8 +78,8 @@ class Comparison:
 
 def protocol_differences(a: Run, b: Run) -> list[str]:
     """The protocol settings that differ and matter."""
-    cards = ({k: v for k, v in r.protocol.items() if k not in POLICYS_OWN} for r in (a, b))
-    return differing(*cards)
+    first, second = ({k: v for k, v in r.protocol.items() if k not in POLICYS_OWN} for r in (a, b))
+    return differing(first, second)
 
 
 def require_same_protocol(a: Run, b: Run, force: bool) -> list[str]:
@@ -87,15 +98,15 @@ def compare(a: Run, b: Run, force: bool = False, seed: int = 0) -> Comparison:
     """A against B: per cell (Holm), per task (Benjamini-Hochberg) and overall.
 
     Matched by episode key: exact McNemar and Newcombe's paired interval; overall the macro difference over cells and
-    tasks with its task-clustered bootstrap interval. Without a single common key (real trials) the same unpaired: Fisher
-    and Newcombe per cell, Cochran-Mantel-Haenszel over the cells. Raises UserError where they share no cell.
+    tasks with its task-clustered bootstrap interval. Without a single common key (real trials) the same unpaired:
+    Fisher and Newcombe per cell, Cochran-Mantel-Haenszel over the cells. Raises UserError where they share no cell.
     """
     knobs = require_same_protocol(a, b, force)
     pairs = matched(a, b)
     if len(pairs) == 0:
         return _unpaired(a, b, knobs)
     groups = pairs.groupby(["suite", "cell"], observed=True)
-    cells = [_paired(cell_label(str(s), str(c)), part) for (s, c), part in groups]
+    cells = [_paired(name, part) for name, part in _by_cell(pairs)]
     by_task = pairs.groupby(["suite", "cell", "task"], observed=True)
     tasks = [_paired(f"{cell_label(str(s), str(c))}: {t}", part) for (s, c, t), part in by_task]
     overall = dataclasses.replace(
@@ -123,6 +134,12 @@ def matched(a: Run, b: Run) -> pd.DataFrame:
 
 
 _NAMES = ["suite", "cell", "task", "prompt"]
+
+
+def _by_cell(pairs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Label and pairs of each cell, in the suite's order."""
+    groups = {(str(s), str(c)): part for (s, c), part in pairs.groupby(["suite", "cell"], observed=True)}
+    return [(cell_label(*key), groups[key]) for key in sorted(groups, key=suite_order)]
 
 
 def _paired(name: str, pairs: pd.DataFrame) -> Contrast:
@@ -208,7 +225,7 @@ class Gate:
     only_run: int
     only_baseline: int
     verdict: Verdict
-    power: float  # to call a drop of `Check.drop` points regressed, at the discordance seen
+    power: float  # to call a drop of `Check.drop` regressed, given how many episodes differ either way
 
 
 @dataclass(frozen=True)
@@ -237,8 +254,9 @@ def check(
     A contrast passes when the one-sided 95% lower limit of the paired difference lies above -margin. It is regressed
     when it does not pass and the run is significantly worse (one-sided exact McNemar, 0.05 after Holm over the overall
     contrast and the cells). Everything else is inconclusive: there are too few pairs to tell. The run is regressed when
-    any contrast is, passes when the overall contrast does, and is inconclusive otherwise, and whenever fewer than
-    `coverage` of the episodes that it was asked for, or that the baseline has in the same cells, are finished.
+    any contrast is, passes when the overall contrast does, and is inconclusive otherwise. It cannot pass while fewer
+    than `coverage` of the episodes that it was asked for, or that the baseline has in the same cells, are finished,
+    nor while a drop of the margin and 3 points more would be found with a power below `POWER`.
     """
     if not 0 < margin < 1:
         raise UserError(f"The margin must lie between 0 and 100 points, not {100 * margin:g}.")
@@ -251,9 +269,9 @@ def check(
             "inconclusive", None, (), margin, drop, share, ("No episode of the run has a matched one.",)
         )
     parts = [("Overall", pairs)]
-    groups = list(pairs.groupby(["suite", "cell"], observed=True))
-    if len(groups) > 1:
-        parts += [(cell_label(str(s), str(c)), part) for (s, c), part in groups]
+    cells = _by_cell(pairs)
+    if len(cells) > 1:
+        parts += cells
     counts = [(int((p.a & ~p.b).sum()), int((~p.a & p.b).sum())) for _, p in parts]
     adjusted = stats.holm([stats.mcnemar(a, b, "less") for a, b in counts])
     gates = [
@@ -268,6 +286,12 @@ def check(
         reasons += [_worse(g) for g in worse]
     elif gaps:
         verdict = "inconclusive"
+    elif verdict == "pass" and gates[0].power < POWER:
+        verdict = "inconclusive"
+        reasons.append(
+            f"Underpowered: over {gates[0].pairs} pairs a drop of {100 * drop:g} points would be seen with a chance of "
+            f"{100 * gates[0].power:.0f}% only, and {100 * POWER:g}% are needed to pass. More episodes would decide."
+        )
     elif verdict == "inconclusive":
         reasons.append(
             f"A drop of more than {100 * margin:g} points cannot be ruled out: the lower limit of the difference is "
@@ -312,20 +336,8 @@ def _gate(
     n, (only_run, only_baseline) = len(part), only
     low = stats.tango(n, only_run, only_baseline, 0.90).low
     verdict: Verdict = "pass" if low > -margin else "regressed" if p <= 0.05 else "inconclusive"
-    discordance = max((only_run + only_baseline) / n, drop)
+    noise = 2 * min(only) / n  # what differs without a drop
     return Gate(
         name, n, float(part.a.mean()), float(part.b.mean()), (only_run - only_baseline) / n, low, p, only_run,
-        only_baseline, verdict, stats.paired_power(n, drop, discordance, 2 * 0.05 / family),
+        only_baseline, verdict, stats.paired_power(n, drop, min(1.0, noise + drop), 2 * 0.05 / family),
     )  # fmt: skip
-
-
-def as_table_rows(gates: Sequence[Gate]) -> list[Mapping[str, Any]]:
-    """The contrasts of a check as plain rows, percent where rates are meant."""
-    return [
-        {
-            "contrast": g.name, "pairs": g.pairs, "baseline": f"{100 * g.baseline:.1f}", "run": f"{100 * g.rate:.1f}",
-            "difference": f"{100 * g.difference:+.1f}", "lower limit": f"{100 * g.low:+.1f}", "p": f"{g.p:.3g}",
-            "lost / won": f"{g.only_baseline} / {g.only_run}", "verdict": g.verdict, "power": f"{100 * g.power:.0f}",
-        }
-        for g in gates
-    ]  # fmt: skip

@@ -115,8 +115,14 @@ def tango(pairs: int, only_a: int, only_b: int, level: float = 0.95) -> Interval
     if pairs <= 0:
         return Interval(-1.0, 1.0)
     z = _z(level)
-    low = -1.0 if only_b == pairs else optimize.brentq(lambda d: _tango(d, pairs, only_a, only_b) - z, -1.0, 1.0)
-    high = 1.0 if only_a == pairs else optimize.brentq(lambda d: _tango(d, pairs, only_a, only_b) + z, -1.0, 1.0)
+    low = (
+        -1.0
+        if only_b == pairs
+        else optimize.brentq(lambda d: _tango(d, pairs, only_a, only_b) - z, -1.0, 1.0)
+    )
+    high = (
+        1.0 if only_a == pairs else optimize.brentq(lambda d: _tango(d, pairs, only_a, only_b) + z, -1.0, 1.0)
+    )
     return Interval(float(low), float(high))
 
 
@@ -163,19 +169,18 @@ def cochran_mantel_haenszel(strata: Sequence[tuple[int, int, int, int]], correct
 
 
 def holm(pvalues: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values (family-wise error), for the contrasts declared in advance."""
-    return _adjust(pvalues, "holm")
+    """Holm's adjusted p-values (family-wise error; Scand J Stat 1979), for the contrasts declared in advance."""
+    p = np.asarray(pvalues, dtype=float)
+    order = np.argsort(p, kind="stable")
+    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(steps, 1.0)
+    return [float(x) for x in adjusted]
 
 
 def benjamini_hochberg(pvalues: Sequence[float]) -> list[float]:
     """Benjamini and Hochberg's adjusted p-values (false discovery rate), for exploring many tasks."""
-    return _adjust(pvalues, "fdr_bh")
-
-
-def _adjust(pvalues: Sequence[float], method: str) -> list[float]:
-    from statsmodels.stats.multitest import multipletests
-
-    return [float(p) for p in multipletests(pvalues, method=method)[1]] if len(pvalues) else []
+    return [float(p) for p in sps.false_discovery_control(pvalues)] if len(pvalues) else []
 
 
 # --- clustered by task ------------------------------------------------------------------------------------------------

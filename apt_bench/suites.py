@@ -183,6 +183,14 @@ class Suite:
             )
         return specs[:limit] if limit is not None else specs
 
+    def episode(self, key: EpisodeKey) -> EpisodeSpec:
+        """The one episode of this key, under the cell's own instruction. Raises UserError where this suite lacks it."""
+        cell = self.cell(key.cell)
+        for task in self.cell_tasks(cell):
+            if task.name == key.task and not task.unavailable and key.init < task.inits:
+                return self._spec(cell, task, key.init, key.seed, None)
+        raise UserError(f"Suite '{self.name}' has no episode '{key.id}'.")
+
     def _spec(
         self, cell: Cell, task: Task, init: int, seed: int | None, instruction: str | None
     ) -> EpisodeSpec:

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import mujoco
@@ -16,7 +16,7 @@ import numpy as np
 from apt_bench.envs.base import ACTION_DIM, AGENTVIEW, Observation, Outcome
 from apt_bench.errors import UserError
 from apt_bench.policies.base import PolicySpec
-from apt_bench.suites import Cell, EpisodeSpec, Task
+from apt_bench.suites import Cell, EpisodeSpec, Suite, Task
 
 WORLD = """
 <mujoco>
@@ -199,6 +199,12 @@ class HostedPushPolicy(PushPolicy):
         return super()._one(o) + 1e-3 * seen
 
 
+class GpuPushPolicy(HostedPushPolicy):
+    """Asks for a GPU (a number in Ray's books is enough)."""
+
+    spec = dataclasses.replace(HostedPushPolicy.spec, name="gpu", num_gpus=1)
+
+
 class BadPolicy(PushPolicy):
     """Answers nonsense: nan, shape, long, text, raise. From the step `after` on, in episodes whose init is `init`."""
 
@@ -225,3 +231,22 @@ class HostedBadPolicy(BadPolicy):
 
 def _number(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    cell: str
+    task: str | None
+    init: int | None
+    kind: str
+    level: str
+    message: str
+
+
+def checks(suite: Suite) -> Iterator[Finding]:
+    """One error and one unavailable task."""
+    for cell in suite.cells:
+        for task in cell_tasks(cell):
+            if task.unavailable:
+                yield Finding(cell.name, task.name, None, "files", "unavailable", task.unavailable)
+    yield Finding("push", "push_the_puck_left", 3, "premise", "error", "the puck is off the table")

@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
-from importlib.util import find_spec
+from pkgutil import iter_modules
 
 import typer
 from rich.console import Console
 
 from apt_bench.errors import UserError
 
-VERBS = ("run", "report", "compare", "ls", "validate", "doctor", "collect", "train")
+FIRST = ("run", "report", "compare", "ls", "validate", "doctor")
+"""What the help shows first."""
 
 
-def build() -> typer.Typer:
-    """The application with every verb that is there."""
+def build(verb: str | None = None) -> typer.Typer:
+    """The application. Where a module bears the verb's name only that one is imported: some import torch."""
     app = typer.Typer(
         name="apt-bench",
         help="Does a robot policy follow the instruction, or only what it sees?",
@@ -25,9 +26,11 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    for verb in VERBS:
-        if find_spec(f"{__name__}.{verb}"):
-            import_module(f"{__name__}.{verb}").register(app)
+    app.callback()(lambda: None)  # verbs stay verbs even where there is one alone
+    found = {m.name for m in iter_modules(__path__) if not m.name.startswith("_")}
+    names = [verb] if verb in found else [*(n for n in FIRST if n in found), *sorted(found - {*FIRST})]
+    for name in names:
+        import_module(f"{__name__}.{name}").register(app)
     return app
 
 
@@ -36,7 +39,7 @@ def main() -> None:
     if os.getcwd() not in sys.path:  # --policy my_module:MyPolicy, env: my_module:MyEnv
         sys.path.insert(0, os.getcwd())
     try:
-        build()()
+        build(sys.argv[1] if len(sys.argv) > 1 else None)()
     except UserError as error:
         print(f"apt-bench: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

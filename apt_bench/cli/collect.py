@@ -1,4 +1,4 @@
-"""`apt-bench collect`: make demonstrations. `apt-bench replay`: execute them again."""
+"""`apt-bench collect`: make demonstrations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
-from rich.progress import track
 
 from apt_bench.cli import plain_console, words
 from apt_bench.cli.run import summary
@@ -16,9 +15,8 @@ from apt_bench.errors import UserError, did_you_mean
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verbs."""
+    """Add the verb."""
     app.command("collect")(collect_command)
-    app.command("replay")(replay_command)
 
 
 def collect_command(
@@ -88,50 +86,3 @@ def collect_command(
             file=sys.stderr,
         )
     raise typer.Exit(result.exit_code)
-
-
-def replay_command(
-    demo: Annotated[Path, typer.Argument(help="HDF5 file, LeRobotDataset folder, or folder of HDF5 files.")],
-    index: Annotated[
-        int | None, typer.Option(help="Only this one. Default: all, or with --video the first.")
-    ] = None,
-    video: Annotated[Path | None, typer.Option(help="Write an mp4 of it.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only so many, spread evenly.")] = None,
-    suite: Annotated[
-        str | None, typer.Option(help="The suite's YAML file, where its name is not enough.")
-    ] = None,
-) -> None:
-    """Execute stored actions again, open loop, and say whether they succeed and end in the same state, bit for bit."""
-    from apt_bench.demos.dataset import open_demos
-    from apt_bench.demos.replay import Replayer
-
-    demos = open_demos(demo)
-    if index is None and video is not None:
-        index = 0
-    if index is not None and not -len(demos) <= index < len(demos):
-        raise UserError(f"{demo} holds the demonstrations 0..{len(demos) - 1}, not {index}.")
-    chosen = [demos.entries[index]] if index is not None else list(demos.entries)
-    if limit is not None:
-        if limit < 1:
-            raise UserError(f"--limit must be at least 1, not {limit}.")
-        chosen = chosen[:: -(-len(chosen) // limit)]
-    console, replayer = plain_console(), Replayer(suite)
-    good = 0
-    try:
-        for entry in track(chosen, "Replaying", console=console, transient=True, disable=len(chosen) == 1):
-            replay = replayer.replay(entry, video)
-            good += replay.reproduced
-            if not replay.reproduced or len(chosen) == 1:
-                end = "success" if replay.success else "NO success"
-                start, state = (
-                    "same" if same else "ANOTHER" for same in (replay.same_start, replay.same_end)
-                )
-                console.print(
-                    f"{replay.episode}: {end} after {replay.steps} of {replay.recorded_steps} steps, "
-                    f"{start} start, {state} final state",
-                    soft_wrap=True,
-                )
-    finally:
-        replayer.close()
-    console.print(f"{good}/{len(chosen)} reproduced bit for bit" + (f", filmed in {video}" if video else ""))
-    raise typer.Exit(0 if good == len(chosen) else 1)

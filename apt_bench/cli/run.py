@@ -18,12 +18,11 @@ from apt_bench.errors import UserError
 from apt_bench.records import EpisodeRecord
 from apt_bench.rollout.engine import auto_workers
 from apt_bench.rollout.identity import cores, free_memory_gb
-from apt_bench.rollout.progress import duration
+from apt_bench.rollout.progress import column, duration
 from apt_bench.rollout.runner import Plan, RunOptions, dry_plan, run
 
-STEP_SECONDS = 0.008
-IMAGE_SECONDS = 0.1
-"""LIBERO on one CPU core: a control step, and one 256 x 256 image from the software renderer."""
+STEP_SECONDS, IMAGE_SECONDS, SCENE_SECONDS = 0.008, 0.1, 5.0
+"""LIBERO on one CPU core: a control step, a 256 x 256 image from the software renderer, a scene's compilation."""
 
 
 def register(app: typer.Typer) -> None:
@@ -51,6 +50,10 @@ def run_command(
     instruction_source: Annotated[
         str | None, typer.Option(help="Override where the sent sentence comes from: file or bddl.")
     ] = None,
+    probe: Annotated[
+        str | None,
+        typer.Option(help="Comma list of language probes: the same episodes under other sentences."),
+    ] = None,
     execute_horizon: Annotated[
         int | None, typer.Option(help="Actions executed of each chunk. Default: the policy's.")
     ] = None,
@@ -66,6 +69,7 @@ def run_command(
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: results/runs/...")] = None,
     ray_address: Annotated[str | None, typer.Option(help="Join this Ray cluster.")] = None,
+    attempts: Annotated[int, typer.Option(help="Tries of an episode that ends in an error.")] = 3,
     hang_timeout: Annotated[
         float, typer.Option(help="Seconds without a sign of life after which a worker is killed.")
     ] = 180.0,
@@ -79,6 +83,8 @@ def run_command(
     """Roll a policy out on a suite. The same command again goes on where it stopped."""
     if hang_timeout <= 0:
         raise UserError(f"--hang-timeout must be positive, not {hang_timeout}.")
+    if attempts < 1:
+        raise UserError(f"--attempts must be at least 1, not {attempts}.")
     options = RunOptions(
         suite=suite,
         policy=policy,
@@ -90,12 +96,14 @@ def run_command(
         seed=seed,
         limit=limit,
         instruction=instruction_source,
+        probes=words(probe),
         execute=execute_horizon,
         workers=workers,
         video=video,
         save_actions=save_actions,
         out=out,
         ray_address=ray_address,
+        attempts=attempts,
         hang_seconds=hang_timeout,
         unpinned=unpinned,
     )
@@ -104,7 +112,7 @@ def run_command(
         _show_plan(dry_plan(options), options, console)
         return
     result = run(options, console)
-    console.print(summary(result.records, Counter(key.cell for key in result.missing)))
+    console.print(summary(result.records, Counter(map(column, result.missing))))
     if result.stopped == "interrupted":
         print("apt-bench: interrupted; the same command goes on from here.", file=sys.stderr)
     elif result.stopped:
@@ -133,8 +141,8 @@ def summary(records: Sequence[EpisodeRecord], missing: Counter[str]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("cell", "successes", "%", "95% interval", "coverage"):
         table.add_column(heading, justify="left" if heading == "cell" else "right")
-    done = Counter(r.key.cell for r in records)
-    won = Counter(r.key.cell for r in records if r.outcome == "success")
+    done = Counter(column(r.key) for r in records)
+    won = Counter(column(r.key) for r in records if r.outcome == "success")
     for cell in dict.fromkeys([*done, *missing]):
         k, n = won[cell], done[cell]
         low, high = wilson(k, n)
@@ -144,12 +152,12 @@ def summary(records: Sequence[EpisodeRecord], missing: Counter[str]) -> Table:
 
 
 def _show_plan(plan: Plan, options: RunOptions, console: Console) -> None:
-    todo = Counter(s.key.cell for s in plan.todo)
+    todo = Counter(column(s.key) for s in plan.todo)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("cell", "tasks", "episodes", "finished", "to run"):
         table.add_column(heading, justify="left" if heading == "cell" else "right")
-    for cell in dict.fromkeys(s.key.cell for s in plan.specs):
-        specs = [s for s in plan.specs if s.key.cell == cell]
+    for cell in dict.fromkeys(column(s.key) for s in plan.specs):
+        specs = [s for s in plan.specs if column(s.key) == cell]
         left = todo[cell]
         tasks = len({s.key.task for s in specs})
         table.add_row(cell, str(tasks), str(len(specs)), str(len(specs) - left), str(left))

@@ -23,10 +23,6 @@ def validate_command(
     """Check a suite's files, sentences and initial states; name every problem. Exit code 1 if there is an error."""
     chosen = load_suite(suite)
     console = plain_console()
-    for cell in chosen.cells:  # every task can be listed
-        available = [t for t in chosen.cell_tasks(cell) if not t.unavailable]
-        if not available:
-            console.print(f"unavailable: cell {cell.name}", highlight=False, soft_wrap=True)
     if chosen.checks is None:
         raise UserError(f"Suite '{chosen.name}' names no checks, so there is nothing more to validate.")
     levels: Counter[str] = Counter()

@@ -56,7 +56,8 @@ class AdaRMSNorm(nn.Module):
 
 
 class StreamNorm(nn.Module):
-    """One norm for each part of the stream: plain for VL tokens, conditioned on the diffusion step for action tokens."""
+    """One norm for each part of the stream: plain for VL tokens, conditioned on the diffusion step for action
+    tokens."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -88,7 +89,8 @@ def small_mlp(inputs: int, width: int) -> nn.Sequential:
 
 
 class StepEmbedding(nn.Module):
-    """Diffusion step t (integer) -> (B, width): sinusoids [sin(t f), cos(t f)], f_k = 1000^(-k/(width/2 - 1)), small MLP."""
+    """Diffusion step t (integer) -> (B, width): sinusoids [sin(t f), cos(t f)], f_k = 1000^(-k/(width/2 - 1)),
+    small MLP."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -129,7 +131,8 @@ def _transform(M: Tensor, x: Tensor) -> Tensor:
 
 
 class PRoPE:
-    """Projective positional encoding (Li et al. 2025, arXiv 2507.10496), extrinsics only, on the FIRST half of each head.
+    """Projective positional encoding (Li et al. 2025, arXiv 2507.10496), extrinsics only, on the FIRST half of
+    each head.
 
     With token poses M_i (B, L, 4, 4), for every group of 4 channels: q <- M_i^-T q, k <- M_j k, v <- M_j v, and after
     attention o <- M_i^-1 o, so that only relative poses M_i^-1 M_j matter.
@@ -150,7 +153,8 @@ class PRoPE:
 
 
 class RoPE:
-    """Rotary code (Su et al., arXiv 2104.09864) of 1-D positions (B, L) on the SECOND half of each head, queries and keys.
+    """Rotary code (Su et al., arXiv 2104.09864) of 1-D positions (B, L) on the SECOND half of each head, queries
+    and keys.
 
     n = head_dim / 2 channels, neighbouring pairs turn by position * 10000^(-2m/n), m = 0 ... n/2 - 1.
     """
@@ -222,7 +226,8 @@ def joint_mask(vl_type: Tensor, action_type: Tensor, isolated: bool) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, code: PositionCode) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v: q (B, Q, H, d); k, v (B, K, H', d), H' dividing H; mask bool (B, Q, K) -> (B, Q, H d).
+    """softmax(q k^T / sqrt(d)) v: q (B, Q, H, d); k, v (B, K, H', d), H' dividing H; mask bool (B, Q, K) -> (B,
+    Q, H d).
 
     Always sdpa: eager implementations would ADD a bool mask, and language would leak into vision."""
     q, k, v = q.transpose(1, 2), k.to(q.dtype).transpose(1, 2), v.to(q.dtype).transpose(1, 2)
@@ -269,8 +274,8 @@ class Block(nn.Module):
     ) -> tuple[Tensor, KV]:
         """One part of the stream, x (B, Q, width), through the block; `past` holds the other part's keys and values.
 
-        mask (B, Q, K), K = past + own. Returns the new stream and the own keys and values. `kv_only` stops once those are
-        known: nothing reads the VL stream behind the last block.
+        mask (B, Q, K), K = past + own. Returns the new stream and the own keys and values. `kv_only` stops once
+        those are known: nothing reads the VL stream behind the last block.
         """
         q, k, v = self.attn.project(self.norm1(x, step), code)
         own = (k, v)

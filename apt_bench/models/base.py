@@ -13,17 +13,24 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from apt_bench.models.actions import CODE_DIM, ROTATION, camera_position, encode_chunk, standstill
+from apt_bench.models.actions import CODE_DIM, camera_position, encode_chunk, standstill
 from apt_bench.models.attention import KV, PositionCode, RMSNorm, StepEmbedding, small_mlp
 from apt_bench.models.config import ExpertConfig
-from apt_bench.models.diffusion import SAMPLE_STEPS, add_noise, ddim_sample, noise_losses
-from apt_bench.models.diffusion import TRAIN_STEPS as TRAIN_STEPS
+from apt_bench.models.diffusion import (
+    SAMPLE_STEPS,
+    TRAIN_STEPS,
+    add_noise,
+    code_losses,
+    ddim_sample,
+    implied_noise,
+)
 from apt_bench.models.inputs import ACTION, PAD, RobotState, VLFeatures
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What one block's action tokens need: their position code, whom they may see, and the keys and values of others."""
+    """What one block's action tokens need: their position code, whom they may see, and the keys and values of
+    others."""
 
     mask: Tensor  # (B, A, keys) bool
     code: PositionCode | None = None
@@ -42,8 +49,8 @@ class Context:
 class ActionTokens(nn.Module):
     """Encodes an arm's history and its (noisy) chunk as tokens, per arm [history, (proprio), T steps].
 
-    Every token also says where its action puts the end effector in the reference camera's frame; together with the arm's
-    embedding that is all the network knows of the robot in the released form.
+    Every token also says where its action puts the end effector in the reference camera's frame; together with
+    the arm's embedding that is all the network knows of the robot in the released form.
     """
 
     def __init__(self, config: ExpertConfig, step_index: bool) -> None:
@@ -52,7 +59,9 @@ class ActionTokens(nn.Module):
         self.history_encoder = small_mlp(CODE_DIM - 1, width)
         self.action_encoder = small_mlp(CODE_DIM, width)
         self.position_encoder = small_mlp(3, width)
-        nn.init.zeros_(self.position_encoder[-1].weight)
+        last = self.position_encoder[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
         self.arm_embed = nn.Parameter(0.02 * torch.randn(1, config.max_arms, 1, width))
         self.proprio_encoder = small_mlp(CODE_DIM, width) if config.proprio else None
         self.step_embed = nn.Parameter(0.02 * torch.randn(config.horizon, width)) if step_index else None
@@ -114,13 +123,19 @@ class ActionExpert(nn.Module, ABC):
             x, _ = block(x, memory.code, memory.mask, step, memory.past)
         return x
 
-    def denoise(self, context: Context, noisy: Tensor, t: Tensor) -> Tensor:
-        """Predicted noise for codes `noisy` (B, E, T, 10) at diffusion steps `t` (B,) integer; float32, like `noisy`."""
-        B, E, T, _ = noisy.shape
+    def predict(self, context: Context, noisy: Tensor, t: Tensor) -> Tensor:
+        """What the network says about codes `noisy` (B, E, T, 10) at diffusion steps `t` (B,): the noise in them, or the
+        clean codes, as `config.prediction` has it. float32, like `noisy`."""
+        _, E, T, _ = noisy.shape
         x = torch.cat([context.prefix, self.tokens.steps(noisy, context.robot)], 2)
         x = self.decode(context, x.flatten(1, 2), self.step(t))
         x = x.unflatten(1, (E, -1))[:, :, -T:]
         return self.head(self.final_norm(x)).float()
+
+    def denoise(self, context: Context, noisy: Tensor, t: Tensor) -> Tensor:
+        """Predicted noise, (B, E, T, 10)."""
+        predicted = self.predict(context, noisy, t)
+        return predicted if self.config.prediction == "noise" else implied_noise(noisy, predicted, t)
 
     def loss(
         self,
@@ -132,14 +147,21 @@ class ActionExpert(nn.Module, ABC):
         t: Tensor | None = None,
         rotation: Tensor | None = None,
         generator: torch.Generator | None = None,
+        draws: int = 1,
     ) -> dict[str, Tensor]:
-        """Denoising losses (see `noise_losses`) of target codes (B, E, T, 10); what is not given is drawn, on the CPU."""
-        if noise is None:
-            noise = torch.randn(target.shape, generator=generator).to(target.device)
-        if t is None:
-            t = torch.randint(TRAIN_STEPS, (len(target),), generator=generator).to(target.device)
-        predicted = self.denoise(self.observe(features, robot, rotation), add_noise(target, noise, t), t)
-        return noise_losses(predicted, noise, robot.arm_valid)
+        """Denoising losses (see `code_losses`) of target codes (B, E, T, 10); what is not given is drawn, on the CPU.
+
+        `draws` > 1 averages over that many (noise, t) per sample; what is seen is digested only once for all of them.
+        """
+        context = self.observe(features, robot, rotation)
+        losses = []
+        for _ in range(draws):
+            eps = torch.randn(target.shape, generator=generator).to(target.device) if noise is None else noise
+            at = torch.randint(TRAIN_STEPS, target.shape[:1], generator=generator) if t is None else t
+            predicted = self.predict(context, add_noise(target, eps, at), at.to(target.device))
+            wanted = eps if self.config.prediction == "noise" else target
+            losses.append(code_losses(predicted, wanted, robot.arm_valid))
+        return {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
 
     @torch.no_grad()
     def sample(
@@ -171,7 +193,7 @@ def inherit(prior: ActionExpert, policy: ActionExpert, what: Literal["all", "blo
     exists in both. New blocks keep their own start either way.
     """
     old, new = prior.state_dict(), policy.state_dict()
-    taken = {}
+    taken: dict[str, Tensor] = {}
     for i, source in enumerate(policy.sources):
         if source is not None:
             own, theirs = f"blocks.{i}.", f"blocks.{source}."

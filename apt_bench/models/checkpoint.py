@@ -33,7 +33,8 @@ WEIGHTS, CONFIG, PROVENANCE = "model.safetensors", "config.json", "provenance.js
 
 
 def save(folder: Path, model: VLA, provenance: Mapping[str, Any]) -> Path:
-    """Write a checkpoint folder. It appears under its name only when complete, so a full disk costs no older checkpoint."""
+    """Write a checkpoint folder. It appears under its name only when complete, so a full disk costs no older
+    checkpoint."""
     tensors = {f"expert.{k}": v for k, v in model.expert.state_dict().items()}
     tensors |= {f"vlm.{k}": v for k, v in _own_weights(model.vlm, model.spec).items()}
     config = {
@@ -70,7 +71,8 @@ def _own_weights(vlm: VLM, spec: VLMSpec) -> dict[str, Tensor]:
 
 
 def load(source: str | Path, vlm: VLM | None = None) -> VLA:
-    """Load a checkpoint folder, a hub id (`owner/name`, or `owner/name/path/in/repository`), or an authors' `ckpt_*.pt`.
+    """Load a checkpoint folder, a hub id (`owner/name`, or `owner/name/path/in/repository`), or an authors'
+    `ckpt_*.pt`.
 
     `vlm` replaces the vision-language model that the checkpoint names. The result is in evaluation mode, on the CPU.
     """
@@ -79,17 +81,23 @@ def load(source: str | Path, vlm: VLM | None = None) -> VLA:
         return load_official(path, vlm)
     config = _read_json(path / CONFIG)
     if config.get("format") != FORMAT:
-        raise UserError(f"{path / CONFIG}: format {config.get('format')!r}; this version reads format {FORMAT}.")
+        raise UserError(
+            f"{path / CONFIG}: format {config.get('format')!r}; this version reads format {FORMAT}."
+        )
     expert = build_expert(ExpertConfig.from_dict(config["expert"]))
     spec = VLMSpec.from_dict(config["vlm"])
     model = VLA(vlm or spec.load(), expert, spec)
     try:
         tensors = load_file(path / WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path / WEIGHTS} is missing or damaged ({error}). Copy the checkpoint again.") from error
+        raise UserError(
+            f"{path / WEIGHTS} is missing or damaged ({error}). Copy the checkpoint again."
+        ) from error
     load_strictly(expert, _part(tensors, "expert."), str(path))
     own = _part(tensors, "vlm.")
-    load_strictly(model.vlm, own, str(path), may_lack=set(model.vlm.state_dict()) - set(_own_weights(model.vlm, spec)))
+    load_strictly(
+        model.vlm, own, str(path), may_lack=set(model.vlm.state_dict()) - set(_own_weights(model.vlm, spec))
+    )
     return model.eval()
 
 
@@ -107,7 +115,9 @@ def locate(source: str | Path) -> Path:
         return path
     parts = str(source).split("/")
     if len(parts) < 2 or str(source).startswith(("/", ".", "~")):
-        raise UserError(f"No checkpoint at '{source}'. Give a folder with {CONFIG}, a ckpt_*.pt file, or a hub id.")
+        raise UserError(
+            f"No checkpoint at '{source}'. Give a folder with {CONFIG}, a ckpt_*.pt file, or a hub id."
+        )
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -133,7 +143,9 @@ def safe_load(path: Path) -> dict[str, Any]:
             "If you trust its author, have them save the weights alone."
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a torch file ({str(error).splitlines()[0]}). Is it complete?") from error
+        raise UserError(
+            f"{path} cannot be read as a torch file ({str(error).splitlines()[0]}). Is it complete?"
+        ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint dictionary.")
     return content
@@ -163,7 +175,9 @@ def official_config(state: Mapping[str, Tensor], vlm: VLMShape) -> ExpertConfig:
     except (KeyError, ValueError) as error:
         raise UserError(f"This is not a released APT expert: {error} is missing or misshapen.") from error
     if blocks not in (depth, depth // 2):
-        raise UserError(f"This expert has {blocks} blocks for {depth} taps; APT has as many, or half as many (Stage 1).")
+        raise UserError(
+            f"This expert has {blocks} blocks for {depth} taps; APT has as many, or half as many (Stage 1)."
+        )
     return ExpertConfig(
         stage=2 if blocks == depth else 1, vlm=vlm, width=width, heads=width // head_dim, depth=depth
     )
@@ -183,7 +197,9 @@ def _official_vlm(weights: Mapping[str, Tensor], vlm: VLM, path: Path) -> dict[s
             continue  # taken together with its A
         target = f"{name}.weight" if adapter else key
         if target not in own:
-            raise UserError(f"{path}: tensor '{prefix}{key}' has no place in the VLM. Is it of another base model?")
+            raise UserError(
+                f"{path}: tensor '{prefix}{key}' has no place in the VLM. Is it of another base model?"
+            )
         if adapter:
             out[target] = own[target].clone()
             merge(out[target], tensor, inner[f"{name}.lora_B.default.weight"])
@@ -193,7 +209,10 @@ def _official_vlm(weights: Mapping[str, Tensor], vlm: VLM, path: Path) -> dict[s
 
 
 def load_strictly(
-    module: nn.Module, state: Mapping[str, Tensor], where: str, may_lack: frozenset[str] | set[str] = frozenset()
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    where: str,
+    may_lack: frozenset[str] | set[str] = frozenset(),
 ) -> None:
     """load_state_dict with every missing, surplus or misshapen tensor named in one message."""
     own = module.state_dict()

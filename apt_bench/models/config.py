@@ -31,16 +31,17 @@ class VLMShape:
 class ExpertConfig:
     """An action expert. The defaults are the released APT, Stage 2, on Qwen3-VL-2B.
 
-    arch: `apt`, or the rivals `pi` and `groot`, which share every input and output with it.
-    stage: 1 = language-blind prior, 2 = language-conditioned policy.
-    depth: N, the blocks of Stage 2 and the tapped VLM layers (paper: 20; must be even). Rivals: number of blocks; for
-    `pi` it must equal the VLM's layers.
-    fusion: `convex` (released) or `additive` (paper's equation 3).
-    insertion: where Stage 2 puts its new blocks: `before` their partner (released), `after` it (paper), or `tokens`: no
-    new blocks, language is un-masked in the old ones (the paper's ablation).
-    proprio: an extra token with end-effector pose and gripper opening (paper); the released form has none.
-    step_index: a learned embedding of each step's index in the chunk. The released Stage 1 has nothing that tells one step
-    of the chunk from another (its blocks have no RoPE), so it can only learn what all steps have in common.
+    - arch: `apt`, or the rivals `pi` and `groot`, which share every input and output with it.
+    - stage: 1 = language-blind prior, 2 = language-conditioned policy.
+    - depth: N, the blocks of Stage 2 and the tapped VLM layers (paper: 20); even. Rivals: the number of blocks, which for
+      `pi` is that of the VLM's layers.
+    - fusion: `convex` (released) or `additive` (paper's equation 3).
+    - insertion: where Stage 2 puts its new blocks: `before` their partner (released), `after` it (paper), or `tokens`: no
+      new blocks, language is un-masked in the old ones (the paper's ablation).
+    - proprio: an extra token with end-effector pose and gripper opening (paper); the released form has none.
+    - step_index: a learned embedding of each step's index in the chunk. The released Stage 1 has nothing that tells one
+      step of the chunk from another (its blocks have no RoPE), so it can only learn what all steps have in common.
+    - prediction: what the network answers, and where its L1 loss is taken: the `noise` (released) or the clean `sample`.
     """
 
     arch: Literal["apt", "pi", "groot"] = "apt"
@@ -55,6 +56,7 @@ class ExpertConfig:
     insertion: Literal["before", "after", "tokens"] = "before"
     proprio: bool = False
     step_index: bool = False
+    prediction: Literal["noise", "sample"] = "noise"
 
     def __post_init__(self) -> None:
         for name, allowed in {
@@ -62,10 +64,12 @@ class ExpertConfig:
             "stage": (1, 2),
             "fusion": ("convex", "additive"),
             "insertion": ("before", "after", "tokens"),
+            "prediction": ("noise", "sample"),
         }.items():
             if getattr(self, name) not in allowed:
                 raise UserError(
-                    f"Expert config: {name} is {getattr(self, name)!r}; it must be one of {', '.join(map(str, allowed))}."
+                    f"Expert config: {name} is {getattr(self, name)!r}; it must be one of "
+                    f"{', '.join(map(str, allowed))}."
                 )
         if self.width % (8 * self.heads):
             raise UserError(
@@ -77,7 +81,8 @@ class ExpertConfig:
             )
         if self.arch == "pi" and self.depth != self.vlm.layers:
             raise UserError(
-                f"Expert config: depth {self.depth}; the pi-style expert has one block per VLM layer, {self.vlm.layers}."
+                f"Expert config: depth {self.depth}; the "
+                f"pi-style expert has one block per VLM layer, {self.vlm.layers}."
             )
 
     @property

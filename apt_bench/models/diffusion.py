@@ -41,6 +41,12 @@ def add_noise(clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     return level.sqrt() * clean + (1 - level).sqrt() * noise
 
 
+def implied_noise(noisy: Tensor, clean: Tensor, t: Tensor) -> Tensor:
+    """The eps of `add_noise` that goes with x_t = `noisy` and a = `clean`."""
+    level = _per_sample(signal_levels()[t.cpu()], noisy)
+    return (noisy - level.sqrt() * clean) / (1 - level).sqrt()
+
+
 def ddim_timesteps(steps: int = SAMPLE_STEPS) -> list[int]:
     """ "leading" spacing: 95, 90, ..., 0 for 20 steps."""
     stride = TRAIN_STEPS // steps
@@ -63,12 +69,13 @@ def ddim_sample(denoise: Callable[[Tensor, int], Tensor], noise: Tensor, steps: 
     return x
 
 
-def noise_losses(predicted: Tensor, noise: Tensor, arm_valid: Tensor) -> dict[str, Tensor]:
-    """L1 on the noise, 30 position + 10 rotation + 10 gripper, each a mean over all elements of the valid arms.
+def code_losses(predicted: Tensor, wanted: Tensor, arm_valid: Tensor) -> dict[str, Tensor]:
+    """L1, 30 position + 10 rotation + 10 gripper, each a mean over all elements of the valid arms.
 
-    predicted, noise: (B, E, T, 10); arm_valid: (B, E) bool. Keys: position, rotation, gripper (plain means), total.
+    predicted, wanted: (B, E, T, 10), in the released form the noise; arm_valid: (B, E) bool. Keys: position, rotation,
+    gripper (plain means), total.
     """
-    error = (predicted - noise).abs()[arm_valid]
+    error = (predicted - wanted).abs()[arm_valid]
     parts = {
         "position": error[..., POSITION],
         "rotation": error[..., ROTATION],

@@ -1,7 +1,8 @@
 """The APT action expert: a diffusion transformer that keeps its own stream of vision-language tokens.
 
-Stage 1 is a prior over actions given vision alone: N/2 blocks in which vision and action tokens cannot see language.
-Stage 2 puts one new, language-seeing block beside each of them. Released form of APT (arXiv 2606.12366): METHOD 2.4-2.8.
+Stage 1 is a prior over actions given vision alone: N/2 blocks in which vision and action tokens cannot see
+language. Stage 2 puts one new, language-seeing block beside each of them. Released form of APT (arXiv
+2606.12366): METHOD 2.4-2.8.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from apt_bench.models.attention import Block, PRoPE, RoPE, attention_mask, visual_positions
+from apt_bench.models.attention import Block, PositionCode, PRoPE, RoPE, attention_mask, visual_positions
 from apt_bench.models.base import ActionExpert, Context, Memory
 from apt_bench.models.config import ExpertConfig
 from apt_bench.models.fusion import LayerwiseFusion
@@ -82,8 +83,11 @@ class APTExpert(ActionExpert):
         index = self._action_index(arms, prefix.shape[2], self.config.horizon, position.device)
         action_position = position[:, -1:] + 1 + index
         head_dim = self.config.head_dim
-        vl_codes = {"prope": PRoPE(pose), "rope": RoPE(position, head_dim)}
-        action_codes = {"prope": PRoPE(action_pose), "rope": RoPE(action_position, head_dim)}
+        vl_codes: dict[str, PositionCode] = {"prope": PRoPE(pose), "rope": RoPE(position, head_dim)}
+        action_codes: dict[str, PositionCode] = {
+            "prope": PRoPE(action_pose),
+            "rope": RoPE(action_position, head_dim),
+        }
 
         everyone = torch.cat([features.token_type, types], 1)
         vl_masks = {

@@ -13,9 +13,9 @@ FusionKind = Literal["convex", "additive"]
 class LayerwiseFusion(nn.Module):
     """x_vl <- fuse(x_vl, P_j(phi_j)): phi_j the j-th tapped VLM layer, P_j its own linear.
 
-    convex (released code): s * x + (1 - s) * P, s = sigmoid(g_j), one gate per channel, starting at 0.5.
-    additive (paper, equation 3): x + sigmoid(w_j) * P, one scalar per layer; the paper gives no start, here w_j = -4, so that
-    an untrained stream is nearly unfused.
+    convex (released code): s * x + (1 - s) * P, s = sigmoid(g_j), one gate per channel, starting at 0.5. additive
+    (paper, equation 3): x + sigmoid(w_j) * P, one scalar per layer; the paper gives no start, here w_j = -4, so
+    that an untrained stream is nearly unfused.
     """
 
     def __init__(self, taps: int, vlm_width: int, width: int, kind: FusionKind) -> None:

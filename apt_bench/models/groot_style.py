@@ -1,9 +1,9 @@
 """The GR00T-style rival: a diffusion transformer that cross-attends to one hidden layer of the VLM.
 
-As in GR00T N1 (arXiv 2503.14734) and starVLA's rendering of it: blocks alternate between cross-attention to the VLM's last
-layer (even) and self-attention among [state, 32 learned tokens, noisy actions] (odd), under adaptive norms on the diffusion
-step. Inputs, outputs and loss are APT's, so that only the architecture varies; Stage 1 hides language keys from the
-cross-attention, Stage 2 shows them, and no blocks are inserted.
+As in GR00T N1 (arXiv 2503.14734) and starVLA's rendering of it: blocks alternate between cross-attention to the
+VLM's last layer (even) and self-attention among [state, 32 learned tokens, noisy actions] (odd), under adaptive
+norms on the diffusion step. Inputs, outputs and loss are APT's, so that only the architecture varies; Stage 1
+hides language keys from the cross-attention, Stage 2 shows them, and no blocks are inserted.
 """
 
 from __future__ import annotations

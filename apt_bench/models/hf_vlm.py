@@ -1,7 +1,8 @@
 """Hugging Face vision-language models behind the `VLM` interface: Qwen3-VL, Qwen2.5-VL, PaliGemma, SmolVLM2.
 
-Images are resized and normalised here, as the models' own processors do (the Qwen ones need torchvision), and prompts are
-written out; only the tokenizer comes from the hub. Verified against transformers' own classes in the tests.
+Images are resized and normalised here, as the models' own processors do (the Qwen ones need torchvision), and
+prompts are written out; only the tokenizer comes from the hub. Verified against transformers' own classes in the
+tests.
 """
 
 from __future__ import annotations
@@ -154,10 +155,10 @@ def _on_output(module: nn.Module, catch: Callable[[int, Tensor], None], layer: i
 class QwenVLM(HFBackbone):
     """Qwen3-VL and Qwen2.5-VL.
 
-    Qwen3-VL adds deep-stack image features behind its first layers. `deepstack_in_taps`: whether a tap there contains that
-    addition, i.e. what the next layer receives. With the transformers version that APT's release was developed on (4.57) it
-    did, because the addition was in place; in 5.x the layer's output does not. Concerns tap 0 only, which Stage 1 never
-    reads; which of the two trained the released weights is unknown.
+    Qwen3-VL adds deep-stack image features behind its first layers. `deepstack_in_taps`: whether a tap there
+    contains that addition, i.e. what the next layer receives. With the transformers version that APT's release
+    was developed on (4.57) it did, because the addition was in place; in 5.x the layer's output does not.
+    Concerns tap 0 only, which Stage 1 never reads; which of the two trained the released weights is unknown.
     """
 
     def __init__(

@@ -75,9 +75,9 @@ class VLFeatures(TensorRecord):
 class RobotState(TensorRecord):
     """Cameras and arms at the moment of decision. Poses map to the world, metres.
 
-    camera_pose: (B, V, 4, 4), OpenCV axes. intrinsics: (B, V, 3, 3) in fractions of the image (`fractional_intrinsics`).
-    camera_present: (B, V) bool. ee_pose: (B, E, 4, 4). ref_pose: (B, E, 4, 4) the camera in whose axes actions are
-    coded. openness: (B, E) gripper, 0 closed ... 1 open. arm_valid: (B, E) bool.
+    camera_pose: (B, V, 4, 4), OpenCV axes. intrinsics: (B, V, 3, 3) in fractions of the image
+    (`fractional_intrinsics`). camera_present: (B, V) bool. ee_pose: (B, E, 4, 4). ref_pose: (B, E, 4, 4) the
+    camera in whose axes actions are coded. openness: (B, E) gripper, 0 closed ... 1 open. arm_valid: (B, E) bool.
     """
 
     camera_pose: Tensor

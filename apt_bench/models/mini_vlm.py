@@ -1,15 +1,16 @@
 """A vision-language model of about a million parameters, for learning and tests without a hub or a GPU.
 
-A convolutional stem turns each view into a grid of visual tokens; a small decoder lets the tokens of a view see each other
-and text see all views and the text before it. Visual tokens never see text, as in SmolVLM or Qwen-VL, so features of a frame
-do not depend on the instruction. Known words are one token each, any other word is spelled in bytes: a new noun stays
-distinguishable from every other.
+A convolutional stem turns each view into a grid of visual tokens; a small decoder lets the tokens of a view see
+each other and text see all views and the text before it. Visual tokens never see text, as in SmolVLM or Qwen-VL,
+so features of a frame do not depend on the instruction. Known words are one token each, any other word is spelled
+in bytes: a new noun stays distinguishable from every other.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -28,7 +29,8 @@ FIRST_WORD = FIRST_BYTE + 256
 
 @dataclass(frozen=True)
 class MiniVLMConfig:
-    """`words` are the known words; image_size is (height, width) in pixels, both multiples of `stride` (a power of 2)."""
+    """`words` are the known words; image_size is (height, width) in pixels, both multiples of `stride` (a power
+    of 2)."""
 
     words: tuple[str, ...] = ()
     width: int = 128
@@ -85,9 +87,7 @@ class Stem(nn.Module):
         super().__init__()
         halvings = stride.bit_length() - 1
         widths = [3, *(max(16, width >> (halvings - 1 - i)) for i in range(halvings))]
-        self.down = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
         self.mix = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1, groups=width), nn.GELU(), nn.Conv2d(width, width, 1)
         )
@@ -129,7 +129,8 @@ class MiniVLM(VLM):
         ids = [BOS_ID, *self.tokenizer(text), END_ID]
         if len(ids) > self.config.max_text:
             raise UserError(
-                f"Instruction of {len(ids)} tokens: '{text[:60]}...'; the mini VLM reads at most {self.config.max_text}. "
+                f"Instruction of {len(ids)} tokens: '{text[:60]}...'; the mini VLM reads at most "
+                f"{self.config.max_text}. "
                 "Shorten it, or raise max_text and pretrain again."
             )
         return Turn([], [], [], ids)
@@ -151,8 +152,9 @@ class MiniVLM(VLM):
     def decode(
         self, x: Tensor, mask: Tensor, layers: int | None = None
     ) -> tuple[list[Tensor], list[KV], list[Tensor]]:
-        """The first `layers` (default all) over tokens x (B, L, width) under `mask` (B, L, L): outputs, keys and values, and queries per layer
-        (queries and keys give the attention maps that pretraining may supervise)."""
+        """The first `layers` (default all) over tokens x (B, L, width) under `mask` (B, L, L): outputs, keys and
+        values, and queries per layer (queries and keys give the attention maps that pretraining may
+        supervise)."""
         outputs, kv, queries = [], [], []
         for layer in self.layers[:layers]:
             x, pair, q = layer(x, mask)
@@ -181,9 +183,11 @@ class MiniVLM(VLM):
 
 
 def mini_mask(view: Tensor, sentence: Tensor) -> Tensor:
-    """Who sees whom, (B, L, L) bool: a visual token its own view; a word all views and the words before it in its sentence.
+    """Who sees whom, (B, L, L) bool: a visual token its own view; a word all views and the words before it in its
+    sentence.
 
-    view (B, L), -1 off images; sentence (B, L), 0 off text, else 1, 2, ...: several sentences may share one image's pass.
+    view (B, L), -1 off images; sentence (B, L), 0 off text, else 1, 2, ...: several sentences may share one
+    image's pass.
     """
     q_view, k_view = view[:, :, None], view[:, None, :]
     q_text, k_text = sentence[:, :, None], sentence[:, None, :]

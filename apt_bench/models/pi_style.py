@@ -1,9 +1,9 @@
 """The pi-style rival: action tokens join the VLM's own attention, layer by layer.
 
-As in pi0 (arXiv 2410.24164; openpi): one expert block per VLM layer, whose queries see the VLM's keys and values of that
-layer and the other action tokens. The expert shares the VLM's key-value geometry (heads, head size, rotary code), not its
-weights. Inputs, outputs and loss are APT's, so that only the architecture varies; Stage 1 hides language keys, Stage 2 shows
-them, and no blocks are inserted.
+As in pi0 (arXiv 2410.24164; openpi): one expert block per VLM layer, whose queries see the VLM's keys and values
+of that layer and the other action tokens. The expert shares the VLM's key-value geometry (heads, head size,
+rotary code), not its weights. Inputs, outputs and loss are APT's, so that only the architecture varies; Stage 1
+hides language keys, Stage 2 shows them, and no blocks are inserted.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class PiBlock(nn.Module):
     def forward(
         self, x: Tensor, code: PositionCode, mask: Tensor, step: Tensor, past: KV
     ) -> tuple[Tensor, KV]:
-        """x (B, A, width); past = the VLM's keys and values of this layer, (B, L, kv_heads, head_dim); mask (B, A, L+A)."""
+        """x (B, A, width); past = the VLM's keys and values of this layer, (B, L, kv_heads, head_dim); mask (B,
+        A, L+A)."""
         h = self.norm1(x, step)
         q = self.q_norm(self.q(h).unflatten(-1, (-1, self.head_dim)))
         k, v = self.kv(h).unflatten(-1, (2, self.kv_heads, self.head_dim)).unbind(2)
@@ -101,8 +102,8 @@ class PiExpert(ActionExpert):
         return Context(robot, prefix, tuple(Memory(mask, code, kv) for kv in features.kv))
 
     def _code(self, features: VLFeatures, prefix: Tensor, vlm: VLMShape) -> PositionCode:
-        """Action tokens stand right behind the last visual token, whatever text follows it: a prior's positions must not
-        tell how long the instruction is."""
+        """Action tokens stand right behind the last visual token, whatever text follows it: a prior's positions
+        must not tell how long the instruction is."""
         if vlm.rope_theta is None or features.position is None:
             return NoCode()
         last = torch.where(features.is_visual, features.position, 0).amax(1, keepdim=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,13 +15,17 @@ from apt_bench.models.base import ActionExpert
 from apt_bench.models.config import ExpertConfig
 from apt_bench.models.expert import APTExpert
 from apt_bench.models.groot_style import GR00TExpert
-from apt_bench.models.hf_vlm import DEFAULT, load_hf
+from apt_bench.models.hf_vlm import DEFAULT, QwenVLM, load_hf
 from apt_bench.models.inputs import VLFeatures
 from apt_bench.models.mini_vlm import MiniVLM, MiniVLMConfig
 from apt_bench.models.pi_style import PiExpert
 from apt_bench.models.vlm import VLM, Prompt, VLMMode
 
-ARCHITECTURES: dict[str, type[ActionExpert]] = {"apt": APTExpert, "pi": PiExpert, "groot": GR00TExpert}
+ARCHITECTURES: dict[str, Callable[[ExpertConfig], ActionExpert]] = {
+    "apt": APTExpert,
+    "pi": PiExpert,
+    "groot": GR00TExpert,
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class VLMSpec:
             vlm: VLM = MiniVLM(self.mini)
         else:
             vlm = load_hf(self.name, getattr(torch, self.dtype))
-            if hasattr(vlm, "deepstack_in_taps"):
+            if isinstance(vlm, QwenVLM):
                 vlm.deepstack_in_taps = self.deepstack_in_taps
         vlm.set_mode(self.mode)
         return vlm

@@ -50,6 +50,23 @@ class Turn:
     after: list[int]
 
 
+@dataclass
+class _Row:
+    """One sample's prompt while it is being written."""
+
+    ids: list[int]
+    token_type: list[int]
+    view: list[int]
+    uv: Tensor
+    images: list[np.ndarray]
+
+    def say(self, ids: list[int]) -> None:
+        self.ids += ids
+        self.token_type += [LANGUAGE] * len(ids)
+        self.view += [-1] * len(ids)
+        self.uv = torch.cat([self.uv, torch.zeros(len(ids), 2)])
+
+
 def letterbox(
     image: np.ndarray, height: int, width: int
 ) -> tuple[np.ndarray, tuple[float, float, float, float]]:
@@ -98,58 +115,46 @@ class VLM(nn.Module, ABC):
         """Run the model as far up as `layers` ask (all the way for `kv`)."""
 
     def prepare(self, views: Sequence[Views], instructions: Sequence[str], blind: bool = False) -> Prompt:
-        """Tokenise a batch, on the CPU. `blind` leaves the instructions out, so that nothing downstream can know them."""
+        """Tokenise a batch, on the CPU. `blind` leaves the instructions out, so that nothing downstream can know
+        them."""
+        rows = [self._sample(v, "" if blind else text) for v, text in zip(views, instructions, strict=True)]
+        L = max(len(row.ids) for row in rows)
+
+        def left_pad(name: str, fill: int) -> Tensor:
+            values = [getattr(row, name) for row in rows]
+            return torch.tensor([[fill] * (L - len(value)) + list(value) for value in values])
+
+        return Prompt(
+            ids=left_pad("ids", self.pad_id),
+            present=torch.tensor([[j >= L - len(row.ids) for j in range(L)] for row in rows]),
+            token_type=left_pad("token_type", PAD),
+            view=left_pad("view", -1),
+            uv=torch.stack([torch.cat([torch.zeros(L - len(row.uv), 2), row.uv]) for row in rows]),
+            pixels=self.pack([row.images for row in rows]),
+        )
+
+    def _sample(self, views: Views, text: str) -> _Row:
+        """One prompt, not yet padded."""
         rows, cols = self.grid
         v, u = np.meshgrid((np.arange(rows) + 0.5) / rows, (np.arange(cols) + 0.5) / cols, indexing="ij")
-        centre = np.stack([u, v], -1).reshape(-1, 2)
-        half = np.array([0.5 / cols, 0.5 / rows])
-        samples, pixels = [], []
-        for cameras, instruction in zip(views, instructions, strict=True):
-            turn = self.turn("" if blind else instruction)
-            ids, kinds, view, uv = list(turn.before), [LANGUAGE] * len(turn.before), [], []
-            view = [-1] * len(ids)
-            uv = [np.zeros((len(ids), 2))]
-            fitted = []
-            for index, image in enumerate(cameras):
-                if image is None:
-                    continue
-                picture, (left, top, right, bottom) = letterbox(_checked(image, index), *self.image_size)
-                fitted.append(picture)
-                low, high = np.array([left, top]), np.array([right, bottom])
-                seen = ((centre + half > low) & (centre - half < high)).all(-1)  # one true pixel suffices
-                ids += turn.opening + [self.image_id] * len(centre) + turn.closing
-                kinds += [LANGUAGE] * len(turn.opening) + np.where(seen, VISION, PAD).tolist()
-                kinds += [LANGUAGE] * len(turn.closing)
-                view += [-1] * len(turn.opening) + [index] * len(centre) + [-1] * len(turn.closing)
-                uv += [
-                    np.zeros((len(turn.opening), 2)),
-                    (centre - low) / (high - low),
-                    np.zeros((len(turn.closing), 2)),
-                ]
-            ids, kinds, view = (
-                ids + turn.after,
-                kinds + [LANGUAGE] * len(turn.after),
-                view + [-1] * len(turn.after),
-            )
-            uv.append(np.zeros((len(turn.after), 2)))
-            samples.append((ids, kinds, view, np.concatenate(uv)))
-            pixels.append(fitted)
-        L = max(len(ids) for ids, *_ in samples)
-
-        def left_pad(rows: list, fill: int) -> Tensor:
-            return torch.tensor([[fill] * (L - len(row)) + list(row) for row in rows])
-
-        ids = left_pad([s[0] for s in samples], self.pad_id)
-        present = left_pad([[1] * len(s[0]) for s in samples], 0).bool()
-        where = np.stack([np.pad(s[3], ((L - len(s[3]), 0), (0, 0))) for s in samples])
-        return Prompt(
-            ids=ids,
-            present=present,
-            token_type=left_pad([s[1] for s in samples], PAD),
-            view=left_pad([s[2] for s in samples], -1),
-            uv=torch.from_numpy(where).float(),
-            pixels=self.pack(pixels),
-        )
+        centre, half = np.stack([u, v], -1).reshape(-1, 2), np.array([0.5 / cols, 0.5 / rows])
+        turn, row = self.turn(text), _Row([], [], [], torch.zeros(0, 2), [])
+        row.say(turn.before)
+        for index, image in enumerate(views):
+            if image is None:
+                continue
+            picture, (left, top, right, bottom) = letterbox(_checked(image, index), *self.image_size)
+            low, high = np.array([left, top]), np.array([right, bottom])
+            seen = ((centre + half > low) & (centre - half < high)).all(-1)  # one true pixel suffices
+            row.say(turn.opening)
+            row.ids += [self.image_id] * len(centre)
+            row.token_type += np.where(seen, VISION, PAD).tolist()
+            row.view += [index] * len(centre)
+            row.uv = torch.cat([row.uv, torch.from_numpy((centre - low) / (high - low)).float()])
+            row.say(turn.closing)
+            row.images.append(picture)
+        row.say(turn.after)
+        return row
 
     def forward(self, prompt: Prompt, layers: tuple[int, ...], kv: bool = False) -> VLFeatures:
         """Features of `prompt` at the decoder layers `layers` (and all keys and values, if `kv`)."""

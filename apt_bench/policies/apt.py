@@ -1,4 +1,5 @@
-"""The policy `apt`: a trained VLA network (APT, or a rival architecture) that answers observations with action chunks."""
+"""The policy `apt`: a trained VLA network (APT, or a rival architecture) that answers observations with action
+chunks."""
 
 from __future__ import annotations
 
@@ -33,11 +34,11 @@ OPEN_ABOVE = 0.8  # predicted openness from which the gripper is told to open
 class AptPolicy:
     """Predicts 32 end-effector poses and answers with the control actions that lead along them.
 
-    The released evaluator converts each predicted pose against the live pose just before it is executed. A chunk is answered
-    in one piece, so only the first action can be: for the later ones the live pose is foreseen. The controller covers a
-    fraction `tracking` of the commanded distance within one control step, so from the observed pose the arm is expected to go
-    live <- live + tracking * (target - live). `tracking=1` means that every target is reached, and then the actions are the
-    differences of consecutive targets.
+    The released evaluator converts each predicted pose against the live pose just before it is executed. A chunk
+    is answered in one piece, so only the first action can be: for the later ones the live pose is foreseen. The
+    controller covers a fraction `tracking` of the commanded distance within one control step, so from the
+    observed pose the arm is expected to go live <- live + tracking * (target - live). `tracking=1` means that
+    every target is reached, and then the actions are the differences of consecutive targets.
 
     The reference camera is drawn per decision, as in training. All draws are seeded by (episode, step, seed): a batch
     equals the single calls up to float32 rounding, and a rerun equals the first run.
@@ -79,7 +80,9 @@ class AptPolicy:
         cameras = self.spec.cameras
         for obs in observations:
             if missing := [c for c in cameras if c not in obs.images or c not in obs.cameras]:
-                raise UserError(f"Policy apt needs image and calibration of {missing}; it got {sorted(obs.images)}.")
+                raise UserError(
+                    f"Policy apt needs image and calibration of {missing}; it got {sorted(obs.images)}."
+                )
         draws = [self._draw(obs) for obs in observations]
         robot = _robot_state(observations, cameras, [camera for camera, _ in draws])
         prompt = self.model.vlm.prepare(

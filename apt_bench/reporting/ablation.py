@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from apt_bench import stats
 from apt_bench.reporting.data import KEY, Run, cell_label
 from apt_bench.reporting.published import published
-from apt_bench.reporting.table import PUBLISHED, Column, Rate, Row, Table, Value
+from apt_bench.reporting.table import PUBLISHED, Column, Rate, Row, Table, Value, file_name
 from apt_bench.reporting.tables import PUBLISHED_NOTE, TICKS
 
 SAME = ("architecture", "knowledge_insulation", "finetune_vlm")
@@ -29,7 +29,7 @@ def gain_table(
     notes = ["Percentage points, measured pairs with Newcombe's paired 95% interval."]
     if any(r.kind == "published" for r in rows):
         notes.append(PUBLISHED_NOTE)
-    return Table(f"gain_{suite}", "2-Stage minus 1-Stage", columns, rows, tuple(notes))
+    return Table(f"gain_{file_name(suite)}", "2-Stage minus 1-Stage", columns, rows, tuple(notes))
 
 
 def _label(settings: Sequence[tuple[str, object]]) -> str:

@@ -54,6 +54,7 @@ _STYLE: Any = {
     "svg.fonttype": "path",  # the page must look the same where the font is not installed
     "svg.hashsalt": "apt-bench",
     "pdf.fonttype": 42,
+    "text.parse_math": False,  # a name may hold any character
     "figure.constrained_layout.use": True,
 }
 

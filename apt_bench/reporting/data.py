@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from apt_bench.suites import STALE, EpisodeKey, Suite, load_suite
 COVERAGE_GATE = 0.98
 """Below this share of finished episodes a cell does not enter an average."""
 
+DEFAULT_PROMPT = "default"
+
 KEY = ["suite", "cell", "task", "init", "seed", "prompt"]
 
 
@@ -31,7 +34,8 @@ class Run:
     path: Path
     protocol: Mapping[str, Any]
     info: Mapping[str, Any]  # run.json
-    frame: pd.DataFrame  # one row per episode, see `episode_frame`
+    frame: pd.DataFrame  # one row per episode under the cell's own prompt, see `episode_frame`
+    probed: pd.DataFrame  # the same for episodes under a language probe's prompt
 
     @property
     def protocol_id(self) -> str:
@@ -66,7 +70,8 @@ def load_run(path: Path, label: str | None = None) -> Run:
     frame = episode_frame(store.lines())
     if not label:
         label = str(name or (frame.policy.iloc[0] if len(frame) else path.name))
-    return Run(label, path, store.protocol(), info, frame)
+    own = (frame.prompt == DEFAULT_PROMPT).to_numpy(dtype=bool)
+    return Run(label, path, store.protocol(), info, frame[own], frame[~own])
 
 
 def load_runs(arguments: Sequence[str]) -> list[Run]:
@@ -81,7 +86,7 @@ def load_runs(arguments: Sequence[str]) -> list[Run]:
         raise UserError("The same run is given twice. Name each run once.")
     labels = [r.label for r in runs]
     return [
-        Run(f"{r.label} ({r.path.resolve().name})", r.path, r.protocol, r.info, r.frame)
+        dataclasses.replace(r, label=f"{r.label} ({r.path.resolve().name})")
         if labels.count(r.label) > 1
         else r
         for r in runs
@@ -109,6 +114,8 @@ def episode_frame(records: Iterable[EpisodeRecord]) -> pd.DataFrame:
             "steps": r.steps,
             "decisions": r.decisions,
             "defects": ", ".join(r.flags),
+            "start_hash": r.start_hash,
+            "end_hash": r.end_hash,
             "error": r.error,
             "video": r.video,
             "first": first,
@@ -127,8 +134,8 @@ def episode_frame(records: Iterable[EpisodeRecord]) -> pd.DataFrame:
 
 
 _COLUMNS = [
-    *KEY, "policy", "prompt_text", "outcome", "klass", "steps", "decisions", "defects", "error", "video",
-    "first", "told", "grasped_told", "memorised",
+    *KEY, "policy", "prompt_text", "outcome", "klass", "steps", "decisions", "defects",
+    "start_hash", "end_hash", "error", "video", "first", "told", "grasped_told", "memorised",
 ]  # fmt: skip
 
 
@@ -220,7 +227,7 @@ def cell_summaries(run: Run, frame: pd.DataFrame | None = None) -> dict[tuple[st
     part = run.frame if frame is None else frame
     groups = {(str(s), str(c)): g for (s, c), g in part.groupby(["suite", "cell"], observed=True)}
     found = {}
-    for suite, cell in sorted({*groups, *(run.asked if frame is None else ())}, key=_suite_order):
+    for suite, cell in sorted({*groups, *(run.asked if frame is None else ())}, key=suite_order):
         group = groups.get((suite, cell))
         n = 0 if group is None else len(group)
         done = 0 if group is None else int(group.done.sum())
@@ -257,7 +264,8 @@ def cell_label(suite: str, cell: str) -> str:
     return cell.upper() if len(cell) <= 7 else cell.replace("_", " ").capitalize()
 
 
-def _suite_order(key: tuple[str, str]) -> tuple[str, int, str]:
+def suite_order(key: tuple[str, str]) -> tuple[str, int, str]:
+    """Sorts (suite, cell) as the suite's file has them; a stale control follows its cell."""
     suite = find_suite(key[0])
     names = [c.name for c in suite.cells] if suite else []
     base = key[1].removesuffix(STALE)

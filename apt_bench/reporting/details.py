@@ -50,8 +50,20 @@ def missing(runs: Sequence[Run]) -> list[str]:
                 )
             for task, reason in s.unavailable.items():
                 found.append(f"{name}: task '{task}' cannot be run: {reason}.")
-        found += _not_asked(run)
+        found += [*_not_asked(run), *_same_start(run)]
     return found
+
+
+def _same_start(run: Run) -> list[str]:
+    """Tasks in which several initial states are the same one: its episodes are not that many observations."""
+    known = run.frame[(run.frame.start_hash != "") & run.frame.done]
+    groups = known.groupby(["suite", "cell", "task"], observed=True)
+    counts = groups[["init", "start_hash"]].nunique()
+    return [
+        f"{run.label}, {cell_label(str(suite), str(cell))}: task '{task}' has {row.init} initial states, of which only "
+        f"{row.start_hash} differ."
+        for (suite, cell, task), row in counts[counts.start_hash < counts.init].iterrows()
+    ]
 
 
 def _not_asked(run: Run) -> list[str]:

@@ -17,6 +17,7 @@ from apt_bench.errors import UserError
 from apt_bench.reporting import charts, details
 from apt_bench.reporting.ablation import gain_table
 from apt_bench.reporting.data import Run
+from apt_bench.reporting.probes import probe_table
 from apt_bench.reporting.table import Table, html_table, write
 from apt_bench.reporting.tables import REAL, paper_tables, real_table, suite_tables
 from apt_bench.reporting.videos import gather
@@ -148,7 +149,7 @@ def _headlines(report: Report, runs: Sequence[Run], with_published: bool) -> Non
             report.figure(
                 f"success_{table.name}", charts.success_chart(table), f"{table.title}: success in %."
             )
-        gain = gains.get(table.name)
+        gain = gains.get(table.name)  # by the suite's name, which other tables of the suite extend
         if gain:
             report.table(gain, folded=False)
             report.figure(
@@ -173,6 +174,10 @@ def _language(report: Report, runs: Sequence[Run]) -> None:
             "language", charts.language_chart(table), "Where the robot goes first, and for which task."
         )
         report.table(table)
+    probes = probe_table(runs)
+    if probes:
+        report.section("probes", "Language probes", "The same initial states under other sentences.")
+        report.table(probes)
 
 
 def _outcomes(report: Report, runs: Sequence[Run]) -> None:

@@ -66,7 +66,7 @@ def percent(fraction: float, signed: bool = False, minus: str = "−") -> str:
     """In percent, no decimals; a difference with its sign, and one decimal below 10 points."""
     value = 100 * fraction
     if not signed:
-        return f"{value:.0f}" if value == 0 or 0.5 <= value < 99.5 or value == 100 else f"{value:.1f}"
+        return f"{value:.0f}" if value in (0, 100) or 0.95 <= value < 99.05 else f"{value:.1f}"
     text = f"{abs(value):.1f}" if abs(value) < 9.95 else f"{abs(value):.0f}"
     return text if float(text) == 0 else (minus if value < 0 else "+") + text
 
@@ -123,6 +123,11 @@ class Table:
     def mixed(self) -> bool:
         """Whether published and measured rows stand together, or anything is published."""
         return any(r.kind == "published" for r in self.rows)
+
+
+def file_name(text: str) -> str:
+    """A text as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip(".") or "_"
 
 
 def plain(value: Value) -> str:
@@ -182,16 +187,26 @@ def _csv(value: Value, part: str) -> str:
 
 
 def markdown(table: Table) -> str:
-    """A pipe table with its title and notes."""
-    heads = [f"{c.group} {c.label}".strip() for c in table.columns]
-    rule = {"left": ":---", "right": "---:", "center": ":---:"}
-    lines = [f"**{table.title}**", "", _pipes(heads), _pipes([rule[c.align] for c in table.columns])]
-    lines += [_pipes([plain(r.values.get(c.key)) for c in table.columns]) for r in table.rows]
-    return "\n".join([*lines, *([""] if table.notes else []), *(f"{n}  " for n in table.notes)]) + "\n"
-
-
-def _pipes(values: Sequence[str]) -> str:
-    return "| " + " | ".join(v.replace("\n", " ").replace("|", "\\|") for v in values) + " |"
+    """A pipe table, aligned for people, with its title and notes."""
+    lines = [[f"{c.group} {c.label}".strip() for c in table.columns]]
+    lines += [[plain(r.values.get(c.key)) for c in table.columns] for r in table.rows]
+    lines = [[word.replace("\n", " ").replace("|", "\\|") for word in line] for line in lines]
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+    aligns = [c.align for c in table.columns]
+    fill = {"left": str.ljust, "right": str.rjust, "center": str.center}
+    padded = [
+        "| " + " | ".join(fill[a](w, n) for w, n, a in zip(line, widths, aligns, strict=True)) + " |"
+        for line in lines
+    ]
+    ends = {"left": (":", "-"), "right": ("-", ":"), "center": (":", ":")}
+    rule = "|".join(ends[a][0] + "-" * n + ends[a][1] for n, a in zip(widths, aligns, strict=True))
+    notes = [f"{n}  " for n in table.notes]
+    return (
+        "\n".join(
+            [f"**{table.title}**", "", padded[0], f"|{rule}|", *padded[1:], *([""] if notes else []), *notes]
+        )
+        + "\n"
+    )
 
 
 _TEX = {

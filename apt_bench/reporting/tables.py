@@ -18,7 +18,7 @@ from apt_bench.reporting.data import (
     macro_average,
 )
 from apt_bench.reporting.published import SOURCE, PublishedRow, published
-from apt_bench.reporting.table import NONE, PUBLISHED, Column, Rate, Row, Table, Value
+from apt_bench.reporting.table import NONE, PUBLISHED, Column, Rate, Row, Table, Value, file_name
 from apt_bench.stats import wilson
 
 PUBLISHED_NOTE = f"{PUBLISHED} Published in {SOURCE}, not measured here; no intervals are given there."
@@ -81,7 +81,7 @@ def _headline(
         notes.append(f"{SHORT} Fewer episodes than were asked for; see what is missing.")
     if average and any(r.kind == "measured" and r.values["avg"] is None for r in body):
         notes.append(f"No average where a cell is below {COVERAGE_GATE:.0%} of its episodes.")
-    return Table(suite + name, title, columns, body, tuple(notes + _protocol_notes(runs)))
+    return Table(file_name(suite) + name, title, columns, body, tuple(notes + _protocol_notes(runs)))
 
 
 def split_label(label: str) -> tuple[str, str]:

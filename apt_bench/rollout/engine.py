@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,6 @@ from apt_bench.policies.registry import PolicyRef
 from apt_bench.rollout.identity import cores, free_memory_gb
 from apt_bench.rollout.schedule import Schedule
 from apt_bench.rollout.workers import (
-    ONE_THREAD,
     Interrupted,
     PolicyHost,
     Result,
@@ -29,6 +28,11 @@ from apt_bench.rollout.workers import (
 from apt_bench.suites import EpisodeSpec
 
 Stream = Generator[tuple[EpisodeSpec, int, Result]]
+
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"), "1"
+)
+"""One worker per core: threads inside a worker would only fight (LP_: Mesa's software renderer)."""
 
 TICK = 0.25
 """Seconds between two looks at the clock: how soon a stop or a hang is noticed."""
@@ -121,8 +125,19 @@ class PolicyActor:
 
     def __init__(self, ref: PolicyRef, clients: int, path: str) -> None:
         self._ref, self._clients, self._path = ref, clients, path
-        self.handle: Any = None
-        self.spec = self._start()
+        self._start()
+
+    def spec(self) -> PolicySpec:
+        """Wait until the policy is loaded. Raises UserError where it cannot be."""
+        import ray
+
+        try:
+            answer: PolicySpec | str = ray.get(self.handle.ready.remote())
+        except ray.exceptions.RayError as error:
+            raise UserError(f"Policy '{self._ref.name}' died while it was loaded: {error}") from None
+        if isinstance(answer, str):
+            raise UserError(answer)
+        return answer
 
     def ensure(self) -> None:
         """Come back only when the policy answers."""
@@ -133,6 +148,7 @@ class PolicyActor:
         except (ray.exceptions.RayError, TimeoutError):
             self.kill()
             self._start()
+            self.spec()
 
     def kill(self) -> None:
         """End the process, and with it every call that waits for it."""
@@ -140,26 +156,27 @@ class PolicyActor:
 
         ray.kill(self.handle)
 
-    def _start(self) -> PolicySpec:
+    def _start(self) -> None:
         import ray
 
-        if self._ref.num_gpus > ray.cluster_resources().get("GPU", 0):
-            raise UserError(
-                f"Policy '{self._ref.name}' needs {self._ref.num_gpus:g} GPU(s); Ray sees "
-                f"{ray.cluster_resources().get('GPU', 0):g} here."
-            )
         remote: Any = ray.remote  # typed for decorators only
         actor = remote(PolicyHost).options(
             num_cpus=0, num_gpus=self._ref.num_gpus, max_concurrency=self._clients + 2
         )
-        self.handle = actor.remote(self._ref, self._clients, self._path)
-        try:
-            answer: PolicySpec | str = ray.get(self.handle.ready.remote())
-        except ray.exceptions.RayError as error:
-            raise UserError(f"Policy '{self._ref.name}' died while it was loaded: {error}") from None
-        if isinstance(answer, str):
-            raise UserError(answer)
-        return answer
+        self.handle: Any = actor.remote(self._ref, self._clients, self._path)
+
+
+def policy_actors(ref: PolicyRef, workers: int, path: str) -> list[PolicyActor]:
+    """One actor, or as many as the GPUs hold. They load side by side. Raises UserError where there are too few GPUs."""
+    import ray
+
+    number = 1
+    if ref.num_gpus:
+        there = ray.cluster_resources().get("GPU", 0)
+        number = min(workers, int(there // ref.num_gpus))
+        if not number:
+            raise UserError(f"Policy '{ref.name}' needs {ref.num_gpus:g} GPU(s); Ray sees {there:g} here.")
+    return [PolicyActor(ref, -(-workers // number), path) for _ in range(number)]
 
 
 @dataclass
@@ -178,13 +195,20 @@ class RayPool:
     """Rollout workers as actors, asked for one episode at a time."""
 
     def __init__(
-        self, workers: int, settings: Settings, policies: list[PolicyActor], hang_seconds: float
+        self,
+        workers: int,
+        settings: Settings,
+        policies: Sequence[PolicyActor],
+        hang_seconds: float,
+        on_cluster: bool = False,
     ) -> None:
         import ray
 
         self._settings, self._policies, self._hang = settings, policies, hang_seconds
         remote: Any = ray.remote
-        self._actor = remote(concurrency_groups={"beat": 1})(RolloutWorker).options(num_cpus=1)
+        self._actor = remote(concurrency_groups={"beat": 1})(RolloutWorker).options(
+            num_cpus=1, runtime_env={"env_vars": ONE_THREAD} if on_cluster else None
+        )
         self._slots = [_Slot(i, self._actor.remote(settings)) for i in range(workers)]
         self._running: dict[Any, _Slot] = {}
 

@@ -72,9 +72,10 @@ def circumstances() -> dict[str, Any]:
 
 
 def requested(specs: Iterable[EpisodeSpec], earlier: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """Episodes asked for so far, as {cell: {task: number of initial states}}: what coverage is measured against."""
+    """Episodes asked for so far under the cells' own prompts, as {cell: {task: number of initial states}}: what
+    coverage is measured against."""
     counts: dict[str, dict[str, int]] = {cell: dict(tasks) for cell, tasks in earlier.items()}
-    for spec in specs:
+    for spec in (s for s in specs if s.key.prompt == "default"):
         tasks = counts.setdefault(spec.key.cell, {})
         tasks[spec.key.task] = max(tasks.get(spec.key.task, 0), spec.key.init + 1)
     return counts

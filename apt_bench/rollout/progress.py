@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from apt_bench.records import EpisodeRecord
+from apt_bench.suites import EpisodeKey
 
 LINE_EVERY = 10.0
 """Seconds between two plain lines."""
@@ -67,8 +68,8 @@ class Progress:
         if record.outcome == "error":
             self._errors += 1
         else:
-            self._done[record.key.cell] += 1
-            self._won[record.key.cell] += record.outcome == "success"
+            self._done[column(record.key)] += 1
+            self._won[column(record.key)] += record.outcome == "success"
 
     def _line(self) -> str:
         done = self._done.total()
@@ -88,6 +89,11 @@ class Progress:
             cells.add_row(cell, f"{won}/{done}", f"{100 * won / done:.0f}%" if done else "")
         bar = ProgressBar(total=self._total, completed=self._done.total() + self._errors, width=60)
         return Group(cells, bar, Text(self._line()))
+
+
+def column(key: EpisodeKey) -> str:
+    """What episodes are counted under: the cell, and the probe where there is one."""
+    return key.cell if key.prompt == "default" else f"{key.cell} ({key.prompt})"
 
 
 def duration(seconds: float) -> str:

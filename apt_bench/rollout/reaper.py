@@ -1,7 +1,8 @@
 """Clears up after a local Ray, even where the driver was killed and could not. Run as a script of its own:
 
 python reaper.py FOLDER: waits until stdin closes, kills every process that still has a file of FOLDER open (Ray's
-logs and sockets) except the one that started this, and removes FOLDER. Without it, two of Ray's helpers linger for a minute and the folder for good.
+logs and sockets) except the one that started this, and removes FOLDER. Without it, two of Ray's helpers linger for a
+minute and the folder for good.
 """
 
 import os

@@ -16,14 +16,14 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from apt_bench import rendering
+from apt_bench import probes, rendering
 from apt_bench.errors import PolicyFault, UserError
 from apt_bench.policies.base import PolicySpec
 from apt_bench.policies.registry import PolicyRef, find_policy
 from apt_bench.policies.simple import save_actions
 from apt_bench.records import EpisodeRecord, RunStore, exclusive, finished_keys, protocol_hash
 from apt_bench.rollout import identity
-from apt_bench.rollout.engine import PolicyActor, RayPool, Stream, ray_session, run_local
+from apt_bench.rollout.engine import PolicyActor, RayPool, Stream, policy_actors, ray_session, run_local
 from apt_bench.rollout.episode import POLICY_FAULT, error_record
 from apt_bench.rollout.progress import Progress
 from apt_bench.rollout.schedule import Schedule
@@ -48,6 +48,7 @@ class RunOptions:
     seed: int | None = None
     limit: int | None = None
     instruction: str | None = None
+    probes: tuple[str, ...] = ()
     execute: int | None = None
     workers: str = "auto"
     video: str = "none"
@@ -116,6 +117,10 @@ def select(options: RunOptions) -> tuple[Suite, tuple[EpisodeSpec, ...]]:
     )
     if not specs:
         raise UserError("None of these tasks is available. `apt-bench ls tasks` says why.")
+    if options.probes:
+        cells = list(dict.fromkeys(s.key.cell for s in specs))
+        every = suite.select(cells, episodes=1, seed=options.seed, instruction=options.instruction)
+        specs = probes.expand(specs, options.probes, every)
     return suite, tuple(specs)
 
 
@@ -167,19 +172,20 @@ def run(
     ref = find_policy(options.policy, options.policy_args, options.file)
     home = str(Path.cwd())
     with ExitStack() as stack:
-        actor, workers = None, 0
+        actors: list[PolicyActor] = []
+        workers = 0
         if ref.placement == "worker" or asked == 0:
             policy = ref.load()
             todo = plan(options, suite, specs, ref, policy.spec)
         else:  # its weights are loaded once, where it will run
             policy = None
             workers = stack.enter_context(ray_session(options.ray_address, asked, len(specs)))
-            actor = PolicyActor(ref, workers, home)
-            todo = plan(options, suite, specs, ref, actor.spec)
+            actors = policy_actors(ref, workers, home)
+            todo = plan(options, suite, specs, ref, actors[0].spec())
         stack.enter_context(exclusive(todo.out))
         renders = bool(suite.simulator) and (todo.policy_spec.cameras or video.which != "none") and todo.todo
         book = _Book(todo, dataclasses.asdict(rendering.describe()) if renders else None)
-        if actor is None and asked != 0 and todo.todo:
+        if not actors and asked != 0 and todo.todo:
             workers = stack.enter_context(ray_session(options.ray_address, asked, len(todo.todo)))
         settings = Settings(
             policy=ref,
@@ -193,7 +199,7 @@ def run(
         schedule = Schedule(todo.todo, options.attempts)
         stopped = stack.enter_context(stop_on_signals())
         if workers:
-            pool = RayPool(workers, settings, [actor] if actor else [], options.hang_seconds)
+            pool = RayPool(workers, settings, actors, options.hang_seconds, bool(options.ray_address))
             stream = pool.stream(schedule, stopped)
         else:
             stream = run_local(schedule, settings, stopped, policy)

@@ -6,7 +6,6 @@ Plain classes: `--workers 0` uses the same `RolloutWorker` in the calling proces
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 import tempfile
 import traceback
@@ -25,11 +24,6 @@ from apt_bench.records import EpisodeRecord
 from apt_bench.rollout.batching import Batcher
 from apt_bench.rollout.episode import LocalClient, PolicyClient, run_episode
 from apt_bench.suites import EpisodeSpec, load_object
-
-ONE_THREAD = dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"), "1"
-)
-"""One worker per core: threads inside a worker would only fight (LP_: Mesa's software renderer)."""
 
 VIDEO_EVERY = 2
 """Control steps per frame: 10 frames per second at 20 Hz."""
@@ -95,7 +89,6 @@ class RolloutWorker:
     def __init__(
         self, settings: Settings, policy: Policy | None = None, interrupt: Callable[[], bool] = lambda: False
     ) -> None:
-        os.environ.update({k: v for k, v in ONE_THREAD.items() if k not in os.environ})
         importable(settings.path)
         self._settings = settings
         self._interrupt = interrupt

@@ -105,6 +105,8 @@ def open_cache(
 def _map(path: Path, shape: Sequence[int], dtype: str, new: bool = False) -> Tensor:
     kind: torch.dtype = getattr(torch, dtype)
     size = prod(shape)
+    if not size:  # a one-block prior taps nothing
+        return torch.zeros(*shape, dtype=kind)
     if not new and path.stat().st_size != size * kind.itemsize:
         raise ValueError(f"{path.name} has {path.stat().st_size} bytes, not {size * kind.itemsize}")
     return torch.from_file(str(path), shared=new, size=size, dtype=kind).reshape(*shape)

@@ -25,7 +25,7 @@ from apt_bench.models.config import ExpertConfig
 from apt_bench.models.vla import VLA
 
 FREE = ("steps", "log_every", "eval_every", "eval_samples", "save_every", "loaders")
-"""Settings that a resumed run may change."""
+"""Settings that a resumed run may change; `steps` only under a constant learning rate."""
 
 
 def step_folder(out: Path, step: int) -> Path:
@@ -90,8 +90,9 @@ def restore(folder: Path, model: VLA, optim: torch.optim.Optimizer, config: Mapp
             "configuration it was made with."
         )
     training = _json(folder / "training.json")
+    bound = {"steps"} if config.get("schedule") == "cosine" else set()
     for name, value in training["config"].items():
-        if name not in FREE and config.get(name) != value:
+        if (name not in FREE or name in bound) and config.get(name) != value:
             raise UserError(
                 f"{folder} was trained with {name} {value}, this run has {config.get(name)}. Give the same settings to go on, "
                 "or another --out to start afresh."

@@ -25,6 +25,7 @@ from apt_bench.models.vla import VLA
 from apt_bench.training import saving
 from apt_bench.training.data import Batch
 from apt_bench.training.features import Batches, Inputs
+from apt_bench.training.frames import digest
 from apt_bench.training.progress import Metrics, Report, plot_losses
 
 
@@ -156,7 +157,8 @@ def train(
     optim = optimizer(model, config)
     half = _half(config.precision, device)
     last = saving.latest(out)
-    start = saving.restore(last, model, optim, asdict(config)) if last else 0
+    settings = asdict(config) | identity(model, data)
+    start = saving.restore(last, model, optim, settings) if last else 0
     if start:
         report.say(f"{title}: going on after step {start}")
     trained = [p for group in optim.param_groups for p in group["params"]]
@@ -199,12 +201,24 @@ def train(
             if values and metrics:
                 metrics.write(number, values)
             if (number % config.save_every == 0 or final) and world.rank == 0:
-                last = saving.save(out, number, model, optim, asdict(config), provenance)
+                last = saving.save(out, number, model, optim, settings, provenance)
             world.barrier()
     if metrics:
         metrics.close()
         plot_losses(out, title)
     return last or saving.step_folder(out, config.steps)
+
+
+def identity(model: VLA, data: Batches) -> dict[str, Any]:
+    """What else must be the same for a run to go on: samples and VLM."""
+    samples = data.samples
+    return {
+        "images": samples.hash,
+        "data settings": digest(asdict(samples.config)),
+        "seed": samples.seed,
+        "vlm": model.spec.name,
+        "vlm_mode": model.spec.mode,
+    }
 
 
 PARTS = ("total", "position", "rotation", "gripper")

@@ -11,15 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from apt_bench.models.actions import encode_chunk, make_pose
+from apt_bench.models.actions import make_pose
 from apt_bench.models.attention import joint_mask, visual_positions
 from apt_bench.models.config import ExpertConfig, VLMShape
 from apt_bench.models.diffusion import add_noise, ddim_step, ddim_timesteps
 from apt_bench.models.expert import APTExpert, token_poses
 from apt_bench.models.inputs import (
-    RobotState,
-    VLFeatures,
-    fractional_intrinsics,
     image_plane,
     random_rotations,
 )

@@ -13,11 +13,14 @@ from apt_bench.errors import UserError
 from apt_bench.models.actions import decode_chunk, encode_chunk, make_pose
 from apt_bench.models.base import inherit, is_decayed
 from apt_bench.models.config import ExpertConfig, VLMShape
+from apt_bench.models.diffusion import ddim_sample
 from apt_bench.models.expert import plan_blocks
 from apt_bench.models.inputs import random_rotations
 from apt_bench.models.vla import build_expert
 
-SMALL = ExpertConfig(vlm=VLMShape(width=16, layers=8, kv_heads=2, head_dim=16), width=32, heads=4, depth=8, horizon=4)
+SMALL = ExpertConfig(
+    vlm=VLMShape(width=16, layers=8, kv_heads=2, head_dim=16), width=32, heads=4, depth=8, horizon=4
+)
 
 
 def test_blocks_of_both_stages() -> None:
@@ -57,18 +60,26 @@ def test_stage_2_inherits(arch: str) -> None:
         old, new = prior.state_dict(), policy.state_dict()
         for i, source in enumerate(policy.sources):
             for name in [k for k in new if k.startswith(f"blocks.{i}.")]:
-                expected = fresh[name] if source is None else old[name.replace(f"blocks.{i}.", f"blocks.{source}.")]
+                expected = (
+                    fresh[name] if source is None else old[name.replace(f"blocks.{i}.", f"blocks.{source}.")]
+                )
                 assert torch.equal(new[name], expected), name
                 assert (name in taken) == (source is not None)
         for name in [k for k in new if not k.startswith("blocks.")]:
             assert torch.equal(new[name], old[name] if what == "all" else fresh[name]), name
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{}, {"fusion": "additive"}, {"insertion": "after"}, {"insertion": "tokens"}, {"proprio": True}, {"step_index": True}],
-    ids=str,
-)
+VARIANTS: list[dict] = [
+    {},
+    {"fusion": "additive"},
+    {"insertion": "after"},
+    {"insertion": "tokens"},
+    {"proprio": True},
+    {"step_index": True},
+]
+
+
+@pytest.mark.parametrize("change", VARIANTS, ids=str)
 def test_switches(change: dict) -> None:
     """Each variant trains, sees language in Stage 2 alone, and the ones that add an input react to it."""
     for stage in (1, 2):
@@ -92,21 +103,21 @@ def test_the_released_prior_cannot_tell_the_steps_of_a_chunk_apart() -> None:
         assert torch.allclose(a[:, :, order], b, atol=1e-5) == same
 
 
-def test_reusing_the_stream_is_exact() -> None:
+@pytest.mark.parametrize("arch", ["apt", "pi", "groot"])
+def test_reusing_the_stream_is_exact(arch: str) -> None:
     """Observing anew before every denoising step gives the same numbers, and the world's frame does not matter."""
-    from apt_bench.models.diffusion import ddim_sample
+    net = vla("qwen3", arch, 2)
+    f, state = net.features(net.vlm.prepare(images(2), ["go", "stop"])), robot(2)
+    noise = torch.randn(2, 1, 4, 10)
+    reused = net.expert.sample(f, state, noise)
 
-    for arch in ("apt", "pi", "groot"):
-        net = vla("qwen3", arch, 2)
-        f, state, noise = net.features(net.vlm.prepare(images(2), ["go", "stop"])), robot(2), torch.randn(2, 1, 4, 10)
-        reused = net.expert.sample(f, state, noise)
-        with torch.no_grad():
-            again = ddim_sample(
-                lambda x, t: net.expert.denoise(net.expert.observe(f, state), x, torch.full((2,), t)), noise
-            )
-        assert torch.equal(reused, again)
-        T = make_pose(random_rotations(2), torch.randn(2, 3))
-        assert_close(net.expert.sample(f, state.moved(T), noise), reused, atol=2e-3, rtol=1e-3)
+    def afresh(x: torch.Tensor, t: int) -> torch.Tensor:
+        return net.expert.denoise(net.expert.observe(f, state), x, torch.full((2,), t))
+
+    with torch.no_grad():
+        assert torch.equal(reused, ddim_sample(afresh, noise))
+    T = make_pose(random_rotations(2), torch.randn(2, 3))
+    assert_close(net.expert.sample(f, state.moved(T), noise), reused, atol=2e-3, rtol=1e-3)
 
 
 def test_decay_groups() -> None:
@@ -130,33 +141,31 @@ def test_bad_configs_are_named() -> None:
         ExpertConfig.from_dict({"depht": 4})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["apt", "pi", "groot"])
 def test_every_architecture_overfits_32_chunks_to_5_mm(arch: str) -> None:
     torch.set_num_threads(1)
-    count = 32
-    net = vla("mini", arch, 2, horizon=8)
+    count, horizon, steps = 32, 8, 600
+    net = vla("mini", arch, 2, horizon=horizon)
     torch.manual_seed(0)
-    from apt_bench.models.vla import build_expert as fresh
-
-    expert = fresh(net.expert.config)
-    features = net.features(net.vlm.prepare(images(count, size=64), ["go"] * count))
+    expert = build_expert(net.expert.config)
+    features = net.features(net.vlm.prepare(images(count), ["go"] * count))
     state = robot(count)
-    drift = 0.02 * torch.randn(count, 1, 1, 3) * torch.arange(1, 9)[:, None]
-    target_pose = state.ee_pose[:, :, None].repeat(1, 1, 8, 1, 1)
-    target_pose[..., :3, 3] += drift
-    opening = (torch.rand(count, 1, 8) > 0.5).float()
-    target = encode_chunk(target_pose, opening, state.ee_pose, state.ref_pose)
-    optimiser = torch.optim.AdamW(expert.parameters(), lr=2e-3, weight_decay=0.0)
-    steps = 1200
+    pose = state.ee_pose[:, :, None].repeat(1, 1, horizon, 1, 1)
+    pose[..., :3, 3] += 0.01 * torch.randn(count, 1, 1, 3) * torch.arange(1, horizon + 1)[:, None]
+    opening = (torch.rand(count, 1, horizon) > 0.5).float()
+    target = encode_chunk(pose, opening, state.ee_pose, state.ref_pose)
+    optimiser = torch.optim.AdamW(expert.parameters(), lr=3e-3, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, steps)
     for _ in range(steps):
-        loss = expert.loss(features, state, target)["total"]
         optimiser.zero_grad()
-        loss.backward()
+        expert.loss(features, state, target, draws=4)["total"].backward()
         torch.nn.utils.clip_grad_norm_(expert.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-    pose, _ = decode_chunk(expert.sample(features, state, torch.randn_like(target)), state.ee_pose, state.ref_pose)
-    error = (pose[..., :3, 3] - target_pose[..., :3, 3]).norm(dim=-1).mean()
-    print(arch, "mean chunk error", error.item())
+    sample = expert.sample(features, state, torch.randn_like(target))
+    predicted, openness = decode_chunk(sample, state.ee_pose, state.ref_pose)
+    error = (predicted - pose)[..., :3, 3].norm(dim=-1).mean().item()
+    print(f"{arch}: mean chunk error {1000 * error:.1f} mm")
     assert error < 0.005
+    assert ((openness > 0.5) == (opening > 0.5)).float().mean() > 0.98

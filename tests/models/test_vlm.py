@@ -14,7 +14,7 @@ from apt_bench.models.inputs import LANGUAGE, PAD, VISION
 from apt_bench.models.vlm import letterbox
 
 CAUSAL = [family for family in FAMILIES if family != "paligemma"]
-ONE, TWO = ["move the red cube", "go"], ["move the wet cuke", "up"]  # the same number of tokens
+ONE, TWO = ["kjq xwv", "go"], ["xwv kjq", "og"]  # the same number of tokens
 LONG = ["put whatever you like most into the other basket over there", "x"]
 
 
@@ -97,9 +97,11 @@ def test_gradients_reach_exactly_what_trains(family: str, mode: str) -> None:
     assert torch.equal(predict(net, ONE, blind=False), before)  # adapters start at zero
     features = net.features(net.vlm.prepare(images(2), ONE))
     net.expert.loss(features, robot(2), torch.randn(2, 1, 4, 10))["total"].backward()
-    reached = {name for name, p in net.vlm.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    reached = {
+        name for name, p in net.vlm.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0
+    }
     adapters = {name for name, _ in net.vlm.named_parameters() if "lora_B" in name}
-    top = f"layers.{net.shape.layers - 1}."  # behind the last tap that anything reads
+    top = f"layers.{net.vlm.shape.layers - 1}."  # behind the last tap that anything reads
     if mode == "frozen":
         assert not reached
         assert not net.vlm.training
@@ -111,7 +113,11 @@ def test_gradients_reach_exactly_what_trains(family: str, mode: str) -> None:
         assert not {name for name in reached if top in name and "vision" not in name and "visual" not in name}
         assert any("embed_tokens" in name or "word_embed" in name for name in reached)
         assert any(part in name for name in reached for part in ("vis", "stem"))
-        missed = {n for n, p in net.vlm.named_parameters() if f"layers.{net.shape.layers - 2}." in n and n not in reached}
+        missed = {
+            n
+            for n, p in net.vlm.named_parameters()
+            if f"layers.{net.vlm.shape.layers - 2}." in n and n not in reached
+        }
         assert not missed
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from apt_bench.models.actions import make_pose
 from apt_bench.models.config import ExpertConfig
 from apt_bench.models.hf_vlm import wrap
 from apt_bench.models.inputs import RobotState, fractional_intrinsics, random_rotations
 from apt_bench.models.mini_vlm import MiniVLM, MiniVLMConfig
-from apt_bench.models.actions import make_pose
 from apt_bench.models.vla import VLA, VLMSpec, build_expert
 from apt_bench.models.vlm import VLM
 
@@ -46,26 +46,39 @@ def model(family: str) -> Any:
     """A random model of about a million parameters."""
     import transformers as t
 
-    text = dict(
-        vocab_size=512, hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4,
-        max_position_embeddings=512, pad_token_id=0,
-    )  # fmt: skip
-    ends, vision = dict(bos_token_id=2, eos_token_id=1), dict(hidden_size=64, intermediate_size=128)
-    ids = dict(
-        image_token_id=5, video_token_id=6, vision_start_token_id=7, vision_end_token_id=8, tie_word_embeddings=True
-    )
+    text = {
+        "vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "max_position_embeddings": 512, "pad_token_id": 0,
+    }  # fmt: skip
+    ends, vision = {"bos_token_id": 2, "eos_token_id": 1}, {"hidden_size": 64, "intermediate_size": 128}
+    ids = {
+        "image_token_id": 5,
+        "video_token_id": 6,
+        "vision_start_token_id": 7,
+        "vision_end_token_id": 8,
+        "tie_word_embeddings": True,
+    }
     siglip = dict(**vision, num_hidden_layers=2, num_attention_heads=4)
-    qwen = dict(**vision, depth=2, num_heads=4, out_hidden_size=128, spatial_merge_size=2, temporal_patch_size=2)
+    qwen = dict(
+        **vision, depth=2, num_heads=4, out_hidden_size=128, spatial_merge_size=2, temporal_patch_size=2
+    )
     if family == "qwen3":
-        rope = dict(rope_type="default", rope_theta=5e6, mrope_section=[8, 4, 4], mrope_interleaved=True)
+        rope = {
+            "rope_type": "default",
+            "rope_theta": 5e6,
+            "mrope_section": [8, 4, 4],
+            "mrope_interleaved": True,
+        }
         config = t.Qwen3VLConfig(
             text_config=dict(**text, num_key_value_heads=2, head_dim=32, rope_parameters=rope),
-            vision_config=dict(**qwen, patch_size=16, num_position_embeddings=64, deepstack_visual_indexes=[0]),
+            vision_config=dict(
+                **qwen, patch_size=16, num_position_embeddings=64, deepstack_visual_indexes=[0]
+            ),
             **ids,
         )
         cls = t.Qwen3VLForConditionalGeneration
     elif family == "qwen2_5":
-        rope = dict(rope_type="default", rope_theta=1e6, mrope_section=[4, 6, 6])
+        rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 6, 6]}
         config = t.Qwen2_5_VLConfig(
             text_config=dict(**text, **ends, num_key_value_heads=2, rope_parameters=rope),
             vision_config=dict(**qwen, patch_size=14, window_size=56, fullatt_block_indexes=[1]),
@@ -94,7 +107,9 @@ def model(family: str) -> Any:
 def vlm(family: str) -> VLM:
     torch.manual_seed(0)
     if family == "mini":
-        return MiniVLM(MiniVLMConfig(words=("move", "the", "cube", "to", "bowl", "red"), image_size=(64, 64), width=64))
+        return MiniVLM(
+            MiniVLMConfig(words=("move", "the", "cube", "to", "bowl", "red"), image_size=(64, 64), width=64)
+        )
     return wrap(model(family), tokenizer(), **({"side": 64} if "qwen" in family else {}))
 
 
@@ -104,7 +119,15 @@ def vla(family: str, arch: str, stage: int, seed: int = 0, **config: Any) -> VLA
     torch.manual_seed(seed)
     expert = build_expert(
         ExpertConfig(
-            **{"arch": arch, "stage": stage, "vlm": backbone.shape, "width": 64, "heads": 4, "depth": 4, "horizon": 4}
+            **{
+                "arch": arch,
+                "stage": stage,
+                "vlm": backbone.shape,
+                "width": 64,
+                "heads": 4,
+                "depth": 4,
+                "horizon": 4,
+            }
             | config  # type: ignore[arg-type]
         )
     )
@@ -115,7 +138,9 @@ def vla(family: str, arch: str, stage: int, seed: int = 0, **config: Any) -> VLA
 
 def images(samples: int, views: int = 2, size: int = 64, seed: int = 0) -> list[list[np.ndarray]]:
     rng = np.random.default_rng(seed)
-    return [[rng.integers(0, 256, (size, size, 3), dtype=np.uint8) for _ in range(views)] for _ in range(samples)]
+    return [
+        [rng.integers(0, 256, (size, size, 3), dtype=np.uint8) for _ in range(views)] for _ in range(samples)
+    ]
 
 
 def robot(samples: int, views: int = 2, seed: int = 0) -> RobotState:

@@ -46,6 +46,7 @@ def address(faults: Path) -> Iterator[str]:
     ray.init(
         address="local",
         num_cpus=4,
+        num_gpus=2,
         include_dashboard=False,
         log_to_driver=False,
         object_store_memory=128 * 2**20,

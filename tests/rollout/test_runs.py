@@ -16,7 +16,9 @@ from tests.rollout.commands import SUITE, Command, records, results
 from tests.toy import ToyEnv
 
 
-@pytest.mark.parametrize("policy", ["tests.toy:PushPolicy", "tests.toy:HostedPushPolicy"])
+@pytest.mark.parametrize(
+    "policy", ["tests.toy:PushPolicy", "tests.toy:GpuPushPolicy"]
+)  # in workers, in 2 actors
 def test_workers_and_order_change_nothing(policy, here, address, tmp_path):
     one = here(policy, tmp_path / "one")
     assert one.exit_code == 0
@@ -47,6 +49,17 @@ def test_a_run_can_be_extended_but_not_changed(here, tmp_path):
         here(policy_args=("noise=0.1",))
     with exclusive(tmp_path / "run"), pytest.raises(UserError, match="Another apt-bench run"):
         here()
+
+
+def test_probes_run_beside_their_twins(here, tmp_path):
+    done = here("tests.toy:HostedPushPolicy", cells=("push",), episodes=2, probes=("null",))
+    assert sorted(r.key.prompt for r in done.records) == ["default"] * 4 + ["null"] * 4
+    twins = {(r.key.task, r.key.init, r.key.prompt): r for r in done.records}
+    for (task, init, prompt), record in twins.items():
+        own = twins[task, init, "default"]
+        assert record.start_hash == own.start_hash
+        assert (record.end_hash == own.end_hash) == (prompt == "default")  # this policy reads its sentence
+    assert RunStore.open(tmp_path / "run").run()["requested"]["push"]["push_the_puck_left"] == 2
 
 
 def test_unavailable_tasks_are_told(here, tmp_path):

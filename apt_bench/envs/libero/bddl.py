@@ -17,7 +17,7 @@ from apt_bench.errors import UserError
 
 @dataclass(frozen=True)
 class Problem:
-    """One BDDL problem. `objects` (movable) and `fixtures` map names to categories; `goal` and `init` are lists of atoms."""
+    """One BDDL problem. `objects` (movable) and `fixtures` map names to categories; every atom of `goal` must hold."""
 
     language: str
     objects: Mapping[str, str]

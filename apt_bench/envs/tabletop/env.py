@@ -12,7 +12,7 @@ import mujoco
 import numpy as np
 
 from apt_bench.envs.base import ACTION_DIM, AGENTVIEW, WRIST, Atom, Observation, Outcome
-from apt_bench.envs.outcome import OutcomeTracker
+from apt_bench.envs.outcome import Failure, OutcomeTracker
 from apt_bench.envs.tabletop.camera import SIZE, Renderer, camera_geometry
 from apt_bench.envs.tabletop.osc import GRIPPER_SPEED, OperationalSpaceController
 from apt_bench.envs.tabletop.robots import RobotSpec, robot_spec
@@ -30,7 +30,7 @@ class TabletopEnv:
     def __init__(self) -> None:
         self._renderer = Renderer()
         self.scene: TabletopScene | None = None
-        self._end: tuple[str | None, dict[str, Any]] | None = None
+        self._end: tuple[Failure | None, dict[str, Any]] | None = None
 
     def reset(
         self, spec: EpisodeSpec, cameras: tuple[str, ...] = (), privileged: bool = False
@@ -47,6 +47,7 @@ class TabletopEnv:
         self._robot: RobotSpec = robot_spec(robot)
         self.model, self.data = compile_scene(layout, robot)
         self.scene = TabletopScene(self.model, self.data, layout, self._robot)
+        self.start_overlap = self.scene.overlap()
         self._dof = len(self._robot.home)
         self._controller = OperationalSpaceController(
             self.model, self.data, self.scene.robot.grip_site, self._dof, self.data.qpos[: self._dof].copy()

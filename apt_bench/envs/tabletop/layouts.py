@@ -12,18 +12,16 @@ from apt_bench.envs.tabletop.catalog import (
     PLATED,
     STORED,
     Item,
-    Surroundings,
     conflict,
     items,
-    surroundings,
 )
 from apt_bench.envs.tabletop.shapes import shape_of
 from apt_bench.envs.tabletop.specs import (
     BOX,
     Draw,
     NoRoom,
-    SceneKey,
     Placed,
+    SceneKey,
     SceneSpec,
     Stage,
     draw_others,
@@ -32,6 +30,7 @@ from apt_bench.envs.tabletop.specs import (
     place,
     within_reach,
 )
+from apt_bench.envs.tabletop.surroundings import Surroundings, surroundings
 
 ITEMS_PER_SCENE = 4
 JOINT_NOISE = 0.05
@@ -72,13 +71,19 @@ def table(args: Mapping[str, Any], key: SceneKey, draw: Draw) -> SceneSpec:
         move_sentence(draw.pick(target.aliases), container.name),
         ((container.predicate, target.name, container.name),),
     )
-    return SceneSpec(tuple(placed[2:]), tuple(placed[:2]), *_frame(args, draw), stages=(stage,), parts=(stage.goal,))
+    return SceneSpec(
+        tuple(placed[2:]), tuple(placed[:2]), *_frame(args, draw), stages=(stage,), parts=(stage.goal,)
+    )
 
 
 def ambiguous(args: Mapping[str, Any], key: SceneKey) -> bool:
     """Whether more than one item and more than one container of the scene may be asked for. Always in an evaluation;
     in training only in a share of the scenes, elsewhere vision alone gives the task away."""
-    return args.get("split") != "train" or args["layout"] != "table" or key.draw("ambiguous").chance(args["ambiguity"])
+    return (
+        args.get("split") != "train"
+        or args["layout"] != "table"
+        or key.draw("ambiguous").chance(args["ambiguity"])
+    )
 
 
 def _target(args: Mapping[str, Any], key: SceneKey) -> Item:
@@ -104,14 +109,15 @@ def _frame(args: Mapping[str, Any], draw: Draw) -> tuple[str, Any, tuple[float, 
 
 
 def clutter(args: Mapping[str, Any], key: SceneKey, draw: Draw) -> SceneSpec:
-    """Four items in a cluster, the target in the middle with two or three neighbours against its sides."""
+    """Four items in a cluster, the target in the middle with neighbours against two or three of its sides."""
     container = CONTAINERS[key.task.removeprefix("to_")]
     target = _target(args, key)
     others = _others(args, draw, target)
     second = next(c for c in containers_of(args) if c != container.name)
     yaw = draw.number(-0.5, 0.5)
     middle = Placed(target.name, draw.number(-0.20, 0.04), draw.number(-0.20, 0.20), yaw)
-    sides = draw.shuffled([(1, 0), (-1, 0), (0, 1), (0, -1)])
+    # Across its narrow side, where the fingers would go, it is always blocked.
+    sides = [*draw.shuffled([(0, 1), (0, -1)]), draw.pick([(1, 0), (-1, 0)])]
     placed = [middle]
     neighbours = draw.pick((2, 3))
     for other, side in zip(others[:neighbours], sides, strict=False):
@@ -127,7 +133,9 @@ def clutter(args: Mapping[str, Any], key: SceneKey, draw: Draw) -> SceneSpec:
         move_sentence(draw.pick(target.aliases), container.name),
         ((container.predicate, target.name, container.name),),
     )
-    return SceneSpec((*cluster, *rest), tuple(containers), *_frame(args, draw), stages=(stage,), parts=(stage.goal,))
+    return SceneSpec(
+        (*cluster, *rest), tuple(containers), *_frame(args, draw), stages=(stage,), parts=(stage.goal,)
+    )
 
 
 TOUCHING = 0.001
@@ -141,7 +149,9 @@ def _beside(draw: Draw, middle: Placed, name: str, side: tuple[int, int]) -> Pla
     slide = draw.number(-0.012, 0.012)
     dx, dy = (side[0] * along, slide) if side[0] else (slide, side[1] * along)
     c, s = cos(middle.yaw), sin(middle.yaw)
-    return Placed(name, round(middle.x + c * dx - s * dy, 4), round(middle.y + s * dx + c * dy, 4), middle.yaw)
+    return Placed(
+        name, round(middle.x + c * dx - s * dy, 4), round(middle.y + s * dx + c * dy, 4), middle.yaw
+    )
 
 
 def _extent(name: str) -> tuple[float, float]:
@@ -173,7 +183,12 @@ def storage(args: Mapping[str, Any], key: SceneKey, draw: Draw) -> SceneSpec:
     small = [ITEMS[n] for n in (*STORED, *PLATED)]
     third = draw_others(draw, [first, then], small, 1)[0]
     side = draw.pick((-1, 1))
-    box = Placed(BOX, draw.number(-0.18, -0.06), round(side * draw.number(0.13, 0.17), 4), 0.0 if side > 0 else HALF_TURN)
+    box = Placed(
+        BOX,
+        draw.number(-0.18, -0.06),
+        round(side * draw.number(0.13, 0.17), 4),
+        0.0 if side > 0 else HALF_TURN,
+    )
     placed = [box, open_lid(box)]
     for name in (plate.name, second, first.name, then.name, third.name):
         placed.append(place(draw, name, placed))
@@ -187,7 +202,9 @@ def storage(args: Mapping[str, Any], key: SceneKey, draw: Draw) -> SceneSpec:
     if args.get("chain"):
         sentence = f"{store.instruction[:-1]}, then p{put.instruction[1:]}"
         stages = (Stage(sentence, store.goal + put.goal),)
-    return SceneSpec(tuple(placed[4:]), tuple(placed[2:4]), *_frame(args, draw), stages=stages, parts=parts, box=box)
+    return SceneSpec(
+        tuple(placed[4:]), tuple(placed[2:4]), *_frame(args, draw), stages=stages, parts=parts, box=box
+    )
 
 
 LAYOUTS: dict[str, Callable[[Mapping[str, Any], SceneKey, Draw], SceneSpec]] = {

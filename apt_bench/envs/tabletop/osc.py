@@ -53,9 +53,7 @@ class OperationalSpaceController:
         wanted = KP * error - KD * velocity
         # mobility = J M^-1 J^T, the inverse of the operational-space inertia
         mobility = jacobian @ _solve(mass, jacobian.T)
-        wrench = np.concatenate(
-            [_solve(mobility[:3, :3], wanted[:3]), _solve(mobility[3:, 3:], wanted[3:])]
-        )
+        wrench = np.concatenate([_solve(mobility[:3, :3], wanted[:3]), _solve(mobility[3:, 3:], wanted[3:])])
         # Null space: (I - Jbar J)^T M a with Jbar = M^-1 J^T mobility^-1, which is M a - J^T mobility^-1 J a.
         posture = NULL_KP * (self.home - data.qpos[:n]) - NULL_KD * data.qvel[:n]
         wrench -= _solve(mobility, jacobian @ posture)

@@ -20,9 +20,9 @@ BASE = (-0.66, 0.0, 0.912)
 
 @dataclass(frozen=True)
 class RobotSpec:
-    """`home`: arm joints (rad). `fingers`: the gripper's driven joints; `hold`: all its joints at the start; `finger_m`:
-    (offset, slope) of each driven joint to its finger's place in m, as the Panda reports it. `signs`: direction of each
-    gripper actuator under a closing command. `left`, `right`: names of finger geoms."""
+    """`home`: arm joints (rad). `fingers`: the gripper's driven joints; `hold`: all its joints at the start;
+    `finger_m`: (offset, slope) of each driven joint to its finger's place in m, as the Panda reports it. `signs`:
+    direction of each gripper actuator under a closing command. `left`, `right`: names of finger geoms."""
 
     arm: str
     gripper: str
@@ -51,7 +51,9 @@ PANDA = RobotSpec(
     max_opening=0.08,
     colors=("0.93 0.93 0.94 1", "0.86 0.87 0.89 1"),
     finger_m=((0.0, 1.0), (0.0, 1.0)),
-    swap={"meshes/link1.stl": "meshes/link2.stl"},  # the same casting; link1.stl has 12,516 faces, link2.stl 300
+    swap={
+        "meshes/link1.stl": "meshes/link2.stl"
+    },  # the same casting; link1.stl has 12,516 faces, link2.stl 300
     damping=(0.1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01),
 )
 UR5E = RobotSpec(
@@ -101,7 +103,9 @@ def robot_parts(name: str) -> dict[str, str]:
     sections: dict[str, list[ET.Element]] = {"asset": [], "worldbody": [], "actuator": [], "tendon": []}
     for tree, folder in ((arm, assets / spec.arm), (gripper, assets / "grippers")):
         for body in tree.iter("body"):
-            for geom in [g for g in body.findall("geom") if g.get("contype") == "0" and g.get("group") == "1"]:
+            for geom in [
+                g for g in body.findall("geom") if g.get("contype") == "0" and g.get("group") == "1"
+            ]:
                 body.remove(geom)
             for site in [s for s in body.findall("site") if s.get("name") != "grip_site"]:
                 body.remove(site)

@@ -14,19 +14,13 @@ import mujoco
 import numpy as np
 
 from apt_bench.envs.base import AGENTVIEW, Atom, Region, Robot, SceneObject
-from apt_bench.envs.tabletop.catalog import CONTAINERS, ITEMS, SURROUNDINGS, Rgb, Surroundings
+from apt_bench.envs.tabletop.catalog import CONTAINERS, ITEMS, Rgb
+from apt_bench.envs.tabletop.containers import BOX_INSIDE, BOX_WALL, LID_TRAVEL, box_parts, container_parts
+from apt_bench.envs.tabletop.geoms import Geom, lathe_mesh, numbers
 from apt_bench.envs.tabletop.robots import BASE, RobotSpec, robot_parts, robot_spec
-from apt_bench.envs.tabletop.shapes import (
-    BOX_INSIDE,
-    BOX_WALL,
-    LID_TRAVEL,
-    Geom,
-    box_parts,
-    container_parts, lathe_mesh,
-    numbers,
-    shape_of,
-)
+from apt_bench.envs.tabletop.shapes import shape_of
 from apt_bench.envs.tabletop.specs import BOX, FOVY, LOOK_AT, TABLE_Z, Placed, SceneSpec
+from apt_bench.envs.tabletop.surroundings import SURROUNDINGS, Surroundings
 from apt_bench.envs.tabletop.textures import texture_png
 
 TIMESTEP, SUBSTEPS = 0.002, 25  # 20 Hz
@@ -106,10 +100,12 @@ class TabletopScene:
     def __init__(self, model: Any, data: Any, spec: SceneSpec, robot: RobotSpec) -> None:
         self.model, self.data, self.spec = model, data, spec
         self.objects: Mapping[str, SceneObject] = {
-            p.name: _object(model, p.name) for p in (*spec.items, *spec.containers, *([spec.box] if spec.box else []))
+            p.name: _object(model, p.name)
+            for p in (*spec.items, *spec.containers, *([spec.box] if spec.box else []))
         }
         self.regions: Mapping[str, Region] = {
-            p.name: Region(p.name, p.name, model.site(f"{p.name}_inside").id) for p in (*spec.containers, *([spec.box] if spec.box else []))
+            p.name: Region(p.name, p.name, model.site(f"{p.name}_inside").id)
+            for p in (*spec.containers, *([spec.box] if spec.box else []))
         }
         self.robot = Robot(
             grip_site=model.site("grip_site").id,
@@ -169,6 +165,12 @@ class TabletopScene:
         joint = self.model.body_dofadr[self.objects[item].body]
         return bool(np.linalg.norm(self.data.qvel[joint : joint + 3]) < STILL)
 
+    def overlap(self) -> float:
+        """Deepest penetration (m) of two things that are not both parts of the robot."""
+        contact = self.data.contact
+        ours = self._robot_geom[contact.geom].all(axis=1)
+        return float(max(-contact.dist[~ours], default=0.0))
+
     def touched(self, item: str) -> bool:
         """Whether any part of the robot touches it."""
         pairs = self.data.contact.geom
@@ -199,7 +201,8 @@ def _item(placed: Placed, meshes: dict[str, str]) -> str:
     pose = f'pos="{numbers(placed.x, placed.y, TABLE_Z)}" quat="{_quat(placed.yaw)}"'
     return (
         f'<body name="{placed.name}" {pose}><freejoint name="{placed.name}_free"/>'
-        f'<geom type="box" name="{placed.name}_box" pos="0 0 {half[2]:.5g}" size="{numbers(*half)}" group="{HIDDEN}" mass="{shape.mass:g}" '
+        f'<geom type="box" name="{placed.name}_box" pos="0 0 {half[2]:.5g}" size="{numbers(*half)}" '
+        f'group="{HIDDEN}" mass="{shape.mass:g}" '
         f'friction="1.2 0.01 0.001" condim="4" solref="0.01 1"/>'
         f"{seen}</body>"
     )
@@ -210,7 +213,8 @@ def _container(placed: Placed, meshes: dict[str, str]) -> str:
     seen, solid = container_parts(container.shape, container.color)
     parts = "".join(_visual(g, f"{placed.name}_{k}", meshes) for k, g in enumerate(seen))
     parts += "".join(
-        f'<geom type="{g.type}" group="{HIDDEN}" friction="1 0.01 0.001" {_attributes(g.attributes)}/>' for g in solid
+        f'<geom type="{g.type}" group="{HIDDEN}" friction="1 0.01 0.001" {_attributes(g.attributes)}/>'
+        for g in solid
     )
     site = (
         f'<site name="{placed.name}_inside" type="box" group="4" pos="0 0 {container.height / 2:.5g}" '

@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from math import cos, radians, sin, sqrt
 from random import Random
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from apt_bench.envs.tabletop import catalog
-from apt_bench.envs.tabletop.catalog import CONTAINERS, ITEMS, Item, Split, conflict
+from apt_bench.envs.tabletop.catalog import CONTAINERS, ITEMS, Item, conflict
+from apt_bench.envs.tabletop.containers import LID_TRAVEL
 from apt_bench.envs.tabletop.robots import BASE
-from apt_bench.envs.tabletop.shapes import LID_TRAVEL, shape_of
+from apt_bench.envs.tabletop.shapes import shape_of
 
 T = TypeVar("T")
 
@@ -185,7 +185,9 @@ def draw_others(draw: Draw, chosen: Sequence[Item], pool: Sequence[Item], count:
     """`count` further items that cannot be taken for one another or for the chosen ones."""
     found: list[Item] = []
     for item in draw.shuffled(pool):
-        if len(found) < count and not any(item.name == o.name or conflict(item, o) for o in (*chosen, *found)):
+        if len(found) < count and not any(
+            item.name == o.name or conflict(item, o) for o in (*chosen, *found)
+        ):
             found.append(item)
     if len(found) < count:
         raise NoRoom
@@ -235,7 +237,9 @@ def place(draw: Draw, name: str, others: Sequence[Placed], yaw: float = 0.6, tri
     turn = 0.0 if name not in ITEMS or shape_of(ITEMS[name]).round else draw.number(-yaw, yaw)
     for _ in range(tries):
         spot = Placed(name, draw.number(*AREA_X), draw.number(*AREA_Y), turn)
-        if within_reach(spot.x, spot.y) and all(distance(spot, o) >= room_between(name, o.name) for o in others):
+        if within_reach(spot.x, spot.y) and all(
+            distance(spot, o) >= room_between(name, o.name) for o in others
+        ):
             return spot
     raise NoRoom
 

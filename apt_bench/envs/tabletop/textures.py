@@ -41,7 +41,10 @@ def _wood(random: np.random.RandomState) -> np.ndarray:
     mix = np.zeros((SIZE, SIZE))
     plank = SIZE // 4
     for k in range(4):
-        grain = _smooth(random.rand(plank, 1), 2, 0) * 0.7 + _smooth(random.rand(plank, SIZE // 2), 2, 24).repeat(2, 1) * 0.3
+        grain = (
+            _smooth(random.rand(plank, 1), 2, 0) * 0.7
+            + _smooth(random.rand(plank, SIZE // 2), 2, 24).repeat(2, 1) * 0.3
+        )
         mix[k * plank : (k + 1) * plank] = 0.15 + 0.7 * grain + 0.2 * (random.rand() - 0.5)
         mix[k * plank] = 1.0
     return np.clip(mix, 0, 1)

@@ -6,12 +6,12 @@ from typing import Any
 
 import mujoco
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from apt_bench.envs.base import Scene
 
 ITERATIONS = 60
 DAMPING = 0.02
+STRETCH = 0.95  # share of the arm's length that can be used well
 LIMIT = 0.25  # rad from a joint's end from which on it is a bad posture
 
 
@@ -25,23 +25,50 @@ class Arm:
         robot_bodies = _subtree(model, scene.robot.body_root)
         fingers = set(scene.robot.finger_qpos)
         self._joints = [
-            j for j in range(model.njnt) if model.jnt_bodyid[j] in robot_bodies and model.jnt_qposadr[j] not in fingers
+            j
+            for j in range(model.njnt)
+            if model.jnt_bodyid[j] in robot_bodies and model.jnt_qposadr[j] not in fingers
         ]
         self._qpos = model.jnt_qposadr[self._joints]
         self._dofs = model.jnt_dofadr[self._joints]
         self._range = model.jnt_range[self._joints]
-        self._rest = scene.data.qpos[self._qpos].copy()  # the controller pulls towards the posture it starts in
+        self._rest = scene.data.qpos[
+            self._qpos
+        ].copy()  # the controller pulls towards the posture it starts in
+        self.base = scene.data.xpos[scene.robot.body_root][:2].copy()
+        self._measure()
         self._is_robot = np.append(np.isin(model.geom_bodyid, robot_bodies), False)
+
+    def stretch(self, position: np.ndarray, rotation: np.ndarray) -> float:
+        """How far the arm is stretched with the hand there: 1 = straight. Near that it may flip over its elbow."""
+        away = position[:2] - self.base
+        radial = np.array([*away, 0.0]) / max(float(np.linalg.norm(away)), 1e-6)
+        approach = rotation[:, 2]
+        across = radial - (radial @ approach) * approach
+        across /= max(float(np.linalg.norm(across)), 1e-6)
+        wrist = position - self._behind * approach - self._beside * across
+        return float(np.linalg.norm(wrist - self._shoulder)) / self._length
+
+    def within(self, position: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+        """The position, drawn towards the base until it can be reached well."""
+        away = position[:2] - self.base
+        step = np.array([*away, 0.0]) / max(float(np.linalg.norm(away)), 1e-6) * 0.01
+        for _ in range(15):
+            if self.stretch(position, rotation) < STRETCH:
+                break
+            position = position - step
+        return position
 
     def cost(self, position: np.ndarray, rotation: np.ndarray, ignore: str = "") -> float:
         """How bad a posture with the open hand there would be: 0 = easy; 1 and more: out of reach, or something other than
         the object `ignore` is in the way."""
-        miss = self._solve(position, rotation)
+        miss, askew = self._solve(position, rotation)
         data, model = self._scratch, self.scene.model
         low, high = self._range.T
         q = data.qpos[self._qpos]
         margin = float(np.minimum(q - low, high - q).min())
-        cost = 20 * max(0.0, miss - 0.005) + 2 * max(0.0, LIMIT - margin)
+        cost = 20 * max(0.0, miss - 0.005) + 4 * max(0.0, askew - 0.05) + 2 * max(0.0, LIMIT - margin)
+        cost += 10 * max(0.0, self.stretch(position, rotation) - STRETCH)
         mujoco.mj_collision(model, data)
         pairs = data.contact.geom
         mine = self._is_robot[pairs]
@@ -50,8 +77,30 @@ class Arm:
         spared = list(self.scene.objects[ignore].geoms) if ignore else []
         return cost + float((crossing & ~np.isin(other, spared)).any())
 
-    def _solve(self, position: np.ndarray, rotation: np.ndarray) -> float:
-        """Leaves the posture in the scratch data; returns by how far (m) it misses the position."""
+    def _measure(self) -> None:
+        """Lengths that `stretch` needs: from the shoulder to the wrist of the straight arm, and from the wrist to the
+        finger tips along (`_behind`) and across (`_beside`) the approach."""
+        model, data, site = self.scene.model, self._scratch, self.scene.robot.grip_site
+        shoulder, wrist = self._joints[1], self._joints[-2]
+        data.qpos[:] = self.scene.data.qpos
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_comPos(model, data)
+        self._shoulder = data.xanchor[shoulder].copy()
+        tool = data.site_xpos[site] - data.xanchor[wrist]
+        approach = data.site_xmat[site].reshape(3, 3)[:, 2]
+        self._behind = float(tool @ approach)
+        self._beside = float(np.linalg.norm(tool - self._behind * approach))
+        self._length = 0.0
+        for address, (low, high) in zip(self._qpos[2:-2], self._range[2:-2], strict=True):
+            for q in np.linspace(low, high, 60):
+                data.qpos[address] = q
+                mujoco.mj_kinematics(model, data)
+                mujoco.mj_comPos(model, data)
+                self._length = max(self._length, float(np.linalg.norm(data.xanchor[wrist] - self._shoulder)))
+            data.qpos[:] = self.scene.data.qpos
+
+    def _solve(self, position: np.ndarray, rotation: np.ndarray) -> tuple[float, float]:
+        """Leaves the posture in the scratch data; returns by how far (m, rad) it misses the pose."""
         model, data, site = self.scene.model, self._scratch, self.scene.robot.grip_site
         data.qpos[:] = self.scene.data.qpos
         data.qpos[self._qpos] = self._rest
@@ -64,7 +113,7 @@ class Arm:
             j = jacobian[:, self._dofs]
             here = data.site_xmat[site].reshape(3, 3)
             move = position - data.site_xpos[site]
-            turn = Rotation.from_matrix(rotation @ here.T).as_rotvec()
+            turn = rotation_vector(rotation @ here.T)
             error = np.concatenate([np.clip(move, -0.1, 0.1), np.clip(turn, -0.5, 0.5)])
             inverse = j.T @ np.linalg.inv(j @ j.T + DAMPING**2 * np.eye(6))
             step = inverse @ error
@@ -75,7 +124,16 @@ class Arm:
                 break
         mujoco.mj_kinematics(model, data)
         mujoco.mj_comPos(model, data)
-        return float(np.linalg.norm(position - data.site_xpos[site]))
+        turn = rotation_vector(rotation @ data.site_xmat[site].reshape(3, 3).T)
+        return float(np.linalg.norm(position - data.site_xpos[site])), float(np.linalg.norm(turn))
+
+
+def rotation_vector(matrix: np.ndarray) -> np.ndarray:
+    """(3,) axis times angle (0 to pi) of a rotation matrix."""
+    quaternion, vector = np.zeros(4), np.zeros(3)
+    mujoco.mju_mat2Quat(quaternion, np.ascontiguousarray(matrix).ravel())
+    mujoco.mju_quat2Vel(vector, quaternion, 1.0)
+    return vector
 
 
 def _open(model: Any, scene: Scene) -> list[float]:

@@ -18,7 +18,6 @@ from apt_bench.envs.base import Scene
 from apt_bench.policies.oracle.arm import Arm
 
 SPACING = 0.007  # m between two points on a surface
-ARM = 0.70  # m from the shoulder to the wrist of the stretched arm (Panda)
 _GEOM = mujoco.mjtGeom
 
 
@@ -72,28 +71,14 @@ class World:
                 boxes.append([points.min(0), points.max(0)])
         return np.array(boxes)
 
-    @cached_property
-    def base(self) -> np.ndarray:
-        """(2,) of the robot's base."""
-        return self.scene.data.xpos[self.scene.robot.body_root][:2].copy()
-
-    def hits_hand(self, points: np.ndarray, position: np.ndarray, rotation: np.ndarray, margin: float) -> bool:
-        """Whether any of the points (n, 3) is inside the open hand, with the tool frame there."""
-        local = (points - position) @ rotation
-        return any(
-            bool(((local > low - margin) & (local < high + margin)).all(1).any()) for low, high in self.hand_boxes
+    def air(self, points: np.ndarray, origin: np.ndarray) -> float:
+        """Distance (largest of the three components) of the nearest point to the open hand; negative: inside it.
+        points (3, n) and origin (3,) of the hand, both along the axes of its tool frame."""
+        local = points - origin[:, None]
+        return min(
+            float(np.maximum(low[:, None] - local, local - high[:, None]).max(0).min())
+            for low, high in self.hand_boxes
         )
-
-    def stretch(self, position: np.ndarray) -> float:
-        """How far the arm is stretched with the hand there, pointing down: 1 = as far as it goes."""
-        model, data = self.scene.model, self.scene.data
-        joints = [j for j in range(model.njnt) if model.jnt_bodyid[j] in self._robot_bodies][:7]
-        shoulder, wrist = data.xanchor[joints[1]], data.xanchor[joints[5]]
-        tool = wrist - self.grip  # about constant while the hand points down
-        away = position[:2] - shoulder[:2]
-        back = float(np.linalg.norm(tool[:2])) * away / max(float(np.linalg.norm(away)), 1e-6)
-        reach = position + [-back[0], -back[1], tool[2]] - shoulder
-        return float(np.linalg.norm(reach)) / ARM
 
     @cached_property
     def _hand_bodies(self) -> list[int]:

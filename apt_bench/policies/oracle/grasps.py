@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
+from apt_bench.policies.oracle.arm import STRETCH
 from apt_bench.policies.oracle.geometry import World
-from apt_bench.policies.oracle.motion import turned
+from apt_bench.policies.oracle.motion import DOWN, turned
 
-YAWS = np.deg2rad([0, 90, -90, 45, -45, 22.5, -22.5, 67.5, -67.5])
+YAWS = np.deg2rad([0, 15, -15, 30, -30, 45, -45, 60, -60, 75, -75, 90, -90])
 DEPTHS = (0.03, 0.045, 0.02, 0.012)  # of the finger tips below the object's top
 ABOVE_FLOOR = 0.01  # finger tips above the object's bottom
 PAD = 0.012  # half height of what the fingers hold
@@ -20,8 +20,8 @@ GAP = 0.02  # a finger fits between two parts that are further apart
 WIDEST = 0.072
 MARGINS = (0.004, 0.0, -0.004)  # m of air around the hand; the next one where nothing is found
 TILTS = np.deg2rad([0, 20])  # of the hand away from the base, to reach far
-NEAR = 0.9  # share of the arm's length that needs no tilt
-BALL = 0.13  # m around the finger tips in which the hand may hit something
+LIFTED = 0.06  # m
+NEAR = 0.88  # share of the arm's length that needs no tilt
 SLACK = 0.1  # extra cost of the arm's posture that is still good
 
 
@@ -33,6 +33,7 @@ class Grasp:
     rotation: np.ndarray
     width: float
     cost: float
+    frame: int = -1  # index of its rotation among those tried
 
 
 def find_grasps(
@@ -45,61 +46,78 @@ def find_grasps(
     points = world.points(name)
     origin, centre = world.position(name), world.centre(name)
     others = world.obstacles(name)
-    around = others[np.linalg.norm(others[:, :2] - centre[:2], axis=1) < 0.25]
-    tree = KDTree(_thinned(np.concatenate([points, around])))
-    stretched = world.stretch(centre) > NEAR
+    around = others[np.linalg.norm(others[:, :2] - centre[:2], axis=1) < 0.22]
+    cloud = _thinned(np.concatenate([points, around]))
+    far = world.arm.stretch(centre, DOWN) > NEAR
+    frames = [
+        leaning(world, centre, tilt) @ turned(yaw) for tilt in (TILTS if far else TILTS[:1]) for yaw in YAWS
+    ]
+    clouds = [(cloud @ frame).T.copy() for frame in frames]
     candidates = sorted(
-        (g for tilt in (TILTS if stretched else TILTS[:1]) for g in _candidates(world, points, centre, tilt)),
+        (g for frame in range(len(frames)) for g in _candidates(points, centre, frames[frame], frame)),
         key=lambda g: g.cost,
     )
+    air: dict[int, float] = {}
     for margin in MARGINS:
         found: list[Grasp] = []
-        for grasp in candidates:
+        for index, grasp in enumerate(candidates):
             if not all(_differs(grasp, other) for other in found):
                 continue
-            near = tree.query_ball_point(grasp.position - BALL / 4 * grasp.rotation[:, 2], BALL)
-            if world.hits_hand(tree.data[near], grasp.position, grasp.rotation, margin):
+            if index not in air:
+                air[index] = world.air(clouds[grasp.frame], grasp.position @ grasp.rotation)
+            if air[index] < margin:
                 continue
-            cost = grasp.cost + world.arm.cost(grasp.position, grasp.rotation, name)
-            if destination is not None:
-                cost += 0.5 * world.arm.cost(grasp.position + destination - origin, grasp.rotation, name)
-            found.append(replace(grasp, cost=cost))
-            if sum(g.cost < grasp.cost + SLACK for g in found) >= limit or len(found) >= 4 * limit:
+            found.append(replace(grasp, cost=grasp.cost + _posture(world, grasp, name, origin, destination)))
+            if sum(g.cost < grasp.cost + SLACK for g in found) >= limit or len(found) >= 3 * limit:
                 break
         if any(g.cost < 1 for g in found):
             break
     return sorted(found, key=lambda g: g.cost)[:limit]
 
 
-def _candidates(world: World, points: np.ndarray, centre: np.ndarray, tilt: float) -> list[Grasp]:
+def _posture(
+    world: World, grasp: Grasp, name: str, origin: np.ndarray, destination: np.ndarray | None
+) -> float:
+    """What the arm makes of a grasp: there, a little higher, and at the destination."""
+    cost = world.arm.cost(grasp.position, grasp.rotation, name)
+    cost += 10 * max(
+        0.0, world.arm.stretch(grasp.position + np.array([0, 0, LIFTED]), grasp.rotation) - STRETCH
+    )
+    if destination is not None and cost < 1:
+        cost += 0.5 * world.arm.cost(grasp.position + destination - origin, grasp.rotation, name)
+    return cost
+
+
+def _candidates(points: np.ndarray, centre: np.ndarray, frame: np.ndarray, index: int) -> list[Grasp]:
+    """Grasps with the tool frame `frame` (3, 3), wherever the material is narrow enough along its x."""
     top, bottom = points[:, 2].max(), points[:, 2].min()
     heights = list(dict.fromkeys(round(max(top - d, bottom + ABOVE_FLOOR), 3) for d in DEPTHS))
+    u_axis, v_axis = (axis * [1, 1, 0] / np.linalg.norm(axis[:2]) for axis in (frame[:, 0], frame[:, 1]))
+    turn = np.arccos(min(1.0, abs(float(frame[:, 0] @ DOWN[:, 0]))))
+    lean = np.arccos(min(1.0, -float(frame[2, 2])))
     found = []
-    for yaw in YAWS:
-        rotation = turned(yaw)
-        tilted = leaning(world, centre, tilt) @ rotation
-        along, across = points @ rotation[:, 0], points @ rotation[:, 1]
-        middle = float(centre @ rotation[:, 1])
-        for rank, z in enumerate(heights):
-            level = np.abs(points[:, 2] - z) < PAD
-            if not level.any():
-                continue
-            low, high = across[level].min(), across[level].max()
-            for v in [middle, *np.arange(low + 0.004, high, 0.008)]:
-                strip = level & (np.abs(across - v) < STRIP)
-                for start, end in _parts(along[strip]):
-                    u = (start + end) / 2
-                    position = u * rotation[:, 0] + v * rotation[:, 1]
-                    position[2] = z
-                    off = float(np.linalg.norm(position[:2] - centre[:2]))
-                    cost = 2 * off + 0.5 * (end - start) + 0.015 * abs(yaw) + 0.01 * rank + 0.1 * tilt
-                    found.append(Grasp(position, tilted, end - start, cost))
+    along, across = points @ u_axis, points @ v_axis
+    middle = float(centre @ v_axis)
+    for rank, z in enumerate(heights):
+        level = np.abs(points[:, 2] - z) < PAD
+        if not level.any():
+            continue
+        low, high = across[level].min(), across[level].max()
+        for v in [middle, *np.arange(low + 0.004, high, 0.008)]:
+            strip = level & (np.abs(across - v) < STRIP)
+            for start, end in _parts(along[strip]):
+                u = (start + end) / 2
+                position = u * u_axis + v * v_axis
+                position[2] = z
+                off = float(np.linalg.norm(position[:2] - centre[:2]))
+                cost = 2 * off + 0.5 * (end - start) + 0.015 * turn + 0.01 * rank + 0.1 * lean
+                found.append(Grasp(position, frame, end - start, cost, index))
     return found
 
 
 def leaning(world: World, target: np.ndarray, tilt: float) -> np.ndarray:
     """(3, 3) that turns a hand pointing down so that it points away from the base by `tilt` (rad)."""
-    away = target[:2] - world.base
+    away = target[:2] - world.arm.base
     away /= max(float(np.linalg.norm(away)), 1e-6)
     return Rotation.from_rotvec(-tilt * np.array([-away[1], away[0], 0.0])).as_matrix()
 
@@ -117,10 +135,6 @@ def _parts(values: np.ndarray) -> list[tuple[float, float]]:
         for j in range(i, len(ends))
         if ends[j] - starts[i] < WIDEST
     ]
-
-
-def _collides(world: World, grasp: Grasp, points: np.ndarray) -> bool:
-    return world.hits_hand(points, grasp.position, grasp.rotation, MARGIN)
 
 
 def _thinned(points: np.ndarray) -> np.ndarray:

@@ -5,34 +5,34 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
+from apt_bench.policies.oracle.arm import rotation_vector
 from apt_bench.policies.oracle.geometry import World
 
 Motion = Generator[np.ndarray, None, bool]
 """Yields one action per control step; returns whether it got there."""
 
 OPEN, CLOSE = -1.0, 1.0
-GAIN = 20.0  # action units per metre: 1 unit asks for 5 cm in this step
-ROTATION_GAIN = 2.0  # action units per radian
+GAIN = 40.0  # action units per metre: twice the distance is asked for, because the controller lags behind
+ROTATION_GAIN = 4.0  # action units per radian: twice the angle
+CAREFUL = 0.87  # share of the arm's length from which on it moves slowly
 DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
 """Tool frame that points straight down, fingers along world y."""
 
 
 def turned(yaw: float) -> np.ndarray:
     """`DOWN`, turned by `yaw` (rad) about the world's z."""
-    return Rotation.from_euler("z", yaw).as_matrix() @ DOWN
+    c, s = np.cos(yaw), np.sin(yaw)
+    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]]) @ DOWN
 
 
-def action_towards(
-    world: World, position: np.ndarray, rotation: np.ndarray, gripper: float, speed: float = 1.0
-) -> np.ndarray:
-    """The action that brings the hand nearer to a pose. `speed`: share of the full step."""
-    move = GAIN * (position - world.grip)
-    length = float(np.abs(move).max())
-    if length > speed:
-        move *= speed / length
-    turn = Rotation.from_matrix(rotation @ world.grip_rotation.T).as_rotvec()
+def action_towards(world: World, position: np.ndarray, rotation: np.ndarray, gripper: float) -> np.ndarray:
+    """The action (7,) that brings the hand nearer to a pose."""
+    here, hand = world.grip, world.grip_rotation
+    move = GAIN * (position - here)
+    speed = 1.0 - 8 * (world.arm.stretch(here, hand) - CAREFUL)  # an overshoot could straighten the elbow and flip it
+    move *= min(1.0, np.clip(speed, 0.25, 1.0) / max(1e-9, float(np.abs(move).max())))
+    turn = rotation_vector(rotation @ hand.T)
     return np.concatenate([move, np.clip(ROTATION_GAIN * turn, -1, 1), [gripper]])
 
 
@@ -44,12 +44,13 @@ def go(
     tolerance: float = 0.01,
     angle: float = 0.12,
     steps: int = 60,
-    speed: float = 1.0,
+    straight: bool = False,
 ) -> Motion:
-    """Straight to a pose. Ends early, False, where the hand no longer moves."""
+    """To a pose. Ends early, False, where the hand no longer moves. `straight`: up or down only as fast as the hand
+    stays on the vertical through the target."""
     last, stuck = np.full(3, np.inf), 0
     for _ in range(steps):
-        turn = Rotation.from_matrix(rotation @ world.grip_rotation.T).magnitude()
+        turn = float(np.linalg.norm(rotation_vector(rotation @ world.grip_rotation.T)))
         here = world.grip
         if np.linalg.norm(position - here) < tolerance and turn < angle:
             return True
@@ -57,7 +58,11 @@ def go(
         if stuck > 6:
             return False
         last = here
-        yield action_towards(world, position, rotation, gripper, speed)
+        action = action_towards(world, position, rotation, gripper)
+        if straight:
+            drift = float(np.linalg.norm((position - here)[:2]))
+            action[2] *= np.clip(1.3 - drift / 0.015, 0.15, 1.0)
+        yield action
     return False
 
 
@@ -66,7 +71,7 @@ def follow(world: World, path: list[np.ndarray], rotation: np.ndarray, gripper: 
     for i, point in enumerate(path):
         final = i == len(path) - 1
         for _ in range(40):
-            if np.linalg.norm(point - world.grip) < (0.02 if final else 0.04):
+            if np.linalg.norm(point - world.grip) < (0.02 if final else 0.03):
                 break
             yield action_towards(world, point, rotation, gripper)
     return True

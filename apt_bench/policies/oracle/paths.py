@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import grey_dilation
 
+from apt_bench.policies.oracle.arm import STRETCH
 from apt_bench.policies.oracle.geometry import World
 
 CELL = 0.01  # m
@@ -14,7 +15,6 @@ MARGIN = 0.3  # m around everything
 STRIDE = 0.03  # m between waypoints
 CLEARANCE = 0.03  # m above what is passed over
 PALM_RADIUS, PALM_HEIGHT = 0.11, 0.045  # of the palm around and above the finger tips
-NEAR = 0.93  # share of the arm's length from which on it is hard to control
 SIDESTEPS = (0.0, 0.06, -0.06, 0.12, -0.12, 0.2, -0.2, 0.3, -0.3)
 
 
@@ -51,7 +51,12 @@ class HeightMap:
 
 
 def plan(
-    world: World, end: np.ndarray, obstacles: np.ndarray, hang: float = 0.01, radius: float = 0.06
+    world: World,
+    end: np.ndarray,
+    rotation: np.ndarray,
+    obstacles: np.ndarray,
+    hang: float = 0.01,
+    radius: float = 0.06,
 ) -> list[np.ndarray]:
     """Waypoints of the finger tips from here to `end` (3,), for a load that reaches `hang` below and `radius` around
     them: straight, or by a side step where that is lower and within reach."""
@@ -67,10 +72,11 @@ def plan(
             track = np.concatenate([_line(start[:2], middle), _line(middle, end[:2])[1:]])
             need = np.maximum(load.at(track) + hang, palm.at(track) - PALM_HEIGHT) + CLEARANCE
             need = np.maximum(need, np.linspace(start[2], end[2], len(track)))
-            need[-1] = end[2]
+            need[1:-1] = np.maximum(need[1:-1], np.maximum(need[:-2], need[2:]))  # corners are cut
             length = float(np.linalg.norm(np.diff(track, axis=0), axis=1).sum())
             beyond = sum(
-                max(0.0, world.stretch(np.array([*xy, z])) - NEAR) for xy, z in zip(track, need, strict=True)
+                max(0.0, world.arm.stretch(np.array([*xy, z]), rotation) - STRETCH)
+                for xy, z in zip(track, need, strict=True)
             )
             cost = length + 1.5 * float(need.max()) + 10 * beyond
             if best is None or cost < best[0] - 1e-9:

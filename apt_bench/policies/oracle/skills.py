@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from apt_bench.policies.oracle.arm import STRETCH
 from apt_bench.policies.oracle.geometry import World
-from apt_bench.policies.oracle.grasps import Grasp
+from apt_bench.policies.oracle.grasps import LIFTED, Grasp
 from apt_bench.policies.oracle.motion import (
     CLOSE,
     OPEN,
@@ -20,23 +21,27 @@ from apt_bench.policies.oracle.motion import (
 )
 from apt_bench.policies.oracle.paths import plan
 
+RISE = 0.012  # m that a held thing has risen after the hand has by LIFTED (it may swing down below the grip)
 BLOCKED = 0.015  # m short of the grasp: something is in the way
 
 
 def pick(world: World, name: str, grasp: Grasp) -> Motion:
     """Grip and lift an object; False (fingers open again, above it) where it stayed behind."""
-    above = grasp.position + [0, 0, 0.10]
-    yield from follow(world, plan(world, above, world.obstacles()), grasp.rotation, OPEN)
+    heights = (
+        h for h in (0.10, 0.07) if world.arm.stretch(grasp.position + [0, 0, h], grasp.rotation) < STRETCH
+    )
+    above = grasp.position + [0, 0, next(heights, 0.05)]
+    yield from follow(world, plan(world, above, grasp.rotation, world.obstacles()), grasp.rotation, OPEN)
     yield from go(world, above, grasp.rotation, OPEN, tolerance=0.012, angle=0.06)
-    yield from go(world, grasp.position, grasp.rotation, OPEN, tolerance=0.006, angle=0.06, steps=30)
+    yield from go(world, grasp.position, grasp.rotation, OPEN, tolerance=0.006, angle=0.06, steps=40, straight=True)
     if np.linalg.norm(grasp.position - world.grip) > BLOCKED:
         yield from go(world, above, grasp.rotation, OPEN, tolerance=0.02, steps=20)
         return False
     yield from close_fingers(world)
-    before, hand = world.position(name)[2], world.grip[2]
-    yield from go(world, grasp.position + [0, 0, 0.06], grasp.rotation, CLOSE, tolerance=0.015, steps=20)
-    rise = world.position(name)[2] - before
-    if world.gripped(name) and rise > 0.5 * (world.grip[2] - hand):
+    before = world.position(name)[2]
+    lifted = world.arm.within(grasp.position + [0, 0, LIFTED], grasp.rotation)
+    yield from go(world, lifted, grasp.rotation, CLOSE, tolerance=0.015, steps=20)
+    if world.gripped(name) and world.position(name)[2] - before > RISE:
         return True
     yield from hold(world, OPEN, 4)
     yield from go(world, above, grasp.rotation, OPEN, tolerance=0.02, steps=20)
@@ -52,7 +57,9 @@ def place(
     hang = world.grip[2] - load[:, 2].min()
     radius = float(np.linalg.norm((load - world.grip)[:, :2], axis=1).max()) + 0.01
     above = world.grip + spot - world.position(name) + [0, 0, drop + 0.02]
-    yield from follow(world, plan(world, above, world.obstacles(name), hang, radius), rotation, CLOSE)
+    yield from follow(
+        world, plan(world, above, rotation, world.obstacles(name), hang, radius), rotation, CLOSE
+    )
     height = world.grip[2]
     for _ in range(40):  # the hand follows the object, which may hang askew
         offset = spot - world.position(name)
@@ -73,5 +80,6 @@ def place(
         offset[2] = max(offset[2], -0.03)
         yield action_towards(world, world.grip + offset, rotation, CLOSE)
     yield from hold(world, OPEN, 5)
-    yield from go(world, world.grip + [0, 0, 0.12], rotation, OPEN, tolerance=0.02, steps=20)
+    up = world.arm.within(world.grip + [0, 0, 0.12], rotation)
+    yield from go(world, up, rotation, OPEN, tolerance=0.02, steps=20)
     return done()

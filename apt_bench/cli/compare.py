@@ -1,0 +1,135 @@
+"""`apt-bench compare`, `check` and `power`: is it better, has it got worse, and how many episodes would tell."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apt_bench.cli import plain_console
+from apt_bench.errors import UserError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command("compare")(compare_command)
+    app.command("check")(check_command)
+    app.command("power")(power_command)
+
+
+def compare_command(
+    a: Annotated[str, typer.Argument(help="Run directory A (or NAME=DIR).")],
+    b: Annotated[str, typer.Argument(help="Run directory B (or NAME=DIR).")],
+    force: Annotated[bool, typer.Option("--force", help="Compare although the protocols differ.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Also write tables and a figure here.")] = None,
+    tasks: Annotated[bool, typer.Option("--tasks", help="Print the per-task table too.")] = False,
+) -> None:
+    """Compare two runs, matched episode by episode: difference, interval, p and verdict per cell and overall."""
+    from apt_bench.regression import compare
+    from apt_bench.reporting.charts import save
+    from apt_bench.reporting.data import load_runs
+    from apt_bench.reporting.table import markdown, write
+    from apt_bench.reporting.verdicts import comparison_tables, difference_chart
+
+    first, second = load_runs([a, b])
+    tables = comparison_tables(compare(first, second, force), first.label, second.label)
+    for table in tables if tasks else tables[:1]:
+        _print(markdown(table))
+    if out:
+        for table in tables:
+            write(table, out / "tables")
+        figure = difference_chart(tables[0])
+        if figure:
+            save(figure, "compare", out / "figures")
+        _print(str(out))
+
+
+def check_command(
+    run: Annotated[str, typer.Argument(help="Run directory to check.")],
+    against: Annotated[str, typer.Option(help="Run directory of the baseline.")],
+    margin: Annotated[float, typer.Option(help="Largest drop that still passes, in points.")] = 5.0,
+    coverage: Annotated[float, typer.Option(help="Least share of episodes that must be there, in %.")] = 98.0,
+    force: Annotated[bool, typer.Option("--force", help="Check although the protocols differ.")] = False,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")] = None,
+    summary: Annotated[
+        Path | None,
+        typer.Option(help="Append Markdown to this file. Default: $GITHUB_STEP_SUMMARY where it is set."),
+    ] = None,
+) -> None:
+    """Has this run got worse than its baseline? Exit code 0 pass, 1 regressed, 2 inconclusive."""
+    from apt_bench.regression import check
+    from apt_bench.reporting import verdicts
+    from apt_bench.reporting.data import load_runs
+    from apt_bench.reporting.table import markdown
+
+    this, base = load_runs([run, against])
+    found = check(this, base, margin / 100, force, coverage / 100)
+    _print(markdown(verdicts.check_table(found, this.label, base.label)))
+    for reason in found.reasons:
+        _print(reason)
+    _print(f"Verdict: {found.verdict}")
+    step = summary or (
+        Path(os.environ["GITHUB_STEP_SUMMARY"]) if os.environ.get("GITHUB_STEP_SUMMARY") else None
+    )
+    try:
+        if junit:
+            junit.parent.mkdir(parents=True, exist_ok=True)
+            junit.write_text(verdicts.junit(found, this.label, base.label), encoding="utf-8")
+        if step:
+            with open(step, "a", encoding="utf-8") as file:
+                file.write(verdicts.summary(found, this.label, base.label))
+    except OSError as error:
+        raise UserError(f"Cannot write {error.filename}: {error.strerror}.") from None
+    raise typer.Exit(found.exit_code)
+
+
+def power_command(
+    a: Annotated[float, typer.Argument(help="Success rate of one policy, in %.")],
+    b: Annotated[float, typer.Argument(help="Success rate of the other, in %.")],
+    discordance: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of matched episodes in which they differ, in %. Default: that of independent ones."
+        ),
+    ] = None,
+    episodes: Annotated[
+        int | None, typer.Option(help="Power with so many, instead of how many are needed.")
+    ] = None,
+    power: Annotated[float, typer.Option(help="Wanted power, in %.")] = 80.0,
+    alpha: Annotated[float, typer.Option(help="Size of the two-sided test.")] = 0.05,
+) -> None:
+    """How many episodes tell two success rates apart, matched and not; or the power of a given number."""
+    from apt_bench import stats
+
+    p, q = a / 100, b / 100
+    if not (0 <= p <= 1 and 0 <= q <= 1 and 0 < power < 100 and 0 < alpha < 1):
+        raise UserError("Rates and power are percentages between 0 and 100, --alpha lies between 0 and 1.")
+    independent = p * (1 - q) + q * (1 - p)
+    share = independent if discordance is None else discordance / 100
+    if not abs(p - q) <= share <= min(1.0, p + q, 2 - p - q) + 1e-9:
+        raise UserError(
+            f"With {a:g}% and {b:g}% between {abs(a - b):g}% and {100 * min(1.0, p + q, 2 - p - q):g}% of matched "
+            f"episodes can differ, not {100 * share:g}%."
+        )
+    if episodes is not None:
+        if episodes < 1:
+            raise UserError(f"--episodes must be at least 1, not {episodes}.")
+        _print(f"Power with {episodes} matched episodes ({100 * share:.3g}% differ): "
+               f"{100 * stats.paired_power(episodes, p - q, share, alpha):.1f}%")  # fmt: skip
+        _print(f"Power with {episodes} episodes each, not matched: "
+               f"{100 * stats.unpaired_power(episodes, p, q, alpha):.1f}%")  # fmt: skip
+        return
+    if p == q:
+        raise UserError(
+            "No number of episodes tells equal rates apart. Give two different rates, or --episodes."
+        )
+    matched = stats.paired_sample_size(p - q, share, power / 100, alpha)
+    apart = stats.unpaired_sample_size(p, q, power / 100, alpha)
+    _print(f"Matched episodes ({100 * share:.3g}% differ), exact McNemar: {matched}")
+    _print(f"Episodes each, not matched: {int(-(-apart // 1))}")
+
+
+def _print(text: str) -> None:
+    plain_console().print(text, markup=False, soft_wrap=True)

@@ -1,0 +1,146 @@
+"""`apt-bench train`: demonstrations to a policy, in one stage or two."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+
+from apt_bench.cli import plain_console
+from apt_bench.errors import UserError
+
+if TYPE_CHECKING:
+    from apt_bench.training.config import Recipe
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("train")(train_command)
+
+
+def train_command(
+    config: Annotated[str, typer.Option(help="Name of a shipped configuration, or a YAML file.")] = "mini",
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Demonstrations: a file, a folder or a hub id; PATH=2 draws from it twice as often. May be repeated."),
+    ] = None,
+    arch: Annotated[str | None, typer.Option(help="apt, pi or groot.")] = None,
+    two_stage: Annotated[
+        bool | None, typer.Option("--two-stage/--no-two-stage", help="A language-blind prior first, or all at once.")
+    ] = None,
+    ki: Annotated[bool, typer.Option("--ki", help="Keep action gradients out of the VLM (= frozen).")] = False,
+    vlm_mode: Annotated[str | None, typer.Option(help="The VLM in Stage 2: frozen, lora or full.")] = None,
+    inherit: Annotated[
+        str | None, typer.Option(help="What Stage 2 takes from Stage 1: all, or blocks as the released code does.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Steps of a one-stage run: joint = those of Stage 2, total = those of both.")
+    ] = None,
+    prior: Annotated[Path | None, typer.Option(help="Start from this Stage-1 checkpoint.")] = None,
+    vlm: Annotated[str | None, typer.Option(help="Hub id or folder of a VLM, or folder of a pretrained mini VLM.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of each stage.")] = None,
+    stage1_steps: Annotated[int | None, typer.Option(help="Steps of Stage 1, where they differ.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Samples per step.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, samples and noise.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other setting, e.g. stage2.lr=1e-4. May be repeated.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: results/training/...")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder for prepared images and features.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+    workers: Annotated[int, typer.Option(help="Processes (GPUs) that train together, by Ray Train.")] = 1,
+    ray_address: Annotated[str | None, typer.Option(help="Join this Ray cluster.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the configuration and stop.")] = False,
+) -> None:
+    """Train a policy on demonstrations. The same command again goes on where it stopped."""
+    from apt_bench.training.config import load_recipe
+
+    over: dict[str, Any] = {}
+    for text in settings or []:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--set takes key=value, not '{text}'.")
+        _put(over, key, yaml.safe_load(value))
+    flags = {
+        "arch": arch, "two_stage": two_stage, "ki": ki or None, "vlm_mode": vlm_mode, "inherit": inherit,
+        "budget": budget, "prior": str(prior) if prior else None, "seed": seed, "train.batch": batch,
+        "stage1.steps": stage1_steps or steps, "stage2.steps": steps, **_data(data), **_vlm(vlm),
+    }  # fmt: skip
+    for key, value in flags.items():
+        if value is not None:
+            _put(over, key, value)
+    recipe = load_recipe(config, over)
+    console = plain_console()
+    if dry_run:
+        console.print(recipe.to_yaml(), markup=False)
+        return
+    folder = out or Path("results/training") / _name(config, recipe)
+    policy = _train(recipe, folder, cache, device, workers, ray_address)
+    console.print(f"Policy: {policy}", soft_wrap=True)
+    console.print(
+        f"Next: apt-bench run --suite SUITE --policy apt {shlex.quote(str(policy))}", highlight=False, soft_wrap=True
+    )
+
+
+def _train(
+    recipe: Recipe, out: Path, cache: Path | None, device: str, workers: int, ray_address: str | None
+) -> Path:
+    import torch
+
+    from apt_bench.training.distributed import run_distributed
+    from apt_bench.training.progress import Report
+    from apt_bench.training.stages import Session, run_recipe
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        torch.set_num_threads(1)  # measured on two cores: more threads of one small network are slower
+    session = Session(out, report=Report(plain_console()), device=device)
+    if cache:
+        session = dataclasses.replace(session, cache=cache)
+    if workers > 1 or ray_address:
+        return run_distributed(recipe, session, workers, device != "cpu", ray_address)
+    return run_recipe(recipe, session)
+
+
+def _put(into: dict[str, Any], key: str, value: Any) -> None:
+    *folders, name = key.split(".")
+    for folder in folders:
+        into = into.setdefault(folder, {})
+        if not isinstance(into, dict):
+            raise UserError(f"--set {key}: '{folder}' was already set to {into!r}.")
+    into[name] = value
+
+
+def _data(data: list[str] | None) -> dict[str, Any]:
+    """`PATH` or `PATH=WEIGHT`."""
+    if not data:
+        return {}
+    paths, weights = [], []
+    for text in data:
+        path, equals, weight = text.rpartition("=")
+        try:
+            weights.append(float(weight) if equals else 1.0)
+        except ValueError:
+            raise UserError(f"--data {text}: what follows '=' must be a weight, a number.") from None
+        paths.append(path if equals else text)
+    return {"data.data": paths, "data.weights": weights}
+
+
+def _vlm(vlm: str | None) -> dict[str, Any]:
+    """A folder with `mini.json` is a pretrained mini VLM, anything else a Hugging Face model."""
+    if vlm is None:
+        return {}
+    if (Path(vlm) / "mini.json").is_file():
+        return {"vlm.name": "mini", "vlm_weights": vlm}
+    return {"vlm.name": vlm, "vlm_weights": ""}
+
+
+def _name(config: str, recipe: Recipe) -> str:
+    stages = "two-stage" if recipe.two_stage else f"one-stage-{recipe.budget}"
+    vlm = "ki" if recipe.ki else recipe.vlm_mode
+    return f"{Path(config).stem}-{recipe.arch}-{stages}-{vlm}-seed{recipe.seed}"

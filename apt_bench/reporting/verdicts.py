@@ -1,0 +1,163 @@
+"""Comparisons and checks as tables, a figure, JUnit XML and a GitHub step summary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from xml.etree import ElementTree
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from apt_bench.regression import Check, Comparison, Contrast, Gate
+from apt_bench.reporting.charts import BLUE, INK, MUTED, WIDTH, style
+from apt_bench.reporting.details import pvalue
+from apt_bench.reporting.table import Column, Rate, Row, Table, markdown
+
+
+def comparison_tables(found: Comparison, a: str, b: str) -> list[Table]:
+    """`compare`: overall and per cell. `compare_tasks`: the same per task."""
+    rows = [_row(c) for c in (found.overall, *found.cells)]
+    paired = found.overall.paired
+    how = (
+        "Matched episode by episode: Newcombe's paired interval and exact McNemar p per cell; overall the mean over "
+        "cells and tasks, its interval from a task-clustered bootstrap."
+        if paired
+        else "No common episode: unpaired. Newcombe's interval and Fisher's p per cell; overall the mean over cells "
+        "and the Cochran-Mantel-Haenszel p."
+    )
+    notes = [f"A: {a}. B: {b}. Success in %, difference A minus B in points with its 95% interval.", how]
+    notes.append("Verdict at 0.05; p of the cells adjusted after Holm.")
+    if found.alone_a or found.alone_b:
+        notes.append(f"Left out for want of a partner: {found.alone_a} episodes of A, {found.alone_b} of B.")
+    if found.knobs:
+        notes.append(
+            "The protocols differ, so may the scores for this alone: " + "; ".join(found.knobs) + "."
+        )
+    tables = [Table("compare", f"{a} against {b}", _columns("cell", "Cell", paired), rows, tuple(notes))]
+    if found.tasks:
+        order = sorted(found.tasks, key=lambda c: (c.p, -abs(c.difference.value)))
+        notes = [
+            "p adjusted after Benjamini and Hochberg: a list to look into, not a claim about any one task."
+        ]
+        columns = _columns("cell", "Task", paired)
+        tables.append(
+            Table("compare_tasks", f"{a} against {b}, per task", columns, [_row(c) for c in order], notes)
+        )
+    return tables
+
+
+def _columns(key: str, label: str, paired: bool) -> list[Column]:
+    counts = [("pairs", "Pairs")] if paired else [("n_a", "Trials A"), ("n_b", "Trials B")]
+    split = [("only", "Only A / only B")] if paired else []
+    names = [
+        *counts,
+        ("a", "A"),
+        ("b", "B"),
+        ("difference", "Difference"),
+        *split,
+        ("p", "p"),
+        ("adjusted", "p adj."),
+    ]
+    columns = [Column(key, label, align="left"), *(Column(k, w, align="right") for k, w in names)]
+    return [*columns, Column("verdict", "Verdict", align="left")]
+
+
+def _row(c: Contrast) -> Row:
+    return Row(
+        {
+            "cell": c.name, "pairs": c.n_a, "n_a": c.n_a, "n_b": c.n_b, "a": Rate(c.rate_a), "b": Rate(c.rate_b),
+            "difference": Rate.of(c.difference, signed=True), "only": f"{c.only_a} / {c.only_b}", "p": pvalue(c.p),
+            "adjusted": pvalue(c.adjusted), "verdict": _words(c),
+        }
+    )  # fmt: skip
+
+
+def _words(c: Contrast) -> str:
+    if c.verdict == "undecided" and c.paired and c.only_a + c.only_b < 6:
+        return f"undecided (only {c.only_a + c.only_b} episodes differ; 6 are the least that can decide)"
+    return c.verdict
+
+
+def difference_chart(table: Table) -> Figure | None:
+    """A minus B per row with its interval; filled where decided."""
+    rows = [r for r in table.rows if isinstance(r.values.get("difference"), Rate)]
+    if not rows:
+        return None
+    with style():
+        figure, axis = plt.subplots(figsize=(WIDTH * 0.7, 0.65 + 0.2 * len(rows)))
+        for y, row in enumerate(rows):
+            value = row.values["difference"]
+            assert isinstance(value, Rate)
+            decided = str(row.values["verdict"]) in ("A better", "B better")
+            axis.plot([100 * value.low, 100 * value.high], [y, y], color=BLUE if decided else MUTED, lw=1.2)
+            axis.plot(100 * value.value, y, "o", ms=5, color=BLUE if decided else MUTED, mew=1.2,
+                      mfc=BLUE if decided else "white")  # fmt: skip
+        axis.axvline(0, color=INK, lw=0.7)
+        axis.set_yticks(range(len(rows)), [str(r.values["cell"]) for r in rows])
+        axis.set_ylim(len(rows) - 0.4, -0.6)
+        axis.spines["left"].set_visible(False)
+        axis.set_xlabel("A minus B, percentage points, 95% interval (filled: decided)")
+    return figure
+
+
+def check_table(found: Check, run: str, baseline: str) -> Table:
+    """Every contrast of a check."""
+    gates: Sequence[Gate] = (*([found.overall] if found.overall else []), *found.cells)
+    rows = [
+        Row(
+            {
+                "contrast": g.name, "pairs": g.pairs, "baseline": Rate(g.baseline), "run": Rate(g.rate),
+                "difference": Rate(g.difference, signed=True), "low": Rate(g.low, signed=True),
+                "only": f"{g.only_baseline} / {g.only_run}", "p": pvalue(g.p), "power": Rate(g.power),
+                "verdict": g.verdict,
+            }
+        )
+        for g in gates
+    ]  # fmt: skip
+    names = {
+        "pairs": "Pairs", "baseline": "Baseline", "run": "Run", "difference": "Difference", "low": "Lower limit",
+        "only": "Lost / won", "p": "p worse", "power": f"Power at −{100 * found.drop:g}",
+    }  # fmt: skip
+    columns = [Column("contrast", "", align="left"), *(Column(k, w, align="right") for k, w in names.items())]
+    notes = (
+        f"Run: {run}. Baseline: {baseline}. Margin: {100 * found.margin:g} points. Coverage: {found.coverage:.0%}.",
+        "Lower limit: one-sided 95%, Tango's score interval of the paired difference. p worse: one-sided exact "
+        f"McNemar, after Holm. Power: chance to call a drop of {100 * found.drop:g} points regressed, in %.",
+    )
+    return Table("check", "Check", [*columns, Column("verdict", "Verdict", align="left")], rows, notes)
+
+
+def summary(found: Check, run: str, baseline: str) -> str:
+    """Markdown for a GitHub step summary."""
+    sign = {"pass": "✅", "regressed": "❌", "inconclusive": "⚠️"}[found.verdict]
+    lines = [f"## {sign} apt-bench check: {found.verdict}", "", *(f"- {r}" for r in found.reasons), ""]
+    return "\n".join(lines) + "\n" + markdown(check_table(found, run, baseline))
+
+
+def junit(found: Check, run: str, baseline: str) -> str:
+    """JUnit XML: one case per contrast; regressed = failure, inconclusive = skipped for a cell and error overall."""
+    gates = (*([found.overall] if found.overall else []), *found.cells)
+    suite = ElementTree.Element("testsuite", name="apt-bench check", tests=str(len(gates) + 1))
+    whole = ElementTree.SubElement(suite, "testcase", classname=baseline, name=f"{run}: verdict")
+    text = "\n".join(found.reasons)
+    if found.verdict == "regressed":
+        ElementTree.SubElement(whole, "failure", message="regressed").text = text
+    elif found.verdict == "inconclusive":
+        ElementTree.SubElement(whole, "error", message="inconclusive").text = text
+    for gate in gates:
+        case = ElementTree.SubElement(suite, "testcase", classname=baseline, name=f"{run}: {gate.name}")
+        words = f"{100 * gate.difference:+.1f} points, lower limit {100 * gate.low:+.1f}, {gate.pairs} pairs"
+        if gate.verdict == "regressed":
+            ElementTree.SubElement(case, "failure", message=f"regressed: {words}")
+        elif gate.verdict == "inconclusive":
+            ElementTree.SubElement(case, "skipped", message=f"inconclusive: {words}")
+    verdicts = [g.verdict for g in gates]
+    suite.set("failures", str(verdicts.count("regressed") + (found.verdict == "regressed")))
+    suite.set("errors", str(int(found.verdict == "inconclusive")))
+    suite.set("skipped", str(verdicts.count("inconclusive")))
+    ElementTree.indent(suite)
+    text = ElementTree.tostring(suite, encoding="unicode")
+    text = "".join(
+        c if c in "\n\t" or c.isprintable() else "?" for c in text
+    )  # XML 1.0 knows no control characters
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'

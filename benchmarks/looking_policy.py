@@ -1,0 +1,29 @@
+"""A policy that looks through both cameras and wanders: all the costs of a rollout but a model's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from apt_bench.envs.base import ACTION_DIM, AGENTVIEW, WRIST, Observation
+from apt_bench.policies.base import PolicySpec
+
+
+class LookingPolicy:
+    """Small random motions with an open gripper, a function of the step alone."""
+
+    spec = PolicySpec("looking", cameras=(AGENTVIEW, WRIST), horizon=10, execute=10)
+
+    def reset(self, episodes: Sequence[str]) -> None:
+        """Keeps nothing."""
+
+    def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
+        """Ten actions each."""
+        return [self._chunk(o) for o in observations]
+
+    def _chunk(self, observation: Observation) -> np.ndarray:
+        assert set(observation.images) == set(self.spec.cameras)
+        chunk = np.clip(np.random.default_rng(observation.step).normal(0, 0.4, (10, ACTION_DIM)), -1, 1)
+        chunk[:, 6] = -1
+        return chunk

@@ -1,0 +1,163 @@
+"""Samples: what is learned from a demonstration, in which order."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from scripted import demonstration, write
+
+from apt_bench.demos.hdf5 import write_hdf5
+from apt_bench.errors import UserError
+from apt_bench.models.actions import decode_chunk
+from apt_bench.training.augment import AugmentConfig, augment, view_order
+from apt_bench.training.data import DataConfig, Samples, idle, open_samples, read_episode
+
+CONFIG = DataConfig(cameras=("agentview",), held_out=0.0, augment=AugmentConfig(enabled=False))
+
+
+def samples(cache: Path, *paths: Path, horizon: int = 8, seed: int = 0, **change: object) -> Samples:
+    config = dataclasses.replace(CONFIG, data=tuple(map(str, paths)), **change)  # type: ignore[arg-type]
+    return open_samples(config, horizon, seed, (64, 64), cache)[0]
+
+
+def test_a_sample_depends_on_its_number_alone(data: Path, cache: Path) -> None:
+    stream = samples(cache, data)
+    many, one = stream.pick(range(40, 48)), stream.pick([45])
+    assert many.rows[5] == one.rows[0]
+    all_at_once, alone = stream.batch(range(40, 48), many), stream.batch([45], one)
+    for name in ("target", "noise", "t", "rotation"):
+        assert torch.equal(getattr(all_at_once, name)[5:6], getattr(alone, name)), name
+    assert torch.equal(all_at_once.robot.ref_pose[5:6], alone.robot.ref_pose)
+    other = samples(cache, data, seed=1)
+    assert not np.array_equal(stream.pick(range(50)).rows, other.pick(range(50)).rows)
+
+
+@pytest.mark.parametrize(("stride", "look_every"), [(1, 1), (2, 3)])
+def test_targets_are_the_commanded_poses_and_the_last_repeats(
+    data: Path, cache: Path, stride: int, look_every: int
+) -> None:
+    stream = samples(cache, data, stride=stride, look_every=look_every)
+    numbers = range(60)
+    picks = stream.pick(numbers)
+    batch = stream.batch(numbers, picks)
+    pose, openness = decode_chunk(batch.target.double(), batch.robot.ee_pose.double(), batch.robot.ref_pose.double())
+    ended = 0
+    for i, episode in enumerate(picks.episodes):
+        demo = demonstration(int(episode.name.split("init")[1].split("/")[0]))
+        steps = picks.steps[i] + stride * np.arange(8)
+        ended += int(steps[-1] >= len(episode))
+        steps = episode.kept[np.minimum(steps, len(episode) - 1)]
+        np.testing.assert_allclose(pose[i, 0], demo.commanded[steps], atol=1e-5)
+        np.testing.assert_allclose(openness[i, 0], demo.gripper_target[steps], atol=1e-6)
+        shown = stream.images(picks.rows[i : i + 1], picks.versions[i : i + 1], np.ones((1, 1), bool))[0][0]
+        np.testing.assert_array_equal(shown, demo.images["agentview"][episode.kept[picks.steps[i]]])
+        assert picks.steps[i] % look_every == 0
+    assert ended > 5
+
+
+def test_noops_go_but_not_the_wait_for_the_gripper() -> None:
+    demo = demonstration(0)
+    actions, state = demo.actions.copy(), demo.state.copy()
+    actions[3, :6] = 0  # a pause on the way
+    demo = dataclasses.replace(demo, actions=actions, state=state)
+    assert demo.noop[3]
+    assert idle(demo)[3]
+    closing = slice(len(demo) - 3, len(demo) - 1)
+    assert demo.noop[closing].all()
+    assert not idle(demo)[closing].any()
+    assert 3 not in read_episode(demo, CONFIG).kept
+
+
+def test_weights_set_how_often_a_dataset_is_drawn(data: Path, cache: Path, tmp_path: Path) -> None:
+    small = write(tmp_path / "few.hdf5", 2, first=100)
+    stream = samples(cache, data, small, weights=(1.0, 3.0))
+    first = len(stream.datasets[0].frames.images)
+    share = float((stream.pick(range(800)).rows >= first).mean())
+    assert 0.70 < share < 0.80  # three standard errors about 0.75
+
+
+def test_held_out_demonstrations_are_never_trained_on(data: Path, cache: Path) -> None:
+    config = dataclasses.replace(CONFIG, data=(str(data),), held_out=0.2)
+    train, held = open_samples(config, 8, 0, (64, 64), cache)
+    assert held is not None
+    names = [{e.name for d in part.datasets for e in d.episodes} for part in (train, held)]
+    assert (len(names[0]), len(names[1])) == (16, 4)
+    assert not names[0] & names[1]
+
+
+def test_augmented_versions_are_reproducible_and_differ() -> None:
+    images = np.stack([demonstration(0).images["agentview"][0]] * 2)
+    config = AugmentConfig(copies=3)
+    versions = [augment(images, config, 7, v) for v in range(3)]
+    np.testing.assert_array_equal(versions[1], augment(images, config, 7, 1))
+    assert all(np.abs(v.astype(int) - images).mean() > 1 for v in versions)
+    assert not np.array_equal(versions[0], versions[1])
+    orders = {tuple(view_order(config, frame, 0, 2)) for frame in range(20)}
+    assert orders == {(0, 1), (1, 0)}
+
+
+def test_images_are_scaled_to_the_vlm_and_intrinsics_do_not_notice(cache: Path, tmp_path: Path) -> None:
+    big = samples(cache, write(tmp_path / "big.hdf5", 2, size=128))
+    small = samples(cache, write(tmp_path / "small.hdf5", 2, size=64))
+    assert big.datasets[0].frames.images.shape[2:4] == (64, 64)
+    np.testing.assert_allclose(big.datasets[0].episodes[0].K, small.datasets[0].episodes[0].K, atol=1e-9)
+
+
+def _missing(tmp: Path) -> Path:
+    return tmp / "nowhere.hdf5"
+
+
+def _truncated(tmp: Path) -> Path:
+    path = write(tmp / "cut.hdf5", 3)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+def _two_sizes(tmp: Path) -> Path:
+    write(tmp / "both" / "a.hdf5", 1, size=64)
+    write(tmp / "both" / "b.hdf5", 1, first=1, size=32)
+    return tmp / "both"
+
+
+def _no_calibration(tmp: Path) -> Path:
+    path = tmp / "blind.hdf5"
+    write_hdf5(path, [dataclasses.replace(demonstration(0), cameras={})])
+    return path
+
+
+def _not_finite(tmp: Path) -> Path:
+    path = write(tmp / "nan.hdf5", 1)
+    with h5py.File(path, "r+") as file:
+        file["data/demo_0/obs/ee_pos"][3] = np.nan
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (_missing, "No file or folder .*nowhere.hdf5"),
+        (_truncated, "cut.hdf5 is not a whole HDF5 file"),
+        (_two_sizes, "are 32x32 pixels, those before it 64x64"),
+        (_no_calibration, "no calibration"),
+        (_not_finite, "NaN or infinity"),
+    ],
+)
+def test_bad_data_is_named(make, says: str, cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=says):
+        samples(cache, make(tmp_path))
+
+
+def test_a_hub_name_without_a_network_says_what_to_do(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="neither a file or folder here nor a dataset that could be fetched"):
+        samples(cache, Path("nobody/no-such-demonstrations"))
+
+
+def test_a_camera_that_is_not_there(data: Path, cache: Path) -> None:
+    with pytest.raises(UserError, match="no calibration .* of the cameras overhead"):
+        samples(cache, data, cameras=("overhead",))
