@@ -99,7 +99,7 @@ def _policies(table: Table) -> None:
     _head(table, "policy", "about")
     for name in baseline_names():
         table.add_row(name, load_baseline(name).about)
-    table.add_row("my_module:MyPolicy", "Your own class, importable from here (docs/policies.md).")
+    table.add_row("my_module:MyPolicy", "Your own class, importable from here (docs/running.md).")
 
 
 def _runs(table: Table, path: Path) -> None:

@@ -10,6 +10,7 @@ from rich.progress import track
 
 from apt_bench.cli import plain_console
 from apt_bench.errors import UserError
+from apt_bench.rollout.identity import versions
 
 
 def register(app: typer.Typer) -> None:
@@ -60,5 +61,10 @@ def replay_command(
                 )
     finally:
         replayer.close()
+    made_with: dict[str, str] = chosen[0].info.scene.get("simulator", {})
+    if good < len(chosen) and (others := {k: v for k, v in versions(made_with).items() if v != made_with[k]}):
+        console.print(
+            f"Made with {made_with}, here are {others}: other versions end in other states.", soft_wrap=True
+        )
     console.print(f"{good}/{len(chosen)} reproduced bit for bit" + (f", filmed in {video}" if video else ""))
     raise typer.Exit(0 if good == len(chosen) else 1)

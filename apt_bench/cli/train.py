@@ -26,28 +26,38 @@ def train_command(
     config: Annotated[str, typer.Option(help="Name of a shipped configuration, or a YAML file.")] = "mini",
     data: Annotated[
         list[str] | None,
-        typer.Option(help="Demonstrations: a file, a folder or a hub id; PATH=2 draws from it twice as often. May be repeated."),
+        typer.Option(
+            help="Demonstrations: a file, a folder or a hub id; PATH=2 draws from it twice as often. May be repeated."
+        ),
     ] = None,
     arch: Annotated[str | None, typer.Option(help="apt, pi or groot.")] = None,
     two_stage: Annotated[
-        bool | None, typer.Option("--two-stage/--no-two-stage", help="A language-blind prior first, or all at once.")
+        bool | None,
+        typer.Option("--two-stage/--no-two-stage", help="A language-blind prior first, or all at once."),
     ] = None,
-    ki: Annotated[bool, typer.Option("--ki", help="Keep action gradients out of the VLM (= frozen).")] = False,
+    ki: Annotated[
+        bool, typer.Option("--ki", help="Keep action gradients out of the VLM (= frozen).")
+    ] = False,
     vlm_mode: Annotated[str | None, typer.Option(help="The VLM in Stage 2: frozen, lora or full.")] = None,
     inherit: Annotated[
-        str | None, typer.Option(help="What Stage 2 takes from Stage 1: all, or blocks as the released code does.")
+        str | None,
+        typer.Option(help="What Stage 2 takes from Stage 1: all, or blocks as the released code does."),
     ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="Steps of a one-stage run: joint = those of Stage 2, total = those of both.")
+        str | None,
+        typer.Option(help="Steps of a one-stage run: joint = those of Stage 2, total = those of both."),
     ] = None,
     prior: Annotated[Path | None, typer.Option(help="Start from this Stage-1 checkpoint.")] = None,
-    vlm: Annotated[str | None, typer.Option(help="Hub id or folder of a VLM, or folder of a pretrained mini VLM.")] = None,
+    vlm: Annotated[
+        str | None, typer.Option(help="Hub id or folder of a VLM, or folder of a pretrained mini VLM.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of each stage.")] = None,
     stage1_steps: Annotated[int | None, typer.Option(help="Steps of Stage 1, where they differ.")] = None,
     batch: Annotated[int | None, typer.Option(help="Samples per step.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, samples and noise.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Any other setting, e.g. stage2.lr=1e-4. May be repeated.")
+        list[str] | None,
+        typer.Option("--set", help="Any other setting, e.g. stage2.lr=1e-4. May be repeated."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: results/training/...")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder for prepared images and features.")] = None,
@@ -82,7 +92,9 @@ def train_command(
     policy = _train(recipe, folder, cache, device, workers, ray_address)
     console.print(f"Policy: {policy}", soft_wrap=True)
     console.print(
-        f"Next: apt-bench run --suite SUITE --policy apt {shlex.quote(str(policy))}", highlight=False, soft_wrap=True
+        f"Next: apt-bench run --suite SUITE --policy apt {shlex.quote(str(policy))}",
+        highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -92,8 +92,8 @@ class OutcomeTracker:
         self._rest = self._position.copy()  # where it last lay still
         self._gripped: dict[int, int] = {}  # control steps with both fingers on it
         self._grip_z: dict[int, float] = {}
-        self._held: dict[int, float] = {}  # in the hand: opening of the fingers, m
-        self._released: dict[int, _Release] = {}  # left the hand, not yet at rest
+        self._held: dict[int, _Hold] = {}  # in the hand
+        self._released: dict[int, _Hold] = {}  # left the hand, not yet at rest
         self._touched: dict[str, int] = {}
         self._grasped: dict[str, int] = {}
         self._lifted: dict[str, int] = {}
@@ -171,12 +171,12 @@ class OutcomeTracker:
             if steps >= GRASP_STEPS:
                 self._grasped.setdefault(name, step)
                 self._released.pop(i, None)
-                self._held[i] = opening
+                self._held[i] = _Hold(step, z, opening)
                 if z - self._grip_z[i] >= LIFT:
                     self._lifted.setdefault(name, step)
         self._gripped = gripped
         for i in [i for i in self._held if i not in gripped]:
-            self._released[i] = _Release(float(data.xpos[self._bodies[i], 2]), self._held.pop(i))
+            self._released[i] = self._held.pop(i)
         for release in self._released.values():
             if release.slipped is None and abs(opening - release.opening) > SLIPPED:
                 release.slipped = opening < release.opening
@@ -187,9 +187,15 @@ class OutcomeTracker:
         position = data.xpos[self._bodies]
         still = np.abs(position - self._position).max(axis=1) < STILL
         self._position = position
-        for i in np.flatnonzero(still & self._displaced() & self._movable).tolist():
-            if i not in self._held:
+        displaced = self._displaced()
+        for i in np.flatnonzero(still & self._movable).tolist():
+            release = self._released.get(i)
+            if i in self._held or (release and step - release.step < SAMPLE):
+                continue  # in the hand, or only just out of it
+            if displaced[i] or (release and release.z - position[i, 2] > MOVED):
                 self._place(i)
+            else:
+                self._released.pop(i, None)
         moved = np.abs(data.qpos[self._joint_qpos] - self._joint_start) > self._joint_reach
         for name in itertools.compress(self._joints.values(), moved):
             self._operated.setdefault(name, step)
@@ -299,11 +305,12 @@ class OutcomeTracker:
 
 
 @dataclass
-class _Release:
-    """How something left the hand."""
+class _Hold:
+    """How something was last seen in the hand."""
 
+    step: int
     z: float  # m
-    opening: float  # m, of the fingers while they held it
+    opening: float  # m, of the fingers
     slipped: bool | None = (
         None  # known once the fingers move on: closing = it slipped, opening = it was let go
     )

@@ -124,8 +124,8 @@ class ActionExpert(nn.Module, ABC):
         return x
 
     def predict(self, context: Context, noisy: Tensor, t: Tensor) -> Tensor:
-        """What the network says about codes `noisy` (B, E, T, 10) at diffusion steps `t` (B,): the noise in them, or the
-        clean codes, as `config.prediction` has it. float32, like `noisy`."""
+        """What the network says about codes `noisy` (B, E, T, 10) at diffusion steps `t` (B,): the noise in them,
+        or the clean codes, as `config.prediction` has it. float32, like `noisy`."""
         _, E, T, _ = noisy.shape
         x = torch.cat([context.prefix, self.tokens.steps(noisy, context.robot)], 2)
         x = self.decode(context, x.flatten(1, 2), self.step(t))

@@ -33,15 +33,16 @@ class ExpertConfig:
 
     - arch: `apt`, or the rivals `pi` and `groot`, which share every input and output with it.
     - stage: 1 = language-blind prior, 2 = language-conditioned policy.
-    - depth: N, the blocks of Stage 2 and the tapped VLM layers (paper: 20); even. Rivals: the number of blocks, which for
-      `pi` is that of the VLM's layers.
+    - depth: N, the blocks of Stage 2 and the tapped VLM layers (paper: 20); even. For the rivals the number of
+      blocks, which for `pi` is that of the VLM's layers.
     - fusion: `convex` (released) or `additive` (paper's equation 3).
-    - insertion: where Stage 2 puts its new blocks: `before` their partner (released), `after` it (paper), or `tokens`: no
-      new blocks, language is un-masked in the old ones (the paper's ablation).
+    - insertion: where Stage 2 puts its new blocks: `before` their partner (released), `after` it (paper), or
+      `tokens`: no new blocks, language is un-masked in the old ones (the paper's ablation).
     - proprio: an extra token with end-effector pose and gripper opening (paper); the released form has none.
-    - step_index: a learned embedding of each step's index in the chunk. The released Stage 1 has nothing that tells one
-      step of the chunk from another (its blocks have no RoPE), so it can only learn what all steps have in common.
-    - prediction: what the network answers, and where its L1 loss is taken: the `noise` (released) or the clean `sample`.
+    - step_index: a learned embedding of each step's index in the chunk. The released Stage 1 has nothing that tells
+      one step from another (its blocks have no RoPE), so it can only learn what all steps have in common.
+    - prediction: what the network answers, and where its L1 loss is taken: the `noise` (released) or the clean
+      `sample`, which learns small data far faster.
     """
 
     arch: Literal["apt", "pi", "groot"] = "apt"

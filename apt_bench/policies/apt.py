@@ -20,7 +20,6 @@ from apt_bench.models.actions import (
     decode_chunk,
     make_pose,
     rotation_matrix,
-    rotation_vector,
 )
 from apt_bench.models.inputs import RobotState, fractional_intrinsics
 from apt_bench.models.vla import VLA
@@ -28,17 +27,21 @@ from apt_bench.policies.base import PolicySpec
 
 CONTROL_SCALE = np.array([0.05, 0.05, 0.05, 0.5, 0.5, 0.5])  # metres, rad per unit of action
 PANDA_OPENING = 0.08  # metres between the finger joints' positions when fully open
+TRACKING = (
+    0.25  # share of a commanded displacement that the arm covers in one control step, measured in LIBERO
+)
 OPEN_ABOVE = 0.8  # predicted openness from which the gripper is told to open
 
 
 class AptPolicy:
     """Predicts 32 end-effector poses and answers with the control actions that lead along them.
 
-    The released evaluator converts each predicted pose against the live pose just before it is executed. A chunk
-    is answered in one piece, so only the first action can be: for the later ones the live pose is foreseen. The
-    controller covers a fraction `tracking` of the commanded distance within one control step, so from the
-    observed pose the arm is expected to go live <- live + tracking * (target - live). `tracking=1` means that
-    every target is reached, and then the actions are the differences of consecutive targets.
+    The released evaluator converts each predicted pose against the live pose just before it is executed. A chunk is
+    answered in one piece, so only its first action can be; for the later ones the live pose is foreseen. The operational
+    space controller covers only part of a commanded distance within one control step, so the arm is expected to go
+    live <- live + tracking * (target - live). `tracking=1` would mean that every target is reached, and the actions
+    would be the differences of consecutive targets: commands that are far too small, because commanded poses lie ahead
+    of the arm. docs/model.md gives the measurement behind the default.
 
     The reference camera is drawn per decision, as in training. All draws are seeded by (episode, step, seed): a batch
     equals the single calls up to float32 rounding, and a rerun equals the first run.
@@ -51,7 +54,7 @@ class AptPolicy:
         device: str | None = None,
         cameras: tuple[str, ...] = (AGENTVIEW, WRIST),
         execute: int = 3,
-        tracking: float = 1.0,
+        tracking: float = TRACKING,
         seed: int = 0,
         model: VLA | None = None,
     ) -> None:
@@ -108,15 +111,19 @@ class AptPolicy:
         return camera, torch.randn(self.spec.horizon, CODE_DIM, generator=generator)
 
 
-def follow(targets: np.ndarray, openness: np.ndarray, live: np.ndarray, tracking: float = 1.0) -> np.ndarray:
-    """Actions (T, 7) along target poses (T, 4, 4) from the pose `live` (4, 4), see `AptPolicy`."""
+def follow(
+    targets: np.ndarray, openness: np.ndarray, live: np.ndarray, tracking: float = TRACKING
+) -> np.ndarray:
+    """Actions (T, 7) along target poses (T, 4, 4) from the pose `live` (4, 4), see `AptPolicy`. Not clipped, but the
+    foreseen arm does not move further than a clipped action takes it."""
     actions = []
     for target, opening in zip(targets, openness, strict=True):
-        actions.append(control_action(target, opening, live, CONTROL_SCALE, OPEN_ABOVE))
+        action = control_action(target, opening, live, CONTROL_SCALE, OPEN_ABOVE)
+        actions.append(action)
+        step = tracking * np.clip(action[:6], -1, 1) * CONTROL_SCALE
         ahead = np.eye(4)
-        ahead[:3, 3] = live[:3, 3] + tracking * (target[:3, 3] - live[:3, 3])
-        turn = rotation_vector(target[:3, :3] @ live[:3, :3].T)
-        ahead[:3, :3] = rotation_matrix(tracking * turn) @ live[:3, :3]
+        ahead[:3, 3] = live[:3, 3] + step[:3]
+        ahead[:3, :3] = rotation_matrix(step[3:]) @ live[:3, :3]
         live = ahead
     return np.stack(actions)
 

@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from apt_bench.reporting.data import Run, cell_label, cell_summaries
@@ -75,7 +73,7 @@ def style() -> Iterator[None]:
 
 
 def save(figure: Figure, name: str, folder: Path) -> list[Path]:
-    """`NAME.png` (200 dpi), `NAME.pdf`, `NAME.svg`; closes the figure."""
+    """`NAME.png` (200 dpi), `NAME.pdf`, `NAME.svg`."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{kind}" for kind in KINDS]
     with style():
@@ -84,7 +82,6 @@ def save(figure: Figure, name: str, folder: Path) -> list[Path]:
         for path in paths:
             stamp = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(path.suffix[1:], {})
             figure.savefig(path, dpi=200, metadata=stamp)
-    plt.close(figure)
     return paths
 
 
@@ -108,13 +105,8 @@ def success_chart(table: Table) -> Figure | None:
     names = [str(r.values["method"]) for r in table.rows]
     colours = _colours(table.rows)
     with style():
-        figure, axes = plt.subplots(
-            lines,
-            width,
-            figsize=(WIDTH, 0.3 + lines * (0.42 + 0.16 * len(names))),
-            sharey=True,
-            squeeze=False,
-        )
+        figure = Figure(figsize=(WIDTH, 0.3 + lines * (0.42 + 0.16 * len(names))))
+        axes = figure.subplots(lines, width, sharey=True, squeeze=False)
         for axis in axes.flat:
             axis.set_visible(False)
         for column in columns:
@@ -191,7 +183,8 @@ def heat_map(run: Run) -> Figure | None:
     for i, (_, rates) in enumerate(lines):
         grid[i, : len(rates)] = 100 * rates
     with style():
-        figure, axis = plt.subplots(figsize=(min(WIDTH, 1.8 + 0.46 * width), 0.75 + 0.27 * len(lines)))
+        figure = Figure(figsize=(min(WIDTH, 1.8 + 0.46 * width), 0.75 + 0.27 * len(lines)))
+        axis = figure.subplots()
         scale = LinearSegmentedColormap.from_list("success", ["#F3F3F3", SKY, BLUE])
         axis.pcolormesh(grid, cmap=scale, vmin=0, vmax=100, edgecolors="white", linewidth=1)
         if width <= 25:
@@ -248,7 +241,8 @@ def outcome_chart(runs: Sequence[Run]) -> Figure | None:
     if not names:
         return None
     with style():
-        figure, axis = plt.subplots(figsize=(WIDTH, 0.8 + 0.17 * len(bars) + 0.1 * (len(names) // 6)))
+        figure = Figure(figsize=(WIDTH, 0.8 + 0.17 * len(bars) + 0.1 * (len(names) // 6)))
+        axis = figure.subplots()
         y, at, labels = 0, [], []
         starts = iter([r for r in runs if len(r.frame)])
         fresh = True
@@ -321,9 +315,8 @@ def language_chart(table: Table | None) -> Figure | None:
     names = {**LANGUAGE, "success": "Success"}
     runs = list(dict.fromkeys(str(r.values["run"]) for r in table.rows))
     with style():
-        figure, axis = plt.subplots(
-            figsize=(WIDTH, 0.8 + 0.21 * (len(table.rows) + len(runs) * (len(runs) > 1)))
-        )
+        figure = Figure(figsize=(WIDTH, 0.8 + 0.21 * (len(table.rows) + len(runs) * (len(runs) > 1))))
+        axis = figure.subplots()
         y, at, labels, before = 0.0, [], [], None
         for row in table.rows:
             if len(runs) > 1 and row.values["run"] != before:
@@ -347,7 +340,7 @@ def language_chart(table: Table | None) -> Figure | None:
         axis.set_xlabel("Share of episodes, % (lines: 95% intervals)")
         axis.spines["left"].set_visible(False)
         handles = [
-            plt.Line2D(
+            Line2D(
                 [], [], color=c, marker=m, ls="", ms=9 if m == "|" else 5, mew=1.6 if m == "|" else 0.4, label=names[k]
             )
             for k, (c, m) in marks.items()
@@ -369,7 +362,8 @@ def gain_chart(table: Table | None) -> Figure | None:
     pad = 0.32 * (high - low or 1.0)
     with style():
         height = 0.75 + 0.17 * len(names)
-        figure, axes = plt.subplots(1, len(columns), figsize=(WIDTH, height), sharey=True, squeeze=False)
+        figure = Figure(figsize=(WIDTH, height))
+        axes = figure.subplots(1, len(columns), sharey=True, squeeze=False)
         for axis, column in zip(axes[0], columns, strict=True):
             axis.set_title(column.label)
             for y, (row, colour) in enumerate(zip(table.rows, colours, strict=True)):

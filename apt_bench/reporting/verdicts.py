@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from apt_bench.regression import Check, Comparison, Contrast, Gate
@@ -84,7 +83,8 @@ def difference_chart(table: Table) -> Figure | None:
     if not rows:
         return None
     with style():
-        figure, axis = plt.subplots(figsize=(WIDTH * 0.7, 0.65 + 0.2 * len(rows)))
+        figure = Figure(figsize=(WIDTH * 0.7, 0.65 + 0.2 * len(rows)))
+        axis = figure.subplots()
         for y, row in enumerate(rows):
             value = row.values["difference"]
             assert isinstance(value, Rate)

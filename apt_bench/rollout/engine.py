@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,17 @@ from apt_bench.policies.registry import PolicyRef
 from apt_bench.rollout.identity import cores, free_memory_gb
 from apt_bench.rollout.schedule import Schedule
 from apt_bench.rollout.workers import (
+    ONE_THREAD,
     Interrupted,
     PolicyHost,
     Result,
+    RolloutActor,
     RolloutWorker,
     Settings,
 )
 from apt_bench.suites import EpisodeSpec
 
 Stream = Generator[tuple[EpisodeSpec, int, Result]]
-
-ONE_THREAD = dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"), "1"
-)
-"""One worker per core: threads inside a worker would only fight (LP_: Mesa's software renderer)."""
 
 TICK = 0.25
 """Seconds between two looks at the clock: how soon a stop or a hang is noticed."""
@@ -179,6 +176,11 @@ def policy_actors(ref: PolicyRef, workers: int, path: str) -> list[PolicyActor]:
     return [PolicyActor(ref, -(-workers // number), path) for _ in range(number)]
 
 
+STARTING = (-1, "start")
+START_SECONDS = 180.0
+"""What an actor may take to come up, on a loaded machine or a far cluster."""
+
+
 @dataclass
 class _Slot:
     """A rollout worker, what it is doing, and when it last showed a sign of life."""
@@ -187,28 +189,22 @@ class _Slot:
     actor: Any
     job: tuple[EpisodeSpec, int] | None = None
     alive: float = 0.0
-    beats: tuple[int, str] = (0, "env")
-    asked: Any = field(default=None)  # a heartbeat question that is under way
+    beats: tuple[int, str] = STARTING
+    asked: Any = None  # a heartbeat question that is under way
+    hung: bool = False  # it was killed for its silence
 
 
 class RayPool:
     """Rollout workers as actors, asked for one episode at a time."""
 
     def __init__(
-        self,
-        workers: int,
-        settings: Settings,
-        policies: Sequence[PolicyActor],
-        hang_seconds: float,
-        on_cluster: bool = False,
+        self, workers: int, settings: Settings, policies: Sequence[PolicyActor], hang_seconds: float
     ) -> None:
         import ray
 
         self._settings, self._policies, self._hang = settings, policies, hang_seconds
         remote: Any = ray.remote
-        self._actor = remote(concurrency_groups={"beat": 1})(RolloutWorker).options(
-            num_cpus=1, runtime_env={"env_vars": ONE_THREAD} if on_cluster else None
-        )
+        self._actor = remote(concurrency_groups={"beat": 1})(RolloutActor).options(num_cpus=1)
         self._slots = [_Slot(i, self._actor.remote(settings)) for i in range(workers)]
         self._running: dict[Any, _Slot] = {}
 
@@ -248,14 +244,16 @@ class RayPool:
         try:
             result: Result = ray.get(reference)
         except ray.exceptions.RayActorError:
-            result = Result(error=f"worker {slot.index} died")
+            why = "showed no sign of life and was killed" if slot.hung else "died"
+            result = Result(error=f"worker {slot.index} {why}")
         except ray.exceptions.RayError as error:
             result = Result(error=f"worker {slot.index}: {type(error).__name__}: {error}")
         if result.policy_lost and (policy := self._policy(slot)):
             policy.ensure()
         elif result.error:  # whatever the worker holds is not to be trusted any more
             ray.kill(slot.actor)
-            slot.actor, slot.asked = self._actor.remote(self._settings), None
+            slot.actor = self._actor.remote(self._settings)
+            slot.beats, slot.asked, slot.hung = STARTING, None, False
         return result
 
     def _watch(self) -> None:
@@ -275,10 +273,12 @@ class RayPool:
             quiet = now - slot.alive
             if slot.asked is None and quiet > self._hang / 4:
                 slot.asked = slot.actor.beat.options(concurrency_group="beat").remote()
-            if quiet > self._hang:
+            limit = max(self._hang, START_SECONDS) if slot.beats == STARTING else self._hang
+            if quiet > limit:
                 slot.alive = now
                 policy = self._policy(slot)
                 if policy and slot.beats[1] == "policy":
                     policy.kill()
                 else:
+                    slot.hung = True
                     ray.kill(slot.actor)

@@ -199,7 +199,7 @@ def run(
         schedule = Schedule(todo.todo, options.attempts)
         stopped = stack.enter_context(stop_on_signals())
         if workers:
-            pool = RayPool(workers, settings, actors, options.hang_seconds, bool(options.ray_address))
+            pool = RayPool(workers, settings, actors, options.hang_seconds)
             stream = pool.stream(schedule, stopped)
         else:
             stream = run_local(schedule, settings, stopped, policy)

@@ -6,6 +6,7 @@ Plain classes: `--workers 0` uses the same `RolloutWorker` in the calling proces
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import tempfile
 import traceback
@@ -24,6 +25,11 @@ from apt_bench.records import EpisodeRecord
 from apt_bench.rollout.batching import Batcher
 from apt_bench.rollout.episode import LocalClient, PolicyClient, run_episode
 from apt_bench.suites import EpisodeSpec, load_object
+
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"), "1"
+)
+"""One worker per core: threads inside a worker would only fight (LP_: Mesa's software renderer)."""
 
 VIDEO_EVERY = 2
 """Control steps per frame: 10 frames per second at 20 Hz."""
@@ -140,6 +146,16 @@ class RolloutWorker:
         if self._interrupt():
             raise Interrupted
         self._beats, self._phase = self._beats + 1, phase
+
+
+class RolloutActor(RolloutWorker):
+    """The same with a process to itself, hence with one thread. (Ray's runtime environments would do it too, but make
+    every start slow.)"""
+
+    def __init__(self, settings: Settings) -> None:
+        for name, value in ONE_THREAD.items():
+            os.environ.setdefault(name, value)
+        super().__init__(settings)
 
 
 class PolicyHost:

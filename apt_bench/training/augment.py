@@ -1,7 +1,8 @@
-"""What a policy is shown in training: a frame as recorded, or a version of it in other light and another view order.
+"""What a policy is shown in training: a frame as recorded, or a version of it in other light and another view
+order.
 
-A version is a pure function of (frame, version number), so the same picture comes back after a resume, in a loader's process,
-and in the feature cache, whatever the training seed.
+A version is a pure function of (frame, version number), so the same picture comes back after a resume, in a
+loader's process, and in the feature cache, whatever the training seed.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Ranges as in the released APT. `copies`: how many versions of each frame there are; 0 = a fresh one for every sample,
-    which then cannot be cached as features. `jitter`: half width of brightness, contrast and saturation about 1."""
+    """Ranges as in the released APT. `copies`: how many versions of each frame there are; 0 = a fresh one for
+    every sample, which then cannot be cached as features. `jitter`: half width of brightness, contrast and
+    saturation about 1."""
 
     enabled: bool = True
     copies: int = 0

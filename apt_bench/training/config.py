@@ -1,4 +1,5 @@
-"""A training run as one readable value: shipped YAML files, a person's own, and the command line all fill the same fields."""
+"""A training run as one readable value: shipped YAML files, a person's own, and the command line all fill the
+same fields."""
 
 from __future__ import annotations
 
@@ -26,11 +27,12 @@ CONFIGS = Path(__file__).parent / "configs"
 class Recipe:
     """Which network is trained, in which stages, on what.
 
-    ki: action gradients do not reach the VLM, which here has no other loss: the same as vlm_mode frozen, and said so in the
-    tables. vlm_mode: how Stage 2 treats the VLM; Stage 1 freezes it always. inherit: what Stage 2 takes over from the prior,
-    `blocks` = what the released loader does. budget: a one-stage control trains as many steps as Stage 2 (`joint`) or as both
-    stages together (`total`). prior: a Stage-1 checkpoint to start from instead of training one.
-    vlm_weights: folder of a pretrained mini VLM. expert: sizes of `ExpertConfig`, and under an architecture's name its own.
+    ki: action gradients do not reach the VLM, which here has no other loss: the same as vlm_mode frozen, and
+    said so in the tables. vlm_mode: how Stage 2 treats the VLM; Stage 1 freezes it always. inherit: what
+    Stage 2 takes over from the prior, `blocks` = what the released loader does. budget: a one-stage control
+    trains as many steps as Stage 2 (`joint`) or as both stages together (`total`). prior: a Stage-1
+    checkpoint to start from instead of training one. vlm_weights: folder of a pretrained mini VLM. expert:
+    sizes of `ExpertConfig`, and under an architecture's name its own.
     """
 
     about: str = ""
@@ -91,12 +93,16 @@ def config_names() -> list[str]:
 
 
 def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """A shipped configuration by name, or a YAML file by path; `overrides` is a mapping of the same form, laid over it.
+    """A shipped configuration by name, or a YAML file by path; `overrides` is a mapping of the same form,
+    laid over it.
 
-    `train` in it holds what both stages share. Raises UserError for unknown keys and values of a wrong kind."""
+    `train` in it holds what both stages share. Raises UserError for unknown keys and values of a wrong kind.
+    """
     path = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / f"{name}.yaml"
     if not path.is_file():
-        raise UserError(f"No training configuration '{name}'. {did_you_mean(name, config_names())} Or give a YAML file.")
+        raise UserError(
+            f"No training configuration '{name}'. {did_you_mean(name, config_names())} Or give a YAML file."
+        )
     try:
         raw = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
@@ -146,7 +152,9 @@ def build(kind: Any, raw: Any, where: str) -> Any:
             return float(raw)  # YAML reads 1e-4 as text
         except ValueError:
             raise UserError(f"{where} is {raw!r}; it must be a number.") from None
-    if kind in (int, float, str, bool) and (not isinstance(raw, kind) or (kind is int and isinstance(raw, bool))):
+    if kind in (int, float, str, bool) and (
+        not isinstance(raw, kind) or (kind is int and isinstance(raw, bool))
+    ):
         raise UserError(f"{where} is {raw!r}; it must be of type {kind.__name__}.")
     return raw
 

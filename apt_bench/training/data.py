@@ -1,7 +1,9 @@
-"""Demonstrations as training samples: a numbered, endless stream in which sample n is a pure function of (seed, n).
+"""Demonstrations as training samples: a numbered, endless stream in which sample n is a pure function of
+(seed, n).
 
-Each sample picks a dataset by weight, then an episode, then a step, each uniformly, then a reference camera (released APT,
-METHOD 2.3 and 2.11). There is no hidden random state: a resumed run asks for the numbers it has not seen yet.
+Each sample picks a dataset by weight, then an episode, then a step, each uniformly, then a reference camera
+(released APT, METHOD 2.3 and 2.11). There is no hidden random state: a resumed run asks for the numbers it
+has not seen yet.
 """
 
 from __future__ import annotations
@@ -20,8 +22,7 @@ from apt_bench.demos.dataset import Demos, open_demos
 from apt_bench.demos.format import Demonstration
 from apt_bench.envs.base import AGENTVIEW, WRIST
 from apt_bench.errors import UserError
-from apt_bench.models.actions import CODE_DIM, encode_chunk
-from apt_bench.models.diffusion import TRAIN_STEPS
+from apt_bench.models.actions import encode_chunk
 from apt_bench.models.inputs import RobotState, fractional_intrinsics
 from apt_bench.training.augment import AugmentConfig, augment, view_order
 from apt_bench.training.frames import FrameStore, Tick, digest, open_frames
@@ -35,9 +36,10 @@ class DataConfig:
     """What is learned from.
 
     data: files or folders of demonstrations, or hub ids. weights: how often each is drawn from; () = equally.
-    stride: control steps from one action of a chunk to the next. look_every: only every so many steps is a decision, which
-    saves images and features; actions keep all steps. held_out: share of each dataset's episodes kept for validation.
-    rotate_world: a random world frame per sample, as the release has (see `RobotState.recentred`).
+    stride: control steps from one action of a chunk to the next. look_every: only every so many steps is a
+    decision, which saves images and features; actions keep all steps. held_out: share of each dataset's
+    episodes kept for validation. rotate_world: a random world frame per sample, as the release has (see
+    `RobotState.recentred`).
     """
 
     data: tuple[str, ...] = ()
@@ -56,15 +58,18 @@ class DataConfig:
                 f"data.weights {self.weights}: expected one positive number for each of {len(self.data)} datasets."
             )
         if min(self.stride, self.look_every) < 1:
-            raise UserError(f"data.stride {self.stride}, data.look_every {self.look_every}: both must be at least 1.")
+            raise UserError(
+                f"data.stride {self.stride}, data.look_every {self.look_every}: both must be at least 1."
+            )
 
 
 @dataclass(frozen=True)
 class Episode:
     """A demonstration without its images, at the steps that are kept. Poses to the world, metres.
 
-    ee_pose, target_pose (T, 4, 4), openness, target_open (T,); K (V, 3, 3) in pixels as read, in fractions of the image in a `Dataset`; camera_pose
-    (T, V, 4, 4); present (V,) bool. `kept` (T,): the steps of the demonstration that these are.
+    ee_pose, target_pose (T, 4, 4), openness, target_open (T,); K (V, 3, 3) in pixels as read, in fractions of
+    the image in a `Dataset`; camera_pose (T, V, 4, 4); present (V,) bool. `kept` (T,): the steps of the
+    demonstration that these are.
     """
 
     name: str
@@ -82,7 +87,8 @@ class Episode:
         return len(self.kept)
 
     def chunk(self, step: int, horizon: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
-        """Commanded poses (horizon, 4, 4) and openness (horizon,) from this step on; beyond the end the last repeats."""
+        """Commanded poses (horizon, 4, 4) and openness (horizon,) from this step on; beyond the end the last
+        repeats."""
         steps = np.minimum(step + stride * np.arange(horizon), len(self) - 1)
         return self.target_pose[steps], self.target_open[steps]
 
@@ -97,14 +103,21 @@ def read_episode(demo: Demonstration, config: DataConfig) -> Episode:
     """Raises UserError for a demonstration without calibrated cameras or without a step to learn from."""
     kept = np.flatnonzero(~idle(demo)) if config.drop_noops else np.arange(len(demo))
     if not len(kept):
-        raise UserError(f"Demonstration {demo.info.episode} does nothing in any of its {len(demo)} steps. Remove it.")
+        raise UserError(
+            f"Demonstration {demo.info.episode} does nothing in any of its {len(demo)} steps. Remove it."
+        )
     if not any(c in demo.cameras for c in config.cameras):
         raise UserError(
-            f"Demonstration {demo.info.episode} has no calibration (K and pose) of the cameras {', '.join(config.cameras)}; "
-            "actions are coded in a camera's axes. Collect with `apt-bench collect`, or use files with a `model_file`."
+            f"Demonstration {demo.info.episode} has no calibration (K and pose) of the cameras "
+            f"{', '.join(config.cameras)}; actions are coded in a camera's axes. Collect with `apt-bench collect`, "
+            "or use files with a `model_file`."
         )
     views, T = len(config.cameras), len(kept)
-    K, pose, present = np.tile(np.eye(3), (views, 1, 1)), np.tile(np.eye(4), (T, views, 1, 1)), np.zeros(views, bool)
+    K, pose, present = (
+        np.tile(np.eye(3), (views, 1, 1)),
+        np.tile(np.eye(4), (T, views, 1, 1)),
+        np.zeros(views, bool),
+    )
     for v, name in enumerate(config.cameras):
         if track := demo.cameras.get(name):
             K[v], pose[:, v], present[v] = track.K, track.pose[kept], True
@@ -139,18 +152,17 @@ class Picks:
 
 @dataclass(frozen=True)
 class Batch:
-    """What an expert is trained on: target (B, 1, T, 10) action codes, `noise` like it, diffusion step t (B,), and the
-    turn of the world `rotation` (B, 3, 3)."""
+    """What an expert is trained on: target (B, 1, T, 10) action codes, the turn of the world `rotation` (B,
+    3, 3), and the seed of the noise that is added."""
 
     robot: RobotState
     target: Tensor
-    noise: Tensor
-    t: Tensor
     rotation: Tensor
+    noise_seed: int
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on another device."""
-        return Batch(*(getattr(self, f.name).to(device) for f in dataclasses.fields(self)))
+        return Batch(self.robot.to(device), self.target.to(device), self.rotation.to(device), self.noise_seed)
 
 
 @dataclass(frozen=True)
@@ -185,7 +197,10 @@ class Samples:
     def decisions(self) -> list[tuple[Episode, int]]:
         """The episode and step behind every frame row."""
         return [
-            (e, step) for d in self.datasets for e in d.episodes for step in range(0, len(e), self.config.look_every)
+            (e, step)
+            for d in self.datasets
+            for e in d.episodes
+            for step in range(0, len(e), self.config.look_every)
         ]
 
     def pick(self, numbers: Sequence[int] | range) -> Picks:
@@ -206,17 +221,20 @@ class Samples:
             episodes.append(episode)
             steps.append(decision * self.config.look_every)
         views = len(self.config.cameras)
-        orders = [
-            view_order(self.config.augment, r, v, views) for r, v in zip(rows, versions, strict=True)
-        ]
+        orders = [view_order(self.config.augment, r, v, views) for r, v in zip(rows, versions, strict=True)]
         instructions = tuple(e.instruction for e in episodes)
         return Picks(
-            np.array(rows), np.array(versions), tuple(episodes), np.array(steps), np.stack(orders), instructions
+            np.array(rows),
+            np.array(versions),
+            tuple(episodes),
+            np.array(steps),
+            np.stack(orders),
+            instructions,
         )
 
     def batch(self, numbers: Sequence[int] | range, picks: Picks) -> Batch:
         """Robot state and targets of `picks`, which are the samples of these numbers."""
-        K, camera, present, ee, ref, openness, pose, opened, turn, noise, t = ([] for _ in range(11))
+        K, camera, present, ee, ref, openness, pose, opened, turn = ([] for _ in range(9))
         for i, n in enumerate(numbers):
             episode, step, order = picks.episodes[i], int(picks.steps[i]), picks.orders[i]
             rng = np.random.default_rng((self.seed, 2, n))
@@ -230,9 +248,9 @@ class Samples:
             target = episode.chunk(step, self.horizon, self.config.stride)
             pose.append(target[0])
             opened.append(target[1])
-            turn.append(Rotation.random(random_state=rng).as_matrix() if self.config.rotate_world else np.eye(3))
-            noise.append(rng.standard_normal((1, self.horizon, CODE_DIM)))
-            t.append(int(rng.integers(TRAIN_STEPS)))
+            turn.append(
+                Rotation.random(random_state=rng).as_matrix() if self.config.rotate_world else np.eye(3)
+            )
         target_pose, target_open, ee_pose, ref_pose = (
             torch.from_numpy(np.stack(x)) for x in (pose, opened, ee, ref)
         )
@@ -246,9 +264,12 @@ class Samples:
             openness=_float(openness),
             arm_valid=torch.ones(len(ee), 1, dtype=torch.bool),
         )
-        return Batch(robot, code.float(), _float(noise), torch.tensor(t), _float(turn))
+        seed = int(np.random.SeedSequence((self.seed, 3, numbers[0])).generate_state(1, np.uint64)[0] >> 1)
+        return Batch(robot, code.float(), _float(turn), seed)
 
-    def images(self, rows: np.ndarray, versions: np.ndarray, present: np.ndarray) -> list[list[np.ndarray | None]]:
+    def images(
+        self, rows: np.ndarray, versions: np.ndarray, present: np.ndarray
+    ) -> list[list[np.ndarray | None]]:
         """The views of these frames in their versions' light and order; `present` (B, V), by camera."""
         config, out = self.config.augment, []
         for row, version, there in zip(rows.tolist(), versions.tolist(), present, strict=True):
@@ -272,12 +293,16 @@ def _float(arrays: list[np.ndarray]) -> Tensor:
 def open_samples(
     config: DataConfig, horizon: int, seed: int, fit: tuple[int, int], cache: Path, tick: Tick | None = None
 ) -> tuple[Samples, Samples | None]:
-    """(training, held out) samples of everything that `config` names; held out is None where nothing was kept back.
+    """(training, held out) samples of everything that `config` names; held out is None where nothing was kept
+    back.
 
-    fit: (height, width) in pixels of the VLM's images. Raises UserError for what is missing, damaged or uncalibrated.
+    fit: (height, width) in pixels of the VLM's images. Raises UserError for what is missing, damaged or
+    uncalibrated.
     """
     if not config.data:
-        raise UserError("No data to train on. Give --data PATH (demonstrations of `apt-bench collect`, or a hub id).")
+        raise UserError(
+            "No data to train on. Give --data PATH (demonstrations of `apt-bench collect`, or a hub id)."
+        )
     kept, out = [], []
     for name in config.data:
         path = find_data(name)
@@ -286,7 +311,9 @@ def open_samples(
                 part.append(_dataset(demos, config, fit, cache, _stamp(path), tick))
     if not kept:
         raise UserError(f"{', '.join(config.data)}: no demonstration is left to train on.")
-    held_config = dataclasses.replace(config, augment=AugmentConfig(enabled=False), weights=(), rotate_world=False)
+    held_config = dataclasses.replace(
+        config, augment=AugmentConfig(enabled=False), weights=(), rotate_world=False
+    )
     held = Samples(tuple(out), held_config, horizon, seed) if out else None
     return Samples(tuple(kept), config, horizon, seed), held
 
@@ -297,10 +324,13 @@ def _dataset(
     without, seen = demos.only(()), demos.only(config.cameras)
     episodes = tuple(read_episode(demo, config) for demo in without)
     looked = [e.kept[:: config.look_every] for e in episodes]
-    frames = open_frames(seen.__getitem__, looked, config.cameras, fit, f"{stamp} {demos.fingerprint}", cache, tick)
+    frames = open_frames(
+        seen.__getitem__, looked, config.cameras, fit, f"{stamp} {demos.fingerprint}", cache, tick
+    )
     height, width = frames.native
     episodes = tuple(
-        dataclasses.replace(e, K=fractional_intrinsics(torch.from_numpy(e.K), width, height).numpy()) for e in episodes
+        dataclasses.replace(e, K=fractional_intrinsics(torch.from_numpy(e.K), width, height).numpy())
+        for e in episodes
     )
     first = np.cumsum([0, *map(len, looked)])[:-1]
     return Dataset(episodes, first, frames, demos.fingerprint)

@@ -1,4 +1,5 @@
-"""Several processes or GPUs train as one, by Ray Train. Every process runs the same recipe on its part of each batch."""
+"""Several processes or GPUs train as one, by Ray Train. Every process runs the same recipe on its part of
+each batch."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ from apt_bench.training.trainer import World
 def run_distributed(
     recipe: Recipe, session: Session, workers: int, gpu: bool, address: str | None = None
 ) -> Path:
-    """`run_recipe` in `workers` processes of a local Ray, or of the cluster at `address` (OUT and the cache must then be on
-    a disk that all of its machines share)."""
+    """`run_recipe` in `workers` processes of a local Ray, or of the cluster at `address` (OUT and the cache
+    must then be on a disk that all of its machines share)."""
     import ray
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer

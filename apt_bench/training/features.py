@@ -1,8 +1,8 @@
 """What the VLM says about the training images: computed live, or once and for all where the VLM is frozen.
 
-A cache holds, for every frame and version, the embeddings, tapped layers and (for the pi-style expert) keys and values in
-16 bits. Its folder is named by the hash of VLM, images, prompts and layers. A Stage-1 cache is made from blind prompts: no
-language in, none out, and the VLM is never run again.
+A cache holds, for every frame and version, the embeddings, tapped layers and (for the pi-style expert) keys
+and values in 16 bits. Its folder is named by the hash of VLM, images, prompts and layers. A Stage-1 cache is
+made from blind prompts: no language in, none out, and the VLM is never run again.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ def open_cache(
         meta = json.loads((folder / "meta.json").read_text())
         tensors = {k: _map(folder / k, shape, dtype) for k, (shape, dtype) in meta.items()}
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"The cache {folder} is damaged ({error}). Delete it; it will be made again.") from None
+        raise UserError(
+            f"The cache {folder} is damaged ({error}). Delete it; it will be made again."
+        ) from None
     return FeatureCache(tensors, expert.needed_layers, copies)
 
 
@@ -175,7 +177,8 @@ def _padded(x: Tensor, axis: int, length: int, fill: int) -> Tensor:
 class Batches(TorchDataset):  # type: ignore[type-arg]
     """Micro-batches by number: batch m holds the samples m * size ... m * size + size - 1.
 
-    Of several processes, each gets its own part of every batch. Safe in a loader's process: nothing is remembered.
+    Of several processes, each gets its own part of every batch. Safe in a loader's process: nothing is
+    remembered.
     """
 
     samples: Samples

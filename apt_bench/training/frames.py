@@ -1,7 +1,8 @@
 """The images that training looks at, in one memory-mapped file: any frame in microseconds, in any order.
 
-Demonstrations are compressed as a whole; training reads single steps at random. The images are scaled to what the VLM will
-get anyway, keeping their aspect. The folder is named by what is in it, so the same data are prepared once.
+Demonstrations are compressed as a whole; training reads single steps at random. The images are scaled to what
+the VLM will get anyway, keeping their aspect. The folder is named by what is in it, so the same data are
+prepared once.
 """
 
 from __future__ import annotations
@@ -49,14 +50,16 @@ def building(folder: Path, size: int) -> Iterator[Path]:
         free = shutil.disk_usage(part).free
         if size > free:
             raise UserError(
-                f"The cache {folder.parent} needs {size / 1e9:.2f} GB and has {free / 1e9:.2f} GB free. Free some, choose "
-                "another folder with --cache, or look at fewer steps (data.look_every in the configuration)."
+                f"The cache {folder.parent} needs {size / 1e9:.2f} GB and has {free / 1e9:.2f} GB free. Free some, "
+                "choose another folder with --cache, or look at fewer steps (data.look_every in the configuration)."
             )
         yield part
         if not folder.exists():  # else another process was faster
             part.rename(folder)
     except OSError as error:
-        raise UserError(f"The cache {folder.parent} cannot be written: {error}. Choose another with --cache.") from error
+        raise UserError(
+            f"The cache {folder.parent} cannot be written: {error}. Choose another with --cache."
+        ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -79,7 +82,8 @@ def open_frames(
     cache: Path,
     tick: Tick | None = None,
 ) -> FrameStore:
-    """The frames `steps[i]` of demonstration `load(i)`, one after the other; from the cache if they are there.
+    """The frames `steps[i]` of demonstration `load(i)`, one after the other; from the cache if they are
+    there.
 
     fit: (height, width) in pixels that images are scaled down to. key: says which demonstrations these are.
     Raises UserError where the images of two demonstrations differ in size, or are no images.
@@ -91,7 +95,9 @@ def open_frames(
         meta = json.loads((folder / "meta.json").read_text())
         images = np.memmap(folder / "images.u8", np.uint8, "r", shape=tuple(meta["shape"]))
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"The cache {folder} is damaged ({error}). Delete it; it will be made again.") from None
+        raise UserError(
+            f"The cache {folder} is damaged ({error}). Delete it; it will be made again."
+        ) from None
     return FrameStore(images, tuple(meta["native"]), meta["hash"])
 
 
@@ -126,7 +132,9 @@ def _build(
             if tick:
                 tick(i + 1, len(steps))
         images.flush()
-        (part / "meta.json").write_text(json.dumps({"shape": shape, "native": native, "hash": sha.hexdigest()[:16]}))
+        (part / "meta.json").write_text(
+            json.dumps({"shape": shape, "native": native, "hash": sha.hexdigest()[:16]})
+        )
 
 
 def _shape(demo: Demonstration, cameras: Sequence[str]) -> tuple[int, int]:

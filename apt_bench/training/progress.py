@@ -1,4 +1,5 @@
-"""What a person sees while training goes on, and the files that remain: `metrics.jsonl`, TensorBoard, `loss.png`."""
+"""What a person sees while training goes on, and the files that remain: `metrics.jsonl`, TensorBoard,
+`loss.png`."""
 
 from __future__ import annotations
 
@@ -65,7 +66,13 @@ class Progress:
         self._bars: Bars | None = None
         if console and console.is_terminal:
             note = TextColumn("{task.fields[note]}")
-            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), note
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                note,
+            )
             self._bars = Bars(*columns, console=console, transient=True)
             self._bars.start()
             self._task = self._bars.add_task(what, total=total, completed=start, note="")
@@ -92,8 +99,8 @@ def _duration(seconds: float) -> str:
 
 
 class Metrics:
-    """`metrics.jsonl`: one line per logged step. What lies beyond `start` (steps that a killed run had logged but not
-    saved) is dropped, so that every step is there once."""
+    """`metrics.jsonl`: one line per logged step. What lies beyond `start` (steps that a killed run had logged
+    but not saved) is dropped, so that every step is there once."""
 
     def __init__(self, folder: Path, start: int) -> None:
         self.path = folder / "metrics.jsonl"

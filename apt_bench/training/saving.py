@@ -1,8 +1,8 @@
 """Checkpoints that a run can go on from: the policy's folder plus the optimiser's state.
 
-`OUT/checkpoints/step_000500` holds `model.safetensors`, `config.json`, `provenance.json` (what policies read),
-`optimizer.safetensors` and `training.json`. It is written beside its place, flushed to the disk and renamed; only then is the
-one before it deleted.
+`OUT/checkpoints/step_000500` holds `model.safetensors`, `config.json`, `provenance.json` (what policies
+read), `optimizer.safetensors` and `training.json`. It is written beside its place, flushed to the disk and
+renamed; only then is the one before it deleted.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def save(
     config: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> Path:
-    """Save everything, then delete older checkpoints. Raises UserError where that fails; the older one is kept then."""
+    """Save everything, then delete older checkpoints. Raises UserError where that fails; the older one is
+    kept then."""
     folder = step_folder(out, step)
     part = folder.with_name(folder.name + ".part")
     for stale in folder.parent.glob("*.part*"):  # what a kill or a full disk left
@@ -94,8 +95,8 @@ def restore(folder: Path, model: VLA, optim: torch.optim.Optimizer, config: Mapp
     for name, value in training["config"].items():
         if (name not in FREE or name in bound) and config.get(name) != value:
             raise UserError(
-                f"{folder} was trained with {name} {value}, this run has {config.get(name)}. Give the same settings to go on, "
-                "or another --out to start afresh."
+                f"{folder} was trained with {name} {value}, this run has {config.get(name)}. Give the same settings to "
+                "go on, or another --out to start afresh."
             )
     loaded = checkpoint.load(folder, vlm=model.vlm)
     model.expert.load_state_dict(loaded.expert.state_dict())
@@ -134,7 +135,9 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is missing or damaged ({error}). Delete its folder and start again.") from error
+        raise UserError(
+            f"{path} is missing or damaged ({error}). Delete its folder and start again."
+        ) from error
     return content
 
 

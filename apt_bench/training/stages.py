@@ -1,8 +1,8 @@
 """The two stages: a language-blind prior over actions, then the policy that starts from it.
 
-Stage 1 (VA prior): frozen VLM, half the blocks, no language. Stage 2 (VLA): the prior's weights, new blocks that see
-language, everything trained together. A one-stage control trains Stage 2's network from scratch on the same samples. METHOD
-2.7, 2.8 and 3.
+Stage 1 (VA prior): frozen VLM, half the blocks, no language. Stage 2 (VLA): the prior's weights, new blocks
+that see language, everything trained together. A one-stage control trains Stage 2's network from scratch on
+the same samples. METHOD 2.7, 2.8 and 3.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Session:
 
 
 def run_recipe(recipe: Recipe, session: Session) -> Path:
-    """Train what `recipe` says; returns the folder of the finished policy, `OUT/policy`. The same call again goes on from the
-    last checkpoint."""
+    """Train what `recipe` says; returns the folder of the finished policy, `OUT/policy`. The same call again
+    goes on from the last checkpoint."""
     say = session.report.say
     session.out.mkdir(parents=True, exist_ok=True)
     vlm, spec = open_vlm(recipe)
@@ -88,8 +88,8 @@ def _load_prior(recipe: Recipe, vlm: VLM) -> VLA:
     found, wanted = prior.expert.config, recipe.expert_config(1, vlm.shape)
     if found != wanted:
         raise UserError(
-            f"The prior {recipe.prior} is {found.arch}, stage {found.stage}, {found.depth} x {found.width}; this run needs "
-            f"{wanted.arch}, stage 1, {wanted.depth} x {wanted.width}. Train a prior with this configuration."
+            f"The prior {recipe.prior} is {found.arch}, stage {found.stage}, {found.depth} x {found.width}; this run "
+            f"needs {wanted.arch}, stage 1, {wanted.depth} x {wanted.width}. Train a prior with this configuration."
         )
     return prior
 
@@ -114,10 +114,14 @@ class _Run:
         self.vlm.set_mode(spec.mode)
         model = VLA(self.vlm, expert, spec).to(session.device)
         title = f"stage {stage}" if recipe.two_stage else "one stage"
-        session.report.say(f"{title}: {sizes(model)}" + (f", {len(taken)} tensors inherited" if prior else ""))
+        session.report.say(
+            f"{title}: {sizes(model)}" + (f", {len(taken)} tensors inherited" if prior else "")
+        )
         size = config.micro or config.batch
         if size % session.world.size:
-            raise UserError(f"A batch of {size} cannot be shared by {session.world.size} processes. Choose a multiple.")
+            raise UserError(
+                f"A batch of {size} cannot be shared by {session.world.size} processes. Choose a multiple."
+            )
 
         def batches(samples: Samples, rank: int, world: int) -> Batches:
             return Batches(samples, model, size, self._cache(model, samples, title), rank, world)
@@ -142,7 +146,11 @@ class _Run:
 
     def _cache(self, model: VLA, samples: Samples, title: str) -> FeatureCache | None:
         augment = samples.config.augment
-        if not self.recipe.cache_features or model.vlm.mode != "frozen" or (augment.enabled and not augment.copies):
+        if (
+            not self.recipe.cache_features
+            or model.vlm.mode != "frozen"
+            or (augment.enabled and not augment.copies)
+        ):
             return None
         world = self.session.world
         if world.rank:
@@ -161,7 +169,12 @@ class _Run:
             "cameras": list(self.recipe.data.cameras),
             "stride": self.recipe.data.stride,
             "data": [
-                {"name": name, "episodes": len(d.episodes), "fingerprint": d.fingerprint, "images": d.frames.hash}
+                {
+                    "name": name,
+                    "episodes": len(d.episodes),
+                    "fingerprint": d.fingerprint,
+                    "images": d.frames.hash,
+                }
                 for name, d in zip(self.recipe.data.data, self.samples.datasets, strict=False)
             ],
             "inherited": len(taken),
@@ -173,12 +186,16 @@ def sizes(model: VLA) -> str:
     expert = sum(p.numel() for p in model.expert.parameters())
     vlm = sum(p.numel() for p in model.vlm.parameters())
     tuned = sum(p.numel() for p in model.vlm.parameters() if p.requires_grad)
-    return f"expert {expert / 1e6:.2f} M, VLM {vlm / 1e6:.2f} M parameters ({tuned / 1e6:.2f} M of them trained)"
+    return (
+        f"expert {expert / 1e6:.2f} M, VLM {vlm / 1e6:.2f} M parameters ({tuned / 1e6:.2f} M of them trained)"
+    )
 
 
 def stage_checkpoint(out: Path, stage: int) -> Path:
     """The last checkpoint of a stage of a run. Raises UserError where there is none."""
     folder = saving.latest(out / f"stage{stage}")
     if folder is None:
-        raise UserError(f"{out} has no checkpoint of stage {stage}. Train it first: apt-bench train --out {out}.")
+        raise UserError(
+            f"{out} has no checkpoint of stage {stage}. Train it first: apt-bench train --out {out}."
+        )
     return folder

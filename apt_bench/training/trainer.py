@@ -1,7 +1,7 @@
 """The training loop: one network, one stream of samples, one optimiser, until a number of steps is done.
 
-Everything random is a function of sample numbers (`data.Samples`), so a run that was killed and resumed gives the same
-weights, bit for bit, as one that was not.
+Everything random is a function of sample numbers (`data.Samples`), so a run that was killed and resumed gives
+the same weights, bit for bit, as one that was not.
 """
 
 from __future__ import annotations
@@ -33,14 +33,17 @@ from apt_bench.training.progress import Metrics, Report, plot_losses
 class TrainConfig:
     """One stage of training. Defaults: the released APT (METHOD 2.11).
 
-    batch: samples per optimiser step; micro: samples per forward pass, 0 = all of them (gradients are accumulated over
-    batch / micro passes). eval_samples: held-out samples that the validation loss averages over. loaders: processes that
-    prepare batches, 0 = this one. precision `auto`: bf16 autocast on a GPU that has it, else fp32.
+    batch: samples per optimiser step; micro: samples per forward pass, 0 = all of them (gradients are
+    accumulated over batch / micro passes). draws: noise levels tried per sample and step; what is seen is
+    digested once for all. eval_samples: held-out samples that the validation loss averages over. loaders:
+    processes that prepare batches, 0 = this one. precision `auto`: bf16 autocast on a GPU that has it, else
+    fp32.
     """
 
     steps: int = 100_000
     batch: int = 256
     micro: int = 0
+    draws: int = 1
     lr: float = 1e-4
     vlm_lr: float = 1e-5
     weight_decay: float = 1e-2
@@ -56,15 +59,15 @@ class TrainConfig:
     loaders: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "log_every", "eval_every", "save_every"):
+        for name in ("steps", "batch", "draws", "log_every", "eval_every", "save_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"Training: {name} is {getattr(self, name)}; it must be at least 1.")
         if self.micro and self.batch % self.micro:
             raise UserError(f"Training: batch {self.batch} is not a multiple of micro {self.micro}.")
         if self.schedule not in ("constant", "cosine") or self.precision not in ("auto", "fp32", "bf16"):
             raise UserError(
-                f"Training: schedule '{self.schedule}' must be constant or cosine, precision '{self.precision}' auto, fp32 "
-                "or bf16."
+                f"Training: schedule '{self.schedule}' must be constant or cosine, precision '{self.precision}' "
+                "auto, fp32 or bf16."
             )
 
     @property
@@ -73,7 +76,8 @@ class TrainConfig:
         return self.batch // (self.micro or self.batch)
 
     def rate(self, step: int) -> float:
-        """The learning rate of step 0, 1, ... as a share of the full one: linear warm-up, then constant or cosine to 0."""
+        """The learning rate of step 0, 1, ... as a share of the full one: linear warm-up, then constant or
+        cosine to 0."""
         warm = min(1.0, (step + 1) / max(1, self.warmup))
         if self.schedule == "constant" or step < self.warmup:
             return warm
@@ -108,7 +112,11 @@ def optimizer(model: VLA, config: TrainConfig) -> torch.optim.AdamW:
     expert = list(model.expert.named_parameters())
     vlm = [p for p in model.vlm.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for n, p in expert if is_decayed(n)], "lr": config.lr, "weight_decay": config.weight_decay},
+        {
+            "params": [p for n, p in expert if is_decayed(n)],
+            "lr": config.lr,
+            "weight_decay": config.weight_decay,
+        },
         {"params": [p for n, p in expert if not is_decayed(n)], "lr": config.lr, "weight_decay": 0.0},
     ]
     if vlm:
@@ -125,12 +133,19 @@ def read(inputs: Inputs, model: VLA, device: str) -> VLFeatures:
     return model.features(inputs.to(device))
 
 
-def losses(model: VLA, batch: Batch, inputs: Inputs, device: str, half: bool) -> dict[str, Tensor]:
+def losses(
+    model: VLA, batch: Batch, inputs: Inputs, device: str, half: bool, draws: int = 1
+) -> dict[str, Tensor]:
     """Denoising losses of one micro-batch; gradients flow into whatever trains."""
     batch = batch.to(device)
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
         return model.expert.loss(
-            read(inputs, model, device), batch.robot, batch.target, noise=batch.noise, t=batch.t, rotation=batch.rotation
+            read(inputs, model, device),
+            batch.robot,
+            batch.target,
+            rotation=batch.rotation,
+            generator=torch.Generator().manual_seed(batch.noise_seed),
+            draws=draws,
         )
 
 
@@ -146,10 +161,11 @@ def train(
     device: str = "cpu",
     title: str = "training",
 ) -> Path:
-    """Train `model` in place for `config.steps` steps, or for what is left of them where `out` holds a checkpoint of the
-    same run. Returns the last checkpoint folder.
+    """Train `model` in place for `config.steps` steps, or for what is left of them where `out` holds a
+    checkpoint of the same run. Returns the last checkpoint folder.
 
-    Raises UserError where `out` holds another run, where the loss is not finite, or where a checkpoint cannot be saved.
+    Raises UserError where `out` holds another run, where the loss is not finite, or where a checkpoint cannot
+    be saved.
     """
     world = world or World()
     out.mkdir(parents=True, exist_ok=True)
@@ -173,7 +189,7 @@ def train(
                 group["lr"] = group["full_lr"] * config.rate(step)
             parts = []
             for _ in range(config.passes):
-                found = losses(model, *next(stream), device, half)
+                found = losses(model, *next(stream), device, half, config.draws)
                 (found["total"] / config.passes).backward()
                 parts.append(torch.stack([found[k].detach() for k in PARTS]))
             loss = torch.stack(parts).mean(0)
@@ -214,7 +230,7 @@ def identity(model: VLA, data: Batches) -> dict[str, Any]:
     samples = data.samples
     return {
         "images": samples.hash,
-        "data settings": digest(asdict(samples.config)),
+        "data settings": digest({k: v for k, v in asdict(samples.config).items() if k != "data"}),
         "seed": samples.seed,
         "vlm": model.spec.name,
         "vlm_mode": model.spec.mode,

@@ -41,7 +41,7 @@ class Command:
 
     def run(self, expect: int = 0) -> str:
         """To its end; gives stderr."""
-        done = subprocess.run(self._words, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(self._words, capture_output=True, text=True, timeout=300)
         assert done.returncode == expect, done.stdout + done.stderr
         return done.stderr
 
@@ -52,7 +52,7 @@ class Command:
 
 
 def until(
-    condition: Callable[[], bool], process: subprocess.Popen[str] | None = None, seconds: float = 60
+    condition: Callable[[], bool], process: subprocess.Popen[str] | None = None, seconds: float = 240
 ) -> None:
     end = time.monotonic() + seconds
     while not condition():

@@ -27,7 +27,7 @@ def test_workers_and_order_change_nothing(policy, here, address, tmp_path):
     words = ("--ray-address", address, "--cells", "slide,push", "--workers")
     commands = [Command(tmp_path / f"ray{n}", *words, n, policy=policy) for n in ("1", "2")]
     for command, process in [(c, c.start()) for c in commands]:  # side by side: they share nothing
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
         assert process.returncode == 0, out + err
         assert results(command.out) == results(tmp_path / "one")
 

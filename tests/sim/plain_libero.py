@@ -5,7 +5,8 @@
 A job: {"bddl", "init_file", "settle", "steps", "every", "draw_all", "episodes": [{"init", "seed"}, ...]}. It runs one
 environment through its episodes and prints one line: for each episode the hashes of qpos and of both images and the
 state after settling and at every `every`-th step, and the step of the first success. With `draw_all` false, frames that
-are not compared are not drawn, which is the larger part of the loop's time and none of its physics.
+are not compared are not drawn, which is the larger part of the loop's time and none of its physics. An episode may
+bring "actions" of its own.
 """
 
 import hashlib
@@ -80,7 +81,7 @@ def run(job, drawing):
             drawing.on = job["draw_all"] or step == job["settle"]
             obs, _, _, _ = env.step(SETTLE)
         looks, success = [look(env, obs)], None
-        for step, action in enumerate(actions(episode["seed"], job["steps"]), 1):
+        for step, action in enumerate(episode.get("actions") or actions(episode["seed"], job["steps"]), 1):
             drawing.on = job["draw_all"] or step % job["every"] == 0
             obs, _, done, _ = env.step(action)
             if step % job["every"] == 0:

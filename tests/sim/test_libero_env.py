@@ -129,6 +129,31 @@ def test_camera_geometry_points_at_the_delivered_image(env: LiberoEnv, camera: s
         assert camera == WRIST, "no whole thing in view"
 
 
+def test_sentences_and_goals_are_what_liberos_own_reader_finds() -> None:
+    from apt_bench.envs.libero.bddl import read_bddl
+    from apt_bench.envs.libero.catalog import bddl_path
+    from apt_bench.envs.libero.runtime import import_libero
+
+    import_libero()
+    from libero.libero.envs.bddl_utils import robosuite_parse_problem
+
+    for suite in map(load_suite, ("libero", "libero_pro")):
+        for cell in suite.cells:
+            for task in suite.cell_tasks(cell):
+                path = bddl_path(task.args["benchmark"], task.name)
+                ours, theirs = read_bddl(path), robosuite_parse_problem(str(path))
+                assert task.prompts["bddl"] == " ".join(theirs["language_instruction"])
+                assert [[a.predicate, *a.args] for a in ours.goal] == theirs["goal_state"]
+                assert list(ours.objects_of_interest) == theirs["obj_of_interest"]
+
+
+def test_a_second_environment_on_the_same_scene_is_an_error_not_a_wrong_result(env: LiberoEnv) -> None:
+    env.reset(spec())
+    LiberoEnv().reset(spec())
+    with pytest.raises(RuntimeError, match="one per process"):
+        env.step_chunk(np.zeros((1, 7)))
+
+
 def test_gymnasium_checks_a_registered_id() -> None:
     import gymnasium
     from gymnasium.utils.env_checker import check_env
@@ -147,7 +172,8 @@ def test_gymnasium_checks_a_registered_id() -> None:
 def test_no_gl_and_no_log_without_cameras() -> None:
     """A whole episode's start in a process in which no GL library may be loaded, and nothing is printed."""
     code = """
-import sys
+import os, sys
+os.environ["MUJOCO_GL"] = "egl"  # asked for, but not needed
 sys.modules["cv2"] = None  # OpenCV's wheel needs libGL
 from apt_bench.suites import load_suite
 from apt_bench.envs.libero import cell_tasks, checks

@@ -17,6 +17,8 @@ from apt_bench import rendering
 from apt_bench.envs.base import AGENTVIEW, WRIST
 from apt_bench.envs.libero import LiberoEnv
 from apt_bench.envs.libero.catalog import bddl_path, init_path
+from apt_bench.policies.oracle import OraclePolicy
+from apt_bench.rollout.episode import LocalClient, run_episode
 from apt_bench.suites import EpisodeSpec, load_suite
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -138,6 +140,39 @@ def test_engine_equals_plain_libero_on_all_base_and_headline_tasks() -> None:
     in_a_row = {("spatial", 0), ("goal_task", 7), ("long_pos", 3), ("long_task", 9)}
     chosen = [(s, c, t, 3 if (c, t) in in_a_row else 1) for s, c in HEADLINE for t in range(10)]
     assert compare(chosen, steps=30, every=10, draw_all=False) == []
+
+
+SOLVED = [("libero_pro", "object_task", 0)]
+MORE_SOLVED = [("libero_pro", "spatial_pos", 6), ("libero_pro", "goal_pos", 6), ("libero", "long", 0)]
+
+
+def success_steps(suite: str, cell: str, task: int) -> tuple[int | None, int | None]:
+    """Solve a task with the oracle, replay its actions in the plain loop: both steps of success."""
+    (spec,) = episodes(suite, cell, task, 1)
+    oracle, env = OraclePolicy(), LiberoEnv()
+    rollout = run_episode(env, LocalClient(oracle), spec, oracle.spec, execute=1)
+    env.close()
+    work = job([spec], steps=0, every=1000, draw_all=False)
+    work["episodes"][0]["actions"] = rollout.actions.tolist()
+    plain = run_plain([work])
+    assert plain.stdout is not None
+    theirs = json.loads(plain.stdout.readline())[0]["success"]
+    assert plain.wait() == 0
+    return rollout.record.steps if rollout.record.outcome == "success" else None, theirs
+
+
+def test_success_comes_at_the_same_step() -> None:
+    ours, theirs = success_steps(*SOLVED[0])
+    assert ours is not None
+    assert ours == theirs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", MORE_SOLVED, ids=lambda t: f"{t[1]}-{t[2]}")
+def test_success_comes_at_the_same_step_elsewhere(task: tuple[str, str, int]) -> None:
+    ours, theirs = success_steps(*task)
+    assert ours is not None
+    assert ours == theirs
 
 
 def test_same_key_same_episode_whatever_came_before() -> None:

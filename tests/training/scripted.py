@@ -1,7 +1,8 @@
 """Small demonstrations by scripted motion: a hand goes to the square of the named colour and closes there.
 
-The camera looks straight down, the images show what it would see (squares and a white dot for the hand), and the numbers obey
-the conventions of the recorded ones: commanded pose = current pose plus 0.05 m per unit of action.
+The camera looks straight down, the images show what it would see (squares and a white dot for the hand), and
+the numbers obey the conventions of the recorded ones: commanded pose = current pose plus 0.05 m per unit of
+action.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ def demonstration(index: int, steps: int = 14, size: int = SIZE) -> Demonstratio
     colour = ("red", "blue")[index % 2]
     spots = {"red": rng.uniform([-0.3, -0.3], [0.3, -0.05]), "blue": rng.uniform([-0.3, 0.05], [0.3, 0.3])}
     goal, position = np.array([*spots[colour], 0.05]), np.array([0.0, 0.0, 0.4])
-    K = np.array([[FOCAL * size / SIZE, 0, (size - 1) / 2], [0, FOCAL * size / SIZE, (size - 1) / 2], [0, 0, 1]])
+    K = np.array(
+        [[FOCAL * size / SIZE, 0, (size - 1) / 2], [0, FOCAL * size / SIZE, (size - 1) / 2], [0, 0, 1]]
+    )
     pose = np.eye(4)
     pose[:3, :3], pose[:3, 3] = np.diag([1.0, -1.0, -1.0]), [0, 0, HEIGHT]
     states, actions, frames = [], [], []

@@ -32,7 +32,9 @@ def make(config: Path, cache: Path, arch: str, stage: int, copies: int = 2) -> t
 
 @pytest.mark.parametrize("arch", ["apt", "pi", "groot"])
 @pytest.mark.parametrize("stage", [1, 2])
-def test_cached_features_give_the_loss_that_the_vlm_gives(config: Path, cache: Path, arch: str, stage: int) -> None:
+def test_cached_features_give_the_loss_that_the_vlm_gives(
+    config: Path, cache: Path, arch: str, stage: int
+) -> None:
     model, samples = make(config, cache, arch, stage)
     live, cached = Batches(samples, model, 16), Batches(samples, model, 16, open_cache(model, samples, cache))
     with torch.no_grad():
@@ -41,7 +43,9 @@ def test_cached_features_give_the_loss_that_the_vlm_gives(config: Path, cache: P
     assert abs(got - want) < 2e-3 * want
 
 
-def test_stage_one_never_runs_the_vlm_again(config: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stage_one_never_runs_the_vlm_again(
+    config: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, samples = make(config, cache, "apt", 1)
     open_cache(model, samples, cache)
 
@@ -62,9 +66,13 @@ def test_a_stage_one_cache_holds_no_language(config: Path, cache: Path) -> None:
         )
         for d in samples.datasets
     ]
-    one, other = (Batches(s, model, 8)[0] for s in (samples, dataclasses.replace(samples, datasets=tuple(lied))))
+    one, other = (
+        Batches(s, model, 8)[0] for s in (samples, dataclasses.replace(samples, datasets=tuple(lied)))
+    )
     with torch.no_grad():
-        assert torch.equal(losses(model, *one, "cpu", False)["total"], losses(model, *other, "cpu", False)["total"])
+        assert torch.equal(
+            losses(model, *one, "cpu", False)["total"], losses(model, *other, "cpu", False)["total"]
+        )
 
 
 def test_another_vlm_or_another_sentence_is_another_cache(config: Path, cache: Path, tmp_path: Path) -> None:

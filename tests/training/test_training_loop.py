@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from apt_bench.errors import UserError
 from apt_bench.models import checkpoint
 from apt_bench.models.vla import VLA, build_expert
-from apt_bench.training import saving
 from apt_bench.training.config import load_recipe
 from apt_bench.training.data import open_samples
 from apt_bench.training.features import Batches
-from apt_bench.training.progress import Report, read_metrics
+from apt_bench.training.progress import Progress, Report, read_metrics
 from apt_bench.training.stages import Session, open_vlm, run_recipe, stage_checkpoint
-from apt_bench.training.trainer import TrainConfig, losses, optimizer, read
+from apt_bench.training.trainer import TrainConfig, losses, optimizer
 
 ARCHITECTURES = ("apt", "pi", "groot")
 
@@ -34,36 +32,50 @@ def session(out: Path, cache: Path) -> Session:
     return Session(out, cache, Report(None))
 
 
-def command(config: Path, out: Path, cache: Path, *words: str) -> list[str]:
-    main = [sys.executable, "-m", "apt_bench.cli", "train", "--config", str(config), "--device", "cpu"]
-    return [*main, "--out", str(out), "--cache", str(cache), *words]
-
-
 def same_files(a: Path, b: Path) -> bool:
     names = ("model.safetensors", "optimizer.safetensors")
     return all((a / n).read_bytes() == (b / n).read_bytes() for n in names)
 
 
+class Killer(Report):
+    """Kills its own process, without a chance to clean up, when this step of Stage 2 is done."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(None)
+        self.step = step
+
+    @contextmanager
+    def bar(self, what: str, total: int, start: int = 0) -> Iterator[Progress]:
+        with super().bar(what, total, start) as progress:
+            if what == "stage 2":
+                progress.to = lambda done, note="": (
+                    os.kill(os.getpid(), signal.SIGKILL) if done == self.step else None
+                )
+            yield progress
+
+
 def test_a_killed_run_resumes_to_the_same_bits(config: Path, cache: Path, tmp_path: Path) -> None:
-    words = ["--vlm-mode", "full", "--set", "stage1.steps=6", "--set", "stage2.steps=40", "--set", "train.save_every=5"]
+    recipe = load_recipe(
+        str(config),
+        {"vlm_mode": "full", "train": {"save_every": 3}, "stage1": {"steps": 3}, "stage2": {"steps": 9}},
+    )
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(config, whole, cache, *words), check=True, capture_output=True)
-    process = subprocess.Popen(command(config, killed, cache, *words), stdout=subprocess.DEVNULL)
-    while saving.latest(killed / "stage2") is None:  # until the first checkpoint of Stage 2 is there
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    left = saving.latest(killed / "stage2")
-    assert left is not None
-    assert int(left.name[5:]) < 40
-    done = subprocess.run(command(config, killed, cache, *words), check=True, capture_output=True, text=True)
-    assert "going on after step" in done.stdout
+    run_recipe(recipe, session(whole, cache))
+    process = multiprocessing.get_context("fork").Process(
+        target=run_recipe, args=(recipe, Session(killed, cache, Killer(step=7)))
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert stage_checkpoint(killed, 2).name == "step_0000006"
+    run_recipe(recipe, session(killed, cache))
     assert same_files(stage_checkpoint(whole, 2), stage_checkpoint(killed, 2))
     keys = ("step", "loss", "held_out", "grad_norm")
-    rows = [[{k: row.get(k) for k in keys} for row in read_metrics(run / "stage2")] for run in (whole, killed)]
+    rows = [
+        [{k: row.get(k) for k in keys} for row in read_metrics(run / "stage2")] for run in (whole, killed)
+    ]
     assert rows[0] == rows[1]
-    assert len(rows[0]) == 40
+    assert [row["step"] for row in rows[0]] == list(range(1, 10))
 
 
 def test_a_full_disk_costs_no_checkpoint(config: Path, cache: Path, tmp_path: Path) -> None:
@@ -75,7 +87,9 @@ def test_a_full_disk_costs_no_checkpoint(config: Path, cache: Path, tmp_path: Pa
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before["optimizer.safetensors"]) // 2, limits[1]))
     try:
-        with pytest.raises(UserError, match=r"step 8 could not be saved .*step_0000004 is whole. Free some space"):
+        with pytest.raises(
+            UserError, match=r"step 8 could not be saved .*step_0000004 is whole. Free some space"
+        ):
             run_recipe(more, session(tmp_path, cache))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -87,7 +101,9 @@ def test_a_full_disk_costs_no_checkpoint(config: Path, cache: Path, tmp_path: Pa
 
 def test_a_loss_that_is_not_finite_stops_the_run(config: Path, cache: Path, tmp_path: Path) -> None:
     over = {"two_stage": False, "train": {"lr": 1e30, "save_every": 1, "warmup": 0}}
-    with pytest.raises(UserError, match=r"not finite at step \d+ \(samples \d+ to \d+\).*lower lr \(now 1e\+30\)"):
+    with pytest.raises(
+        UserError, match=r"not finite at step \d+ \(samples \d+ to \d+\).*lower lr \(now 1e\+30\)"
+    ):
         run_recipe(load_recipe(str(config), over), session(tmp_path, cache))
 
 
@@ -150,16 +166,6 @@ def test_weight_decay_spares_biases_and_norms(config: Path, cache: Path) -> None
     assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
 
 
-def test_accumulated_gradients_are_those_of_the_whole_batch(config: Path, cache: Path, tmp_path: Path) -> None:
-    found = []
-    for micro in (0, 2):
-        over = {"two_stage": False, "stage2": {"steps": 3}, "train": {"micro": micro}, "cache_features": False}
-        policy = run_recipe(load_recipe(str(config), over), session(tmp_path / str(micro), cache))
-        found.append(load_file(policy / "model.safetensors"))
-    for name, tensor in found[0].items():
-        torch.testing.assert_close(tensor, found[1][name], rtol=1e-3, atol=1e-5, msg=name)
-
-
 def test_learning_rate_warms_up_and_then_holds_or_falls() -> None:
     constant = TrainConfig(steps=100, warmup=10)
     assert [constant.rate(s) for s in (0, 4, 9, 50, 99)] == [0.1, 0.5, 1.0, 1.0, 1.0]
@@ -169,7 +175,9 @@ def test_learning_rate_warms_up_and_then_holds_or_falls() -> None:
 
 
 def test_a_checkpoint_says_where_it_comes_from(config: Path, cache: Path, data: Path, tmp_path: Path) -> None:
-    policy = run_recipe(load_recipe(str(config), {"stage1": {"steps": 2}, "stage2": {"steps": 2}}), session(tmp_path, cache))
+    policy = run_recipe(
+        load_recipe(str(config), {"stage1": {"steps": 2}, "stage2": {"steps": 2}}), session(tmp_path, cache)
+    )
     said = json.loads((policy / "provenance.json").read_text())
     assert said["data"][0]["name"] == str(data)
     assert said["data"][0]["episodes"] == 18
@@ -180,29 +188,6 @@ def test_a_checkpoint_says_where_it_comes_from(config: Path, cache: Path, data: 
     assert load_recipe(str(tmp_path / "config.yaml")) == load_recipe(
         str(config), {"stage1": {"steps": 2}, "stage2": {"steps": 2}}
     )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_each_architecture_overfits_32_samples(config: Path, cache: Path, arch: str) -> None:
-    model, batches = network(config, cache, arch=arch, expert={"width": 64})
-    torch.manual_seed(0)
-    model.expert = build_expert(model.expert.config)
-    batches = Batches(batches.samples, model, 32)
-    batch, inputs = batches[0]
-    features = read(inputs, model, "cpu")
-    rule = TrainConfig(steps=1500, lr=2e-3, warmup=20, schedule="cosine", weight_decay=0.0)
-    optim, generator = optimizer(model, rule), torch.Generator().manual_seed(0)
-    for step in range(rule.steps):
-        for group in optim.param_groups:
-            group["lr"] = group["full_lr"] * rule.rate(step)
-        model.expert.loss(features, batch.robot, batch.target, generator=generator)["total"].backward()
-        torch.nn.utils.clip_grad_norm_(model.expert.parameters(), 1.0)
-        optim.step()
-        optim.zero_grad()
-    noise = torch.randn(batch.target.shape, generator=torch.Generator().manual_seed(1))
-    error = (model.expert.sample(features, batch.robot, noise) - batch.target)[..., :3].norm(dim=-1)
-    assert float(error.mean()) < 0.005  # metres
 
 
 def test_a_checkpoint_is_a_policy(config: Path, cache: Path, tmp_path: Path) -> None:

@@ -11,6 +11,9 @@ __all__ = ["LiberoEnv", "cell_tasks", "checks"]
 
 def __getattr__(name: str) -> Any:
     if name == "LiberoEnv":
+        from apt_bench.envs.libero.runtime import import_mujoco
+
+        import_mujoco()
         from apt_bench.envs.libero.env import LiberoEnv
 
         return LiberoEnv

@@ -10,6 +10,7 @@ The identities hold for MuJoCo up to 3.3.5 (later versions keep the solver's war
 
 from __future__ import annotations
 
+import atexit
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -90,11 +91,16 @@ class Engine:
             env._check_success()
             env._post_process()
         self.control.start()
+        self.entry.user = self
         self._fresh = True
 
     def step(self, action: np.ndarray, look: Callable[[], None] | None = None) -> bool:
         """One control step: float64 (7,) in [-1, 1]. `look` is called where the plain loop takes its observations.
         Returns whether the goal holds after the step."""
+        if self.entry.user is not self:
+            raise RuntimeError(
+                "another LiberoEnv of this process has taken over this scene: use one per process"
+            )
         model, data, control = self.model, self.data, self.control
         for substep in range(SUBSTEPS):
             # The plain loop: mj_forward (its own), mj_forward (the controller's), mj_step. The second and third find
@@ -119,6 +125,9 @@ class Engine:
         """The renderer of this task's model, made when first asked for."""
         if self.entry.context is None:
             self.entry.context = Renderer(self.model)
+            # At exit the contexts must go before the GL library does: register last, to be called first.
+            atexit.unregister(CACHE.clear)
+            atexit.register(CACHE.clear)
         renderer: Renderer = self.entry.context
         return renderer
 

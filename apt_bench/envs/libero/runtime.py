@@ -42,6 +42,12 @@ def _environ(name: str, value: str) -> Iterator[None]:
             os.environ[name] = old
 
 
+def import_mujoco() -> None:
+    """Import mujoco without a GL library, whatever `MUJOCO_GL` says: `rendering.make_context` loads it when needed."""
+    with _environ("MUJOCO_GL", "disable"):
+        importlib.import_module("mujoco")
+
+
 @contextlib.contextmanager
 def _cv2_or_nothing() -> Iterator[None]:
     """robosuite imports OpenCV for its window, which nobody opens here. OpenCV's wheel needs libGL and GLib, which a
@@ -116,6 +122,7 @@ class CachedSim:
     sim: Any  # robosuite's MjSim
     pristine: dict[str, np.ndarray]
     context: Any = None
+    user: object = None  # whose episode is in the model and the data now
 
     def restore(self) -> None:
         """Undo every change to the model."""

@@ -163,6 +163,8 @@ def _premises(suite: Suite) -> Iterator[Finding]:
 def guess(spec: SceneSpec) -> float:
     """Chance that someone who cannot read, but knows what training ever asks for, guesses the task from the picture."""
     item_choices = [p.name for p in spec.items if ITEMS[p.name].target and ITEMS[p.name].split == "seen"]
-    places = [p.name for p in spec.containers if CONTAINERS[p.name].target and CONTAINERS[p.name].split == "seen"]
+    places = [
+        p.name for p in spec.containers if CONTAINERS[p.name].target and CONTAINERS[p.name].split == "seen"
+    ]
     known = spec.target in item_choices and spec.destination in places
     return 1 / (len(item_choices) * len(places)) if known else 0.0

@@ -19,11 +19,11 @@ FINGERPRINTS: dict[str, dict[str, str]] = {
         "train_ambiguous": "8b111813557e",
     },
     "clutter_pick_place": {
-        "so": "d899f720dff2",
-        "uc": "cebe0aa798f6",
-        "uo": "e364d50089a0",
-        "uoue": "b0351157b893",
-        "train": "829ec5d99adb",
+        "so": "8fea9b76e6f3",
+        "uc": "80d3afba8614",
+        "uo": "bb7c0e2d4aba",
+        "uoue": "13ba68eea44b",
+        "train": "f15f721aafff",
     },
     "composite": {
         "coaching_seen": "b9dbae29b96c",

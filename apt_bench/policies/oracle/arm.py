@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import mujoco
@@ -22,7 +23,7 @@ class Arm:
         self.scene = scene
         model = scene.model
         self._scratch = mujoco.MjData(model)
-        robot_bodies = _subtree(model, scene.robot.body_root)
+        robot_bodies = subtree(model, scene.robot.body_root)
         fingers = set(scene.robot.finger_qpos)
         self._joints = [
             j
@@ -41,13 +42,21 @@ class Arm:
 
     def stretch(self, position: np.ndarray, rotation: np.ndarray) -> float:
         """How far the arm is stretched with the hand there: 1 = straight. Near that it may flip over its elbow."""
+        return float(np.linalg.norm(self._reach(position, rotation))) / self._length
+
+    def outwards(self, position: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+        """(3,) unit vector along which the arm stretches."""
+        reach = self._reach(position, rotation)
+        return reach / float(np.linalg.norm(reach))
+
+    def _reach(self, position: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+        """(3,) from the shoulder to the wrist."""
         away = position[:2] - self.base
         radial = np.array([*away, 0.0]) / max(float(np.linalg.norm(away)), 1e-6)
         approach = rotation[:, 2]
         across = radial - (radial @ approach) * approach
         across /= max(float(np.linalg.norm(across)), 1e-6)
-        wrist = position - self._behind * approach - self._beside * across
-        return float(np.linalg.norm(wrist - self._shoulder)) / self._length
+        return position - self._behind * approach - self._beside * across - self._shoulder
 
     def within(self, position: np.ndarray, rotation: np.ndarray) -> np.ndarray:
         """The position, drawn towards the base until it can be reached well."""
@@ -59,9 +68,9 @@ class Arm:
             position = position - step
         return position
 
-    def cost(self, position: np.ndarray, rotation: np.ndarray, ignore: str = "") -> float:
-        """How bad a posture with the open hand there would be: 0 = easy; 1 and more: out of reach, or something other than
-        the object `ignore` is in the way."""
+    def cost(self, position: np.ndarray, rotation: np.ndarray, ignore: Collection[int] = ()) -> float:
+        """How bad a posture with the open hand there would be: 0 = easy; 1 and more: out of reach, or something is in the
+        way (other than the geoms `ignore`)."""
         miss, askew = self._solve(position, rotation)
         data, model = self._scratch, self.scene.model
         low, high = self._range.T
@@ -74,8 +83,7 @@ class Arm:
         mine = self._is_robot[pairs]
         crossing = mine[:, 0] != mine[:, 1]
         other = np.where(mine[:, 0], pairs[:, 1], pairs[:, 0])
-        spared = list(self.scene.objects[ignore].geoms) if ignore else []
-        return cost + float((crossing & ~np.isin(other, spared)).any())
+        return cost + float((crossing & ~np.isin(other, list(ignore))).any())
 
     def _measure(self) -> None:
         """Lengths that `stretch` needs: from the shoulder to the wrist of the straight arm, and from the wrist to the
@@ -146,7 +154,8 @@ def _open(model: Any, scene: Scene) -> list[float]:
     return ends
 
 
-def _subtree(model: Any, root: int) -> list[int]:
+def subtree(model: Any, root: int) -> list[int]:
+    """Ids of a body and everything attached below it."""
     found = {root}
     for body in range(root + 1, model.nbody):
         if model.body_parentid[body] in found:

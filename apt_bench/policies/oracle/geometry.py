@@ -15,7 +15,7 @@ import numpy as np
 from scipy.spatial import ConvexHull, QhullError
 
 from apt_bench.envs.base import Scene
-from apt_bench.policies.oracle.arm import Arm
+from apt_bench.policies.oracle.arm import Arm, subtree
 
 SPACING = 0.007  # m between two points on a surface
 _GEOM = mujoco.mjtGeom
@@ -29,7 +29,7 @@ class World:
         self._local: dict[int, np.ndarray] = {}
         model = scene.model
         self._solid = (model.geom_contype | model.geom_conaffinity) != 0
-        self._robot_bodies = _subtree(model, scene.robot.body_root)
+        self._robot_bodies = subtree(model, scene.robot.body_root)
         self._robot_geoms = np.isin(model.geom_bodyid, self._robot_bodies)
         self.surface = min((float(self.points(n)[:, 2].min()) for n in self._movables()), default=0.0)
 
@@ -66,8 +66,9 @@ class World:
             points[:, 0] += np.sign(points[:, 0].mean()) * (half - self.opening / 2)
             boxes.append([points.min(0), points.max(0)])
         for body in self._hand_bodies:
-            if geoms := [g for g in np.flatnonzero(self.scene.model.geom_bodyid == body) if self._solid[g]]:
-                points = self._cloud(geoms) @ self.grip_rotation
+            solid = np.flatnonzero((self.scene.model.geom_bodyid == body) & self._solid).tolist()
+            if solid:
+                points = self._cloud(solid) @ self.grip_rotation
                 boxes.append([points.min(0), points.max(0)])
         return np.array(boxes)
 
@@ -103,6 +104,22 @@ class World:
         """(n, 3) points on the collision surface of an object."""
         geoms = [g for g in self.scene.objects[name].geoms if self._solid[g]]
         return np.concatenate([self._world_points(g) for g in geoms]) if geoms else self.position(name)[None]
+
+    def part_geoms(self, joint: int) -> frozenset[int]:
+        """Solid geoms of what a hinge or slide moves."""
+        model = self.scene.model
+        bodies = subtree(model, int(model.jnt_bodyid[joint]))
+        return frozenset(np.flatnonzero(np.isin(model.geom_bodyid, bodies) & self._solid).tolist())
+
+    def part_points(self, joint: int) -> np.ndarray:
+        """(n, 3) points of what a hinge or slide moves."""
+        return np.concatenate([self._world_points(g) for g in self.part_geoms(joint)])
+
+    def part_obstacles(self, joint: int) -> np.ndarray:
+        """(n, 3) points of everything else (but the robot and the table)."""
+        part = self.part_geoms(joint)
+        geoms = [g for o in self.scene.objects.values() for g in o.geoms if self._solid[g] and g not in part]
+        return np.concatenate([self._world_points(g) for g in geoms])
 
     def obstacles(self, *but: str) -> np.ndarray:
         """(n, 3) points of everything but these objects (and the robot, and the table)."""
@@ -209,11 +226,3 @@ def _hull_points(vertices: np.ndarray) -> np.ndarray:
         a, b = (i[keep] / n)[:, None], (j[keep] / n)[:, None]
         clouds.append(corners[0] * (1 - a - b) + corners[1] * a + corners[2] * b)
     return np.concatenate(clouds)
-
-
-def _subtree(model: Any, root: int) -> list[int]:
-    found = {root}
-    for body in range(root + 1, model.nbody):
-        if model.body_parentid[body] in found:
-            found.add(body)
-    return sorted(found)

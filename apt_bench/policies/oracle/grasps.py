@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,15 +38,20 @@ class Grasp:
 
 
 def find_grasps(
-    world: World, name: str, destination: np.ndarray | None = None, limit: int = 6
+    world: World, name: str, destination: np.ndarray | None = None, part: int | None = None, limit: int = 6
 ) -> list[Grasp]:
-    """Grasps of an object as it lies now, best first.
+    """Grasps of an object as it stands now, best first.
 
     destination: (3,) where the object's origin shall go; grasps whose hand would collide there come last.
+    part: take hold of what this joint moves (a knob) instead of an object.
     """
-    points = world.points(name)
-    origin, centre = world.position(name), world.centre(name)
-    others = world.obstacles(name)
+    if part is None:
+        points, others, centre = world.points(name), world.obstacles(name), world.centre(name)
+        geoms = frozenset(world.scene.objects[name].geoms)
+    else:
+        points, others, geoms = world.part_points(part), world.part_obstacles(part), world.part_geoms(part)
+        centre = (points.max(0) + points.min(0)) / 2
+    shift = None if destination is None else destination - world.position(name)
     around = others[np.linalg.norm(others[:, :2] - centre[:2], axis=1) < 0.22]
     cloud = _thinned(np.concatenate([points, around]))
     far = world.arm.stretch(centre, DOWN) > NEAR
@@ -67,7 +73,7 @@ def find_grasps(
                 air[index] = world.air(clouds[grasp.frame], grasp.position @ grasp.rotation)
             if air[index] < margin:
                 continue
-            found.append(replace(grasp, cost=grasp.cost + _posture(world, grasp, name, origin, destination)))
+            found.append(replace(grasp, cost=grasp.cost + _posture(world, grasp, geoms, shift)))
             if sum(g.cost < grasp.cost + SLACK for g in found) >= limit or len(found) >= 3 * limit:
                 break
         if any(g.cost < 1 for g in found):
@@ -75,16 +81,14 @@ def find_grasps(
     return sorted(found, key=lambda g: g.cost)[:limit]
 
 
-def _posture(
-    world: World, grasp: Grasp, name: str, origin: np.ndarray, destination: np.ndarray | None
-) -> float:
+def _posture(world: World, grasp: Grasp, geoms: Collection[int], shift: np.ndarray | None) -> float:
     """What the arm makes of a grasp: there, a little higher, and at the destination."""
-    cost = world.arm.cost(grasp.position, grasp.rotation, name)
+    cost = world.arm.cost(grasp.position, grasp.rotation, geoms)
     cost += 10 * max(
         0.0, world.arm.stretch(grasp.position + np.array([0, 0, LIFTED]), grasp.rotation) - STRETCH
     )
-    if destination is not None and cost < 1:
-        cost += 0.5 * world.arm.cost(grasp.position + destination - origin, grasp.rotation, name)
+    if shift is not None and cost < 1:
+        cost += 0.5 * world.arm.cost(grasp.position + shift, grasp.rotation, geoms)
     return cost
 
 

@@ -15,7 +15,7 @@ Motion = Generator[np.ndarray, None, bool]
 OPEN, CLOSE = -1.0, 1.0
 GAIN = 40.0  # action units per metre: twice the distance is asked for, because the controller lags behind
 ROTATION_GAIN = 4.0  # action units per radian: twice the angle
-CAREFUL = 0.87  # share of the arm's length from which on it moves slowly
+CAREFUL = 0.87  # share of the arm's length from which on it stretches slowly
 DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
 """Tool frame that points straight down, fingers along world y."""
 
@@ -30,8 +30,11 @@ def action_towards(world: World, position: np.ndarray, rotation: np.ndarray, gri
     """The action (7,) that brings the hand nearer to a pose."""
     here, hand = world.grip, world.grip_rotation
     move = GAIN * (position - here)
-    speed = 1.0 - 8 * (world.arm.stretch(here, hand) - CAREFUL)  # an overshoot could straighten the elbow and flip it
-    move *= min(1.0, np.clip(speed, 0.25, 1.0) / max(1e-9, float(np.abs(move).max())))
+    move[:2] /= max(1.0, float(np.abs(move[:2]).max()))
+    move[2] = np.clip(move[2], -1, 1)
+    outwards = world.arm.outwards(here, hand)  # an overshoot could straighten the elbow and flip it
+    speed = float(move @ outwards) - np.clip(1 - 10 * (world.arm.stretch(here, hand) - CAREFUL), 0.1, 1)
+    move -= max(0.0, speed) * outwards
     turn = rotation_vector(rotation @ hand.T)
     return np.concatenate([move, np.clip(ROTATION_GAIN * turn, -1, 1), [gripper]])
 

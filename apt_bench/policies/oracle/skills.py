@@ -33,7 +33,9 @@ def pick(world: World, name: str, grasp: Grasp) -> Motion:
     above = grasp.position + [0, 0, next(heights, 0.05)]
     yield from follow(world, plan(world, above, grasp.rotation, world.obstacles()), grasp.rotation, OPEN)
     yield from go(world, above, grasp.rotation, OPEN, tolerance=0.012, angle=0.06)
-    yield from go(world, grasp.position, grasp.rotation, OPEN, tolerance=0.006, angle=0.06, steps=40, straight=True)
+    yield from go(
+        world, grasp.position, grasp.rotation, OPEN, tolerance=0.006, angle=0.06, steps=40, straight=True
+    )
     if np.linalg.norm(grasp.position - world.grip) > BLOCKED:
         yield from go(world, above, grasp.rotation, OPEN, tolerance=0.02, steps=20)
         return False

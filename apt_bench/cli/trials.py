@@ -1,0 +1,62 @@
+"""`apt-bench trials`: real-robot trials, from a blinded sheet to records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apt_bench.cli import plain_console, words
+
+
+def register(app: typer.Typer) -> None:
+    """Add `trials new` and `trials import`."""
+    group = typer.Typer(
+        no_args_is_help=True, help="Real-robot trials: a blinded sheet, and its way into the records."
+    )
+    group.command("new")(new_command)
+    group.command("import")(import_command)
+    app.add_typer(group, name="trials")
+
+
+def new_command(
+    plan: Annotated[Path, typer.Argument(help="CSV of what to try: cell, task, instruction, trials.")],
+    policies: Annotated[str, typer.Option(help="Comma list of the policies to try.")],
+    out: Annotated[Path, typer.Option(help="Sheet to write; the key goes beside it as NAME.key.csv.")] = Path(
+        "sheet.csv"
+    ),
+    suite: Annotated[str, typer.Option(help="Suite the records will name.")] = "real_pick_place",
+    scores: Annotated[str, typer.Option(help="Comma list of stages to score 0 / 1, e.g. t1,t2,t1_t2.")] = "",
+    seed: Annotated[int, typer.Option(help="Of the random order.", min=0)] = 0,
+) -> None:
+    """Write a trial sheet in random order, policies hidden behind codes, and the key to the codes."""
+    from apt_bench.trials import new_sheet, read_plan, write_csv
+
+    sheet, key = new_sheet(read_plan(plan), words(policies), suite, seed, words(scores))
+    hidden = out.with_suffix(".key.csv")
+    write_csv(out, sheet)
+    write_csv(hidden, key)
+    _print(
+        f"{out}: {len(sheet)} trials. {hidden} says which policy is behind each code: keep it from who judges."
+    )
+
+
+def import_command(
+    sheet: Annotated[Path, typer.Argument(help="The filled sheet.")],
+    out: Annotated[Path, typer.Option(help="Folder for one run directory per policy.")],
+    key: Annotated[
+        Path | None, typer.Option(help="Key of the codes. Default: NAME.key.csv beside the sheet.")
+    ] = None,
+) -> None:
+    """Read a filled sheet into run directories, for `report`, `compare` and `check`."""
+    from apt_bench.reporting.data import load_run
+    from apt_bench.trials import import_sheet
+
+    for path in import_sheet(sheet, key or sheet.with_suffix(".key.csv"), out):
+        run = load_run(path)
+        _print(f"{path}: {int(run.frame.done.sum())} of {sum(run.asked.values())} trials")
+
+
+def _print(text: str) -> None:
+    plain_console().print(text, markup=False, soft_wrap=True)

@@ -1,0 +1,223 @@
+"""Pictures of the tabletop and sentences about them, without any action: what the mini VLM is pretrained on.
+
+Scenes are drawn as the suites draw theirs, seen and unseen things alike (a web-scale VLM knows them too),
+from a seed that no suite uses. Sentences name, count, relate and point; none has the form of the robot's
+instruction.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from apt_bench.envs.base import AGENTVIEW, WRIST
+from apt_bench.envs.tabletop.catalog import CONTAINERS, ITEMS, conflict
+from apt_bench.models.mini_vlm import BOS_ID, END_ID, MiniTokenizer, MiniVLMConfig
+from apt_bench.suites import EpisodeKey, EpisodeSpec
+from apt_bench.training.frames import Tick, building, digest
+
+SEED = 1_000_003
+"""Of pretraining's scenes."""
+
+SPLITS = ("seen", "unseen")
+MOST = 8
+"""Things in one picture, at most."""
+VISIBLE = 0.0015
+"""Share of the picture that a thing must cover to be spoken of."""
+
+
+@dataclass(frozen=True)
+class Thing:
+    """Something visible: its catalogue name and its centre, as a fraction of the picture's width and height."""
+
+    name: str
+    centre: tuple[float, float]
+
+    @property
+    def phrases(self) -> tuple[str, ...]:
+        """What it may be called."""
+        return ITEMS[self.name].aliases if self.name in ITEMS else (self.name.replace("_", " "),)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """images: uint8 (n, H, W, 3). cover: (n, MOST, rows, columns), share of each visual token that a thing
+    fills. things: per picture, in the order of `cover`."""
+
+    images: np.ndarray
+    cover: np.ndarray
+    things: tuple[tuple[Thing, ...], ...]
+
+
+def open_pictures(config: MiniVLMConfig, scenes: int, cache: Path, tick: Tick | None = None) -> Pictures:
+    """Two pictures (third person, wrist) of each of `scenes` scenes; rendered now if they are not in the
+    cache."""
+    h, w = config.image_size
+    rows, cols = h // config.stride, w // config.stride
+    folder = cache / "pictures" / digest(SEED, scenes, h, w, config.stride, sorted(ITEMS), sorted(CONTAINERS))
+    shape, cover = (2 * scenes, h, w, 3), (2 * scenes, MOST, rows, cols)
+    if not (folder / "things.json").is_file():
+        with building(folder, int(np.prod(shape) + 2 * np.prod(cover))) as part:
+            images = np.memmap(part / "images.u8", np.uint8, "w+", shape=shape)
+            masks = np.memmap(part / "cover.f16", np.float16, "w+", shape=cover)
+            things = _render(images, masks, scenes, tick)
+            images.flush()
+            masks.flush()
+            (part / "things.json").write_text(json.dumps(things))
+    read = json.loads((folder / "things.json").read_text())
+    return Pictures(
+        np.memmap(folder / "images.u8", np.uint8, "r", shape=shape),
+        np.memmap(folder / "cover.f16", np.float16, "r", shape=cover),
+        tuple(tuple(Thing(name, (u, v)) for name, u, v in picture) for picture in read),
+    )
+
+
+def scene(index: int) -> EpisodeSpec:
+    """The index-th scene: items, containers and surroundings of every split in turn."""
+    item, container, around = list(product(SPLITS, SPLITS, SPLITS))[index % 8]
+    task = ("to_plate", "to_bowl" if container == "seen" else "to_mug")[index // 8 % 2]
+    args = {"layout": "table", "items": item, "containers": container, "surroundings": around}
+    key = EpisodeKey("pairs", "pairs", task, index // 16, SEED)
+    return EpisodeSpec(key, "apt_bench.envs.tabletop:TabletopEnv", "", "", {}, 1, 1, args, "pairs")
+
+
+def _render(
+    images: np.ndarray, masks: np.ndarray, scenes: int, tick: Tick | None
+) -> list[list[tuple[str, float, float]]]:
+    from apt_bench.envs.tabletop import TabletopEnv
+
+    env, out = TabletopEnv(), []
+    (h, w), (rows, cols) = images.shape[1:3], masks.shape[2:]
+    for index in range(scenes):
+        observation = env.reset(scene(index), (AGENTVIEW, WRIST))
+        for k, camera in enumerate((AGENTVIEW, WRIST)):
+            n = 2 * index + k
+            picture = Image.fromarray(observation.images[camera]).resize((w, h), Image.Resampling.BOX)
+            images[n] = np.asarray(picture)
+            labels, values = env.segmentation(camera)
+            seen: list[tuple[str, float, float]] = []
+            for name, value in values.items():
+                mask = labels == value
+                kind = name if name in ITEMS or name in CONTAINERS else name.rpartition("_")[0]
+                if (
+                    mask.mean() < VISIBLE
+                    or len(seen) == MOST
+                    or (kind not in ITEMS and kind not in CONTAINERS)
+                ):
+                    continue
+                v, u = np.argwhere(mask).mean(0) / mask.shape
+                share = Image.fromarray(mask.astype(np.float32)).resize((cols, rows), Image.Resampling.BOX)
+                masks[n, len(seen)] = np.asarray(share)
+                seen.append((kind, float(u), float(v)))
+            out.append(seen)
+        if tick:
+            tick(index + 1, scenes)
+    env.close()
+    return out
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """ids with begin and end; tokens from `answer` on are to be predicted; nouns: (position of a phrase's
+    last token, index of the thing it means)."""
+
+    ids: tuple[int, ...]
+    answer: int
+    nouns: tuple[tuple[int, int], ...]
+
+
+TEMPLATES = (
+    "where is the ?",
+    "there is a , and .",
+    "what is left right of in front behind",
+    "is there yes no",
+    "how many things are there ?",
+)
+"""The words of the sentences below, things' names and numbers apart."""
+NUMBERS = ("nothing", "one", "two", "three", "four", "five", "six", "seven", "eight")
+
+
+def vocabulary() -> tuple[str, ...]:
+    """Every word of the sentences below."""
+    texts = [
+        *TEMPLATES,
+        *(a for i in ITEMS.values() for a in i.aliases),
+        *(c.replace("_", " ") for c in CONTAINERS),
+    ]
+    return tuple(sorted({word for text in texts for word in text.lower().split()}))
+
+
+class Speaker:
+    """Makes sentences about a picture."""
+
+    def __init__(self, tokenizer: MiniTokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def say(self, things: Sequence[Thing], rng: np.random.Generator) -> Sentence:
+        """One sentence of a random kind."""
+        kinds = [self._exists, self._count]
+        if things:
+            kinds += [self._point, self._point, self._point, self._caption]
+        if len(things) > 1:
+            kinds += [self._relation, self._relation]
+        return kinds[rng.integers(len(kinds))](things, rng)
+
+    def compose(self, *parts: str | tuple[str, int], answer: int | None = None) -> Sentence:
+        """Parts are text, or (phrase, thing); those from number `answer` on are the answer."""
+        ids, nouns, start = [BOS_ID], [], None
+        for i, part in enumerate(parts):
+            if i == answer:
+                start = len(ids)
+            ids += self.tokenizer(part if isinstance(part, str) else part[0])
+            if not isinstance(part, str):
+                nouns.append((len(ids) - 1, part[1]))
+        ids.append(END_ID)
+        return Sentence(tuple(ids), len(ids) if start is None else start, tuple(nouns))
+
+    def _phrase(self, things: Sequence[Thing], index: int, rng: np.random.Generator) -> tuple[str, int]:
+        phrases = things[index].phrases
+        return phrases[rng.integers(len(phrases))], index
+
+    def _point(self, things: Sequence[Thing], rng: np.random.Generator) -> Sentence:
+        return self.compose("where is the", self._phrase(things, rng.integers(len(things)), rng), "?")
+
+    def _caption(self, things: Sequence[Thing], rng: np.random.Generator) -> Sentence:
+        order = rng.permutation(len(things))[:3]
+        parts: list[str | tuple[str, int]] = ["there is a"]
+        for place, index in enumerate(order):
+            parts += [*(["and a"] if place else []), self._phrase(things, int(index), rng)]
+        return self.compose(*parts, ".", answer=1)
+
+    def _relation(self, things: Sequence[Thing], rng: np.random.Generator) -> Sentence:
+        """`what is left of the bowl ? the pear`: the nearest thing on that side, where there is one."""
+        centres = np.array([t.centre for t in things])
+        index = int(rng.integers(len(things)))
+        away = centres - centres[index]
+        side, axis, sign = (("left of", 0, -1), ("right of", 0, 1), ("behind", 1, -1), ("in front of", 1, 1))[
+            rng.integers(4)
+        ]
+        there = (away[:, axis] * sign > 0.08) & (np.abs(away[:, axis]) > np.abs(away[:, 1 - axis]))
+        asked = self._phrase(things, index, rng)
+        if not there.any():
+            return self.compose(f"what is {side} the", asked, "?", "nothing", answer=3)
+        found = int(np.where(there, (away**2).sum(1), np.inf).argmin())
+        return self.compose(f"what is {side} the", asked, "? the", self._phrase(things, found, rng), answer=3)
+
+    def _exists(self, things: Sequence[Thing], rng: np.random.Generator) -> Sentence:
+        if things and rng.random() < 0.5:
+            return self.compose(
+                "is there a", self._phrase(things, rng.integers(len(things)), rng), "?", "yes", answer=3
+            )
+        shown = [ITEMS[t.name] for t in things if t.name in ITEMS]
+        absent = [i for i in ITEMS.values() if not any(i.name == s.name or conflict(i, s) for s in shown)]
+        item = absent[rng.integers(len(absent))]
+        return self.compose("is there a", item.aliases[rng.integers(len(item.aliases))], "?", "no", answer=3)
+
+    def _count(self, things: Sequence[Thing], rng: np.random.Generator) -> Sentence:
+        return self.compose("how many things are there ?", NUMBERS[len(things)], answer=1)

@@ -1,0 +1,120 @@
+"""The policy `apt`: from a checkpoint folder to control actions."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from apt_bench.envs.base import AGENTVIEW, WRIST, Camera, Observation
+from apt_bench.errors import UserError
+from apt_bench.models import checkpoint
+from apt_bench.models.actions import control_action, rotation_matrix, rotation_vector
+from apt_bench.models.config import ExpertConfig
+from apt_bench.models.mini_vlm import MiniVLM, MiniVLMConfig
+from apt_bench.models.vla import VLA, VLMSpec, build_expert
+from apt_bench.policies.apt import CONTROL_SCALE, AptPolicy, follow
+
+
+def pose(rng: np.random.Generator) -> np.ndarray:
+    out = np.eye(4)
+    out[:3, :3], out[:3, 3] = rotation_matrix(rng.normal(size=3)), rng.normal(size=3) * 0.3
+    return out
+
+
+def observation(i: int, instruction: str = "move the cube") -> Observation:
+    rng = np.random.default_rng(i)
+    K = np.array([[70.0, 0, 31.5], [0, 70, 31.5], [0, 0, 1]])
+    state = np.concatenate([rng.normal(size=3) * 0.2, [3.1, 0.1, 0.0], [0.03, -0.03]]).astype(np.float32)
+    return Observation(
+        images={c: rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for c in (AGENTVIEW, WRIST)},
+        state=state,
+        instruction=instruction,
+        episode=f"suite/cell/task/init{i}",
+        step=3 * i,
+        cameras={c: Camera(K, pose(rng)) for c in (AGENTVIEW, WRIST)},
+    )
+
+
+def network(folder: Path, stage: int = 2) -> Path:
+    torch.manual_seed(0)
+    mini = MiniVLMConfig(width=32, heads=2, image_size=(64, 64))
+    vlm = MiniVLM(mini)
+    config = ExpertConfig(stage=stage, vlm=vlm.shape, width=32, heads=4, depth=4, horizon=6, proprio=True)
+    expert = build_expert(config)
+    for p in expert.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    return checkpoint.save(folder, VLA(vlm, expert, VLMSpec(name="mini", mini=mini)), {})
+
+
+def test_a_batch_gives_what_singles_give_and_draws_are_seeded(tmp_path: Path) -> None:
+    policy = AptPolicy(network(tmp_path / "policy"), device="cpu")
+    assert policy.spec.execute == 3
+    assert policy.spec.horizon == 6
+    assert policy.spec.weights_sha256 == checkpoint.sha256(tmp_path / "policy")
+    observations = [observation(i, text) for i, text in enumerate(["go", "move the red cube", "stop"])]
+    together = policy.act(observations)
+    for obs, chunk in zip(observations, together, strict=True):
+        assert chunk.shape == (6, 7)
+        assert np.isfinite(chunk).all()
+        np.testing.assert_allclose(policy.act([obs])[0], chunk, atol=1e-3)
+        assert set(chunk[:, 6]) <= {-1.0, 1.0}
+    np.testing.assert_array_equal(policy.act(observations[:1])[0], policy.act(observations[:1])[0])
+    later = dataclasses.replace(observations[0], step=observations[0].step + 3)
+    assert not np.allclose(policy.act([later])[0], together[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_only_a_stage_2_policy_hears_the_instruction(tmp_path: Path, stage: int) -> None:
+    policy = AptPolicy(network(tmp_path / "policy", stage), device="cpu")
+    a, b = (
+        policy.act([observation(0, text)])[0] for text in ("lift the cube", "put everything into the drawer")
+    )
+    assert np.array_equal(a, b) == (stage == 1)
+
+
+@pytest.mark.parametrize("tracking", [1.0, 0.3])
+def test_actions_are_those_of_the_released_evaluator_where_the_arm_tracks_as_foreseen(
+    tracking: float,
+) -> None:
+    """An arm that covers `tracking` of each command, each converted against its live pose, as the release does."""
+    rng = np.random.default_rng(0)
+    live, targets, opening = pose(rng), [], np.array([0.9, 0.79, 0.81, -0.2])
+    target = live
+    for _ in opening:
+        target = target.copy()
+        target[:3, 3] += rng.normal(size=3) * 0.02
+        target[:3, :3] = rotation_matrix(rng.normal(size=3) * 0.1) @ target[:3, :3]
+        targets.append(target)
+    ours = follow(np.stack(targets), opening, live, tracking)
+    for target, o, action in zip(targets, opening, ours, strict=True):
+        np.testing.assert_allclose(action, control_action(target, o, live, CONTROL_SCALE), atol=1e-9)
+        moved = live.copy()
+        moved[:3, 3] += tracking * action[:3] * 0.05
+        moved[:3, :3] = rotation_matrix(tracking * action[3:6] * 0.5) @ live[:3, :3]
+        live = moved
+    if tracking == 1.0:
+        np.testing.assert_allclose(live, targets[-1], atol=1e-9)
+    assert ours[:, 6].tolist() == [-1.0, 1.0, -1.0, 1.0]
+
+
+def test_rotation_vectors_are_exact_near_0_and_pi() -> None:
+    rng = np.random.default_rng(0)
+    axis = rng.normal(size=(200, 3))
+    axis /= np.linalg.norm(axis, axis=1, keepdims=True)
+    for angle in (0.0, 1e-9, 1e-4, 1.0, 3.0, np.pi - 1e-7):
+        np.testing.assert_allclose(rotation_vector(rotation_matrix(axis * angle)), axis * angle, atol=1e-7)
+
+
+def test_bad_input_is_named(tmp_path: Path) -> None:
+    folder = network(tmp_path / "policy")
+    with pytest.raises(UserError, match="execute=7"):
+        AptPolicy(folder, execute=7)
+    obs = observation(0)
+    with pytest.raises(UserError, match="calibration of \\['wrist'\\]"):
+        AptPolicy(folder, device="cpu").act(
+            [dataclasses.replace(obs, cameras={AGENTVIEW: obs.cameras[AGENTVIEW]})]
+        )

@@ -1,0 +1,105 @@
+"""Scripted LIBERO episodes that fail in a known way are told so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from apt_bench.envs.base import Atom, Outcome, Scene
+from apt_bench.envs.libero import LiberoEnv
+from apt_bench.policies.oracle.geometry import World
+from apt_bench.policies.oracle.grasps import find_grasps
+from apt_bench.policies.oracle.motion import CLOSE, DOWN, OPEN, go, hold
+from apt_bench.policies.oracle.planner import move_object
+from apt_bench.policies.oracle.skills import pick
+from apt_bench.suites import load_suite
+
+pytestmark = pytest.mark.sim
+
+TARGET, OTHER = "alphabet_soup_1", "cream_cheese_1"
+UP = np.array([0.0, 0.0, 0.25])
+
+
+@pytest.fixture(scope="module")
+def env() -> Iterator[LiberoEnv]:
+    env = LiberoEnv()
+    yield env
+    env.close()
+
+
+def play(env: LiberoEnv, script: Callable[[World], Iterator[np.ndarray]], cell: str, budget: int) -> Outcome:
+    spec = load_suite("libero_pro").select([cell], ["0"], episodes=1)[0]
+    scene = env.reset(spec, privileged=True).scene
+    assert scene is not None
+    for _, action in zip(range(budget), script(World(scene)), strict=False):
+        env.step_chunk(action[None])
+    failure, events = env.tracker.finish(env.success)
+    return Outcome(env.success, True, env.steps, "", "", failure, events)
+
+
+def lift(world: World, name: str) -> Iterator[np.ndarray]:
+    yield from pick(world, name, find_grasps(world, name)[0])
+    yield from go(world, world.grip + UP, DOWN, CLOSE)
+
+
+def wrong_object(world: World) -> Iterator[np.ndarray]:
+    yield from lift(world, OTHER)
+
+
+def no_grasp(world: World) -> Iterator[np.ndarray]:
+    above = world.points(TARGET)[:, 2].max()
+    yield from go(world, np.array([*world.centre(TARGET)[:2], above + 0.10]), DOWN, OPEN)
+    yield from hold(world, CLOSE, 8)  # closed fingers touch it from above
+    yield from go(world, np.array([*world.centre(TARGET)[:2], above - 0.01]), DOWN, CLOSE)
+
+
+def dropped(world: World) -> Iterator[np.ndarray]:
+    yield from lift(world, TARGET)
+    yield from hold(world, OPEN, 30)
+
+
+def wrong_place(world: World) -> Iterator[np.ndarray]:
+    yield from pick(world, TARGET, find_grasps(world, TARGET)[0])
+    yield from go(world, world.grip - np.array([0.0, 0.0, 0.055]), DOWN, CLOSE, tolerance=0.003, steps=20)
+    yield from hold(world, OPEN, 20)
+
+
+def nothing(world: World) -> Iterator[np.ndarray]:
+    yield from hold(world, OPEN, 10)
+
+
+@pytest.mark.parametrize(
+    ("script", "failure"),
+    [
+        (nothing, "no_contact"),
+        (no_grasp, "no_grasp"),
+        (wrong_object, "wrong_object"),
+        (dropped, "dropped"),
+    ],
+)
+def test_failure_class(env: LiberoEnv, script: Any, failure: str) -> None:
+    outcome = play(env, script, "object_pos", 250)
+    assert outcome.failure == failure, outcome.events
+    if failure == "wrong_object":
+        assert next(iter(outcome.events["lifted"])) == OTHER
+    if failure == "dropped":
+        assert outcome.events["placements"][-1]["dropped"]
+
+
+def test_memorised_task(env: LiberoEnv) -> None:
+    """Doing what the unperturbed task asks, under the changed instruction."""
+
+    def script(world: World) -> Iterator[np.ndarray]:
+        atom = base_goal(world.scene)
+        assert atom not in world.scene.goal
+        yield from move_object(world, atom, attempt=0)
+
+    def base_goal(scene: Scene) -> Atom:
+        return scene.base_goal[0]
+
+    outcome = play(env, script, "object_task", 250)
+    assert outcome.failure == "memorised_task", outcome.events
+    assert outcome.events["shortcut"] is not None
