@@ -51,7 +51,7 @@ Ended = list[tuple[float, EpisodeRecord]]
 
 def roll(specs: list[EpisodeSpec], horizon: int, workers: int) -> Ended:
     """The records and when each came; 0 workers = this process."""
-    settings = Settings(REF, InstantPolicy.spec, execute=horizon, path=ROOT)
+    settings = Settings(REF, InstantPolicy.spec, execute=horizon, env=specs[0].env, path=ROOT)
     schedule, never = Schedule(specs, attempts=1), lambda: False
     if workers == 0:
         return _drain(run_local(schedule, settings, never))

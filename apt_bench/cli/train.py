@@ -15,6 +15,7 @@ from apt_bench.errors import UserError
 
 if TYPE_CHECKING:
     from apt_bench.training.config import Recipe
+    from apt_bench.training.stages import Session
 
 
 def register(app: typer.Typer) -> None:
@@ -64,10 +65,14 @@ def train_command(
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
     workers: Annotated[int, typer.Option(help="Processes (GPUs) that train together, by Ray Train.")] = 1,
     ray_address: Annotated[str | None, typer.Option(help="Join this Ray cluster.")] = None,
+    pretrain: Annotated[Path | None, typer.Option(help="Only pretrain a mini VLM, into this folder.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the configuration and stop.")] = False,
 ) -> None:
     """Train a policy on demonstrations. The same command again goes on where it stopped."""
+    from apt_bench.training.complete import completed, first_look
     from apt_bench.training.config import load_recipe
+    from apt_bench.training.distributed import run_distributed
+    from apt_bench.training.stages import run_recipe
 
     over: dict[str, Any] = {}
     for text in settings or []:
@@ -89,7 +94,20 @@ def train_command(
         console.print(recipe.to_yaml(), markup=False)
         return
     folder = out or Path("results/training") / _name(config, recipe)
-    policy = _train(recipe, folder, cache, device, workers, ray_address)
+    session = _session(folder, cache, device)
+    if pretrain:
+        from apt_bench.training.pretrain import new_mini
+        from apt_bench.training.pretrain import pretrain as pretrain_mini
+
+        pretrain_mini(new_mini(recipe.vlm.mini), recipe.pretrain, pretrain, session.report, session.cache)
+        console.print(f"Mini VLM: {pretrain}\nNext: apt-bench train --vlm {pretrain}", soft_wrap=True)
+        return
+    recipe = completed(recipe, session, console)
+    if workers > 1 or ray_address:
+        policy = run_distributed(recipe, session, workers, session.device != "cpu", ray_address)
+    else:
+        policy = run_recipe(recipe, session)
+    first_look(recipe, policy, folder, console)
     console.print(f"Policy: {policy}", soft_wrap=True)
     console.print(
         f"Next: apt-bench run --suite SUITE --policy apt {shlex.quote(str(policy))}",
@@ -98,25 +116,18 @@ def train_command(
     )
 
 
-def _train(
-    recipe: Recipe, out: Path, cache: Path | None, device: str, workers: int, ray_address: str | None
-) -> Path:
+def _session(out: Path, cache: Path | None, device: str) -> Session:
     import torch
 
-    from apt_bench.training.distributed import run_distributed
     from apt_bench.training.progress import Report
-    from apt_bench.training.stages import Session, run_recipe
+    from apt_bench.training.stages import Session
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         torch.set_num_threads(1)  # measured on two cores: more threads of one small network are slower
     session = Session(out, report=Report(plain_console()), device=device)
-    if cache:
-        session = dataclasses.replace(session, cache=cache)
-    if workers > 1 or ray_address:
-        return run_distributed(recipe, session, workers, device != "cpu", ray_address)
-    return run_recipe(recipe, session)
+    return dataclasses.replace(session, cache=cache) if cache else session
 
 
 def _put(into: dict[str, Any], key: str, value: Any) -> None:

@@ -49,10 +49,37 @@ class AdaRMSNorm(nn.Module):
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """x (B, A, width), condition (B, width)."""
-        scale, shift = self.modulation(condition)[:, None].chunk(2, -1)
+    def forward(self, x: Tensor, step: Step) -> Tensor:
+        """x (B, A, width)."""
+        scale, shift = step.modulation(self)[:, None].chunk(2, -1)
         return _normalise(x) * (1 + scale) + shift
+
+
+class Step:
+    """The diffusion step of each sample, by its embedding (B, width)."""
+
+    def __init__(self, embedding: Tensor) -> None:
+        self.embedding = embedding
+
+    def modulation(self, norm: AdaRMSNorm) -> Tensor:
+        """What `norm` makes of it, (B, 2 * width)."""
+        return norm.modulation(self.embedding)
+
+
+class TabulatedStep(Step):
+    """A step of the sampler: it is the same for all samples, and the modulations of all steps were computed in one go."""
+
+    def __init__(self, table: dict[AdaRMSNorm, Tensor], row: int) -> None:
+        self.table, self.row = table, row
+
+    @staticmethod
+    def tabulate(expert: nn.Module, embeddings: Tensor) -> dict[AdaRMSNorm, Tensor]:
+        """Modulations by norm for step embeddings (steps, width)."""
+        return {m: m.modulation(embeddings) for m in expert.modules() if isinstance(m, AdaRMSNorm)}
+
+    def modulation(self, norm: AdaRMSNorm) -> Tensor:
+        """(1, 2 * width)."""
+        return self.table[norm][self.row : self.row + 1]
 
 
 class StreamNorm(nn.Module):
@@ -64,8 +91,8 @@ class StreamNorm(nn.Module):
         self.vl = RMSNorm(width)
         self.action = AdaRMSNorm(width)
 
-    def forward(self, x: Tensor, step: Tensor | None) -> Tensor:
-        """`step` (B, width) is the step embedding for action tokens, None for VL tokens."""
+    def forward(self, x: Tensor, step: Step | None) -> Tensor:
+        """`step` for action tokens, None for VL tokens."""
         return self.vl(x) if step is None else self.action(x, step)
 
 
@@ -268,7 +295,7 @@ class Block(nn.Module):
         x: Tensor,
         code: PositionCode,
         mask: Tensor,
-        step: Tensor | None = None,
+        step: Step | None = None,
         past: KV | None = None,
         kv_only: bool = False,
     ) -> tuple[Tensor, KV]:

@@ -14,7 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from apt_bench.models.actions import CODE_DIM, camera_position, encode_chunk, standstill
-from apt_bench.models.attention import KV, PositionCode, RMSNorm, StepEmbedding, small_mlp
+from apt_bench.models.attention import (
+    KV,
+    PositionCode,
+    RMSNorm,
+    Step,
+    StepEmbedding,
+    TabulatedStep,
+    small_mlp,
+)
 from apt_bench.models.config import ExpertConfig
 from apt_bench.models.diffusion import (
     SAMPLE_STEPS,
@@ -22,6 +30,7 @@ from apt_bench.models.diffusion import (
     add_noise,
     code_losses,
     ddim_sample,
+    ddim_timesteps,
     implied_noise,
 )
 from apt_bench.models.inputs import ACTION, PAD, RobotState, VLFeatures
@@ -117,24 +126,24 @@ class ActionExpert(nn.Module, ABC):
     def observe(self, features: VLFeatures, robot: RobotState, rotation: Tensor | None = None) -> Context:
         """Digest what is seen, read and felt. `rotation` (B, 3, 3) turns the world (training)."""
 
-    def decode(self, context: Context, x: Tensor, step: Tensor) -> Tensor:
-        """Action tokens x (B, A, width) through all blocks; `step` (B, width)."""
+    def decode(self, context: Context, x: Tensor, step: Step) -> Tensor:
+        """Action tokens x (B, A, width) through all blocks."""
         for block, memory in zip(self.blocks, context.memory, strict=True):
             x, _ = block(x, memory.code, memory.mask, step, memory.past)
         return x
 
-    def predict(self, context: Context, noisy: Tensor, t: Tensor) -> Tensor:
+    def predict(self, context: Context, noisy: Tensor, t: Tensor, step: Step | None = None) -> Tensor:
         """What the network says about codes `noisy` (B, E, T, 10) at diffusion steps `t` (B,): the noise in them,
-        or the clean codes, as `config.prediction` has it. float32, like `noisy`."""
+        or the clean codes, as `config.prediction` has it. float32, like `noisy`. `step`: what to make of `t`, if it is known already."""
         _, E, T, _ = noisy.shape
         x = torch.cat([context.prefix, self.tokens.steps(noisy, context.robot)], 2)
-        x = self.decode(context, x.flatten(1, 2), self.step(t))
+        x = self.decode(context, x.flatten(1, 2), step or Step(self.step(t)))
         x = x.unflatten(1, (E, -1))[:, :, -T:]
         return self.head(self.final_norm(x)).float()
 
-    def denoise(self, context: Context, noisy: Tensor, t: Tensor) -> Tensor:
+    def denoise(self, context: Context, noisy: Tensor, t: Tensor, step: Step | None = None) -> Tensor:
         """Predicted noise, (B, E, T, 10)."""
-        predicted = self.predict(context, noisy, t)
+        predicted = self.predict(context, noisy, t, step)
         return predicted if self.config.prediction == "noise" else implied_noise(noisy, predicted, t)
 
     def loss(
@@ -167,9 +176,16 @@ class ActionExpert(nn.Module, ABC):
     def sample(
         self, features: VLFeatures, robot: RobotState, noise: Tensor, steps: int = SAMPLE_STEPS
     ) -> Tensor:
-        """Denoise `noise` (B, E, T, 10) into action codes, observing once."""
+        """Denoise `noise` (B, E, T, 10) into action codes. All that does not depend on the noise is computed once."""
         context = self.observe(features, robot)
-        return ddim_sample(lambda x, t: self.denoise(context, x, _full(t, x)), noise, steps)
+        schedule = ddim_timesteps(steps)
+        table = TabulatedStep.tabulate(self, self.step(torch.tensor(schedule, device=noise.device)))
+
+        def denoise(x: Tensor, t: int) -> Tensor:
+            at = torch.full((len(x),), t, device=x.device)
+            return self.denoise(context, x, at, TabulatedStep(table, schedule.index(t)))
+
+        return ddim_sample(denoise, noise, steps)
 
     def _action_types(self, robot: RobotState, length: int) -> Tensor:
         """Types (B, E * length) of the action tokens: an absent arm's tokens count as padding."""
@@ -180,10 +196,6 @@ class ActionExpert(nn.Module, ABC):
         """(E * (prefix + T),): 0 for the tokens before the chunk, then 1 ... T; the same for every arm."""
         one = torch.cat([torch.zeros(prefix, dtype=torch.long), torch.arange(1, horizon + 1)])
         return one.repeat(arms).to(device)
-
-
-def _full(t: int, like: Tensor) -> Tensor:
-    return torch.full((len(like),), t, device=like.device)
 
 
 def inherit(prior: ActionExpert, policy: ActionExpert, what: Literal["all", "blocks"] = "all") -> list[str]:

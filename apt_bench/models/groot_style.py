@@ -19,6 +19,7 @@ from apt_bench.models.attention import (
     NoCode,
     PositionCode,
     RMSNorm,
+    Step,
     attend,
     attention_mask,
 )
@@ -59,7 +60,7 @@ class DiTBlock(nn.Module):
         self.ffn = FeedForward(width)
 
     def forward(
-        self, x: Tensor, code: PositionCode | None, mask: Tensor, step: Tensor, past: KV | None
+        self, x: Tensor, code: PositionCode | None, mask: Tensor, step: Step, past: KV | None
     ) -> tuple[Tensor, KV | None]:
         """x (B, A, width), mask (B, A, keys)."""
         h = self.norm1(x, step)
@@ -103,7 +104,7 @@ class GR00TExpert(ActionExpert):
         )
         return Context(robot, prefix, memory)
 
-    def decode(self, context: Context, x: Tensor, step: Tensor) -> Tensor:
+    def decode(self, context: Context, x: Tensor, step: Step) -> Tensor:
         """The learned tokens go in front and are dropped again."""
         x = torch.cat([self.learned.expand(len(x), -1, -1), x], 1)
         return super().decode(context, x, step)[:, LEARNED_TOKENS:]

@@ -18,6 +18,7 @@ from apt_bench.models.attention import (
     NoCode,
     PositionCode,
     RMSNorm,
+    Step,
     attend,
     attention_mask,
 )
@@ -63,9 +64,7 @@ class PiBlock(nn.Module):
         self.out = nn.Linear(q_width, width)
         self.ffn = FeedForward(width)
 
-    def forward(
-        self, x: Tensor, code: PositionCode, mask: Tensor, step: Tensor, past: KV
-    ) -> tuple[Tensor, KV]:
+    def forward(self, x: Tensor, code: PositionCode, mask: Tensor, step: Step, past: KV) -> tuple[Tensor, KV]:
         """x (B, A, width); past = the VLM's keys and values of this layer, (B, L, kv_heads, head_dim); mask (B,
         A, L+A)."""
         h = self.norm1(x, step)

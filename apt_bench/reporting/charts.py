@@ -22,6 +22,7 @@ from matplotlib.patches import Patch
 from apt_bench.reporting.data import Run, cell_label, cell_summaries
 from apt_bench.reporting.details import LANGUAGE, classes
 from apt_bench.reporting.table import Column, Rate, Row, Table, percent
+from apt_bench.reporting.tables import TICK, TICKS
 
 BLUE, ORANGE, GREEN, RED, SKY, PURPLE, YELLOW, BLACK = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#222222",
@@ -77,7 +78,7 @@ def save(figure: Figure, name: str, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{kind}" for kind in KINDS]
     with style():
-        figure.canvas.draw()
+        figure.draw_without_rendering()
         figure.set_layout_engine("none")  # laid out once, not once per format
         for path in paths:
             stamp = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(path.suffix[1:], {})
@@ -102,7 +103,7 @@ def success_chart(table: Table) -> Figure | None:
         len({at[c.key][0] for c in columns if c.group == columns[0].group}) > 1
     )  # a group is a column of panels
     lines, width = max(p[0] for p in at.values()) + 1, max(p[1] for p in at.values()) + 1
-    names = [str(r.values["method"]) for r in table.rows]
+    names = [_method(r) for r in table.rows]
     colours = _colours(table.rows)
     with style():
         figure = Figure(figsize=(WIDTH, 0.3 + lines * (0.42 + 0.16 * len(names))))
@@ -124,6 +125,12 @@ def success_chart(table: Table) -> Figure | None:
         if table.mixed and any(r.kind == "measured" for r in table.rows):
             _source_legend(figure)
     return figure
+
+
+def _method(row: Row) -> str:
+    """Name of a row, with the ablation ticks that tell it from others of the same name."""
+    on = [word for key, word in TICKS.items() if row.values.get(key) == TICK]
+    return f"{row.values['method']} ({', '.join(on)})" if on else str(row.values["method"])
 
 
 def _panels(columns: Sequence[Column]) -> dict[str, tuple[int, int]]:

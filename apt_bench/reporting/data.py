@@ -44,9 +44,12 @@ class Run:
 
     @property
     def policy(self) -> Mapping[str, Any]:
-        """What run.json says of the policy."""
+        """What run.json says of the policy, what it says `about` itself (architecture, ablation) included."""
         policy = self.info.get("policy")
-        return policy if isinstance(policy, Mapping) else {}
+        if not isinstance(policy, Mapping):
+            return {}
+        about = policy.get("about")
+        return {**policy, **about} if isinstance(about, Mapping) else policy
 
     @cached_property
     def asked(self) -> dict[tuple[str, str], int]:
@@ -74,6 +77,15 @@ def load_run(path: Path, label: str | None = None) -> Run:
     return Run(label, path, store.protocol(), info, frame[own], frame[~own])
 
 
+_FIRST = ("libero_pro", "libero", "rigid_pick_place", "clutter_pick_place", "composite")
+
+
+def suite_names(runs: Iterable[Run]) -> list[str]:
+    """Suites that occur in the runs: the paper's in its order, then others."""
+    names = {s for r in runs for s, _ in r.asked if s}
+    return [*(s for s in _FIRST if s in names), *sorted(names - {*_FIRST})]
+
+
 def load_runs(arguments: Sequence[str]) -> list[Run]:
     """Runs given as `DIR` or `NAME=DIR`. Equal labels are told apart by their directories' names."""
     runs = []
@@ -84,13 +96,15 @@ def load_runs(arguments: Sequence[str]) -> list[Run]:
     paths = [r.path.resolve() for r in runs]
     if len(set(paths)) < len(paths):
         raise UserError("The same run is given twice. Name each run once.")
-    labels = [r.label for r in runs]
-    return [
-        dataclasses.replace(r, label=f"{r.label} ({r.path.resolve().name})")
-        if labels.count(r.label) > 1
-        else r
-        for r in runs
-    ]
+    for parts in (1, 2, 99):  # of the path, until no two labels agree
+        labels = [r.label for r in runs]
+        runs = [
+            dataclasses.replace(r, label=f"{r.label.split(' (')[0]} ({'/'.join(path.parts[-parts:])})")
+            if labels.count(r.label) > 1
+            else r
+            for r, path in zip(runs, paths, strict=True)
+        ]
+    return runs
 
 
 def episode_frame(records: Iterable[EpisodeRecord]) -> pd.DataFrame:

@@ -16,7 +16,7 @@ import apt_bench
 from apt_bench.errors import UserError
 from apt_bench.reporting import charts, details
 from apt_bench.reporting.ablation import gain_table
-from apt_bench.reporting.data import Run
+from apt_bench.reporting.data import Run, suite_names
 from apt_bench.reporting.probes import probe_table
 from apt_bench.reporting.table import Table, html_table, write
 from apt_bench.reporting.tables import REAL, paper_tables, real_table, suite_tables
@@ -131,7 +131,7 @@ def _title(runs: Sequence[Run]) -> str:
 def _headlines(report: Report, runs: Sequence[Run], with_published: bool) -> None:
     report.section("results", "Results")
     real = {suite for _, suite, _ in REAL.values()}
-    suites = sorted({s for r in runs for s, _ in r.asked if s} - real)
+    suites = [s for s in suite_names(runs) if s not in real]
     tables = [t for s in suites for t in suite_tables(runs, s, with_published)]
     if any(s in real for r in runs for s, _ in r.asked):
         tables.append(real_table(runs, with_published))

@@ -25,9 +25,9 @@ PUBLISHED_NOTE = f"{PUBLISHED} Published in {SOURCE}, not measured here; no inte
 INTERVAL_NOTE = "Success in %, in brackets Wilson 95% intervals."
 AVERAGE_NOTE = "Avg is the mean of the cells, with a task-clustered bootstrap interval."
 SHORT = "*"
+TICK = "✓"
 TICKS = {"knowledge_insulation": "KI", "two_stage": "2-Stage", "finetune_vlm": "Ft VLM"}
 SCORES = {"t1": "T1", "t2": "T2", "t1_t2": "T1+T2"}
-_LAYOUT = {"rigid_pick_place": "rigid_pick_place.csv", "composite": "compositional.csv"}
 
 
 def suite_tables(runs: Sequence[Run], suite: str, with_published: bool = True) -> list[Table]:
@@ -39,8 +39,7 @@ def suite_tables(runs: Sequence[Run], suite: str, with_published: bool = True) -
     if suite == "composite":
         return [composite_table(runs, headline, with_published)]
     mine = [r for r in runs if any(s == suite for s, _ in r.asked)]
-    source = known.published if known and known.published else _LAYOUT.get(suite)
-    rows = published(source) if with_published and source else []
+    rows = published(known.published) if with_published and known and known.published else []
     title = known.title if known else suite
     tables = []
     if not mine or any(c in headline for _, c in keys):
@@ -77,6 +76,7 @@ def _headline(
     body += [_published(row, cells, ticks) for row in rows]
     notes = [INTERVAL_NOTE, *([AVERAGE_NOTE] if average else [])] if runs else []
     notes += [PUBLISHED_NOTE] if rows else []
+    notes += [known.about] if runs and rows and (known := find_suite(suite)) and known.about else []
     if any(isinstance(v, Rate) and SHORT in v.mark for r in body for v in r.values.values()):
         notes.append(f"{SHORT} Fewer episodes than were asked for; see what is missing.")
     if average and any(r.kind == "measured" and r.values["avg"] is None for r in body):
@@ -93,7 +93,7 @@ def split_label(label: str) -> tuple[str, str]:
 def _measured(run: Run, suite: str, cells: Sequence[str], average: bool, ticks: Sequence[str]) -> Row:
     summaries = {c: s for (name, c), s in cell_summaries(run).items() if name == suite}
     values: dict[str, Value] = {"method": run.label, "protocol": run.protocol_id}
-    values |= {t: _tick(run.policy.get(t)) for t in ticks}
+    values |= {t: _tick(run.policy[t]) if t in run.policy else "" for t in ticks}
     for cell in cells:
         values[cell] = cell_rate(summaries.get(cell))
     if average:
@@ -132,7 +132,7 @@ def _published(row: PublishedRow, cells: Sequence[str], ticks: Sequence[str]) ->
 def _tick(value: object) -> Value:
     if value is None or value == "":
         return "?"
-    return "✓" if value else NONE
+    return TICK if value else NONE
 
 
 def _protocol_notes(runs: Sequence[Run]) -> list[str]:
@@ -155,7 +155,7 @@ def _bare(run: Run) -> dict[str, object]:
 
 def composite_table(runs: Sequence[Run], cells: Sequence[str], with_published: bool = True) -> Table:
     """Two instructions in one episode: success of the first, of the second, and of both, by mode."""
-    rows = published(_LAYOUT["composite"]) if with_published else []
+    rows = published("compositional.csv") if with_published else []
     names = list(cells) or [*dict.fromkeys(r.text["mode"] for r in rows)]
     columns = [Column("method", "Method", align="left")]
     columns += [
@@ -183,6 +183,8 @@ def composite_table(runs: Sequence[Run], cells: Sequence[str], with_published: b
     notes = (
         ["Success in %, in brackets Wilson 95% intervals."] if any(r.kind == "measured" for r in body) else []
     )
+    if body and body[0].kind == "measured" and rows and (known := find_suite("composite")):
+        notes.append(known.about)
     if rows:
         notes += [PUBLISHED_NOTE, f"{NONE} The text of the paper does not state this value."]
     return Table("composite", "Compositional tasks", columns, body, tuple(notes))
@@ -253,11 +255,10 @@ def paper_tables() -> list[Table]:
     """Everything in `results/published`: the paper's Tables 1 to 3 and its compositional values."""
     return [
         *suite_tables([], "libero_pro"),
-        _headline([], "rigid_pick_place", ("so", "uo", "uc", "uoue"), published(_LAYOUT["rigid_pick_place"]),
-                  "Rigid object pick-place", average=False),
+        *suite_tables([], "rigid_pick_place"),
         real_table([]),
         composite_table([], ()),
-    ]  # fmt: skip
+    ]
 
 
 def reported_average(row: PublishedRow, cells: Sequence[str]) -> float:

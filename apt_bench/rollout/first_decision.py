@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apt_bench.envs.base import Env
+from apt_bench.envs.base import Env, Observation
 from apt_bench.policies.base import Policy
 from apt_bench.rollout.episode import ask, check_chunk, guarded
 from apt_bench.suites import EpisodeSpec
@@ -61,7 +61,7 @@ def first_decisions(env: Env, policy: Policy, specs: Sequence[EpisodeSpec]) -> I
         default, *probed = sorted(group, key=lambda s: s.key.prompt != "default")
         observation = env.reset(default, policy.spec.cameras, policy.spec.privileged)
 
-        def decide(sentence: str, observation=observation) -> np.ndarray:  # type: ignore[no-untyped-def]
+        def decide(sentence: str, observation: Observation = observation) -> np.ndarray:
             guarded(lambda: policy.reset([observation.episode]))
             answer = ask(policy, [dataclasses.replace(observation, instruction=sentence)])[0]
             return check_chunk(answer, policy.spec.horizon)

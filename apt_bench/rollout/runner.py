@@ -188,6 +188,7 @@ def run(
         if not actors and asked != 0 and todo.todo:
             workers = stack.enter_context(ray_session(options.ray_address, asked, len(todo.todo)))
         settings = Settings(
+            env=suite.env,
             policy=ref,
             policy_spec=todo.policy_spec,
             execute=todo.execute,

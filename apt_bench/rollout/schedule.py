@@ -7,8 +7,6 @@ from collections.abc import Iterable
 
 from apt_bench.suites import EpisodeKey, EpisodeSpec
 
-Group = tuple[str, str]
-
 
 class Schedule:
     """A worker keeps its group (a compiled model), then takes the largest group that nobody works on, and only then
@@ -16,12 +14,12 @@ class Schedule:
     `attempts` times in all."""
 
     def __init__(self, specs: Iterable[EpisodeSpec], attempts: int) -> None:
-        self._groups: dict[Group, deque[EpisodeSpec]] = {}
+        self._groups: dict[str, deque[EpisodeSpec]] = {}
         for spec in specs:
-            self._groups.setdefault(_group(spec), deque()).append(spec)
+            self._groups.setdefault(spec.group, deque()).append(spec)
         self._attempts = attempts
         self._tried: dict[EpisodeKey, int] = {}
-        self._holds: dict[int, Group] = {}
+        self._holds: dict[int, str] = {}
 
     def __len__(self) -> int:
         return sum(len(q) for q in self._groups.values())
@@ -45,9 +43,5 @@ class Schedule:
         """Queue the episode again; False where its attempts are used up."""
         if self._tried[spec.key] >= self._attempts:
             return False
-        self._groups[_group(spec)].appendleft(spec)
+        self._groups[spec.group].appendleft(spec)
         return True
-
-
-def _group(spec: EpisodeSpec) -> Group:
-    return spec.env, spec.group

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,7 @@ class Settings:
     video: Video = Video()
     save_actions: bool = False
     control_hz: int = 20
+    env: str = ""  # imported while the worker starts
     path: str = "."  # folder from which a user's own modules are imported
 
 
@@ -90,7 +92,7 @@ class Interrupted(BaseException):
 
 
 class RolloutWorker:
-    """Owns one environment per class, and the policy where that lives in the worker."""
+    """Owns an environment, and the policy where that lives in the worker."""
 
     def __init__(
         self, settings: Settings, policy: Policy | None = None, interrupt: Callable[[], bool] = lambda: False
@@ -98,7 +100,7 @@ class RolloutWorker:
         importable(settings.path)
         self._settings = settings
         self._interrupt = interrupt
-        self._envs: dict[str, Env] = {}
+        self._env: Env | None = None
         self._policy = policy
         self._beats, self._phase = 0, "env"
 
@@ -113,10 +115,9 @@ class RolloutWorker:
                 if self._policy is None:
                     self._policy = settings.policy.load()
                 client = LocalClient(self._policy)
-            if spec.env not in self._envs:
-                self._beat("env")
-                self._envs[spec.env] = load_object(spec.env)()
-            env = self._envs[spec.env]
+            if self._env is None:
+                self._env = load_object(spec.env)()
+            env = self._env
             rollout = run_episode(
                 env, client, spec, settings.policy_spec, settings.execute, attempt, self._beat
             )
@@ -129,7 +130,7 @@ class RolloutWorker:
         except PolicyLost as error:
             return Result(error=str(error), policy_lost=True)
         except Exception as error:
-            self._envs.pop(spec.env, None)  # its state is unknown now
+            self._env = None  # its state is unknown now
             return Result(error=describe(error))
 
     def beat(self) -> tuple[int, str]:
@@ -137,10 +138,10 @@ class RolloutWorker:
         return self._beats, self._phase
 
     def close(self) -> None:
-        """Free the simulators."""
-        for env in self._envs.values():
-            env.close()
-        self._envs.clear()
+        """Free the simulator."""
+        if self._env is not None:
+            self._env.close()
+        self._env = None
 
     def _beat(self, phase: str) -> None:
         if self._interrupt():
@@ -156,6 +157,9 @@ class RolloutActor(RolloutWorker):
         for name, value in ONE_THREAD.items():
             os.environ.setdefault(name, value)
         super().__init__(settings)
+        with suppress(Exception):  # imports belong to the start; what is wrong with them, `run` says
+            load_object(settings.env)
+            load_object(settings.policy.policy)
 
 
 class PolicyHost:

@@ -24,6 +24,28 @@ CONFIGS = Path(__file__).parent / "configs"
 
 
 @dataclass(frozen=True)
+class PretrainConfig:
+    """Of the mini VLM. scenes: two pictures each; the last `held_out` of them are for the probe. sentences:
+    per picture and step.
+    """
+
+    scenes: int = 14_000
+    held_out: int = 200
+    sentences: int = 8
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Cells of a suite with so many episodes per task; `size`: pixels of collected images."""
+
+    suite: str = ""
+    cells: tuple[str, ...] = ()
+    episodes: int = 1
+    size: int = 128
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Which network is trained, in which stages, on what.
 
@@ -31,8 +53,10 @@ class Recipe:
     said so in the tables. vlm_mode: how Stage 2 treats the VLM; Stage 1 freezes it always. inherit: what
     Stage 2 takes over from the prior, `blocks` = what the released loader does. budget: a one-stage control
     trains as many steps as Stage 2 (`joint`) or as both stages together (`total`). prior: a Stage-1
-    checkpoint to start from instead of training one. vlm_weights: folder of a pretrained mini VLM. expert:
-    sizes of `ExpertConfig`, and under an architecture's name its own.
+    checkpoint to start from instead of training one. vlm_weights: folder of a pretrained mini VLM, or `auto`:
+    as `pretrain` says, from the cache or now. collect: where demonstrations come from if none are given.
+    evaluate: the short look at the end. expert: sizes of `ExpertConfig`, and under an architecture's name its
+    own.
     """
 
     about: str = ""
@@ -51,6 +75,9 @@ class Recipe:
     stage1: TrainConfig = field(default_factory=TrainConfig)
     stage2: TrainConfig = field(default_factory=TrainConfig)
     cache_features: bool = True
+    collect: Episodes = field(default_factory=Episodes)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    evaluate: Episodes = field(default_factory=Episodes)
 
     def __post_init__(self) -> None:
         if self.ki and self.vlm_mode != "frozen":

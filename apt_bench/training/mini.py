@@ -25,6 +25,14 @@ def save_mini(folder: Path, vlm: MiniVLM, about: dict[str, object]) -> None:
     )
 
 
+def is_complete(folder: Path, steps: int) -> bool:
+    """Whether `folder` holds one that was trained for that many steps."""
+    try:
+        return bool(json.loads((folder / "mini.json").read_text())["steps"] >= steps)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
 def load_mini(folder: Path) -> MiniVLM:
     """Read it. Raises UserError where something is missing, damaged or does not fit."""
     try:
@@ -34,7 +42,7 @@ def load_mini(folder: Path) -> MiniVLM:
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(
             f"{folder} is no pretrained mini VLM ({error}). Expected mini.json and mini.safetensors, as "
-            "`apt-bench train --pretrain` writes them."
+            "`apt-bench train --pretrain FOLDER` writes them."
         ) from None
     vlm = MiniVLM(config)
     load_strictly(vlm, tensors, str(folder))

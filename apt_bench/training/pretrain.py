@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from apt_bench.envs.tabletop.catalog import CONTAINERS, ITEMS
 from apt_bench.errors import UserError
-from apt_bench.models.mini_vlm import PAD_ID, MiniVLM, mini_mask
+from apt_bench.models.mini_vlm import PAD_ID, MiniVLM, MiniVLMConfig, mini_mask
+from apt_bench.training.config import PretrainConfig
 from apt_bench.training.frames import default_cache
 from apt_bench.training.mini import save_mini
 from apt_bench.training.pairs import Pictures, Sentence, Speaker, Thing, open_pictures, vocabulary
 from apt_bench.training.progress import Metrics, Report
-from apt_bench.training.trainer import TrainConfig
 
 BINS = 32
 """Rows and columns of locations."""
@@ -35,28 +35,6 @@ SPREAD = 0.03
 NEAR = 0.05
 """An answer within this fraction of the picture's width is right."""
 NAMES = (*ITEMS, *CONTAINERS)
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """scenes: two pictures each; the last `held_out` scenes are for the probe. sentences: per picture and
-    step."""
-
-    scenes: int = 14_000
-    held_out: int = 200
-    sentences: int = 8
-    train: TrainConfig = dataclasses.field(
-        default_factory=lambda: TrainConfig(
-            steps=2400,
-            batch=48,
-            lr=1.3e-3,
-            warmup=100,
-            schedule="cosine",
-            weight_decay=0.05,
-            log_every=20,
-            save_every=200,
-        )
-    )
 
 
 class Heads(nn.Module):
@@ -266,9 +244,7 @@ def pretrain(
     return out
 
 
-def new_mini(base: MiniVLM | None = None, **sizes: object) -> MiniVLM:
+def new_mini(sizes: MiniVLMConfig) -> MiniVLM:
     """A fresh mini VLM that knows the sentences' words."""
-    from apt_bench.models.mini_vlm import MiniVLMConfig
-
-    config = base.config if base else MiniVLMConfig()
-    return MiniVLM(dataclasses.replace(config, words=vocabulary(), **sizes))  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    return MiniVLM(dataclasses.replace(sizes, words=vocabulary()))

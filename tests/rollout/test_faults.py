@@ -75,7 +75,7 @@ def test_kill_the_driver_then_the_same_command(reference, tmp_path, faults, monk
 def test_hung_and_broken_workers(address, faults, reference, tmp_path):
     for what, init in (("hang", 0), ("crash", 1), ("die", 2)):
         order(faults, what, LEFT.format(init))
-    command = Command(tmp_path / "run", "--ray-address", address, "--workers", "2", "--hang-timeout", "6")
+    command = Command(tmp_path / "run", "--ray-address", address, "--workers", "2", "--hang-timeout", "10")
     command.run()
     assert results(command.out) == reference("tests.toy:PushPolicy")
     attempts = {r.key.id: r.attempt for r in records(command.out)}
@@ -88,7 +88,7 @@ def test_hung_policy_and_lost_server(address, faults, reference, tmp_path):
     order(faults, "policy-gone", LEFT.format(3))
     Command(
         tmp_path / "run",
-        *("--ray-address", address, "--workers", "2", "--hang-timeout", "6"),
+        *("--ray-address", address, "--workers", "2", "--hang-timeout", "10"),
         policy=HOSTED,
     ).run()
     assert results(tmp_path / "run") == reference(HOSTED)

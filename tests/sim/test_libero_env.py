@@ -147,6 +147,16 @@ def test_sentences_and_goals_are_what_liberos_own_reader_finds() -> None:
                 assert list(ours.objects_of_interest) == theirs["obj_of_interest"]
 
 
+def test_premise_names_the_thrown_bowl_and_nothing_in_a_sound_scene(env: LiberoEnv) -> None:
+    from apt_bench.envs.libero.audit import premise
+
+    suite = load_suite("libero_pro")
+    thrown = suite.select(cells=["spatial_pos"], tasks=["3"], episodes=13)[12]
+    assert [kind for kind, _ in premise(env, thrown)] == ["ejected_goal_object", "premise"]
+    assert thrown.flags == ("ejected_goal_object",)
+    assert premise(env, spec()) == []
+
+
 def test_a_second_environment_on_the_same_scene_is_an_error_not_a_wrong_result(env: LiberoEnv) -> None:
     env.reset(spec())
     LiberoEnv().reset(spec())

@@ -62,8 +62,11 @@ def dropped(world: World) -> Iterator[np.ndarray]:
 
 
 def wrong_place(world: World) -> Iterator[np.ndarray]:
-    yield from pick(world, TARGET, find_grasps(world, TARGET)[0])
-    yield from go(world, world.grip - np.array([0.0, 0.0, 0.055]), DOWN, CLOSE, tolerance=0.003, steps=20)
+    grasp = find_grasps(world, TARGET)[0]
+    yield from pick(world, TARGET, grasp)
+    aside = grasp.position + np.array([0.0, 0.06, 0.0])
+    yield from go(world, aside + np.array([0.0, 0.0, 0.05]), DOWN, CLOSE)
+    yield from go(world, aside, DOWN, CLOSE, tolerance=0.005, steps=20)
     yield from hold(world, OPEN, 20)
 
 
@@ -78,6 +81,7 @@ def nothing(world: World) -> Iterator[np.ndarray]:
         (no_grasp, "no_grasp"),
         (wrong_object, "wrong_object"),
         (dropped, "dropped"),
+        (wrong_place, "wrong_place"),
     ],
 )
 def test_failure_class(env: LiberoEnv, script: Any, failure: str) -> None:
@@ -103,3 +107,30 @@ def test_memorised_task(env: LiberoEnv) -> None:
     outcome = play(env, script, "object_task", 250)
     assert outcome.failure == "memorised_task", outcome.events
     assert outcome.events["shortcut"] is not None
+
+
+def test_scene_reads_only_and_agrees_with_libero(env: LiberoEnv) -> None:
+    """Its quicker look at contacts gives LIBERO's answers, and asking changes nothing."""
+    play(env, dropped, "object_pos", 90)
+    scene, inner = env.scene, env.engine.env
+    data = scene.data
+
+    def state() -> list[np.ndarray]:
+        return [
+            data.qpos.copy(),
+            data.qvel.copy(),
+            data.qacc_warmstart.copy(),
+            np.random.get_state()[1].copy(),
+        ]
+
+    before = state()
+    answers = {}
+    for name, thing in scene.objects.items():
+        for place in [*scene.objects, *scene.regions]:
+            if thing.movable and place != name:
+                for predicate in ("on", "in") if place in scene.regions else ("on",):
+                    answers[Atom(predicate, (name, place))] = scene.holds(Atom(predicate, (name, place)))
+    assert all(np.array_equal(a, b) for a, b in zip(before, state(), strict=True))
+    assert len(answers) > 50
+    for atom, answer in answers.items():
+        assert answer == bool(inner._eval_predicate([atom.predicate, *atom.args])), atom

@@ -95,6 +95,14 @@ def test_one_unit_moves_five_centimetres_along_the_world_axes(env):
         assert 0.08 < moved[axis] < 0.4
 
 
+def test_bad_actions_are_refused(env):
+    env.reset(episodes("rigid_pick_place", "so")[0])
+    with pytest.raises(ValueError, match=r"shape \(n, 7\), not \(7,\)"):
+        env.step_chunk(np.zeros(7))
+    with pytest.raises(ValueError, match="finite"):
+        env.step_chunk(np.full((1, 7), np.nan))
+
+
 def test_delivered_camera_projects_things_where_they_are_seen(env):
     spec = episodes("rigid_pick_place", "so", 2)[1]
     observation = env.reset(spec, ("agentview",))
@@ -225,6 +233,8 @@ def test_coaching_moves_on_when_the_share_of_the_budget_is_spent(env):
     assert outcome.done
     assert not outcome.success
     assert outcome.steps < spec.max_steps
+    with pytest.raises(ValueError, match="over"):
+        wait(env, OPEN, 1)
     assert outcome.events["scores"] == {"t1": False, "t2": True, "t1_t2": False}
 
 

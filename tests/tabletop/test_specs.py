@@ -12,7 +12,9 @@ from apt_bench.envs.tabletop.containers import BOX_INSIDE
 from apt_bench.envs.tabletop.fingerprints import FINGERPRINTS
 from apt_bench.envs.tabletop.layouts import ambiguous
 from apt_bench.envs.tabletop.shapes import shape_of
-from apt_bench.suites import load_suite
+from apt_bench.envs.tabletop.tasks import cell_tasks
+from apt_bench.errors import UserError
+from apt_bench.suites import Cell, load_suite
 
 SUITES = ("rigid_pick_place", "clutter_pick_place", "composite")
 CELLS = [(name, cell.name) for name in SUITES for cell in load_suite(name).cells]
@@ -112,3 +114,19 @@ def test_what_is_stored_fits_into_the_box():
         assert half[0] < BOX_INSIDE[0]
         assert half[1] < BOX_INSIDE[1]
         assert 2 * half[2] < BOX_INSIDE[2]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"layout": "tabel"}, "no layout 'tabel'. Did you mean 'table'?"),
+        ({"layout": "table", "items": "unsen"}, "no items 'unsen'. Did you mean 'unseen'?"),
+        ({"layout": "table", "itms": "seen"}, "unknown argument 'itms'. Did you mean 'items'?"),
+        ({"layout": "table", "split": "train"}, "ambiguity between 0 and 1, not None"),
+        ({"items": "seen"}, "args need a layout"),
+    ],
+)
+def test_wrong_arguments_are_named(args, message):
+    with pytest.raises(UserError) as caught:
+        cell_tasks(Cell("mine", "Mine", 10, "text", args))
+    assert message in str(caught.value)

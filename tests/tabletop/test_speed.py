@@ -1,4 +1,4 @@
-"""What makes the tabletop fast stays so. The bounds are three times what was measured on one core (docs/tabletop.md)."""
+"""What makes the tabletop fast stays so. The bounds are three times what was measured (docs/tabletop.md)."""
 
 import time
 

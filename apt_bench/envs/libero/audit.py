@@ -152,7 +152,8 @@ def _premises(suite: Suite) -> Iterator[Finding]:
             for spec in suite.select(cells=[cell.name], episodes=min(t.inits for t in available)):
                 for kind, message in premise(env, spec):
                     found += 1
-                    known = kind in spec.flags
+                    thrown = "ejected_goal_object" in spec.flags  # then it is no longer on or in anything
+                    known = kind in spec.flags or (kind == "premise" and thrown)
                     level: Level = "warn" if known or kind == "moved" else "error"
                     text = f"{message} (known)" if known else message
                     yield Finding(level, kind, text, cell.name, spec.key.task, spec.key.init)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 MEANING: Mapping[str, str] = {
     "ejected_goal_object": "a goal object is thrown or falls while the scene settles: placements overlap",
+    "premise": "a thing is not on or in what the file says, once the scene has settled",
     "wrong_goal": "the goal is about another object than the sentence",
     "degenerate": "the goal is as good as reached at the start: any touch of the knob succeeds",
     "duplicate": "same sentence and same goal as another task of this cell",
@@ -50,8 +51,14 @@ DEFECTS: Mapping[str, Mapping[int, Flags]] = {
         2: _ejected(33),
         8: _ejected(0, 15, 17, 26, 38, 48),
     },
+    "libero_spatial_lan": {
+        0: _ejected(0, 1, 4, 7, 9, 15, 18, 23, 25, 27, 34),
+        4: {33: ("premise",)},
+        8: _ejected(7, 10, 11, 22, 32),
+    },
     "libero_goal_object": {1: _ejected(23), 3: _ejected(42), 8: _ejected(8)},
     "libero_10_object": {6: _ejected(49)},
+    "libero_10_lan": {1: _ejected(16)},
     "libero_10_task": {3: _ejected(36), 8: _always("wrong_goal")},
 }
 """benchmark -> index of the task in its cell -> flags."""

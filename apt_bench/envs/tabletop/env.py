@@ -70,11 +70,22 @@ class TabletopEnv:
         return self._observe(look=True)
 
     def step_chunk(self, actions: np.ndarray, look: bool = True) -> Observation:
-        """Execute `actions` (n, 7), stopping early when the episode is done, and observe the state after the last."""
+        """Execute `actions` (n, 7), clipped to [-1, 1], until the episode is done; the images show the state after the
+        last of them (none where the episode ends before). Raises ValueError for another shape, NaN, a finished
+        episode."""
         began = time.perf_counter()
         self._live()
-        for action in np.clip(np.asarray(actions, dtype=np.float64), -1, 1):
+        actions = np.asarray(actions, dtype=np.float64)
+        if actions.ndim != 2 or actions.shape[1] != ACTION_DIM or not len(actions):
+            raise ValueError(f"actions must have the shape (n, {ACTION_DIM}), not {actions.shape}")
+        if not np.isfinite(actions).all():
+            raise ValueError("actions must be finite")
+        if self.done:
+            raise ValueError("the episode is over: call reset")
+        ended_early = False
+        for action in np.clip(actions, -1.0, 1.0):
             if self.done:
+                ended_early = True
                 break
             self._control(action)
             mujoco.mj_kinematics(self.model, self.data)
@@ -82,7 +93,7 @@ class TabletopEnv:
             self._tracker.update(self._steps)
             self._success = self._progress.update(self._steps)
         self._seconds["physics"] += time.perf_counter() - began
-        return self._observe(look)
+        return self._observe(look and not ended_early)
 
     @property
     def done(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from apt_bench.envs.tabletop.layouts import LAYOUTS, containers_of, move_sentence
+from apt_bench.envs.tabletop.robots import ROBOTS
 from apt_bench.envs.tabletop.specs import scene_spec
 from apt_bench.errors import UserError, did_you_mean
 from apt_bench.suites import Cell, Task
@@ -13,14 +14,45 @@ INITS = 1000
 TRAIN_INITS = 1_000_000
 
 
+_SPLITS = ("seen", "unseen")
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "layout": tuple(LAYOUTS),
+    "items": _SPLITS,
+    "containers": _SPLITS,
+    "surroundings": _SPLITS,
+    "roles": _SPLITS,
+    "split": ("train",),
+    "robot": tuple(ROBOTS),
+}
+_OTHER_ARGS = ("ambiguity", "stages", "chain")
+
+
 def cell_tasks(cell: Cell) -> list[Task]:
-    """The provider named by the tabletop suites' YAML files."""
-    layout = cell.args.get("layout", "")
-    if layout not in LAYOUTS:
-        raise UserError(f"Cell '{cell.name}': no layout '{layout}'. {did_you_mean(str(layout), LAYOUTS)}")
-    if layout == "storage":
+    """The provider named by the tabletop suites' YAML files. Raises UserError for arguments that it does not know."""
+    check_args(cell)
+    if cell.args["layout"] == "storage":
         return [_task(cell, name, _storage_template(cell, name)) for name in ("red_plate", "blue_plate")]
     return [_task(cell, f"to_{c}", move_sentence("{item}", c)) for c in containers_of(cell.args)]
+
+
+def check_args(cell: Cell) -> None:
+    """Raise UserError where a cell's arguments are not those of a tabletop scene."""
+    where, args = f"Cell '{cell.name}'", cell.args
+    for name, value in args.items():
+        if name not in (*_CHOICES, *_OTHER_ARGS):
+            raise UserError(
+                f"{where}: unknown argument '{name}'. {did_you_mean(name, (*_CHOICES, *_OTHER_ARGS))}"
+            )
+        if name in _CHOICES and value not in _CHOICES[name]:
+            raise UserError(f"{where}: no {name} '{value}'. {did_you_mean(str(value), _CHOICES[name])}")
+    if "layout" not in args:
+        raise UserError(f"{where}: args need a layout. Known: {', '.join(LAYOUTS)}.")
+    if args["layout"] == "table" and args.get("split") == "train":
+        share = args.get("ambiguity")
+        if not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise UserError(f"{where}: args need an ambiguity between 0 and 1, not {share!r}.")
+    if not set(args.get("stages", ("store",))) <= {"store", "plate"}:
+        raise UserError(f"{where}: stages are store and plate, not {args['stages']!r}.")
 
 
 def _task(cell: Cell, name: str, template: str) -> Task:

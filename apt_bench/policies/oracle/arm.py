@@ -13,6 +13,7 @@ from apt_bench.envs.base import Scene
 ITERATIONS = 60
 DAMPING = 0.02
 STRETCH = 0.95  # share of the arm's length that can be used well
+FLIPPED = 0.06  # rad beyond straight
 LIMIT = 0.25  # rad from a joint's end from which on it is a bad posture
 
 
@@ -33,6 +34,7 @@ class Arm:
         self._qpos = model.jnt_qposadr[self._joints]
         self._dofs = model.jnt_dofadr[self._joints]
         self._range = model.jnt_range[self._joints]
+        self._rest_qpos = scene.data.qpos.copy()
         self._rest = scene.data.qpos[
             self._qpos
         ].copy()  # the controller pulls towards the posture it starts in
@@ -48,6 +50,11 @@ class Arm:
         """(3,) unit vector along which the arm stretches."""
         reach = self._reach(position, rotation)
         return reach / float(np.linalg.norm(reach))
+
+    def flipped(self) -> bool:
+        """Whether the elbow is bent the wrong way: then pulling inwards only pushes it against its stop."""
+        q, rest = (float(d[self._elbow]) - self._straight for d in (self.scene.data.qpos, self._rest_qpos))
+        return q * rest < 0 and abs(q) > FLIPPED
 
     def _reach(self, position: np.ndarray, rotation: np.ndarray) -> np.ndarray:
         """(3,) from the shoulder to the wrist."""
@@ -69,8 +76,8 @@ class Arm:
         return position
 
     def cost(self, position: np.ndarray, rotation: np.ndarray, ignore: Collection[int] = ()) -> float:
-        """How bad a posture with the open hand there would be: 0 = easy; 1 and more: out of reach, or something is in the
-        way (other than the geoms `ignore`)."""
+        """How bad a posture with the open hand there would be: 0 = easy; 1 and more: out of reach, or something is in
+        the way (other than the geoms `ignore`)."""
         miss, askew = self._solve(position, rotation)
         data, model = self._scratch, self.scene.model
         low, high = self._range.T
@@ -104,7 +111,9 @@ class Arm:
                 data.qpos[address] = q
                 mujoco.mj_kinematics(model, data)
                 mujoco.mj_comPos(model, data)
-                self._length = max(self._length, float(np.linalg.norm(data.xanchor[wrist] - self._shoulder)))
+                length = float(np.linalg.norm(data.xanchor[wrist] - self._shoulder))
+                if length > self._length:
+                    self._length, self._elbow, self._straight = length, int(address), float(q)
             data.qpos[:] = self.scene.data.qpos
 
     def _solve(self, position: np.ndarray, rotation: np.ndarray) -> tuple[float, float]:

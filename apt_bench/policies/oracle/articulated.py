@@ -21,13 +21,14 @@ from apt_bench.policies.oracle.motion import (
     follow,
     go,
     hold,
-    turned,
+    up,
 )
 from apt_bench.policies.oracle.paths import plan
 
 FARTHER = {"open": True, "turnon": True, "close": False, "turnoff": False}
 """Whether the predicate wants the end of the joint's range that is farther from zero."""
 LEANS = np.deg2rad([68, 62, 74])  # of the hand that reaches for a drawer's handle from the front
+PUSH_LEAN = np.deg2rad(50)
 TWIST, TWIST_STEP = 1.7, 0.1  # rad: of one grip, per control step
 OVERSHOOT = 0.08  # m that a pull goes on beyond the wanted travel, because the controller lags behind
 
@@ -77,7 +78,7 @@ def turn(world: World, joint: int, travel: float, done: Callable[[], bool], atte
         yield from hold(world, OPEN, 1)
         return False
     grasp = grasps[attempt % len(grasps)]
-    above = grasp.position + np.array([0, 0, 0.08])
+    above = grasp.position + up(0.08)
     yield from follow(world, plan(world, above, grasp.rotation, world.obstacles()), grasp.rotation, OPEN)
     yield from go(world, above, grasp.rotation, OPEN, tolerance=0.012, angle=0.06)
     yield from go(world, grasp.position, grasp.rotation, OPEN, tolerance=0.006, steps=40, straight=True)
@@ -91,9 +92,7 @@ def turn(world: World, joint: int, travel: float, done: Callable[[], bool], atte
         position = anchor + spin @ (grasp.position - anchor)
         yield action_towards(world, position, spin @ grasp.rotation, CLOSE)
     yield from hold(world, OPEN, 5)
-    yield from go(
-        world, world.grip + np.array([0, 0, 0.12]), world.grip_rotation, OPEN, tolerance=0.03, steps=15
-    )
+    yield from go(world, world.grip + up(0.12), world.grip_rotation, OPEN, tolerance=0.03, steps=15)
     return done()
 
 
@@ -117,20 +116,20 @@ def pull(world: World, joint: int, travel: float, done: Callable[[], bool], atte
         yield action_towards(world, target, rotation, CLOSE)
     yield from hold(world, OPEN, 6)
     yield from go(world, world.grip - 0.08 * rotation[:, 2], rotation, OPEN, tolerance=0.02, steps=25)
-    yield from go(world, world.grip + np.array([0, 0, 0.15]), rotation, OPEN, tolerance=0.03, steps=25)
+    yield from go(world, world.grip + up(0.15), rotation, OPEN, tolerance=0.03, steps=25)
     yield from go(world, world.grip, DOWN, OPEN, angle=0.2, steps=25)
     return done()
 
 
 def push(world: World, joint: int, travel: float, done: Callable[[], bool]) -> Motion:
-    """Push with closed fingers against the front, the hand pointing down."""
+    """Push with closed fingers against the front, the hand leaning back so that only they come near."""
     into = world.scene.data.xaxis[joint] * np.sign(travel)
     bar = handle(world, joint, -into)
     point = (bar.max(0) + bar.min(0)) / 2
     point[2] = max(point[2], world.surface + 0.02)
-    rotation = turned(float(np.pi / 2)) if abs(into[1]) > abs(into[0]) else DOWN  # the broad side pushes
+    rotation = facing(-into, PUSH_LEAN)
     before = point - 0.07 * into
-    above = before + np.array([0, 0, 0.12])
+    above = before + up(0.12)
     yield from follow(world, plan(world, above, rotation, world.obstacles()), rotation, CLOSE)
     yield from go(world, above, rotation, CLOSE, tolerance=0.02)
     yield from go(world, before, rotation, CLOSE, tolerance=0.012, steps=40, straight=True)
@@ -139,7 +138,7 @@ def push(world: World, joint: int, travel: float, done: Callable[[], bool]) -> M
             break
         yield action_towards(world, point + into * (abs(travel) + 0.05), rotation, CLOSE)
     yield from go(world, world.grip - 0.05 * into, rotation, CLOSE, tolerance=0.02, steps=15)
-    yield from go(world, world.grip + np.array([0, 0, 0.15]), rotation, OPEN, tolerance=0.03, steps=20)
+    yield from go(world, world.grip + up(0.15), rotation, OPEN, tolerance=0.03, steps=20)
     return done()
 
 

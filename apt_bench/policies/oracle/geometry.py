@@ -1,7 +1,7 @@
 """What the expert knows about the world: collision points, heights, contacts, the hand.
 
-All lengths are metres in world axes. A *tool frame* is that of the grip site: x along the finger axis, y across it, z the
-direction of approach, origin between the finger tips.
+All lengths are metres in world axes. A *tool frame* is that of the grip site: x along the finger axis, y across it,
+z the direction of approach, origin between the finger tips.
 """
 
 from __future__ import annotations

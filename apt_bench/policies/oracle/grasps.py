@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from apt_bench.policies.oracle.arm import STRETCH
 from apt_bench.policies.oracle.geometry import World
-from apt_bench.policies.oracle.motion import DOWN, turned
+from apt_bench.policies.oracle.motion import DOWN, turned, up
 
 YAWS = np.deg2rad([0, 15, -15, 30, -30, 45, -45, 60, -60, 75, -75, 90, -90])
 DEPTHS = (0.03, 0.045, 0.02, 0.012)  # of the finger tips below the object's top
@@ -19,6 +19,7 @@ PAD = 0.012  # half height of what the fingers hold
 STRIP = 0.009  # half width of a finger
 GAP = 0.02  # a finger fits between two parts that are further apart
 WIDEST = 0.072
+ASKEW = 0.3  # cost per unit of slope
 MARGINS = (0.004, 0.0, -0.004)  # m of air around the hand; the next one where nothing is found
 TILTS = np.deg2rad([0, 20])  # of the hand away from the base, to reach far
 LIFTED = 0.06  # m
@@ -84,9 +85,7 @@ def find_grasps(
 def _posture(world: World, grasp: Grasp, geoms: Collection[int], shift: np.ndarray | None) -> float:
     """What the arm makes of a grasp: there, a little higher, and at the destination."""
     cost = world.arm.cost(grasp.position, grasp.rotation, geoms)
-    cost += 10 * max(
-        0.0, world.arm.stretch(grasp.position + np.array([0, 0, LIFTED]), grasp.rotation) - STRETCH
-    )
+    cost += 10 * max(0.0, world.arm.stretch(grasp.position + up(LIFTED), grasp.rotation) - STRETCH)
     if shift is not None and cost < 1:
         cost += 0.5 * world.arm.cost(grasp.position + shift, grasp.rotation, geoms)
     return cost
@@ -115,8 +114,19 @@ def _candidates(points: np.ndarray, centre: np.ndarray, frame: np.ndarray, index
                 position[2] = z
                 off = float(np.linalg.norm(position[:2] - centre[:2]))
                 cost = 2 * off + 0.5 * (end - start) + 0.015 * turn + 0.01 * rank + 0.1 * lean
+                cost += ASKEW * max(0.0, _slope(along[strip], across[strip] - v, start, end) - 0.5)
                 found.append(Grasp(position, frame, end - start, cost, index))
     return found
+
+
+def _slope(along: np.ndarray, across: np.ndarray, start: float, end: float) -> float:
+    """How oblique the two gripped faces are to the fingers: the larger of their tangents. Round things gripped off
+    their middle slip out."""
+    mine = (along >= start) & (along <= end)
+    left, right = along[mine & (across < 0)], along[mine & (across >= 0)]
+    if not len(left) or not len(right):
+        return 1.0
+    return float(max(abs(left.min() - right.min()), abs(left.max() - right.max()))) / STRIP
 
 
 def leaning(world: World, target: np.ndarray, tilt: float) -> np.ndarray:

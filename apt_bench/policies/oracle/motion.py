@@ -20,6 +20,11 @@ DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
 """Tool frame that points straight down, fingers along world y."""
 
 
+def up(height: float) -> np.ndarray:
+    """(3,) a step of that many metres against gravity."""
+    return np.array([0.0, 0.0, height])
+
+
 def turned(yaw: float) -> np.ndarray:
     """`DOWN`, turned by `yaw` (rad) about the world's z."""
     c, s = np.cos(yaw), np.sin(yaw)
@@ -35,6 +40,10 @@ def action_towards(world: World, position: np.ndarray, rotation: np.ndarray, gri
     outwards = world.arm.outwards(here, hand)  # an overshoot could straighten the elbow and flip it
     speed = float(move @ outwards) - np.clip(1 - 10 * (world.arm.stretch(here, hand) - CAREFUL), 0.1, 1)
     move -= max(0.0, speed) * outwards
+    if world.arm.flipped():
+        move = (
+            outwards  # straighten it: the controller's pull to its rest posture then bends it the right way
+        )
     turn = rotation_vector(rotation @ hand.T)
     return np.concatenate([move, np.clip(ROTATION_GAIN * turn, -1, 1), [gripper]])
 

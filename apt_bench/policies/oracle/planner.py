@@ -32,21 +32,28 @@ def expert(world: World) -> Iterator[np.ndarray]:
 
 
 def achieve(world: World, atom: Atom, attempt: int) -> Motion:
-    """One atom, once. `attempt` chooses another grasp and another spot after a failure."""
-    if atom.predicate in ("on", "in") and len(atom.args) == 2 and world.scene.objects[atom.args[0]].movable:
+    """One atom, once. `attempt` chooses another grasp and another spot after a failure. What it has no skill for, it
+    leaves alone."""
+    if _can_move(world, atom):
         return (yield from move_object(world, atom, attempt))
     return (yield from operate(world, atom, attempt))
 
 
+def _can_move(world: World, atom: Atom) -> bool:
+    scene = world.scene
+    if atom.predicate not in ("on", "in") or len(atom.args) != 2 or atom.args[1] == atom.args[0]:
+        return False
+    thing, place_name = scene.objects.get(atom.args[0]), atom.args[1]
+    region = scene.regions.get(place_name)
+    return thing is not None and thing.movable and (place_name in scene.objects or region is not None)
+
+
 def move_object(world: World, atom: Atom, attempt: int) -> Motion:
-    """Pick the first argument and place it in or on the second."""
+    """Pick the first argument and place it in or on the second, a shut drawer being opened before."""
     name, place_name = atom.args
     drawer = Atom("open", (place_name,))
-    if (
-        joint_of(world, drawer) is not None
-        and place_name in world.scene.regions
-        and not world.scene.holds(drawer)
-    ):
+    is_drawer = place_name in world.scene.regions and joint_of(world, drawer) is not None
+    if is_drawer and not world.scene.holds(drawer):
         yield from operate(world, drawer, attempt)
     spots = find_spots(world, name, place_name, atom.predicate)
     spot = spots[attempt % len(spots)]
@@ -57,8 +64,8 @@ def move_object(world: World, atom: Atom, attempt: int) -> Motion:
     grasp = grasps[attempt % len(grasps)]
     if not (yield from pick(world, name, grasp)):
         return False
-    return (
-        yield from place(
-            world, name, spot.position, spot.drop, lambda: world.scene.holds(atom), grasp.rotation
-        )
-    )
+
+    def done() -> bool:
+        return world.scene.holds(atom)
+
+    return (yield from place(world, name, spot.position, spot.drop, done, grasp.rotation))

@@ -18,19 +18,19 @@ from apt_bench.policies.oracle.motion import (
     follow,
     go,
     hold,
+    up,
 )
 from apt_bench.policies.oracle.paths import plan
 
 RISE = 0.012  # m that a held thing has risen after the hand has by LIFTED (it may swing down below the grip)
+NEAR_FLOOR = 0.03  # m above the spot within which a touch means that it stands
 BLOCKED = 0.015  # m short of the grasp: something is in the way
 
 
 def pick(world: World, name: str, grasp: Grasp) -> Motion:
     """Grip and lift an object; False (fingers open again, above it) where it stayed behind."""
-    heights = (
-        h for h in (0.10, 0.07) if world.arm.stretch(grasp.position + [0, 0, h], grasp.rotation) < STRETCH
-    )
-    above = grasp.position + [0, 0, next(heights, 0.05)]
+    heights = (h for h in (0.10, 0.07) if world.arm.stretch(grasp.position + up(h), grasp.rotation) < STRETCH)
+    above = grasp.position + up(next(heights, 0.05))
     yield from follow(world, plan(world, above, grasp.rotation, world.obstacles()), grasp.rotation, OPEN)
     yield from go(world, above, grasp.rotation, OPEN, tolerance=0.012, angle=0.06)
     yield from go(
@@ -41,7 +41,7 @@ def pick(world: World, name: str, grasp: Grasp) -> Motion:
         return False
     yield from close_fingers(world)
     before = world.position(name)[2]
-    lifted = world.arm.within(grasp.position + [0, 0, LIFTED], grasp.rotation)
+    lifted = world.arm.within(grasp.position + up(LIFTED), grasp.rotation)
     yield from go(world, lifted, grasp.rotation, CLOSE, tolerance=0.015, steps=20)
     if world.gripped(name) and world.position(name)[2] - before > RISE:
         return True
@@ -58,7 +58,7 @@ def place(
     load = world.points(name)
     hang = world.grip[2] - load[:, 2].min()
     radius = float(np.linalg.norm((load - world.grip)[:, :2], axis=1).max()) + 0.01
-    above = world.grip + spot - world.position(name) + [0, 0, drop + 0.02]
+    above = world.grip + spot - world.position(name) + up(drop + 0.02)
     yield from follow(
         world, plan(world, above, rotation, world.obstacles(name), hang, radius), rotation, CLOSE
     )
@@ -72,9 +72,9 @@ def place(
             return False
         yield action_towards(world, world.grip + offset, rotation, CLOSE)
     for _ in range(60):
-        if done() or world.supported(name):
+        offset = spot + up(drop) - world.position(name)
+        if done() or (world.supported(name) and offset[2] > -NEAR_FLOOR):
             break
-        offset = spot + [0, 0, drop] - world.position(name)
         if offset[2] > -0.003:
             break
         if not world.gripped(name):
@@ -82,6 +82,6 @@ def place(
         offset[2] = max(offset[2], -0.03)
         yield action_towards(world, world.grip + offset, rotation, CLOSE)
     yield from hold(world, OPEN, 5)
-    up = world.arm.within(world.grip + [0, 0, 0.12], rotation)
-    yield from go(world, up, rotation, OPEN, tolerance=0.02, steps=20)
+    away = world.arm.within(world.grip + up(0.12), rotation)
+    yield from go(world, away, rotation, OPEN, tolerance=0.02, steps=20)
     return done()

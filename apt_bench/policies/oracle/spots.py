@@ -6,12 +6,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from apt_bench.policies.oracle.arm import STRETCH
 from apt_bench.policies.oracle.geometry import World
+from apt_bench.policies.oracle.motion import DOWN, up
+
+SHARES = (0.0, -0.2, 0.2, -0.4, 0.4, -0.6, 0.6, -0.8, 0.8)  # of the region's half size
+INSET = 0.015  # m that the object's origin keeps from the region's edge
+ABOVE = 0.05  # m above a thin region that things stand on: what is higher is not its floor
+CELL = 0.01  # m
+DROP = 0.04  # m above the floor of a container from which things are let go
 
 
 @dataclass(frozen=True)
 class Spot:
-    """`position` (3,): where the object's origin shall stand; `drop`: height above it from which it may fall, m."""
+    """`position` (3,): where the object's origin shall stand; `drop`: height above it from which it may fall, m;
+    `cost`: lower is better, no unit."""
 
     position: np.ndarray
     drop: float
@@ -20,49 +29,58 @@ class Spot:
 
 def find_spots(world: World, name: str, target: str, predicate: str) -> list[Spot]:
     """Spots for an object in or on a region or another object, best first; never empty."""
-    points, origin = world.points(name), world.position(name)
-    footprint = points - origin  # as it stands now; a grasp from above keeps it so
+    shape = world.points(name) - world.position(name)  # a grasp from above keeps its orientation
     others = world.obstacles(name)
-    if target in world.scene.objects:
-        centres = [world.position(target)]
-    else:
-        box = world.box(target)
-        if box is None:
-            centres = [world.position(world.scene.regions[target].parent)]
-        else:
-            centre, rotation, half = box
-            reach = np.abs(rotation @ half)
-            shrink = np.maximum(reach[:2] - 0.015, 0.0)
-            centres = [
-                centre + [a * shrink[0], b * shrink[1], 0]
-                for a in (0, -0.5, 0.5, -0.9, 0.9)
-                for b in (0, -0.5, 0.5, -0.9, 0.9)
-            ]
+    middle = _middle(world, target)
+    box = world.box(target) if target in world.scene.regions else None
+    ceiling = (
+        np.inf
+        if box is None
+        else box[0][2] + np.abs(box[1] @ box[2])[2] + (ABOVE if predicate == "on" else 0.0)
+    )
+    below = others[others[:, 2] < ceiling]  # a drawer's floor, not what hangs over it
     spots = []
-    for centre in centres:
-        floor = _floor(footprint + [*centre[:2], 0], others, world.surface)
-        z = floor - footprint[:, 2].min()
-        off = float(np.linalg.norm(centre[:2] - centres[0][:2]))
-        crowd = _crowding(footprint + [*centre[:2], z + 0.004], others)
-        spots.append(
-            Spot(
-                np.array([*centre[:2], z]),
-                0.04 if predicate == "in" else 0.0,
-                off + crowd + 2 * (floor - world.surface),
-            )
-        )
+    for centre in _centres(world, target, middle):
+        floor = _floor(shape[:, :2] + centre[:2], below, world.surface)
+        position = np.array([*centre[:2], floor - shape[:, 2].min()])
+        crowd = _crowding(shape + position, others[others[:, 2] > floor + 0.008])
+        grip = position + up(shape[:, 2].max())
+        far = max(0.0, world.arm.stretch(grip, DOWN) - STRETCH + 0.03)
+        off = float(np.linalg.norm(centre[:2] - middle[:2]))
+        spots.append(Spot(position, DROP if predicate == "in" else 0.0, off + crowd + 5 * far))
     return sorted(spots, key=lambda s: s.cost)
 
 
+def _middle(world: World, target: str) -> np.ndarray:
+    if target in world.scene.objects:
+        return world.position(target)
+    box = world.box(target)
+    if box is not None:
+        return box[0]
+    parent = world.scene.regions[target].parent
+    return world.position(parent) if parent in world.scene.objects else np.array([0.0, 0.0, world.surface])
+
+
+def _centres(world: World, target: str, middle: np.ndarray) -> list[np.ndarray]:
+    box = world.box(target) if target in world.scene.regions else None
+    if box is None:
+        return [middle]
+    _, rotation, half = box
+    reach = np.maximum(np.abs(rotation @ half) - INSET, 0.0)
+    return [middle + np.array([a * reach[0], b * reach[1], 0.0]) for a in SHARES for b in SHARES]
+
+
 def _floor(shadow: np.ndarray, others: np.ndarray, surface: float) -> float:
-    """Height of what lies under the middle of the object."""
-    middle = (shadow[:, :2].max(0) + shadow[:, :2].min(0)) / 2
-    radius = 0.6 * float(np.ptp(shadow[:, :2], axis=0).min()) / 2
+    """Height of what lies under the middle of the object's shadow (n, 2)."""
+    middle = (shadow.max(0) + shadow.min(0)) / 2
+    radius = 0.3 * float(np.ptp(shadow, axis=0).min())
     under = np.linalg.norm(others[:, :2] - middle, axis=1) < radius
     return float(others[under, 2].max(initial=surface))
 
 
 def _crowding(body: np.ndarray, others: np.ndarray) -> float:
-    """Overlap of the standing object with what is there: share of obstacle points inside its bounding box, scaled."""
-    low, high = body.min(0), body.max(0)
-    return 0.02 * float(((others > low) & (others < high)).all(1).sum() > 0)
+    """How much of the object's footprint is taken by what rises above its floor or hangs over it."""
+    near = others[(np.abs(others[:, :2] - body[:, :2].mean(0)) < 0.2).all(1)]
+    mine = {tuple(c) for c in np.floor(body[:, :2] / CELL).astype(int)}
+    taken = {tuple(c) for c in np.floor(near[:, :2] / CELL).astype(int)}
+    return 0.02 * len(mine & taken)

@@ -1,0 +1,46 @@
+"""The scripted expert solves the tabletop suites."""
+
+import pytest
+
+from apt_bench.envs.tabletop import TabletopEnv
+from apt_bench.policies.oracle import OraclePolicy
+from apt_bench.suites import load_suite
+
+pytestmark = pytest.mark.sim
+CELLS = [
+    ("rigid_pick_place", "uoue", 0.98),
+    ("rigid_pick_place", "uc", 0.98),
+    ("rigid_pick_place", "so_ur5e", 0.90),
+    ("clutter_pick_place", "so", 0.90),
+    ("composite", "coaching_unseen", 0.95),
+    ("composite", "chaining", 0.95),
+]
+
+
+@pytest.fixture(scope="module")
+def env():
+    env = TabletopEnv()
+    yield env
+    env.close()
+
+
+def solve(env, spec):
+    policy, observation = OraclePolicy(), env.reset(spec, privileged=True)
+    policy.reset([spec.key.id])
+    while not env.done:
+        observation = env.step_chunk(policy.act([observation])[0], look=False)
+    return env.outcome()
+
+
+@pytest.mark.parametrize(("suite", "cell", "rate"), CELLS)
+def test_the_oracle_solves_the_first_scene(env, suite, cell, rate):
+    outcome = solve(env, load_suite(suite).select([cell], episodes=1)[0])
+    assert outcome.success, (outcome.failure, outcome.events)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize(("suite", "cell", "rate"), CELLS)
+def test_the_oracle_solves_the_cell(env, suite, cell, rate):
+    outcomes = [solve(env, spec) for spec in load_suite(suite).select([cell])]
+    assert sum(o.success for o in outcomes) >= rate * len(outcomes)

@@ -1,0 +1,120 @@
+"""The mini VLM's pretraining: what is said, and that it is learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from apt_bench.envs.tabletop.catalog import CONTAINERS, ITEMS
+from apt_bench.errors import UserError
+from apt_bench.models.mini_vlm import END_ID, FIRST_WORD, MiniVLMConfig
+from apt_bench.suites import load_suite
+from apt_bench.training.config import PretrainConfig
+from apt_bench.training.mini import load_mini
+from apt_bench.training.pairs import MOST, Pictures, Speaker, Thing, open_pictures, vocabulary
+from apt_bench.training.pretrain import Heads, grounding, new_mini, pair_batch, pair_losses, pretrain
+from apt_bench.training.progress import Report, read_metrics
+from apt_bench.training.trainer import TrainConfig
+
+SIZES = MiniVLMConfig(width=32, heads=2, layers=2, image_size=(64, 64), stride=16)
+NAMES = ("red_can", "blue_can", "pear", "bowl")
+COLOURS = ((220, 20, 20), (20, 40, 220), (60, 200, 40), (240, 240, 240))
+
+
+def pictures(count: int) -> Pictures:
+    """Coloured squares on grey, each named after something of the catalogue."""
+    rng = np.random.default_rng(0)
+    images, cover = np.full((count, 64, 64, 3), 90, np.uint8), np.zeros((count, MOST, 4, 4), np.float16)
+    things = []
+    for n in range(count):
+        here = []
+        for k, cell in enumerate(rng.choice(16, 3, replace=False)):
+            which, (row, col) = rng.integers(4), divmod(int(cell), 4)
+            images[n, 16 * row : 16 * row + 16, 16 * col : 16 * col + 16] = COLOURS[which]
+            cover[n, k, row, col] = 1
+            here.append(Thing(NAMES[which], ((col + 0.5) / 4, (row + 0.5) / 4)))
+        things.append(tuple(here))
+    return Pictures(images, cover, tuple(things))
+
+
+def test_the_robots_sentence_form_stays_out_but_its_nouns_are_known() -> None:
+    suite = load_suite("rigid_pick_place")
+    words = vocabulary()
+    assert "move" not in words
+    for cell in suite.cells:
+        for spec in suite.select([cell.name], episodes=20):
+            form, noun = spec.prompt.lower().rstrip(".").split("the ", 1)
+            assert form == "move "
+            unknown = [w for w in noun.replace(" to the ", " ").split() if w not in words]
+            assert not unknown, spec.prompt
+    tokenizer = new_mini(SIZES).tokenizer
+    for name in (*ITEMS, *CONTAINERS):
+        for phrase in Thing(name, (0, 0)).phrases:
+            assert min(tokenizer(phrase)) >= FIRST_WORD, phrase
+
+
+def test_sentences_mean_what_they_say() -> None:
+    speaker = Speaker(new_mini(SIZES).tokenizer)
+    words = {v: k for k, v in speaker.tokenizer.ids.items()}
+    things = (Thing("red_can", (0.2, 0.5)), Thing("bowl", (0.8, 0.5)))
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(300):
+        s = speaker.say(things, rng)
+        text = " ".join(words.get(i, "") for i in s.ids)
+        seen.add(text.split()[0] + " " + text.split()[1])
+        assert s.ids[-1] == END_ID
+        for place, thing in s.nouns:
+            assert words[s.ids[place]] in " ".join(things[thing].phrases).split()
+        answer = " ".join(words.get(i, "") for i in s.ids[s.answer :]).strip()
+        if text.strip().startswith("what is left of the bowl"):
+            assert answer.split("the ")[1] in things[0].phrases
+        if text.strip().startswith("what is left of the red"):
+            assert answer == "nothing"
+        if text.strip().startswith("how many"):
+            assert answer == "two"
+        if answer == "no":
+            assert not any(p in text.split("there a")[1] for t in things for p in t.phrases)
+    assert seen == {"where is", "there is", "what is", "is there", "how many"}
+
+
+def test_it_learns_to_point() -> None:
+    torch.manual_seed(0)
+    shown, vlm = pictures(16), new_mini(SIZES)
+    heads, speaker = Heads(vlm.config.width), Speaker(vlm.tokenizer)
+    optim = torch.optim.AdamW([*vlm.parameters(), *heads.parameters()], lr=3e-3)
+    first = 0.0
+    for step in range(150):
+        losses = pair_losses(
+            vlm, heads, pair_batch(shown, np.arange(16), speaker, 4, np.random.default_rng(step))
+        )
+        first = first or float(losses["total"])
+        losses["total"].backward()
+        optim.step()
+        optim.zero_grad()
+    assert float(losses["total"]) < 0.5 * first
+    found = grounding(vlm, heads, shown, np.arange(16), "where is the {} ?")
+    assert found["seen"] > 0.6  # a guess: 0.02
+
+
+@pytest.mark.sim
+def test_a_short_run_on_rendered_scenes(tmp_path: Path) -> None:
+    rule = TrainConfig(steps=2, batch=4, warmup=1, log_every=1, save_every=2)
+    config = PretrainConfig(scenes=6, held_out=2, sentences=3, train=rule)
+    pretrain(new_mini(SIZES), config, tmp_path / "mini", Report(None), tmp_path)
+    assert load_mini(tmp_path / "mini").config.words == vocabulary()
+    assert [row["step"] for row in read_metrics(tmp_path / "mini")] == [1, 2]
+    shown = open_pictures(SIZES, 6, tmp_path)
+    named = {t.name for things in shown.things for t in things}
+    assert len(named & set(ITEMS)) > 5
+    assert named & set(CONTAINERS)
+    assert shown.images[::2].std() > 20
+    third_person = shown.things[::2]
+    assert all(len(things) >= 4 for things in third_person)
+
+
+def test_a_folder_that_is_no_mini_vlm(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no pretrained mini VLM"):
+        load_mini(tmp_path)

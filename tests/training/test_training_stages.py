@@ -1,0 +1,135 @@
+"""Recipes: what the switches mean, and the command line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from apt_bench.cli import main
+from apt_bench.errors import UserError
+from apt_bench.models.base import inherit
+from apt_bench.models.config import VLMShape
+from apt_bench.models.vla import build_expert
+from apt_bench.training.config import config_names, load_recipe
+from apt_bench.training.progress import Report
+from apt_bench.training.stages import Session, run_recipe, stage_checkpoint
+
+SHAPE = VLMShape(width=32, layers=2, kv_heads=2, head_dim=16, rope_theta=None)
+
+
+def test_shipped_configurations_build_for_every_architecture() -> None:
+    full = VLMShape()
+    for name in config_names():
+        for arch in ("apt", "pi", "groot"):
+            recipe = load_recipe(name, {"arch": arch})
+            shape = full if "qwen" in name else VLMShape(128, 4, 4, 32, None)
+            one, two = (recipe.expert_config(stage, shape) for stage in (1, 2))
+            assert (one.arch, one.stage, two.stage) == (arch, 1, 2)
+            assert one.horizon == 32
+    released = load_recipe("qwen3vl-2b").expert_config(2, full)
+    assert (released.width, released.depth, released.prediction, released.step_index) == (
+        768,
+        10,
+        "noise",
+        False,
+    )
+
+
+def test_budgets_of_the_one_stage_controls() -> None:
+    over = {"stage1": {"steps": 30}, "stage2": {"steps": 20}}
+    assert load_recipe("mini", over).joint.steps == 20
+    assert load_recipe("mini", over | {"two_stage": False}).joint.steps == 20
+    assert load_recipe("mini", over | {"two_stage": False, "budget": "total"}).joint.steps == 50
+
+
+@pytest.mark.parametrize("what", ["all", "blocks"])
+def test_stage_two_starts_from_the_prior(config: Path, cache: Path, tmp_path: Path, what: str) -> None:
+    """With a learning rate of zero Stage 2 keeps what it inherited, and the rest is as it would be from scratch."""
+    over = {
+        "inherit": what,
+        "stage1": {"steps": 2, "lr": 0.05},
+        "stage2": {"steps": 1, "lr": 0.0, "weight_decay": 0.0},
+    }
+    run_recipe(load_recipe(str(config), over), Session(tmp_path, cache, Report(None)))
+    one = load_file(stage_checkpoint(tmp_path, 1) / "model.safetensors")
+    two = load_file(stage_checkpoint(tmp_path, 2) / "model.safetensors")
+    assert torch.equal(two["expert.blocks.1.attn.qkv.weight"], one["expert.blocks.0.attn.qkv.weight"])
+    assert not torch.equal(two["expert.blocks.0.attn.qkv.weight"], one["expert.blocks.0.attn.qkv.weight"])
+    same = torch.equal(two["expert.embed.weight"], one["expert.embed.weight"])
+    assert same == (what == "all")
+
+
+@pytest.mark.parametrize("arch", ["pi", "groot"])
+def test_the_rivals_insert_no_blocks(arch: str) -> None:
+    recipe = load_recipe("mini", {"arch": arch, "expert": {"width": 32, "heads": 2, "groot": {"depth": 2}}})
+    one, two = (build_expert(recipe.expert_config(stage, SHAPE)) for stage in (1, 2))
+    assert len(inherit(one, two)) == len(one.state_dict()) == len(two.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("over", "says"),
+    [
+        ({"ki": True, "vlm_mode": "full"}, "Choose one"),
+        ({"arch": "atp"}, "must be one of apt, pi, groot"),
+        ({"stage1": {"step": 3}}, "mini.yaml: stage1: unknown key 'step'. Did you mean 'steps'"),
+        ({"train": {"lr": "fast"}}, "lr is 'fast'; it must be a number"),
+        ({"expert": {"widht": 3}}, "unknown key 'widht'"),
+        ({"train": {"batch": 10, "micro": 4}}, "batch 10 is not a multiple of micro 4"),
+        ({"data": {"weights": [1.0]}}, "one positive number for each of 0 datasets"),
+        ({"two_stage": False, "prior": "x"}, "one-stage run"),
+    ],
+)
+def test_bad_settings_are_named(over: dict, says: str) -> None:
+    with pytest.raises(UserError, match=says.replace("(", r"\(")):
+        load_recipe("mini", over).expert_config(2, VLMShape(128, 4, 4, 32, None))
+
+
+def test_a_prior_of_another_architecture_is_refused(config: Path, cache: Path, tmp_path: Path) -> None:
+    over = {"stage1": {"steps": 1}, "stage2": {"steps": 1}}
+    run_recipe(load_recipe(str(config), over), Session(tmp_path / "a", cache, Report(None)))
+    prior = stage_checkpoint(tmp_path / "a", 1)
+    other = load_recipe(str(config), over | {"arch": "groot", "prior": str(prior)})
+    with pytest.raises(UserError, match=r"is apt, stage 1, .* this run needs groot, stage 1"):
+        run_recipe(other, Session(tmp_path / "b", cache, Report(None)))
+    policy = stage_checkpoint(tmp_path / "a", 2)
+    again = load_recipe(str(config), over | {"prior": str(policy)})
+    with pytest.raises(UserError, match="is apt, stage 2"):
+        run_recipe(again, Session(tmp_path / "c", cache, Report(None)))
+
+
+def test_the_command_line_trains_and_prints_the_next_step(
+    config: Path,
+    cache: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [
+        "train",
+        "--config",
+        str(config),
+        "--data",
+        f"{data}=2",
+        "--two-stage",
+        "--steps",
+        "2",
+        "--device",
+        "cpu",
+    ]
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["apt-bench", *words, "--set", "train.eval_every=1", "--out", str(tmp_path), "--cache", str(cache)],
+    )
+    with pytest.raises(SystemExit) as stop:
+        main()
+    out, err = capsys.readouterr()
+    assert stop.value.code == 0, err
+    assert "apt, two stages, frozen VLM: 18 demonstrations" in out
+    assert "Next: apt-bench run" in out
+    assert (tmp_path / "policy" / "model.safetensors").is_file()
