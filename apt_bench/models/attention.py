@@ -67,7 +67,7 @@ class Step:
 
 
 class TabulatedStep(Step):
-    """A step of the sampler: it is the same for all samples, and the modulations of all steps were computed in one go."""
+    """A step of the sampler: the same for all samples, with the modulations of all steps computed in one go."""
 
     def __init__(self, table: dict[AdaRMSNorm, Tensor], row: int) -> None:
         self.table, self.row = table, row

@@ -133,8 +133,8 @@ class ActionExpert(nn.Module, ABC):
         return x
 
     def predict(self, context: Context, noisy: Tensor, t: Tensor, step: Step | None = None) -> Tensor:
-        """What the network says about codes `noisy` (B, E, T, 10) at diffusion steps `t` (B,): the noise in them,
-        or the clean codes, as `config.prediction` has it. float32, like `noisy`. `step`: what to make of `t`, if it is known already."""
+        """What the network says about codes `noisy` (B, E, T, 10) at diffusion steps `t` (B,): their noise, or the
+        clean codes, as `config.prediction` has it; float32. `step`: what to make of `t`, if known already."""
         _, E, T, _ = noisy.shape
         x = torch.cat([context.prefix, self.tokens.steps(noisy, context.robot)], 2)
         x = self.decode(context, x.flatten(1, 2), step or Step(self.step(t)))

@@ -37,11 +37,11 @@ class AptPolicy:
     """Predicts 32 end-effector poses and answers with the control actions that lead along them.
 
     The released evaluator converts each predicted pose against the live pose just before it is executed. A chunk is
-    answered in one piece, so only its first action can be; for the later ones the live pose is foreseen. The operational
-    space controller covers only part of a commanded distance within one control step, so the arm is expected to go
-    live <- live + tracking * (target - live). `tracking=1` would mean that every target is reached, and the actions
-    would be the differences of consecutive targets: far too small commands, because commanded poses lie ahead
-    of the arm. docs/model.md gives the measurement behind the default.
+    answered in one piece, so only its first action can be; for the later ones the live pose is foreseen. The
+    operational space controller covers only part of a commanded distance within one control step, so the arm is
+    expected to go live <- live + tracking * (target - live). `tracking=1` would mean that every target is reached, and
+    the actions would be the differences of consecutive targets: far too small commands, because commanded poses lie
+    ahead of the arm. docs/model.md gives the measurement behind the default.
 
     The reference camera is drawn per decision, as in training. All draws are seeded by (episode, step, seed): a batch
     equals the single calls up to float32 rounding, and a rerun equals the first run.

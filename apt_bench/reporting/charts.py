@@ -190,7 +190,7 @@ def heat_map(run: Run) -> Figure | None:
     for i, (_, rates) in enumerate(lines):
         grid[i, : len(rates)] = 100 * rates
     with style():
-        figure = Figure(figsize=(min(WIDTH, 1.8 + 0.46 * width), 0.75 + 0.27 * len(lines)))
+        figure = Figure(figsize=(min(WIDTH, max(3.4, 1.8 + 0.46 * width)), 0.75 + 0.27 * len(lines)))
         axis = figure.subplots()
         scale = LinearSegmentedColormap.from_list("success", ["#F3F3F3", SKY, BLUE])
         axis.pcolormesh(grid, cmap=scale, vmin=0, vmax=100, edgecolors="white", linewidth=1)

@@ -86,8 +86,9 @@ def _not_asked(run: Run) -> list[str]:
         ]
         if counts and min(counts) < suite.episodes:
             most = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+            states = "state" if most == "1" else "states"
             found.append(
-                f"{run.label}: {most} initial states per task instead of the {suite.episodes} that "
+                f"{run.label}: {most} initial {states} per task instead of the {suite.episodes} that "
                 f"{suite.title} means: intervals are wide, and published rows rest on more."
             )
     return found

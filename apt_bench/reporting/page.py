@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,6 +96,9 @@ def write_report(
     """Write the report of these runs (of the paper alone where there are none); returns the path of `report.html`."""
     try:
         out.mkdir(parents=True, exist_ok=True)
+        if (out / "report.html").is_file():  # an earlier report: its files must not stand beside the new ones
+            for name in ("tables", "figures", "videos"):
+                shutil.rmtree(out / name, ignore_errors=True)
         return _write(runs, out, with_published, title)
     except OSError as error:
         raise UserError(f"Cannot write the report to {out}: {error.strerror or error}.") from None

@@ -22,7 +22,7 @@ def gather(runs: Sequence[Run], out: Path) -> list[dict[str, str]]:
         turn = there.groupby(["cell", "success"], observed=True).cumcount()
         rows += [(t.success, int(turn[t.Index]), number, run, t) for t in there.itertuples()]
     found: list[dict[str, str]] = []
-    for _, _, number, run, t in sorted(rows, key=lambda r: r[:3]):
+    for *_, run, t in sorted(rows, key=lambda r: r[:3]):
         source = run.path / str(t.video)
         if (
             len(found) == MOST
@@ -30,10 +30,9 @@ def gather(runs: Sequence[Run], out: Path) -> list[dict[str, str]]:
             or not source.resolve().is_relative_to(run.path.resolve())
         ):
             continue
-        target = out / "videos" / (f"{number}_" * (len(runs) > 1) + source.name)
-        if target.resolve() != source.resolve():
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(source, target)
+        target = out / "videos" / f"{len(found) + 1:02d}_{source.name}"  # names repeat over cells and runs
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(source, target)
         label = f"{run.label}, {cell_label(str(t.suite), str(t.cell))}: {str(t.task).replace('_', ' ')}, init {t.init}"
         found.append(
             {

@@ -183,12 +183,13 @@ START_SECONDS = 180.0
 
 @dataclass
 class _Slot:
-    """A rollout worker, what it is doing, and when it last showed a sign of life."""
+    """A rollout worker, what it is doing, and for how long it has shown no sign of life."""
 
     index: int
     actor: Any
     job: tuple[EpisodeSpec, int] | None = None
-    alive: float = 0.0
+    host: Any = None  # the policy actor that it was told to ask
+    quiet: float = 0.0  # seconds
     beats: tuple[int, str] = STARTING
     asked: Any = None  # a heartbeat question that is under way
     hung: bool = False  # it was killed for its silence
@@ -207,6 +208,7 @@ class RayPool:
         self._actor = remote(concurrency_groups={"beat": 1})(RolloutActor).options(num_cpus=1)
         self._slots = [_Slot(i, self._actor.remote(settings)) for i in range(workers)]
         self._running: dict[Any, _Slot] = {}
+        self._looked = time.monotonic()
 
     def stream(self, schedule: Schedule, stopped: Callable[[], bool]) -> Stream:
         """Results as they come. The caller puts episodes that must run again back on the schedule."""
@@ -235,8 +237,8 @@ class RayPool:
 
     def _submit(self, slot: _Slot, job: tuple[EpisodeSpec, int]) -> None:
         policy = self._policy(slot)
-        slot.job, slot.alive = job, time.monotonic()
-        self._running[slot.actor.run.remote(*job, policy and policy.handle)] = slot
+        slot.job, slot.quiet, slot.host = job, 0.0, policy and policy.handle
+        self._running[slot.actor.run.remote(*job, slot.host)] = slot
 
     def _result(self, slot: _Slot, reference: Any) -> Result:
         import ray
@@ -261,6 +263,8 @@ class RayPool:
         import ray
 
         now = time.monotonic()
+        # While this process was busy itself (starting a policy again) it heard nothing: that is nobody's silence.
+        passed, self._looked = min(now - self._looked, 4 * TICK), now
         for slot in self._running.values():
             if slot.asked is not None and ray.wait([slot.asked], timeout=0)[0]:
                 try:
@@ -268,17 +272,18 @@ class RayPool:
                 except ray.exceptions.RayError:
                     beats = slot.beats  # it died; its episode's own reference says so
                 if beats != slot.beats:
-                    slot.beats, slot.alive = beats, now
+                    slot.beats, slot.quiet = beats, 0.0
                 slot.asked = None
-            quiet = now - slot.alive
-            if slot.asked is None and quiet > self._hang / 4:
+            slot.quiet += passed
+            if slot.asked is None and slot.quiet > self._hang / 4:
                 slot.asked = slot.actor.beat.options(concurrency_group="beat").remote()
             limit = max(self._hang, START_SECONDS) if slot.beats == STARTING else self._hang
-            if quiet > limit:
-                slot.alive = now
+            if slot.quiet > limit:
+                slot.quiet = 0.0
                 policy = self._policy(slot)
                 if policy and slot.beats[1] == "policy":
-                    policy.kill()
+                    if policy.handle is slot.host:  # not one that was started again meanwhile
+                        policy.kill()
                 else:
                     slot.hung = True
                     ray.kill(slot.actor)

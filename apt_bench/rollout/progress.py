@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from types import TracebackType
 
+from rich.align import Align
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -88,7 +89,7 @@ class Progress:
             won = self._won[cell]
             cells.add_row(cell, f"{won}/{done}", f"{100 * won / done:.0f}%" if done else "")
         bar = ProgressBar(total=self._total, completed=self._done.total() + self._errors, width=60)
-        return Group(cells, bar, Text(self._line()))
+        return Group(cells, Align.left(bar), Text(self._line()))
 
 
 def column(key: EpisodeKey) -> str:

@@ -3,7 +3,6 @@ each batch."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from rich.console import Console
@@ -56,4 +55,4 @@ def _work(config: dict) -> None:
         world=world,
         device=str(ray.train.torch.get_device()),
     )
-    run_recipe(dataclasses.replace(config["recipe"]), session)
+    run_recipe(config["recipe"], session)

@@ -19,11 +19,12 @@ PAD = 0.012  # half height of what the fingers hold
 STRIP = 0.009  # half width of a finger
 GAP = 0.02  # a finger fits between two parts that are further apart
 WIDEST = 0.072
+LEAN = 0.03  # cost per radian of a leaning hand
 ASKEW = 0.3  # cost per unit of slope
 MARGINS = (0.004, 0.0, -0.004)  # m of air around the hand; the next one where nothing is found
-TILTS = np.deg2rad([0, 20])  # of the hand away from the base, to reach far
+FAR_TILTS, NEAR_TILTS = np.deg2rad([0, 20]), np.deg2rad([0, -20, -35])  # of the hand away from the base
 LIFTED = 0.06  # m
-NEAR = 0.88  # share of the arm's length that needs no tilt
+FAR, NEAR = 0.88, 0.45  # shares of the arm's length between which it needs no tilt
 SLACK = 0.1  # extra cost of the arm's posture that is still good
 
 
@@ -55,10 +56,9 @@ def find_grasps(
     shift = None if destination is None else destination - world.position(name)
     around = others[np.linalg.norm(others[:, :2] - centre[:2], axis=1) < 0.22]
     cloud = _thinned(np.concatenate([points, around]))
-    far = world.arm.stretch(centre, DOWN) > NEAR
-    frames = [
-        leaning(world, centre, tilt) @ turned(yaw) for tilt in (TILTS if far else TILTS[:1]) for yaw in YAWS
-    ]
+    stretch = world.arm.stretch(centre, DOWN)
+    tilts = FAR_TILTS if stretch > FAR else NEAR_TILTS if stretch < NEAR else (0.0,)
+    frames = [leaning(world, centre, float(tilt)) @ turned(yaw) for tilt in tilts for yaw in YAWS]
     clouds = [(cloud @ frame).T.copy() for frame in frames]
     candidates = sorted(
         (g for frame in range(len(frames)) for g in _candidates(points, centre, frames[frame], frame)),
@@ -75,7 +75,7 @@ def find_grasps(
             if air[index] < margin:
                 continue
             found.append(replace(grasp, cost=grasp.cost + _posture(world, grasp, geoms, shift)))
-            if sum(g.cost < grasp.cost + SLACK for g in found) >= limit or len(found) >= 3 * limit:
+            if sum(g.cost < grasp.cost + SLACK for g in found) >= limit or len(found) >= 5 * limit:
                 break
         if any(g.cost < 1 for g in found):
             break
@@ -95,7 +95,8 @@ def _candidates(points: np.ndarray, centre: np.ndarray, frame: np.ndarray, index
     """Grasps with the tool frame `frame` (3, 3), wherever the material is narrow enough along its x."""
     top, bottom = points[:, 2].max(), points[:, 2].min()
     heights = list(dict.fromkeys(round(max(top - d, bottom + ABOVE_FLOOR), 3) for d in DEPTHS))
-    u_axis, v_axis = (axis * [1, 1, 0] / np.linalg.norm(axis[:2]) for axis in (frame[:, 0], frame[:, 1]))
+    u_axis = np.array([*frame[:2, 0], 0.0]) / np.linalg.norm(frame[:2, 0])
+    v_axis = np.array([-u_axis[1], u_axis[0], 0.0])
     turn = np.arccos(min(1.0, abs(float(frame[:, 0] @ DOWN[:, 0]))))
     lean = np.arccos(min(1.0, -float(frame[2, 2])))
     found = []
@@ -113,7 +114,7 @@ def _candidates(points: np.ndarray, centre: np.ndarray, frame: np.ndarray, index
                 position = u * u_axis + v * v_axis
                 position[2] = z
                 off = float(np.linalg.norm(position[:2] - centre[:2]))
-                cost = 2 * off + 0.5 * (end - start) + 0.015 * turn + 0.01 * rank + 0.1 * lean
+                cost = 2 * off + 0.5 * (end - start) + 0.015 * turn + 0.01 * rank + LEAN * lean
                 cost += ASKEW * max(0.0, _slope(along[strip], across[strip] - v, start, end) - 0.5)
                 found.append(Grasp(position, frame, end - start, cost, index))
     return found

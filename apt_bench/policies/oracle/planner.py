@@ -62,10 +62,10 @@ def move_object(world: World, atom: Atom, attempt: int) -> Motion:
         top = world.points(name)[:, 2].max()
         grasps = [Grasp(np.array([*world.centre(name)[:2], top - 0.02]), DOWN, 0.0, 9.0)]
     grasp = grasps[attempt % len(grasps)]
-    if not (yield from pick(world, name, grasp)):
-        return False
 
     def done() -> bool:
         return world.scene.holds(atom)
 
+    if not (yield from pick(world, name, grasp)):
+        return False
     return (yield from place(world, name, spot.position, spot.drop, done, grasp.rotation))
