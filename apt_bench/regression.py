@@ -22,12 +22,9 @@ from apt_bench.reporting.data import (
     Run,
     cell_label,
     cell_summaries,
-    differing,
+    protocol_differences,
     suite_order,
 )
-
-POLICYS_OWN = ("hash", "cameras")
-"""Parts of a protocol card that say what a policy looks at, not what it is asked: they may differ."""
 
 Better = Literal["A better", "B better", "undecided"]
 Verdict = Literal["pass", "regressed", "inconclusive"]
@@ -74,12 +71,6 @@ class Comparison:
     alone_a: int  # finished episodes of A that B has not, and so do not count
     alone_b: int
     knobs: tuple[str, ...]  # protocol settings that differ
-
-
-def protocol_differences(a: Run, b: Run) -> list[str]:
-    """The protocol settings that differ and matter."""
-    first, second = ({k: v for k, v in r.protocol.items() if k not in POLICYS_OWN} for r in (a, b))
-    return differing(first, second)
 
 
 def require_same_protocol(a: Run, b: Run, force: bool) -> list[str]:

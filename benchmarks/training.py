@@ -99,7 +99,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as tmp:
         data = Path(tmp) / "d.hdf5"
         write_hdf5(data, [demonstration(i) for i in range(2)])
-        recipe = load_recipe("mini", {"data": {"data": [str(data)], "held_out": 0.0}})
+        over = {"data": {"data": [str(data)], "held_out": 0.0}, "vlm_weights": ""}
+        recipe = load_recipe("mini", over)
         vlm, spec = open_vlm(recipe)
         model = VLA(vlm, build_expert(recipe.expert_config(1, vlm.shape)), spec)
         samples, _ = open_samples(recipe.data, 32, 0, vlm.image_size, Path(tmp))

@@ -19,6 +19,10 @@ def register(app: typer.Typer) -> None:
 
 def validate_command(
     suite: Annotated[str, typer.Option(help="Name of a shipped suite, or path of a suite's YAML file.")],
+    premises: Annotated[
+        bool,
+        typer.Option("--premises", help="Also settle every initial state in the simulator (0.2 s each)."),
+    ] = False,
 ) -> None:
     """Check a suite's files, sentences and initial states; name every problem. Exit code 1 if there is an error."""
     chosen = load_suite(suite)
@@ -26,7 +30,7 @@ def validate_command(
     if chosen.checks is None:
         raise UserError(f"Suite '{chosen.name}' names no checks, so there is nothing more to validate.")
     levels: Counter[str] = Counter()
-    for finding in load_object(chosen.checks)(chosen):
+    for finding in load_object(chosen.checks)(chosen, premises=premises):
         levels[finding.level] += 1
         place = "/".join(str(p) for p in (finding.cell, finding.task) if p)
         init = "" if finding.init is None else f" init {finding.init}"

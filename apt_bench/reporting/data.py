@@ -10,7 +10,6 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from apt_bench import stats
@@ -295,13 +294,29 @@ def macro_average(frame: pd.DataFrame) -> stats.Estimate:
     )  # fmt: skip
 
 
+POLICYS_OWN = ("hash", "cameras")
+"""Parts of a protocol card that say what a policy looks at, not what it is asked: they may differ."""
+
+
+def protocol_differences(a: Run, b: Run) -> list[str]:
+    """The protocol settings that differ and matter, each as `name: a's / b's`."""
+    first, second = ({k: v for k, v in r.protocol.items() if k not in POLICYS_OWN} for r in (a, b))
+    return differing(first, second)
+
+
 def differing(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The knobs in which two protocol cards differ, each as `name: this / that`."""
+    """The entries in which two nested mappings differ, each as `name: this / that`."""
     found: list[str] = []
     for key in sorted({*map(str, first), *map(str, second)}):
         a, b = first.get(key), second.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             found += differing(a, b, f"{prefix}{key}.")
-        elif a != b and not (isinstance(a, float) and isinstance(b, float) and np.isclose(a, b, rtol=1e-12)):
-            found.append(f"{prefix}{key}: {a!r} / {b!r}")
+        elif a != b:
+            found.append(f"{prefix}{key}: {shorten(a)} / {shorten(b)}")
     return found
+
+
+def shorten(value: Any) -> str:
+    """A setting in a few words."""
+    text = "not set" if value is None else repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."

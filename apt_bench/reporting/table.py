@@ -214,12 +214,13 @@ _TEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "—": "---", "−": "$-$", "±": r"$\pm$",
     "†": r"$^\dagger$", "‡": r"$^\ddagger$", "→": r"$\to$", "×": r"$\times$", "≥": r"$\geq$", "≤": r"$\leq$",
     "✓": r"\checkmark{}", "·": r"\textperiodcentered{}", "<": r"\textless{}", ">": r"\textgreater{}", "π": r"$\pi$",
-    "Δ": r"$\Delta$", "’": "'", "“": "``", "”": "''", "…": r"\ldots{}", "\n": " ",
+    "Δ": r"$\Delta$", "\u200b": "{}", "’": "'", "“": "``", "”": "''", "…": r"\ldots{}", "\n": " ",
 }  # fmt: skip
 
 
 def tex(text: str) -> str:
     """Escaped for LaTeX. What plain LaTeX cannot set becomes a question mark."""
+    text = text.replace("--", "-\u200b-")  # two hyphens, not a dash
     return "".join(_TEX.get(c, c if c.isascii() and c.isprintable() else "?") for c in text)
 
 
@@ -227,6 +228,7 @@ def latex(table: Table) -> str:
     """A `table` environment for `booktabs` (and `amssymb` where there are ticks). Intervals stand small in brackets."""
     align = "".join({"left": "l", "right": "r", "center": "c"}[c.align] for c in table.columns)
     lines = [r"% needs \usepackage{booktabs,amssymb}", r"\begin{table}[t]", r"\centering", r"\small"]
+    lines += [r"\setlength{\tabcolsep}{3pt}"] if len(table.columns) > 8 else []
     lines += [rf"\begin{{tabular}}{{{align}}}", r"\toprule"]
     if table.grouped:
         heads, rules, at = [], [], 1

@@ -13,9 +13,9 @@ from apt_bench.reporting.data import (
     Run,
     cell_label,
     cell_summaries,
-    differing,
     find_suite,
     macro_average,
+    protocol_differences,
 )
 from apt_bench.reporting.published import SOURCE, PublishedRow, published
 from apt_bench.reporting.table import NONE, PUBLISHED, Column, Rate, Row, Table, Value, file_name
@@ -63,7 +63,7 @@ def _headline(
     labels = {c: split_label(cell_label(suite, c)) for c in cells}
     shared = [group for group, _ in labels.values()]
     columns = [Column("method", "Method", align="left")]
-    if len({r.protocol_id for r in runs}) > 1:
+    if any(protocol_differences(r, runs[0]) for r in runs):
         columns.append(Column("protocol", "Protocol"))
     ticks = [t for t in TICKS if any(t in r.text for r in rows)]
     columns += [Column(t, TICKS[t]) for t in ticks]
@@ -136,21 +136,16 @@ def _tick(value: object) -> Value:
 
 
 def _protocol_notes(runs: Sequence[Run]) -> list[str]:
-    first = runs[0] if runs else None
     notes = []
     for run in runs[1:]:
-        if first and run.protocol_id != first.protocol_id:
-            knobs = differing(_bare(run), _bare(first))
+        knobs = protocol_differences(run, runs[0])
+        if knobs:
             shown = "; ".join(knobs[:6]) + (f"; and {len(knobs) - 6} more" if len(knobs) > 6 else "")
             notes.append(
-                f"Protocol {run.protocol_id} ({run.label}) is not {first.protocol_id} ({first.label}): {shown}. "
+                f"Protocol {run.protocol_id} ({run.label}) is not {runs[0].protocol_id} ({runs[0].label}): {shown}. "
                 "Scores under different protocols are not comparable."
             )
     return notes
-
-
-def _bare(run: Run) -> dict[str, object]:
-    return {k: v for k, v in run.protocol.items() if k != "hash"}
 
 
 def composite_table(runs: Sequence[Run], cells: Sequence[str], with_published: bool = True) -> Table:

@@ -34,13 +34,13 @@ Stream = Generator[tuple[EpisodeSpec, int, Result]]
 TICK = 0.25
 """Seconds between two looks at the clock: how soon a stop or a hang is noticed."""
 
-WORKER_GB = 4.0
+WORKER_GB = 4.5
 RESERVE_GB = 2.0
-"""A LIBERO worker holds about 2 GB for its first compiled scene and 1 GB for each further one it caches."""
+"""A LIBERO worker that renders holds up to 4 GB: the three compiled scenes it caches, with their GL contexts."""
 
 
 def auto_workers(cores: float, free_gb: float) -> int:
-    """One worker per core, as far as memory goes: 4 GB each, 2 GB left to the rest of the machine."""
+    """One worker per core, as far as memory goes: 4.5 GB each, 2 GB left to the rest of the machine."""
     return max(1, min(int(cores), int((free_gb - RESERVE_GB) / WORKER_GB)))
 
 
@@ -68,6 +68,7 @@ def ray_session(address: str | None, asked: int | None, episodes: int) -> Iterat
         asked = auto_workers(cores(), free_memory_gb())
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves workers beside other work
     for name, value in ONE_THREAD.items():
         os.environ.setdefault(name, value)
     import ray

@@ -147,6 +147,7 @@ def vocabulary() -> tuple[str, ...]:
     """Every word of the sentences below."""
     texts = [
         *TEMPLATES,
+        *NUMBERS,
         *(a for i in ITEMS.values() for a in i.aliases),
         *(c.replace("_", " ") for c in CONTAINERS),
     ]

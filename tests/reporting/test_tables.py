@@ -274,6 +274,7 @@ def test_one_table_in_every_format() -> None:
     assert r"x|y\_\{1\} & 50 {\scriptsize [40--60]} & -- \\" in code
     assert r"\cmidrule(lr){2-3}" in code
     assert code.count(r"\midrule") == 2  # between measured and published rows
+    assert tex("a --b –") == r"a -{}-b --"
     assert tex("5_% ≥ é") == r"5\_\% $\geq$ ?"
 
 

@@ -117,4 +117,4 @@ def test_schedule_keeps_a_worker_on_its_scene():
 
 
 def test_auto_workers():
-    assert [auto_workers(c, gb) for c, gb in ((2, 24), (16, 24), (8, 3), (64, 512))] == [2, 5, 1, 64]
+    assert [auto_workers(c, gb) for c, gb in ((2, 24), (16, 24), (8, 3), (64, 512))] == [2, 4, 1, 64]

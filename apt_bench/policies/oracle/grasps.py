@@ -19,12 +19,12 @@ PAD = 0.012  # half height of what the fingers hold
 STRIP = 0.009  # half width of a finger
 GAP = 0.02  # a finger fits between two parts that are further apart
 WIDEST = 0.072
-LEAN = 0.03  # cost per radian of a leaning hand
+LEAN = 0.1  # cost per radian of a leaning hand
 ASKEW = 0.3  # cost per unit of slope
 MARGINS = (0.004, 0.0, -0.004)  # m of air around the hand; the next one where nothing is found
-FAR_TILTS, NEAR_TILTS = np.deg2rad([0, 20]), np.deg2rad([0, -20, -35])  # of the hand away from the base
+TILTS = np.deg2rad([0, 20])  # of the hand away from the base, to reach far
 LIFTED = 0.06  # m
-FAR, NEAR = 0.88, 0.45  # shares of the arm's length between which it needs no tilt
+NEAR = 0.88  # share of the arm's length that needs no tilt
 SLACK = 0.1  # extra cost of the arm's posture that is still good
 
 
@@ -56,8 +56,7 @@ def find_grasps(
     shift = None if destination is None else destination - world.position(name)
     around = others[np.linalg.norm(others[:, :2] - centre[:2], axis=1) < 0.22]
     cloud = _thinned(np.concatenate([points, around]))
-    stretch = world.arm.stretch(centre, DOWN)
-    tilts = FAR_TILTS if stretch > FAR else NEAR_TILTS if stretch < NEAR else (0.0,)
+    tilts = TILTS if world.arm.stretch(centre, DOWN) > NEAR else TILTS[:1]
     frames = [leaning(world, centre, float(tilt)) @ turned(yaw) for tilt in tilts for yaw in YAWS]
     clouds = [(cloud @ frame).T.copy() for frame in frames]
     candidates = sorted(
@@ -75,7 +74,7 @@ def find_grasps(
             if air[index] < margin:
                 continue
             found.append(replace(grasp, cost=grasp.cost + _posture(world, grasp, geoms, shift)))
-            if sum(g.cost < grasp.cost + SLACK for g in found) >= limit or len(found) >= 5 * limit:
+            if sum(g.cost < grasp.cost + SLACK for g in found) >= limit or len(found) >= 3 * limit:
                 break
         if any(g.cost < 1 for g in found):
             break

@@ -58,8 +58,8 @@ def go(
     steps: int = 60,
     straight: bool = False,
 ) -> Motion:
-    """To a pose. Ends early, False, where the hand no longer moves. `straight`: up or down only as fast as the hand
-    stays on the vertical through the target."""
+    """To a pose. Ends early, False, where the hand no longer moves. `straight`: down only as fast as the hand stays
+    on the vertical through the target."""
     last, stuck = np.full(3, np.inf), 0
     for _ in range(steps):
         turn = float(np.linalg.norm(rotation_vector(rotation @ world.grip_rotation.T)))
@@ -71,7 +71,7 @@ def go(
             return False
         last = here
         action = action_towards(world, position, rotation, gripper)
-        if straight:
+        if straight and action[2] < 0:
             drift = float(np.linalg.norm((position - here)[:2]))
             action[2] *= np.clip(1.3 - drift / 0.015, 0.15, 1.0)
         yield action

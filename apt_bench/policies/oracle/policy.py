@@ -25,9 +25,10 @@ class OraclePolicy:
         self._experts: dict[str, Iterator[np.ndarray]] = {}
 
     def reset(self, episodes: Sequence[str]) -> None:
-        """These episodes begin. An expert starts at its first observation, when the scene has settled."""
-        for episode in episodes:
-            self._experts.pop(episode, None)
+        """These episodes begin, and those before are over: an expert holds its scene, and with it a compiled model.
+
+        An expert starts at its first observation, when the scene has settled."""
+        self._experts.clear()
 
     def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
         """One action (1, 7) per observation; each must carry its live scene."""
