@@ -2,11 +2,12 @@
 
     python benchmarks/training.py            # about 2 minutes on one idle core
 
-- Stage 1 on cached features against Stage 1 that runs the mini VLM for every batch.
+- Stage 1 on cached features against Stage 1 that runs the mini VLM for every batch: the features alone, and a
+  whole step (expert, backward pass and optimiser included) with one noise level per sample.
 - The same against a VLM of Qwen3-VL-2B's shape: two of its 28 decoder layers are timed on one sample's 160 tokens, and
   the other layers are counted as equal (the vision tower is left out, which makes the figure too small).
-- Arithmetic done in a training step as a share of the machine's matmul speed: FLOPs are counted as 6 per weight of the
-  expert and token that passes it (forward 2, backward 4), attention scores left out.
+- Arithmetic of a training step (all matrix products, forward and backward, as torch counts them) as a share of the
+  machine's matmul speed.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from apt_bench.demos.format import CameraTrack, DemoInfo, Demonstration
 from apt_bench.demos.hdf5 import write_hdf5
@@ -29,7 +31,7 @@ from apt_bench.training.config import load_recipe
 from apt_bench.training.data import open_samples
 from apt_bench.training.features import Batches, open_cache
 from apt_bench.training.stages import open_vlm
-from apt_bench.training.trainer import losses, optimizer
+from apt_bench.training.trainer import losses, optimizer, read
 
 STEPS, SIZE, TOKENS = 60, 128, 160
 """Steps of a demonstration, pixels, and tokens of one Qwen prompt (two views of 64, template and instruction)."""
@@ -51,13 +53,13 @@ def demonstration(index: int) -> Demonstration:
 
 
 def seconds(run: Callable[[], object], repeats: int) -> float:
-    """Shortest time of several calls, after one to warm up."""
+    """Least CPU time of several calls, after one to warm up: with one thread, what an idle machine would take."""
     run()
     found = []
     for _ in range(repeats):
-        began = time.perf_counter()
+        began = time.process_time()
         run()
-        found.append(time.perf_counter() - began)
+        found.append(time.process_time() - began)
     return min(found)
 
 
@@ -108,25 +110,28 @@ def main() -> None:
         live = Batches(samples, model, args.batch)
         optim = optimizer(model, recipe.stage1)
 
-        def step(batches: Batches) -> None:
-            losses(model, *batches[0], "cpu", False, recipe.stage1.draws)["total"].backward()
+        def step(batches: Batches, draws: int) -> None:
+            losses(model, *batches[0], "cpu", False, draws)["total"].backward()
             optim.step()
             optim.zero_grad()
 
-        fast, slow = seconds(lambda: step(cached), args.repeats), seconds(lambda: step(live), args.repeats)
-        features = cached[0][1]
+        draws = recipe.stage1.draws
+        fast, slow = (seconds(lambda b=b: step(b, 1), args.repeats) for b in (cached, live))
+        mini = seconds(lambda: step(cached, draws), args.repeats)
+        seen = [seconds(lambda b=b: read(b[0][1], model, "cpu"), args.repeats) for b in (cached, live)]
+        with FlopCounterMode(display=False) as counter:
+            step(cached, 1)
     speed, layer = matmul_speed(args.repeats), layer_seconds(args.repeats)
     big = fast + 28 * args.batch * layer
-    action_tokens = 33 * recipe.stage1.draws
-    weights = sum(p.numel() for p in model.expert.blocks.parameters())
-    flops = 6 * weights * args.batch * (features.embeds.shape[1] + action_tokens)
     report = {
+        "features of a batch, mini VLM / cached": seen[1] / seen[0],
         "stage 1 step on cached features, s": fast,
-        "mini VLM run every step / cached": slow / fast,
-        "2B-shaped VLM run every step / cached (extrapolated)": big / fast,
+        "step, mini VLM run every time / cached": slow / fast,
+        "step, 2B-shaped VLM run every time / cached (extrapolated)": big / fast,
         "samples per second, cached": args.batch / fast,
+        f"samples per second, cached, {draws} noise levels each": args.batch / mini,
         "matmul peak, GFLOP/s": speed / 1e9,
-        "share of it reached in a training step": flops / fast / speed,
+        "share of it reached in a training step": counter.get_total_flops() / fast / speed,
     }
     print(json.dumps({k: round(v, 4) for k, v in report.items()}, indent=2))
 

@@ -303,7 +303,8 @@ def open_samples(
         raise UserError(
             "No data to train on. Give --data PATH (demonstrations of `apt-bench collect`, or a hub id)."
         )
-    kept, out = [], []
+    kept: list[Dataset] = []
+    out: list[Dataset] = []
     for name in config.data:
         path = find_data(name)
         for part, demos in zip((kept, out), open_demos(path).split(config.held_out), strict=True):

@@ -174,7 +174,7 @@ def _padded(x: Tensor, axis: int, length: int, fill: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Batches(TorchDataset):  # type: ignore[type-arg]
+class Batches(TorchDataset):
     """Micro-batches by number: batch m holds the samples m * size ... m * size + size - 1.
 
     Of several processes, each gets its own part of every batch. Safe in a loader's process: nothing is

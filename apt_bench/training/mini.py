@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -36,9 +37,10 @@ def is_complete(folder: Path, steps: int) -> bool:
 def load_mini(folder: Path) -> MiniVLM:
     """Read it. Raises UserError where something is missing, damaged or does not fit."""
     try:
-        raw = json.loads((folder / "mini.json").read_text())["config"]
+        raw: dict[str, Any] = json.loads((folder / "mini.json").read_text())["config"]
         tensors = load_file(folder / "mini.safetensors")
-        config = MiniVLMConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})
+        sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+        config = MiniVLMConfig(**sizes)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(
             f"{folder} is no pretrained mini VLM ({error}). Expected mini.json and mini.safetensors, as "

@@ -186,7 +186,7 @@ class Speaker:
         return phrases[rng.integers(len(phrases))], index
 
     def _point(self, things: Sequence[Thing], rng: np.random.Generator) -> Sentence:
-        return self.compose("where is the", self._phrase(things, rng.integers(len(things)), rng), "?")
+        return self.compose("where is the", self._phrase(things, int(rng.integers(len(things))), rng), "?")
 
     def _caption(self, things: Sequence[Thing], rng: np.random.Generator) -> Sentence:
         order = rng.permutation(len(things))[:3]
@@ -213,7 +213,7 @@ class Speaker:
     def _exists(self, things: Sequence[Thing], rng: np.random.Generator) -> Sentence:
         if things and rng.random() < 0.5:
             return self.compose(
-                "is there a", self._phrase(things, rng.integers(len(things)), rng), "?", "yes", answer=3
+                "is there a", self._phrase(things, int(rng.integers(len(things))), rng), "?", "yes", answer=3
             )
         shown = [ITEMS[t.name] for t in things if t.name in ITEMS]
         absent = [i for i in ITEMS.values() if not any(i.name == s.name or conflict(i, s) for s in shown)]

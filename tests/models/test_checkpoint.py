@@ -144,6 +144,7 @@ def zeros(row: dict[str, str]) -> Tensor:
     return torch.zeros(1).expand([int(n) for n in row["shape"].split("x")])  # takes no space, on disk neither
 
 
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
 @pytest.mark.parametrize("stage", [1, 2])
 def test_a_full_size_official_expert_loads_strictly(tmp_path: Path, stage: int) -> None:
     rows = official_rows("weights", f"stage{stage}")

@@ -149,9 +149,11 @@ def test_every_architecture_overfits_32_chunks_to_5_mm(arch: str) -> None:
     torch.manual_seed(0)
     count, horizon, steps, L = 32, 8, 1200, 10
     vlm = VLMShape(width=32, layers=2, kv_heads=2, head_dim=16, rope_theta=None)
-    expert = build_expert(
-        ExpertConfig(arch=arch, vlm=vlm, width=64, heads=4, depth=2, horizon=horizon, prediction="sample")  # type: ignore[arg-type]
-    )
+    depth = 4 if arch == "groot" else 2  # its blocks see the VLM in every second one only
+    config = ExpertConfig(
+        arch=arch, vlm=vlm, width=64, heads=4, depth=depth, horizon=horizon, prediction="sample"
+    )  # type: ignore[arg-type]
+    expert = build_expert(config)
     view = torch.tensor([-1, 0, 0, 0, 0, 1, 1, 1, 1, -1]).expand(count, L)
     features = VLFeatures(
         embeds=torch.randn(count, L, 32),

@@ -11,7 +11,7 @@ CELLS = [
     ("rigid_pick_place", "uoue", 0.98),
     ("rigid_pick_place", "uc", 0.98),
     ("rigid_pick_place", "so_ur5e", 0.90),
-    ("clutter_pick_place", "so", 0.90),
+    ("clutter_pick_place", "uo", 0.90),
     ("composite", "coaching_unseen", 0.95),
     ("composite", "chaining", 0.95),
 ]

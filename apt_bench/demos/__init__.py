@@ -1,0 +1,1 @@
+"""Demonstrations: record them, store them, read them back, replay them."""

@@ -1,0 +1,152 @@
+"""One demonstration in memory, and what training reads off it.
+
+Row t of every array belongs to control step t: what was seen and measured just BEFORE `actions[t]` was executed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from apt_bench.suites import EpisodeKey
+
+ACTION_SCALE = np.array([0.05, 0.05, 0.05, 0.5, 0.5, 0.5])
+"""One unit of action: metres and radians per control step (robosuite 1.4.0, `osc_pose.json`, output_max)."""
+
+MAX_OPENING = 0.08
+"""Metres between the Panda's fingers when open."""
+
+NOOP_MOTION = 1e-4
+"""Norm of the six motion numbers below which an action moves nothing (OpenVLA's filter of LIBERO)."""
+
+
+@dataclass(frozen=True)
+class DemoInfo:
+    """What an index knows of a demonstration without reading it. `key` is None for files that others made."""
+
+    episode: str  # EpisodeKey.id; for others' files the file and the name inside it
+    steps: int
+    instruction: str
+    later: tuple[tuple[int, str], ...] = ()  # (step, sentence) of instructions given while it went on
+    success: bool = True
+    key: EpisodeKey | None = None
+    start_hash: str = ""  # of qpos after settling
+    end_hash: str = ""  # of qpos after the last action
+    policy: str = ""
+    scene: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # its EpisodeSpec's `env`, `args`; `simulator` versions
+    max_opening: float = MAX_OPENING
+    control_hz: int = 20
+
+    def to_json(self) -> str:
+        """For an attribute or a column of a file."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> DemoInfo:
+        """Inverse of `to_json`."""
+        known = {f.name for f in fields(DemoInfo)}
+        raw = {
+            k: v for k, v in json.loads(text).items() if k in known
+        }  # a newer version may have written more
+        raw["key"] = EpisodeKey(**raw["key"]) if raw["key"] else None
+        raw["later"] = tuple((step, sentence) for step, sentence in raw.get("later", ()))
+        return DemoInfo(**raw)
+
+
+@dataclass(frozen=True)
+class CameraTrack:
+    """One camera over T steps: `K` (3, 3) in pixels of the delivered image (negative focal length along x where that is
+    mirrored, as LIBERO's are); `pose` (T, 4, 4) camera (OpenCV axes) to world, metres."""
+
+    K: np.ndarray
+    pose: np.ndarray
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """T control steps of one episode.
+
+    images: uint8 (T, H, W, 3), upright RGB by camera name, as a policy gets them. state: float32 (T, 8), see
+    `Observation.state`. actions: float64 (T, 7) as executed. joints: (T, n) arm joints, rad. sim_states: (T, 1 + nq +
+    nv) time, qpos, qvel. segmentation: uint8 (T, H, W) by camera, 0 = background, i = `segments[i - 1]`.
+    """
+
+    info: DemoInfo
+    images: Mapping[str, np.ndarray]
+    state: np.ndarray
+    actions: np.ndarray
+    cameras: Mapping[str, CameraTrack] = field(default_factory=dict)
+    joints: np.ndarray | None = None
+    sim_states: np.ndarray | None = None
+    segmentation: Mapping[str, np.ndarray] = field(default_factory=dict)
+    segments: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    @property
+    def instructions(self) -> list[str]:
+        """The sentence in force at each step."""
+        given = [(0, self.info.instruction), *self.info.later]
+        ends = [step for step, _ in given[1:]] + [len(self)]
+        return [
+            sentence for (start, sentence), end in zip(given, ends, strict=True) for _ in range(start, end)
+        ]
+
+    @cached_property
+    def achieved(self) -> np.ndarray:
+        """Measured end-effector pose before each action, (T, 4, 4) to world, metres."""
+        return make_poses(self.state[:, :3], Rotation.from_rotvec(self.state[:, 3:6]).as_matrix())
+
+    @cached_property
+    def commanded(self) -> np.ndarray:
+        """The pose that each action asks for, (T, 4, 4): current position plus the action's, and the action's rotation
+        times the current one (from the left: the delta is in world axes; robosuite OSC, `set_goal`)."""
+        return commanded_poses(self.achieved, self.actions)
+
+    @property
+    def gripper_target(self) -> np.ndarray:
+        """Commanded openness (T,), 1 = open, 0 = closed: (1 - a) / 2."""
+        return (1 - np.clip(self.actions[:, 6], -1, 1)) / 2
+
+    @property
+    def openness(self) -> np.ndarray:
+        """Measured openness (T,), 1 = open: the distance between the fingers as a fraction of the largest."""
+        return np.clip((self.state[:, 6] - self.state[:, 7]) / self.info.max_opening, 0, 1)
+
+    @cached_property
+    def noop(self) -> np.ndarray:
+        """bool (T,): actions that move nothing and leave the gripper's command as the last kept action had it.
+
+        The rule by which LIBERO's `no_noops` data were filtered (openvla, `regenerate_libero_dataset.py`). It also
+        marks the steps in which a closing gripper is waited for: drop marked steps only where a shorter wait is meant.
+        """
+        mask = np.zeros(len(self), dtype=bool)
+        held: float | None = None
+        for t, action in enumerate(self.actions):
+            mask[t] = np.linalg.norm(action[:6]) < NOOP_MOTION and (held is None or action[6] == held)
+            if not mask[t]:
+                held = action[6]
+        return mask
+
+
+def make_poses(position: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """(T, 3) and (T, 3, 3) -> float64 (T, 4, 4)."""
+    pose = np.tile(np.eye(4), (len(position), 1, 1))
+    pose[:, :3, :3], pose[:, :3, 3] = rotation, position
+    return pose
+
+
+def commanded_poses(current: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    """Current poses (T, 4, 4) and actions (T, 7), clipped to [-1, 1] as the controller does -> (T, 4, 4)."""
+    move = np.clip(actions[:, :6], -1, 1) * ACTION_SCALE
+    turn = Rotation.from_rotvec(move[:, 3:]).as_matrix()
+    return make_poses(current[:, :3, 3] + move[:, :3], turn @ current[:, :3, :3])

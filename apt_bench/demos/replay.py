@@ -1,0 +1,84 @@
+"""Execute a demonstration's actions again, open loop, and compare."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from apt_bench.demos.dataset import Entry
+from apt_bench.demos.video import Mp4Writer
+from apt_bench.envs.base import Env
+from apt_bench.errors import UserError
+from apt_bench.suites import load_object, load_suite
+
+FRAME_EVERY = 2
+"""Control steps per video frame."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """How one demonstration came out the second time."""
+
+    episode: str
+    success: bool
+    same_start: bool  # qpos after settling, bit for bit
+    same_end: bool  # qpos after the last action, bit for bit
+    steps: int
+    recorded_steps: int
+
+    @property
+    def reproduced(self) -> bool:
+        """Success, after the same number of steps, in the same state."""
+        return self.success and self.same_start and self.same_end and self.steps == self.recorded_steps
+
+
+class Replayer:
+    """Keeps environments between replays. `suite`: name or file of the suite, where the key's name does not find it."""
+
+    def __init__(self, suite: str | None = None) -> None:
+        self._suite = suite
+        self._envs: dict[str, Env] = {}
+
+    def replay(self, entry: Entry, video: Path | None = None) -> Replay:
+        """Reset to the demonstration's episode and execute its actions; `video`: an mp4 to write.
+
+        Raises UserError for demonstrations that others made: their initial states are not known here."""
+        info = entry.info
+        if info.key is None:
+            raise UserError(
+                f"'{info.episode}' names no episode of a suite; only demonstrations made by `apt-bench collect` replay."
+            )
+        spec = load_suite(self._suite or info.key.suite).episode(info.key)
+        actions = entry.load(cameras=()).actions
+        if spec.env not in self._envs:
+            self._envs[spec.env] = load_object(spec.env)()
+        env = self._envs[spec.env]
+        env.reset(spec)
+        start = env.outcome().start_hash
+        frames = [env.frame()] if video else []
+        for t in range(0, len(actions), FRAME_EVERY):
+            env.step_chunk(actions[t : t + FRAME_EVERY], look=False)
+            if video:
+                frames.append(env.frame())
+            if env.outcome().done:
+                break
+        if video:
+            film = Mp4Writer(video, frames[0].shape[:2], info.control_hz // FRAME_EVERY)
+            film.add(np.stack(frames))
+            film.close()
+        outcome = env.outcome()
+        return Replay(
+            episode=info.episode,
+            success=outcome.success,
+            same_start=start == info.start_hash,
+            same_end=outcome.end_hash == info.end_hash,
+            steps=outcome.steps,
+            recorded_steps=info.steps,
+        )
+
+    def close(self) -> None:
+        """Free the environments."""
+        for env in self._envs.values():
+            env.close()

@@ -1,0 +1,83 @@
+"""Which pixel shows which named object, for demonstrations that are asked to say so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from apt_bench import rendering
+from apt_bench.envs.base import Camera, Scene
+
+MAX_GEOMS = 2000
+
+
+class Segmenter:
+    """Renders object labels with a GL context of its own. The labels are one physics substep (2 ms) younger than the
+    images they belong to."""
+
+    def __init__(self) -> None:
+        self.names: tuple[str, ...] = ()
+        self._model: Any = None
+
+    def labels(self, scene: Scene, cameras: Mapping[str, Camera], size: int) -> dict[str, np.ndarray]:
+        """uint8 (size, size) per camera, mirrored where its images are: 0 = nothing named, i = `names[i - 1]`."""
+        if scene.model is not self._model:
+            self._load(scene, size)
+        found = {}
+        for name, camera in cameras.items():
+            # The scene's camera under the image's one: the environments' own names for it are not known here.
+            index = int(np.linalg.norm(scene.data.cam_xpos - camera.pose[:3, 3], axis=1).argmin())
+            labels = self._label_of_geom[self._geoms(scene.data, index, size)]
+            found[name] = labels[:, ::-1] if camera.K[0, 0] < 0 else labels
+        return found
+
+    def close(self) -> None:
+        """Free the GL context."""
+        if self._model is not None:
+            self._gl.make_current()
+            self._context.free()
+            self._gl.free()
+            self._model = None
+
+    def _load(self, scene: Scene, size: int) -> None:
+        self.close()
+        model = scene.model
+        self.names = tuple(sorted(scene.objects))
+        self._label_of_geom = np.zeros(model.ngeom + 1, np.uint8)  # the last: no geom
+        for label, name in enumerate(self.names, 1):
+            self._label_of_geom[list(scene.objects[name].geoms)] = label
+        self._gl = rendering.make_context(size, size)
+        self._gl.make_current()
+        quality = model.vis.quality
+        samples, quality.offsamples = quality.offsamples, 0  # smoothed edges would be mixtures of two labels
+        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
+        quality.offsamples = samples
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        self._drawn = mujoco.MjvScene(model, maxgeom=MAX_GEOMS)
+        self._drawn.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = 1
+        self._drawn.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 1
+        self._option = mujoco.MjvOption()
+        self._option.geomgroup[0] = 0  # collision shapes, in LIBERO's scenes and ours
+        self._option.sitegroup[:] = 0
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._model = model
+
+    def _geoms(self, data: Any, camera: int, size: int) -> np.ndarray:
+        """(size, size): id of the geom behind each pixel, -1 for none."""
+        self._gl.make_current()
+        self._camera.fixedcamid = camera
+        rect, everything = mujoco.MjrRect(0, 0, size, size), mujoco.mjtCatBit.mjCAT_ALL
+        mujoco.mjv_updateScene(self._model, data, self._option, None, self._camera, everything, self._drawn)
+        mujoco.mjr_render(rect, self._drawn, self._context)
+        pixels = np.empty((size, size, 3), np.uint8)
+        mujoco.mjr_readPixels(pixels, None, rect, self._context)
+        geom_of_colour = np.full(self._drawn.ngeom + 1, -1)  # colour 0: nothing drawn
+        for geom in self._drawn.geoms[: self._drawn.ngeom]:
+            if geom.segid >= 0 and geom.objtype == mujoco.mjtObj.mjOBJ_GEOM:
+                geom_of_colour[geom.segid + 1] = geom.objid
+        colour = pixels[::-1].astype(np.int32) @ np.array([1, 1 << 8, 1 << 16])
+        return np.asarray(geom_of_colour[colour])
