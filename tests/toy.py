@@ -243,7 +243,7 @@ class Finding:
     message: str
 
 
-def checks(suite: Suite) -> Iterator[Finding]:
+def checks(suite: Suite, premises: bool = False) -> Iterator[Finding]:
     """One error and one unavailable task."""
     for cell in suite.cells:
         for task in cell_tasks(cell):

@@ -6,6 +6,7 @@ import os
 import sys
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -14,6 +15,12 @@ from apt_bench.errors import UserError
 
 FIRST = ("run", "report", "compare", "ls", "validate", "doctor")
 """What the help shows first."""
+
+SuiteName = Annotated[str, typer.Option(help="Name of a shipped suite, or path of a suite's YAML file.")]
+PolicyName = Annotated[str, typer.Option(help="Name of a shipped policy, or my_module:MyPolicy.")]
+CellList = Annotated[str | None, typer.Option(help="Comma list of cells. Default: the headline cells.")]
+TaskList = Annotated[str | None, typer.Option(help="Comma list of tasks: part of a name, or an index.")]
+PolicyArgs = Annotated[list[str] | None, typer.Option(help="key=value for the policy; may be repeated.")]
 
 
 def build(verb: str | None = None) -> typer.Typer:

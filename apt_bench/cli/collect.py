@@ -9,7 +9,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from apt_bench.cli import plain_console, words
+from apt_bench.cli import PolicyArgs, SuiteName, TaskList, plain_console, words
 from apt_bench.cli.run import summary
 from apt_bench.errors import UserError, did_you_mean
 
@@ -20,14 +20,12 @@ def register(app: typer.Typer) -> None:
 
 
 def collect_command(
-    suite: Annotated[str, typer.Option(help="Name of a shipped suite, or path of a suite's YAML file.")],
+    suite: SuiteName,
     out: Annotated[Path, typer.Option(help="Folder of the data set.")],
     cells: Annotated[
         str | None, typer.Option("--cells", "--split", help="Comma list of cells, e.g. train.")
     ] = None,
-    tasks: Annotated[
-        str | None, typer.Option(help="Comma list of tasks: part of a name, or an index.")
-    ] = None,
+    tasks: TaskList = None,
     episodes: Annotated[
         int | None, typer.Option(help="Initial states per task. Default: the suite's.")
     ] = None,
@@ -40,9 +38,7 @@ def collect_command(
         bool, typer.Option("--segmentation", help="Also store which pixel shows which object (hdf5).")
     ] = False,
     policy: Annotated[str, typer.Option(help="Whose successes are kept.")] = "oracle",
-    policy_arg: Annotated[
-        list[str] | None, typer.Option(help="key=value for the policy; may be repeated.")
-    ] = None,
+    policy_arg: PolicyArgs = None,
     workers: Annotated[str, typer.Option(help="auto, a number, or 0 for this process without Ray.")] = "auto",
     ray_address: Annotated[
         str | None, typer.Option(help="Join this Ray cluster; OUT must be on a disk that all of it sees.")

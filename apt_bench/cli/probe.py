@@ -10,7 +10,7 @@ import typer
 from rich.progress import track
 from rich.table import Table
 
-from apt_bench.cli import plain_console, words
+from apt_bench.cli import CellList, PolicyArgs, PolicyName, SuiteName, TaskList, plain_console, words
 from apt_bench.errors import UserError
 from apt_bench.policies.registry import find_policy
 from apt_bench.probes import PROBES, expand
@@ -24,17 +24,13 @@ def register(app: typer.Typer) -> None:
 
 
 def probe_command(
-    suite: Annotated[str, typer.Option(help="Name of a shipped suite, or path of a suite's YAML file.")],
-    policy: Annotated[str, typer.Option(help="Name of a shipped policy, or my_module:MyPolicy.")],
-    cells: Annotated[
-        str | None, typer.Option(help="Comma list of cells. Default: the headline cells.")
-    ] = None,
-    tasks: Annotated[
-        str | None, typer.Option(help="Comma list of tasks: part of a name, or an index.")
-    ] = None,
+    suite: SuiteName,
+    policy: PolicyName,
+    cells: CellList = None,
+    tasks: TaskList = None,
     episodes: Annotated[int, typer.Option(help="Initial states per task.")] = 2,
     probe: Annotated[str, typer.Option(help="Comma list of probes.")] = ",".join(PROBES),
-    policy_arg: Annotated[list[str] | None, typer.Option(help="key=value; may be repeated.")] = None,
+    policy_arg: PolicyArgs = None,
     out: Annotated[Path | None, typer.Option(help="Write one row per episode and probe to this CSV.")] = None,
 ) -> None:
     """Compare the policy's first chunk under other sentences, at the same initial states."""

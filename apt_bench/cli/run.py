@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from apt_bench.cli import plain_console, words
+from apt_bench.cli import CellList, PolicyArgs, PolicyName, SuiteName, TaskList, plain_console, words
 from apt_bench.errors import UserError
 from apt_bench.records import EpisodeRecord
 from apt_bench.rollout.engine import auto_workers
@@ -31,17 +31,13 @@ def register(app: typer.Typer) -> None:
 
 
 def run_command(
-    suite: Annotated[str, typer.Option(help="Name of a shipped suite, or path of a suite's YAML file.")],
-    policy: Annotated[str, typer.Option(help="Name of a shipped policy, or my_module:MyPolicy.")],
+    suite: SuiteName,
+    policy: PolicyName,
     file: Annotated[
         str | None, typer.Argument(help="What the policy executes: --policy replay FILE.")
     ] = None,
-    cells: Annotated[
-        str | None, typer.Option(help="Comma list of cells. Default: the headline cells.")
-    ] = None,
-    tasks: Annotated[
-        str | None, typer.Option(help="Comma list of tasks: part of a name, or an index.")
-    ] = None,
+    cells: CellList = None,
+    tasks: TaskList = None,
     episodes: Annotated[
         int | None, typer.Option(help="Initial states per task. Default: the protocol's.")
     ] = None,
@@ -57,9 +53,7 @@ def run_command(
     execute_horizon: Annotated[
         int | None, typer.Option(help="Actions executed of each chunk. Default: the policy's.")
     ] = None,
-    policy_arg: Annotated[
-        list[str] | None, typer.Option(help="key=value for the policy; may be repeated.")
-    ] = None,
+    policy_arg: PolicyArgs = None,
     workers: Annotated[str, typer.Option(help="auto, a number, or 0 for this process without Ray.")] = "auto",
     video: Annotated[
         str, typer.Option(help="Which episodes to film: none, failures, first:K or all.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from apt_bench.cli import plain_console
+from apt_bench.cli import SuiteName, plain_console
 from apt_bench.errors import UserError
 from apt_bench.suites import load_object, load_suite
 
@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 
 
 def validate_command(
-    suite: Annotated[str, typer.Option(help="Name of a shipped suite, or path of a suite's YAML file.")],
+    suite: SuiteName,
     premises: Annotated[
         bool,
         typer.Option("--premises", help="Also settle every initial state in the simulator (0.2 s each)."),

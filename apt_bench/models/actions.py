@@ -5,7 +5,7 @@ statistics. With current pose (R0, p0), camera (Rc, pc) and target (Rk, pk), ope
 
     code = [ Rc^T (pk - p0) ; rot6d(Rc^T Rk R0^T Rc) ; 2 o - 1 ]          3 + 6 + 1 numbers, metres
 
-(released APT; METHOD 2.3). All poses are 4x4, metres, and map their own frame to the world. The code does not depend
+(released APT). All poses are 4x4, metres, and map their own frame to the world. The code does not depend
 on the choice of world frame, nor on a constant rotation of the end-effector frame.
 """
 

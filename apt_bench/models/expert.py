@@ -2,7 +2,7 @@
 
 Stage 1 is a prior over actions given vision alone: N/2 blocks in which vision and action tokens cannot see
 language. Stage 2 puts one new, language-seeing block beside each of them. Released form of APT (arXiv
-2606.12366): METHOD 2.4-2.8.
+2606.12366).
 """
 
 from __future__ import annotations
