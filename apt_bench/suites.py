@@ -120,7 +120,9 @@ class Suite:
     cells: tuple[Cell, ...]
     control_hz: int = 20
     about: str = ""
-    checks: str | None = None  # "module:function" for `apt-bench validate`: (Suite, premises=bool) -> Findings
+    checks: str | None = (
+        None  # "module:function" for `apt-bench validate`: (Suite, premises=bool) -> Findings
+    )
     published: str | None = None  # CSV of the paper's rows, in results/published
     simulator: Mapping[str, str] = field(default_factory=dict)  # package -> version that the protocol means
 
