@@ -6,6 +6,7 @@ An environment knows an `EpisodeSpec`, never a policy. It renders only when it i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -149,3 +150,12 @@ class Env(Protocol):
     def close(self) -> None:
         """Free the simulator and its GL context."""
         ...
+
+
+def axis_angle(quat_wxyz: np.ndarray) -> np.ndarray:
+    """robosuite's `quat2axisangle` (transform_utils.py), for MuJoCo's order: angle in [0, 2 pi), no sign flip."""
+    w = min(1.0, max(-1.0, float(quat_wxyz[0])))
+    sine = math.sqrt(1.0 - w * w)
+    if sine == 0.0:
+        return np.zeros(3)
+    return np.asarray(quat_wxyz[1:] * 2.0 * math.acos(w) / sine)

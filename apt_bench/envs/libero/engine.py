@@ -11,7 +11,6 @@ The identities hold for MuJoCo up to 3.3.5 (later versions keep the solver's war
 from __future__ import annotations
 
 import atexit
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from apt_bench.envs.base import axis_angle
 from apt_bench.envs.libero.camera import Renderer
 from apt_bench.envs.libero.control import ArmControl
 from apt_bench.envs.libero.runtime import CACHE, cached_compilation, import_libero, numpy_seed, quiet
@@ -142,12 +142,3 @@ class Engine:
     def free_all() -> None:
         """Forget every cached model."""
         CACHE.clear()
-
-
-def axis_angle(quat_wxyz: np.ndarray) -> np.ndarray:
-    """robosuite's `quat2axisangle` (transform_utils.py), for MuJoCo's order: angle in [0, 2 pi), no sign flip."""
-    w = min(1.0, max(-1.0, float(quat_wxyz[0])))
-    sine = math.sqrt(1.0 - w * w)
-    if sine == 0.0:
-        return np.zeros(3)
-    return np.asarray(quat_wxyz[1:] * 2.0 * math.acos(w) / sine)

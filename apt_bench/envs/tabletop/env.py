@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from apt_bench.envs.base import ACTION_DIM, AGENTVIEW, WRIST, Atom, Observation, Outcome
+from apt_bench.envs.base import ACTION_DIM, AGENTVIEW, WRIST, Atom, Observation, Outcome, axis_angle
 from apt_bench.envs.outcome import Failure, OutcomeTracker
 from apt_bench.envs.tabletop.camera import SIZE, Renderer, camera_geometry
 from apt_bench.envs.tabletop.osc import GRIPPER_SPEED, OperationalSpaceController
@@ -240,10 +239,3 @@ class Progress:
         done = {f"t{k + 1}": step is not None for k, step in enumerate(self.reached)}
         both = all(done.values()) and all(self.scene.holds(a) for part in self.parts for a in part)
         return {"scores": {**done, "_".join(done): both}, "part_steps": self.reached}
-
-
-def axis_angle(quat_wxyz: np.ndarray) -> np.ndarray:
-    """Rotation vector (3,), angle in [0, 2 pi) without a change of sign, as in LIBERO's state."""
-    w = min(1.0, max(-1.0, float(quat_wxyz[0])))
-    sine = math.sqrt(1.0 - w * w)
-    return np.zeros(3) if sine == 0.0 else np.asarray(quat_wxyz[1:] * 2.0 * math.acos(w) / sine)
