@@ -19,6 +19,7 @@ from PIL import Image
 
 from apt_bench.envs.base import AGENTVIEW, WRIST
 from apt_bench.envs.tabletop import TabletopEnv
+from apt_bench.envs.tabletop.camera import SIZE
 from apt_bench.envs.tabletop.catalog import CONTAINERS, ITEMS, conflict
 from apt_bench.envs.tabletop.robots import PANDA
 from apt_bench.envs.tabletop.scene import camera_axes
@@ -102,15 +103,14 @@ def _render(
 ) -> list[list[tuple[str, float, float]]]:
     env, out = TabletopEnv(), []
     (h, w), (rows, cols) = images.shape[1:3], masks.shape[2:]
-    size = max(h, w)
     for index in range(scenes):
         env.reset(scene(index))
         for k in range(VIEWS):
             if k == 2:
                 _move(env, np.random.default_rng((SEED, index)))
             n, camera = VIEWS * index + k, (AGENTVIEW, WRIST)[k % 2]
-            images[n] = _scaled(env.frame(camera, size), (w, h))
-            labels, values = env.segmentation(camera, size)
+            images[n] = _scaled(env.frame(camera, SIZE), (w, h))  # as policies get them: averages
+            labels, values = env.segmentation(camera, SIZE // 2)
             seen: list[tuple[str, float, float]] = []
             for name, value in values.items():
                 mask = labels == value

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from apt_bench.training.frames import default_cache
 from apt_bench.training.mini import save_mini
 from apt_bench.training.pairs import VIEWS, Pictures, Sentence, Speaker, Thing, open_pictures, vocabulary
 from apt_bench.training.progress import Metrics, Report
+from apt_bench.training.trainer import TrainConfig
 
 BINS = 32
 """Rows and columns of locations."""
@@ -67,9 +69,12 @@ class PairBatch:
 def pair_batch(
     pictures: Pictures, chosen: np.ndarray, speaker: Speaker, sentences: int, rng: np.random.Generator
 ) -> PairBatch:
-    """Sentences about these pictures."""
+    """Sentences about these pictures, each in another light."""
     said = [[speaker.say(pictures.things[n], rng) for _ in range(sentences)] for n in chosen]
-    return collate(pictures, chosen, said)
+    batch = collate(pictures, chosen, said)
+    light, tint = rng.uniform(0.8, 1.2, (len(chosen), 1, 1, 1)), rng.uniform(0.93, 1.07, (len(chosen), 3, 1, 1))
+    relit = (batch.images + 1) * torch.from_numpy(light * tint).float() - 1
+    return dataclasses.replace(batch, images=relit.clamp(-1, 1))
 
 
 def collate(pictures: Pictures, chosen: np.ndarray, said: list[list[Sentence]]) -> PairBatch:
@@ -208,28 +213,30 @@ def pretrain(
     first_held = VIEWS * (config.scenes - config.held_out)
     held = np.arange(first_held, VIEWS * config.scenes)
     trained = nn.ModuleDict({"vlm": vlm, "heads": heads})
-    optim = torch.optim.AdamW(trained.parameters(), lr=rule.lr, weight_decay=rule.weight_decay)
+    optims = optimizers(vlm, heads, rule)
     settings = json.dumps([dataclasses.asdict(vlm.config), dataclasses.asdict(config), seed])
-    start = restore_state(out / STATE, trained, optim, settings)
+    start = restore_state(out / STATE, trained, optims, settings)
     if start:
         report.say(f"mini VLM: going on after step {start}")
     metrics = Metrics(out, start)
     with report.bar("mini VLM", rule.steps, start) as bar:
         for step in range(start, rule.steps):
-            for group in optim.param_groups:
-                group["lr"] = rule.lr * rule.rate(step)
+            for optim in optims:
+                for group in optim.param_groups:
+                    group["lr"] = rule.lr * rule.rate(step)
             rng = np.random.default_rng((seed, step))
             chosen = rng.choice(first_held, rule.batch, replace=False)
             losses = pair_losses(vlm, heads, pair_batch(pictures, chosen, speaker, config.sentences, rng))
             losses["total"].backward()
             torch.nn.utils.clip_grad_norm_(trained.parameters(), rule.clip)
-            optim.step()
-            optim.zero_grad(set_to_none=True)
+            for optim in optims:
+                optim.step()
+                optim.zero_grad(set_to_none=True)
             number = step + 1
             final = number == rule.steps
-            bar.to(number, f"loss {float(losses['total']):.2f}")
+            bar.to(number, f"loss {losses['total'].item():.2f}")
             if number % rule.log_every == 0 or final:
-                metrics.write(number, {"loss" if k == "total" else k: float(v) for k, v in losses.items()})
+                metrics.write(number, {"loss" if k == "total" else k: v.item() for k, v in losses.items()})
             if number % rule.save_every == 0 or final:
                 about = {
                     "steps": number,
@@ -242,7 +249,7 @@ def pretrain(
                     {k: v.detach().contiguous() for k, v in heads.state_dict().items()},
                     out / "heads.safetensors",
                 )
-                save_state(out / STATE, trained, optim, settings, number)
+                save_state(out / STATE, trained, optims, settings, number)
                 report.say(
                     f"  step {number}: found {about['question']}, in the robot's sentence {about['robot_sentence']}"
                 )
@@ -251,15 +258,32 @@ def pretrain(
     return out
 
 
+def optimizers(vlm: MiniVLM, heads: Heads, rule: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al. 2024, scaled to AdamW's step as in arXiv 2502.16982) for the matrices of the decoder, which
+    learns with fewer steps; AdamW for all else."""
+    matrices = [p for p in vlm.layers.parameters() if p.ndim == 2]
+    inside = set(matrices)
+    rest = [p for p in (*vlm.parameters(), *heads.parameters()) if p not in inside]
+    return [
+        torch.optim.Muon(
+            matrices, lr=rule.lr, weight_decay=rule.weight_decay, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(rest, lr=rule.lr, weight_decay=rule.weight_decay),
+    ]
+
+
 STATE = "state.safetensors"
 """What a killed pretraining goes on from; deleted at its end."""
 
 
-def save_state(path: Path, model: nn.Module, optim: torch.optim.AdamW, settings: str, step: int) -> None:
-    """Weights and AdamW's moments in one file, which is whole or not there."""
+def save_state(
+    path: Path, model: nn.Module, optims: Sequence[torch.optim.Optimizer], settings: str, step: int
+) -> None:
+    """Weights and the optimisers' moments in one file, which is whole or not there."""
     tensors = dict(model.state_dict())
-    for name, p in model.named_parameters():
-        tensors |= {f"{key} {name}": optim.state[p][key] for key in MOMENTS if p in optim.state}
+    for optim in optims:
+        for name, p in model.named_parameters():
+            tensors |= {f"{key} {name}": value for key, value in optim.state.get(p, {}).items()}
     part = path.with_suffix(".part")
     save_file(
         {k: v.detach().contiguous() for k, v in tensors.items()},
@@ -269,7 +293,9 @@ def save_state(path: Path, model: nn.Module, optim: torch.optim.AdamW, settings:
     part.replace(path)
 
 
-def restore_state(path: Path, model: nn.Module, optim: torch.optim.AdamW, settings: str) -> int:
+def restore_state(
+    path: Path, model: nn.Module, optims: Sequence[torch.optim.Optimizer], settings: str
+) -> int:
     """Load what `save_state` saved; returns the steps behind it, 0 where there is no file.
 
     Raises UserError where it was made with other settings."""
@@ -283,13 +309,14 @@ def restore_state(path: Path, model: nn.Module, optim: torch.optim.AdamW, settin
             f"{path} is of a pretraining with other settings. Delete it, or choose another folder."
         )
     model.load_state_dict({k: v for k, v in tensors.items() if " " not in k})
-    for name, p in model.named_parameters():
-        if f"step {name}" in tensors:
-            optim.state[p] = {key: tensors[f"{key} {name}"] for key in MOMENTS}
+    names = {p: name for name, p in model.named_parameters()}
+    moments = [k.split(" ") for k in tensors if " " in k]
+    for optim in optims:
+        for p in (p for group in optim.param_groups for p in group["params"]):
+            found = {key: tensors[f"{key} {name}"] for key, name in moments if name == names[p]}
+            if found:
+                optim.state[p] = found
     return int(about["step"])
-
-
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def new_mini(sizes: MiniVLMConfig) -> MiniVLM:
