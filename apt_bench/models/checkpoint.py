@@ -108,6 +108,12 @@ def sha256(source: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def provenance(source: str | Path) -> dict[str, Any]:
+    """How a checkpoint was trained; empty for the authors' files."""
+    path = locate(source) / PROVENANCE
+    return _read_json(path) if path.is_file() else {}
+
+
 def locate(source: str | Path) -> Path:
     """The local path of a checkpoint, fetched from the hub if need be."""
     path = Path(source).expanduser()

@@ -41,18 +41,26 @@ def _demos(recipe: Recipe, session: Session, console: Console) -> Path:
     return folder
 
 
+SHIPPED = Path(__file__).parent / "weights" / "mini_vlm"
+"""The mini VLM of the default configuration, as `apt-bench train --pretrain FOLDER` makes it."""
+
+
 def pretrained(recipe: Recipe, session: Session) -> Path:
-    """A mini VLM of the recipe's size, pretrained as it says; from the cache if it is there."""
-    from apt_bench.training.mini import is_complete
+    """A mini VLM of the recipe's size, pretrained as it says: the shipped one, one from the cache, or made now."""
+    from apt_bench.training.mini import is_complete, made_by
     from apt_bench.training.pretrain import new_mini, pretrain
 
-    config = recipe.pretrain
+    config, say = recipe.pretrain, session.report.say
+    if made_by(SHIPPED, recipe.vlm.mini, config):
+        say(f"Mini VLM: the shipped one, {SHIPPED}")
+        return SHIPPED
     folder = (
         session.cache / "mini_vlm" / digest(dataclasses.asdict(recipe.vlm.mini), dataclasses.asdict(config))
     )
     if not is_complete(folder, config.train.steps):
-        session.report.say(
-            f"Pretraining a mini VLM: {config.scenes} scenes, {config.train.steps} steps, in {folder}"
+        say(
+            f"Pretraining a mini VLM: {config.scenes} scenes, {config.train.steps} steps, in {folder}. "
+            "It took 25 minutes of one idle core."
         )
         pretrain(new_mini(recipe.vlm.mini), config, folder, session.report, session.cache)
     return folder
