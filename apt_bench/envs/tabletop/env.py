@@ -186,11 +186,8 @@ class TabletopEnv:
     def _state(self) -> np.ndarray:
         """float32 (8,), as in LIBERO; another gripper reports its opening as the Panda would."""
         scene = self._live()
-        offset, slope = np.array(self._robot.finger_m).T
-        fingers = offset + slope * self.data.qpos[list(scene.robot.finger_qpos)]
-        return np.concatenate(
-            [self.data.site_xpos[scene.robot.grip_site], axis_angle(self.data.xquat[self._hand]), fingers]
-        ).astype(np.float32)
+        tip, hand = self.data.site_xpos[scene.robot.grip_site], axis_angle(self.data.xquat[self._hand])
+        return np.concatenate([tip, hand, scene.robot.fingers(self.data.qpos)]).astype(np.float32)
 
     def _hash(self) -> str:
         return hashlib.sha256(self.data.qpos.tobytes()).hexdigest()[:16]

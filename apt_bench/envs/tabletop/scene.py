@@ -116,6 +116,7 @@ class TabletopScene:
             finger_qpos=tuple(int(model.joint(j).qposadr[0]) for j in robot.fingers),
             max_opening=robot.max_opening,
             body_root=model.body("robot").id,
+            finger_m=robot.finger_m,
         )
         self.base_goal: tuple[Atom, ...] = ()
         self.all_goals = tuple(Atom(p, tuple(a)) for part in spec.parts for p, *a in part)

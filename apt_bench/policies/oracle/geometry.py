@@ -15,7 +15,7 @@ import numpy as np
 from scipy.spatial import ConvexHull, QhullError
 
 from apt_bench.envs.base import Scene
-from apt_bench.policies.oracle.arm import Arm, subtree
+from apt_bench.policies.oracle.arm import Arm, ancestors, subtree
 
 SPACING = 0.007  # m between two points on a surface
 _GEOM = mujoco.mjtGeom
@@ -53,7 +53,7 @@ class World:
     @property
     def opening(self) -> float:
         """Distance of the fingers, metres."""
-        return float(np.abs(self.scene.data.qpos[list(self.scene.robot.finger_qpos)]).sum())
+        return self.scene.robot.opening(self.scene.data.qpos)
 
     @cached_property
     def hand_boxes(self) -> np.ndarray:
@@ -65,9 +65,10 @@ class World:
             points = self._cloud(geoms) @ self.grip_rotation
             points[:, 0] += np.sign(points[:, 0].mean()) * (half - self.opening / 2)
             boxes.append([points.min(0), points.max(0)])
+        fingers = frozenset.union(*robot.finger_geoms)
         for body in self._hand_bodies:
             solid = np.flatnonzero((self.scene.model.geom_bodyid == body) & self._solid).tolist()
-            if solid:
+            if solid := [g for g in solid if g not in fingers]:
                 points = self._cloud(solid) @ self.grip_rotation
                 boxes.append([points.min(0), points.max(0)])
         return np.array(boxes)
@@ -83,14 +84,15 @@ class World:
 
     @cached_property
     def _hand_bodies(self) -> list[int]:
-        """Bodies from the palm (which carries the fingers) to the last jointed link."""
+        """Bodies of the gripper, from the palm (which carries both fingers) down, and up to the last jointed link."""
         model = self.scene.model
-        body = int(model.body_parentid[model.geom_bodyid[min(self.scene.robot.finger_geoms[0])]])
-        chain = [body]
-        while not model.body_jntnum[body]:
-            body = int(model.body_parentid[body])
-            chain.append(body)
-        return chain
+        left, right = (
+            ancestors(model, int(model.geom_bodyid[min(geoms)])) for geoms in self.scene.robot.finger_geoms
+        )
+        palm = next(b for b in left if b in right)
+        chain = ancestors(model, palm)
+        jointed = next(i for i, b in enumerate(chain) if model.body_jntnum[b])
+        return [*subtree(model, palm), *chain[1 : jointed + 1]]
 
     def _cloud(self, geoms: Iterable[int]) -> np.ndarray:
         return np.concatenate([self._world_points(g) for g in geoms]) - self.grip
