@@ -6,6 +6,7 @@ z the direction of approach, origin between the finger tips.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
@@ -31,7 +32,7 @@ class World:
         self._solid = (model.geom_contype | model.geom_conaffinity) != 0
         self._robot_bodies = subtree(model, scene.robot.body_root)
         self._robot_geoms = np.isin(model.geom_bodyid, self._robot_bodies)
-        self.surface = min((float(self.points(n)[:, 2].min()) for n in self._movables()), default=0.0)
+        self.surface = min((float(self.points(n)[:, 2].min()) for n in self.movables()), default=0.0)
 
     @cached_property
     def arm(self) -> Arm:
@@ -55,15 +56,31 @@ class World:
         """Distance of the fingers, metres."""
         return self.scene.robot.opening(self.scene.data.qpos)
 
+    def imagined(self, data: Any) -> World:
+        """The same world in another state of the simulation."""
+        other = copy.copy(self)
+        other.scene = copy.copy(self.scene)
+        other.scene.data = data
+        other.arm = copy.copy(self.arm)
+        other.arm.scene = other.scene
+        return other
+
     @cached_property
     def hand_boxes(self) -> np.ndarray:
         """(n, 2, 3) boxes (low, high) in the tool frame around the open fingers, the palm and the flange."""
+        return self._boxes(self.scene.robot.max_opening)
+
+    @cached_property
+    def fist_boxes(self) -> np.ndarray:
+        """As `hand_boxes`, with closed fingers."""
+        return self._boxes(0.0)
+
+    def _boxes(self, opening: float) -> np.ndarray:
         robot = self.scene.robot
-        half = robot.max_opening / 2
         boxes: list[list[np.ndarray]] = []
         for geoms in robot.finger_geoms:
             points = self._cloud(geoms) @ self.grip_rotation
-            points[:, 0] += np.sign(points[:, 0].mean()) * (half - self.opening / 2)
+            points[:, 0] += np.sign(points[:, 0].mean()) * (opening - self.opening) / 2
             boxes.append([points.min(0), points.max(0)])
         fingers = frozenset.union(*robot.finger_geoms)
         for body in self._hand_bodies:
@@ -73,13 +90,13 @@ class World:
                 boxes.append([points.min(0), points.max(0)])
         return np.array(boxes)
 
-    def air(self, points: np.ndarray, origin: np.ndarray) -> float:
-        """Distance (largest of the three components) of the nearest point to the open hand; negative: inside it.
-        points (3, n) and origin (3,) of the hand, both along the axes of its tool frame."""
+    def air(self, points: np.ndarray, origin: np.ndarray, boxes: np.ndarray | None = None) -> float:
+        """Distance (largest of the three components) of the nearest point to the open hand (or other boxes); negative:
+        inside it. points (3, n) and origin (3,) of the hand, both along the axes of its tool frame."""
         local = points - origin[:, None]
         return min(
             float(np.maximum(low[:, None] - local, local - high[:, None]).max(0).min())
-            for low, high in self.hand_boxes
+            for low, high in (self.hand_boxes if boxes is None else boxes)
         )
 
     @cached_property
@@ -99,7 +116,8 @@ class World:
 
     # -- things --------------------------------------------------------------------------------------------------
 
-    def _movables(self) -> list[str]:
+    def movables(self) -> list[str]:
+        """Names of the objects that have a free joint."""
         return [n for n, o in self.scene.objects.items() if o.movable]
 
     def points(self, name: str) -> np.ndarray:

@@ -11,10 +11,12 @@ from apt_bench.policies.oracle.articulated import joint_of, operate
 from apt_bench.policies.oracle.geometry import World
 from apt_bench.policies.oracle.grasps import Grasp, find_grasps
 from apt_bench.policies.oracle.motion import DOWN, OPEN, Motion, hold
+from apt_bench.policies.oracle.push import make_room
 from apt_bench.policies.oracle.skills import pick, place
 from apt_bench.policies.oracle.spots import find_spots
 
 ORDER = {"open": 0, "turnon": 0, "turnoff": 0, "close": 2}  # joints before things, but doors are shut last
+PUSHES = 3  # to make room for one grasp
 ROUNDS = 8  # times that the whole goal is gone through
 
 
@@ -58,6 +60,10 @@ def move_object(world: World, atom: Atom, attempt: int) -> Motion:
     spots = find_spots(world, name, place_name, atom.predicate)
     spot = spots[attempt % len(spots)]
     grasps = find_grasps(world, name, spot.position)
+    for _ in range(PUSHES):
+        if (grasps and grasps[0].cost < 1) or not (yield from make_room(world, name, spot.position)):
+            break
+        grasps = find_grasps(world, name, spot.position)
     if not grasps:
         top = world.points(name)[:, 2].max()
         grasps = [Grasp(np.array([*world.centre(name)[:2], top - 0.02]), DOWN, 0.0, 9.0)]
