@@ -30,6 +30,8 @@ from apt_bench.rollout.runner import RunOptions, RunResult, run
 from apt_bench.suites import load_suite
 
 Format = Literal["hdf5", "lerobot"]
+VARIED = "variation=1"
+"""How the oracle moves unless it is told otherwise: demonstrations shall not all be one path."""
 FORMATS: tuple[Format, ...] = ("hdf5", "lerobot")
 
 
@@ -63,6 +65,8 @@ def collect(
     _check_settings(
         out, {"format": format, "cameras": list(cameras), "size": size, "segmentation": segmentation}
     )
+    if options.policy == "oracle" and not any(a.startswith("variation=") for a in options.policy_args):
+        options = dataclasses.replace(options, policy_args=(*options.policy_args, VARIED))
     suite = load_suite(options.suite)
     if suite.simulator:
         rendering.choose_backend()  # once, for every worker

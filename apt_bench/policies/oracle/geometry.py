@@ -17,6 +17,7 @@ from scipy.spatial import ConvexHull, QhullError
 
 from apt_bench.envs.base import Scene
 from apt_bench.policies.oracle.arm import Arm, ancestors, subtree
+from apt_bench.policies.oracle.variation import Variation
 
 SPACING = 0.007  # m between two points on a surface
 _GEOM = mujoco.mjtGeom
@@ -25,8 +26,9 @@ _GEOM = mujoco.mjtGeom
 class World:
     """The live scene as the expert sees it."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Scene, variation: Variation | None = None) -> None:
         self.scene = scene
+        self.variation = variation or Variation()
         self._local: dict[int, np.ndarray] = {}
         model = scene.model
         self._solid = (model.geom_contype | model.geom_conaffinity) != 0

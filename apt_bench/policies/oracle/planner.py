@@ -58,7 +58,7 @@ def move_object(world: World, atom: Atom, attempt: int) -> Motion:
     if is_drawer and not world.scene.holds(drawer):
         yield from operate(world, drawer, attempt)
     spots = find_spots(world, name, place_name, atom.predicate)
-    spot = spots[attempt % len(spots)]
+    spot = world.variation.choose(spots, attempt)
     grasps = find_grasps(world, name, spot.position)
     for _ in range(PUSHES):
         if (grasps and grasps[0].cost < 1) or not (yield from make_room(world, name, spot.position)):
@@ -67,7 +67,7 @@ def move_object(world: World, atom: Atom, attempt: int) -> Motion:
     if not grasps:
         top = world.points(name)[:, 2].max()
         grasps = [Grasp(np.array([*world.centre(name)[:2], top - 0.02]), DOWN, 0.0, 9.0)]
-    grasp = grasps[attempt % len(grasps)]
+    grasp = world.variation.choose(grasps, attempt)
 
     def done() -> bool:
         return world.scene.holds(atom)
