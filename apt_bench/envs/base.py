@@ -67,8 +67,8 @@ class Region:
 
 @dataclass(frozen=True)
 class Robot:
-    """Ids of the robot's parts. `grip_site` lies between the finger tips; openness 1 = `max_opening` metres. `finger_m`:
-    (offset, slope) from each finger's joint to its place in m, left positive, right negative, as the Panda's are."""
+    """Ids of the robot's parts. `grip_site` lies between the finger tips; openness 1 = `max_opening` metres.
+    `finger_m`: (offset, slope) from each finger's joint to its place in m; of the Panda's, the two are one."""
 
     grip_site: int
     finger_geoms: tuple[frozenset[int], frozenset[int]]  # left, right

@@ -16,7 +16,7 @@ import numpy as np
 from apt_bench.policies.oracle.arm import STRETCH
 from apt_bench.policies.oracle.geometry import World
 from apt_bench.policies.oracle.grasps import Grasp, clearance, find_grasps
-from apt_bench.policies.oracle.motion import CLOSE, DOWN, OPEN, Motion, action_towards, follow, go, hold, up
+from apt_bench.policies.oracle.motion import CLOSE, DOWN, OPEN, Motion, action_towards, follow, go, up
 from apt_bench.policies.oracle.paths import plan
 from apt_bench.policies.oracle.skills import pick, place
 
@@ -63,8 +63,8 @@ class SetAside:
 
 
 def make_room(world: World, name: str, destination: np.ndarray) -> Motion:
-    """Push once (or set one neighbour aside), so that `name` can be grasped and put to `destination` (3,), or comes nearer to that. False where no
-    push helps."""
+    """Push something once, or set one neighbour aside, so that `name` can be grasped and put to `destination` (3,), or
+    comes nearer to that. False where nothing of the kind helps."""
     found = find_push(world, name, destination)
     if found is None:
         return False
