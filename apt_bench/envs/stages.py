@@ -69,7 +69,7 @@ class Stages:
         self.over = self.success or (self._coached and holds[self._stage])
 
     def events(self) -> dict[str, Any]:
-        """`scores` (t1, t2, ..., and t1_t2 for all together) and the control step of each part; {} for a single part."""
+        """`scores` (t1, t2, and t1_t2 for all together) and the control step of each part; {} for a single part."""
         if len(self.parts) < 2:
             return {}
         done = {f"t{k}": step is not None for k, step in enumerate(self.reached, 1)}

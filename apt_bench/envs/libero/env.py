@@ -103,8 +103,8 @@ class LiberoEnv:
     def outcome(self) -> Outcome:
         """How the episode stands now; what failed and the events are told once it is done."""
         if self._done and self._end is None:
-            failure, events = self.tracker.finish(self.stages.success)
-            self._end = failure, events | self.stages.events()
+            ended = self.tracker.finish(self.stages.success)
+            self._end = ended[0], ended[1] | self.stages.events()
         failure, events = self._end or (None, {})
         return Outcome(
             success=self.stages.success,

@@ -75,7 +75,7 @@ class TabletopEnv:
         last of them (none where the episode ends before). Raises ValueError for another shape, NaN, a finished
         episode."""
         began = time.perf_counter()
-        self._live()
+        scene = self._live()
         actions = np.asarray(actions, dtype=np.float64)
         if actions.ndim != 2 or actions.shape[1] != ACTION_DIM or not len(actions):
             raise ValueError(f"actions must have the shape (n, {ACTION_DIM}), not {actions.shape}")
@@ -92,8 +92,8 @@ class TabletopEnv:
             mujoco.mj_kinematics(self.model, self.data)
             self._steps += 1
             self._tracker.update(self._steps)
-            self._stages.update(self._steps, [all(map(self.scene.holds, part)) for part in self.scene.parts])
-            self.scene.goal = self._stages.goal
+            self._stages.update(self._steps, [all(map(scene.holds, part)) for part in scene.parts])
+            scene.goal = self._stages.goal
         self._seconds["physics"] += time.perf_counter() - began
         return self._observe(look and not ended_early)
 
@@ -197,4 +197,3 @@ class TabletopEnv:
 
     def _hash(self) -> str:
         return hashlib.sha256(self.data.qpos.tobytes()).hexdigest()[:16]
-
