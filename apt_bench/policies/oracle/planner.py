@@ -11,6 +11,7 @@ from apt_bench.policies.oracle.articulated import joint_of, operate
 from apt_bench.policies.oracle.geometry import World
 from apt_bench.policies.oracle.grasps import Grasp, find_grasps
 from apt_bench.policies.oracle.motion import DOWN, OPEN, Motion, hold
+from apt_bench.policies.oracle.plate import can_slide, is_flat, rim_grasps, slide
 from apt_bench.policies.oracle.skills import pick, place
 from apt_bench.policies.oracle.spots import find_spots
 
@@ -57,15 +58,16 @@ def move_object(world: World, atom: Atom, attempt: int) -> Motion:
         yield from operate(world, drawer, attempt)
     spots = find_spots(world, name, place_name, atom.predicate)
     spot = spots[attempt % len(spots)]
-    grasps = find_grasps(world, name, spot.position)
-    if not grasps:
-        top = world.points(name)[:, 2].max()
-        grasps = [Grasp(np.array([*world.centre(name)[:2], top - 0.02]), DOWN, 0.0, 9.0)]
-    grasp = grasps[attempt % len(grasps)]
 
     def done() -> bool:
         return world.scene.holds(atom)
 
+    grasps = find_grasps(world, name, spot.position)
+    if not any(grasp.cost < 1 for grasp in grasps) or is_flat(world, name):
+        if can_slide(world, name, place_name):
+            return (yield from slide(world, name, spot.position, done))
+        grasps = rim_grasps(world, name, spot.position)
+    grasp = grasps[attempt % len(grasps)]
     if not (yield from pick(world, name, grasp)):
         return False
     return (yield from place(world, name, spot.position, spot.drop, done, grasp.rotation))
