@@ -16,7 +16,9 @@ AZIMUTHS = np.deg2rad(np.arange(-180, 180, 15))
 LEANS = np.deg2rad([12, 7])  # of the hand outwards, so that the outer finger gets under the rim
 BITE = 0.022  # m of the rim between the fingers
 STRIP = 0.01  # half width of a finger
-FLOOR = -0.004  # m between the lowest corner of the boxes around the open fingers and what the thing stands on
+FLOOR = (
+    -0.004
+)  # m between the lowest corner of the boxes around the open fingers and what the thing stands on
 LEVEL = 0.01  # m: what stands higher does not stand on the table
 PRESS, LIGHTER = 0.003, 0.0005  # m below the surface that the hand aims at; less of it while the hand sticks
 STICKS = 0.002  # m in one control step
@@ -78,7 +80,7 @@ def slide(world: World, name: str, spot: np.ndarray, done: Callable[[], bool]) -
     yield from go(world, above, DOWN, CLOSE, tolerance=0.012, angle=0.06)
     yield from go(world, contact, DOWN, CLOSE, tolerance=0.004, steps=20, straight=True)
     press, last = PRESS, world.grip
-    for _ in range(100):
+    for _ in range(160):
         offset = spot - world.position(name)
         if done():
             break
