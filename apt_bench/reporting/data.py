@@ -14,7 +14,7 @@ import pandas as pd
 
 from apt_bench import stats
 from apt_bench.errors import UserError
-from apt_bench.records import EpisodeRecord, RunStore, differing_settings, protocol_hash
+from apt_bench.records import EpisodeRecord, RunStore, differing_settings, protocol_hash, sequential_words
 from apt_bench.suites import STALE, EpisodeKey, Suite, load_suite
 
 COVERAGE_GATE = 0.98
@@ -298,6 +298,16 @@ def macro_average(frame: pd.DataFrame) -> stats.Estimate:
         done.success.to_numpy(dtype=float), done.groupby(["cell", "task"], observed=True).ngroup().to_numpy(),
         done.cell.cat.codes.to_numpy(),
     )  # fmt: skip
+
+
+def sequential_notes(runs: Iterable[Run]) -> list[str]:
+    """A caution for each run that was played under a sequential rule."""
+    return [
+        f"{r.label} was played under a stopping rule. {sequential_words(r.sequential)} Plain p-values and intervals of "
+        "this run take no account of the looks, and an early stop makes a difference look larger than it is."
+        for r in runs
+        if r.sequential
+    ]
 
 
 def protocol_differences(a: Run, b: Run) -> list[str]:
