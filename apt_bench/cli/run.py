@@ -13,7 +13,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from apt_bench.cli import CellList, PolicyArgs, PolicyName, SuiteName, TaskList, plain_console, words
+from apt_bench.cli import (
+    CellList,
+    PolicyArgs,
+    PolicyName,
+    SuiteName,
+    TaskList,
+    TrackName,
+    plain_console,
+    words,
+)
 from apt_bench.errors import UserError
 from apt_bench.records import EpisodeRecord, sequential_words
 from apt_bench.rollout.engine import auto_workers
@@ -80,6 +89,7 @@ def run_command(
         float | None,
         typer.Option(help="With --stop-when decided: stop too where they are equal within so many points."),
     ] = None,
+    track: TrackName = "none",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would run, and about how long.")
     ] = False,
@@ -117,6 +127,7 @@ def run_command(
         hang_seconds=hang_timeout,
         unpinned=unpinned,
         against=against,
+        track=track,
         margin=None if margin is None else margin / 100,
     )
     console = plain_console()

@@ -30,6 +30,7 @@ from apt_bench.rollout.schedule import Schedule
 from apt_bench.rollout.stopping import Sequential, open_rule
 from apt_bench.rollout.workers import Result, Settings, Video
 from apt_bench.suites import EpisodeKey, EpisodeSpec, Suite, load_suite
+from apt_bench.tracking import Tracker, find_tracker, tracking
 
 ERRORS_IN_A_ROW = 5
 """So many episodes lost one after the other: something is broken for all of them, and the run stops."""
@@ -60,6 +61,7 @@ class RunOptions:
     hang_seconds: float = 180.0
     unpinned: bool = False
     against: Path | None = None  # stop when decided against this run
+    track: str = "none"  # or wandb, trackio
     margin: float | None = None  # fraction; with `against`: equivalence within it decides too
 
 
@@ -105,6 +107,7 @@ class RunResult:
 def select(options: RunOptions) -> tuple[Suite, tuple[EpisodeSpec, ...]]:
     """The suite and the episodes asked for."""
     suite = load_suite(options.suite)
+    find_tracker(options.track)
     if options.limit is not None and options.limit < 1:
         raise UserError(f"--limit must be at least 1, not {options.limit}.")
     installed = identity.versions(suite.simulator)
@@ -223,8 +226,9 @@ def run(
             stream = pool.stream(schedule, stopped)
         else:
             stream = run_local(schedule, settings, stopped, policy)
+        tracker = stack.enter_context(tracking(options.track, todo.out, book.card()))
         with closing(stream):
-            return book.fill(schedule, stream, stopped, console, workers)
+            return book.fill(schedule, stream, stopped, console, workers, tracker)
 
 
 class _Book:
@@ -249,6 +253,10 @@ class _Book:
         self._asked(todo.rule.begun if todo.rule else todo.specs)
         self._store = RunStore.create(todo.out, todo.protocol, self._run)
 
+    def card(self) -> dict[str, Any]:
+        """What a tracker keeps as the run's configuration."""
+        return {**self._run, "protocol": {**self._plan.protocol, "hash": protocol_hash(self._plan.protocol)}}
+
     def _asked(self, specs: Iterable[EpisodeSpec]) -> None:
         """So many episodes are asked for, and there the rule stands."""
         self._run["requested"] = identity.requested(specs, self._run["requested"])
@@ -269,6 +277,7 @@ class _Book:
         stopped: Callable[[], bool],
         console: Console,
         workers: int,
+        tracker: Tracker,
     ) -> RunResult:
         """Record what the stream brings until it ends, is interrupted, or cannot go on."""
         rule = self._plan.rule
@@ -307,6 +316,7 @@ class _Book:
                 if record.outcome != "error":
                     finished[record.key] = record
                 progress.ended(record)
+                tracker.log(progress.metrics(record))
                 if rule and ((batch := rule.ended(record)) or rule.over):
                     self._begin(schedule, batch)
                 if lost >= ERRORS_IN_A_ROW:
@@ -317,6 +327,7 @@ class _Book:
                     break
         if not stop and stopped():
             stop = "interrupted"
+        tracker.table("cells", *progress.table())
         self._close(workers)
         if rule:  # what it has not come to is not missing
             asked = dict.fromkeys(s.key for s in rule.begun)
