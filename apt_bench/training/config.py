@@ -25,7 +25,7 @@ CONFIGS = Path(__file__).parent / "configs"
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Of the mini VLM. scenes: two pictures each; the last `held_out` of them are for the probe. sentences:
+    """Of the mini VLM. scenes: four pictures each; the last `held_out` of them are for the probe. sentences:
     per picture and step.
     """
 
