@@ -63,11 +63,11 @@ def save(folder: Path, model: VLA, provenance: Mapping[str, Any]) -> Path:
 
 
 def _own_weights(vlm: VLM, spec: VLMSpec) -> dict[str, Tensor]:
-    """Frozen hub models are named, not stored; adapters are stored alone; the rest is stored whole."""
+    """Frozen hub models are named, not stored; of adapted ones only what was added; the rest is stored whole."""
     state = vlm.state_dict()
     if spec.name == "mini" or spec.mode == "full":
         return state
-    return {k: v for k, v in state.items() if ".lora_" in k} if spec.mode == "lora" else {}
+    return {k: v for k, v in state.items() if ".lora_" in k or k == "queries"} if spec.mode == "lora" else {}
 
 
 def load(source: str | Path, vlm: VLM | None = None) -> VLA:

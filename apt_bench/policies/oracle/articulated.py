@@ -21,6 +21,7 @@ from apt_bench.policies.oracle.motion import (
     follow,
     go,
     hold,
+    turned,
     up,
 )
 from apt_bench.policies.oracle.paths import plan
@@ -30,6 +31,11 @@ FARTHER = {"open": True, "turnon": True, "close": False, "turnoff": False}
 LEANS = np.deg2rad([68, 62, 74])  # of the hand that reaches for a drawer's handle from the front
 PUSH_LEAN = np.deg2rad(50)
 TWIST, TWIST_STEP = 1.7, 0.1  # rad: of one grip, per control step
+SHARE = 0.7  # of a door's width, from its hinge, where it is pushed
+BELOW_EDGE = 0.02  # m of the finger tips below a door's upper edge, so that the palm passes over it
+FINGER = 0.012  # m, half thickness
+LEAD = 0.2  # rad that the hand aims ahead of the door
+DOOR = 0.1  # m: what a hinge moves farther from its axis than this is a door, otherwise a knob
 OVERSHOOT = 0.08  # m that a pull goes on beyond the wanted travel, because the controller lags behind
 
 
@@ -62,6 +68,8 @@ def operate(world: World, atom: Atom, attempt: int) -> Motion:
     def done() -> bool:
         return world.scene.holds(atom)
 
+    if model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_HINGE and is_door(world, joint):
+        return (yield from swing(world, joint, travel, done))
     if model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_HINGE:
         return (yield from turn(world, joint, travel, done, attempt))
     if FARTHER[atom.predicate]:
@@ -139,6 +147,43 @@ def push(world: World, joint: int, travel: float, done: Callable[[], bool]) -> M
         yield action_towards(world, point + into * (abs(travel) + 0.05), rotation, CLOSE)
     yield from go(world, world.grip - 0.05 * into, rotation, CLOSE, tolerance=0.02, steps=15)
     yield from go(world, world.grip + up(0.15), rotation, OPEN, tolerance=0.03, steps=20)
+    return done()
+
+
+def is_door(world: World, joint: int) -> bool:
+    """Whether a hinge carries a door, not a knob."""
+    data = world.scene.data
+    offsets = world.part_points(joint) - data.xanchor[joint]
+    return bool(abs(data.xaxis[joint][2]) > 0.9 and np.linalg.norm(offsets[:, :2], axis=1).max() > DOOR)
+
+
+def swing(world: World, joint: int, travel: float, done: Callable[[], bool]) -> Motion:
+    """Push a door with closed fingers from behind, by `travel` (rad) about its upright hinge."""
+    model, data = world.scene.model, world.scene.data
+    axis, anchor = data.xaxis[joint] * np.sign(travel), data.xanchor[joint].copy()
+    offsets = world.part_points(joint) - anchor
+    along = offsets.mean(0) * [1, 1, 0]
+    along /= np.linalg.norm(along)
+    ahead = np.cross(axis, along)
+    radius = SHARE * float((offsets @ along).max())
+    behind = float((offsets @ ahead)[np.abs(offsets @ along - radius) < 0.03].min()) - FINGER
+    contact = radius * along + behind * ahead
+    contact[2] = offsets[:, 2].max() - BELOW_EDGE
+    yaws = [float(np.arctan2(along[1], along[0])) + side * np.pi / 2 for side in (-1, 1)]
+    rotation = turned(min(yaws, key=abs))
+    start = anchor + contact - 0.06 * ahead
+    above = start + up(0.08)
+    yield from follow(world, plan(world, above, rotation, world.obstacles()), rotation, CLOSE)
+    yield from go(world, above, rotation, CLOSE, tolerance=0.02)
+    yield from go(world, start, rotation, CLOSE, tolerance=0.012, steps=40, straight=True)
+    address = model.jnt_qposadr[joint]
+    first = float(data.qpos[address])
+    for _ in range(150):
+        if done():
+            break
+        turn = abs(float(data.qpos[address]) - first) + LEAD
+        yield action_towards(world, anchor + rotation_matrix(axis * turn) @ contact, rotation, CLOSE)
+    yield from go(world, world.grip + up(0.15), rotation, CLOSE, tolerance=0.03, steps=20)
     return done()
 
 

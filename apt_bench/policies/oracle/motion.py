@@ -8,6 +8,7 @@ import numpy as np
 
 from apt_bench.policies.oracle.arm import rotation_vector
 from apt_bench.policies.oracle.geometry import World
+from apt_bench.policies.oracle.variation import JOLT_STEPS
 
 Motion = Generator[np.ndarray, None, bool]
 """Yields one action per control step; returns whether it got there."""
@@ -61,7 +62,8 @@ def go(
     """To a pose. Ends early, False, where the hand no longer moves. `straight`: down only as fast as the hand stays
     on the vertical through the target."""
     last, stuck = np.full(3, np.inf), 0
-    for _ in range(steps):
+    speed = world.variation.speed()
+    for _ in range(int(steps / speed)):
         turn = float(np.linalg.norm(rotation_vector(rotation @ world.grip_rotation.T)))
         here = world.grip
         if np.linalg.norm(position - here) < tolerance and turn < angle:
@@ -70,7 +72,8 @@ def go(
         if stuck > 6:
             return False
         last = here
-        action = action_towards(world, position, rotation, gripper)
+        action = action_towards(world, world.variation.aim(here, position), rotation, gripper)
+        action[:6] *= speed
         if straight and action[2] < 0:
             drift = float(np.linalg.norm((position - here)[:2]))
             action[2] *= np.clip(1.3 - drift / 0.015, 0.15, 1.0)
@@ -80,12 +83,18 @@ def go(
 
 def follow(world: World, path: list[np.ndarray], rotation: np.ndarray, gripper: float) -> Motion:
     """Along waypoints without stopping at them."""
+    speed = world.variation.speed()
+    jolted, push = world.variation.jolt(len(path))
     for i, point in enumerate(path):
         final = i == len(path) - 1
-        for _ in range(40):
+        for step in range(int(40 / speed)):
             if np.linalg.norm(point - world.grip) < (0.02 if final else 0.03):
                 break
-            yield action_towards(world, point, rotation, gripper)
+            action = action_towards(world, world.variation.aim(world.grip, point), rotation, gripper)
+            action[:6] *= speed
+            if i == jolted and step < JOLT_STEPS:
+                action[:3] = push
+            yield action
     return True
 
 
