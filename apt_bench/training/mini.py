@@ -22,9 +22,7 @@ def save_mini(folder: Path, vlm: MiniVLM, about: dict[str, object]) -> None:
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in vlm.state_dict().items()}
     save_file(tensors, folder / "mini.safetensors.part")
     (folder / "mini.safetensors.part").replace(folder / "mini.safetensors")
-    (folder / "mini.json").write_text(
-        json.dumps({"config": asdict(vlm.config), **about}, indent=2)
-    )
+    (folder / "mini.json").write_text(json.dumps({"config": asdict(vlm.config), **about}, indent=2))
 
 
 def is_complete(folder: Path, steps: int) -> bool:
