@@ -49,13 +49,12 @@ COST = {
     "demonstration": 2.4,
     "scene": 0.083,
     "pretraining": 0.0151,
-    "stage1": 0.0031,
-    "stage2": 0.0069,
     "episode": 5.0,
 }
+STAGE_COST = {"stage1": (0.006, 0.0017), "stage2": (0.012, 0.0039)}
 """Seconds of one core (AMD EPYC, one thread) as measured with the mini recipe: a demonstration; a scene of
-pretraining's pictures, and a picture in one of its steps; a noise draw of a sample in a step of either stage on
-cached features; an evaluated episode."""
+pretraining's pictures, and a picture in one of its steps; a sample in a step of either stage on cached features, and
+each of its noise draws; an evaluated episode."""
 
 
 def _announce(recipe: Recipe, session: Session) -> None:
@@ -70,7 +69,8 @@ def _announce(recipe: Recipe, session: Session) -> None:
         parts["mini VLM"] = (f"{recipe.pretrain.scenes} scenes, {rule.steps} steps", seconds)
     stages = {"stage 1": ("stage1", recipe.stage1)} if recipe.two_stage and not recipe.prior else {}
     for title, (key, rule) in {**stages, "stage 2": ("stage2", recipe.joint)}.items():
-        parts[title] = (f"{rule.steps} steps", rule.steps * rule.batch * rule.draws * COST[key])
+        sample, draw = STAGE_COST[key]
+        parts[title] = (f"{rule.steps} steps", rule.steps * rule.batch * (sample + rule.draws * draw))
     episodes = tasks * len(look.cells) * look.episodes if look.suite else 0
     parts["evaluation"] = (f"{episodes} episodes", episodes * COST["episode"] / workers)
     session.report.say(
