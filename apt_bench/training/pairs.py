@@ -71,7 +71,11 @@ def open_pictures(config: MiniVLMConfig, scenes: int, cache: Path, tick: Tick | 
     """VIEWS pictures of each of `scenes` scenes; rendered now if they are not in the cache."""
     h, w = config.image_size
     rows, cols = h // config.stride, w // config.stride
-    folder = cache / "pictures" / digest(SEED, scenes, VIEWS, h, w, config.stride, sorted(ITEMS), sorted(CONTAINERS))
+    folder = (
+        cache
+        / "pictures"
+        / digest(SEED, scenes, VIEWS, h, w, config.stride, sorted(ITEMS), sorted(CONTAINERS))
+    )
     shape, cover = (VIEWS * scenes, h, w, 3), (VIEWS * scenes, MOST, rows, cols)
     if not (folder / "things.json").is_file():
         with building(folder, int(np.prod(shape) + 2 * np.prod(cover))) as part:

@@ -72,7 +72,10 @@ def pair_batch(
     """Sentences about these pictures, each in another light."""
     said = [[speaker.say(pictures.things[n], rng) for _ in range(sentences)] for n in chosen]
     batch = collate(pictures, chosen, said)
-    light, tint = rng.uniform(0.8, 1.2, (len(chosen), 1, 1, 1)), rng.uniform(0.93, 1.07, (len(chosen), 3, 1, 1))
+    light, tint = (
+        rng.uniform(0.8, 1.2, (len(chosen), 1, 1, 1)),
+        rng.uniform(0.93, 1.07, (len(chosen), 3, 1, 1)),
+    )
     relit = (batch.images + 1) * torch.from_numpy(light * tint).float() - 1
     return dataclasses.replace(batch, images=relit.clamp(-1, 1))
 
