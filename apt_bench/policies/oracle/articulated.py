@@ -8,7 +8,7 @@ import mujoco
 import numpy as np
 
 from apt_bench.envs.base import Atom
-from apt_bench.policies.oracle.arm import rotation_vector
+from apt_bench.policies.oracle.arm import STRETCH, rotation_vector
 from apt_bench.policies.oracle.geometry import World
 from apt_bench.policies.oracle.grasps import find_grasps
 from apt_bench.policies.oracle.motion import (
@@ -21,6 +21,7 @@ from apt_bench.policies.oracle.motion import (
     follow,
     go,
     hold,
+    pointing,
     up,
 )
 from apt_bench.policies.oracle.paths import plan
@@ -28,7 +29,7 @@ from apt_bench.policies.oracle.paths import plan
 FARTHER = {"open": True, "turnon": True, "close": False, "turnoff": False}
 """Whether the predicate wants the end of the joint's range that is farther from zero."""
 LEANS = np.deg2rad([68, 62, 74])  # of the hand that reaches for a drawer's handle from the front
-PUSH_LEAN = np.deg2rad(50)
+PUSH_LEAN, UPRIGHT_LEAN = np.deg2rad(50), np.deg2rad(15)
 TWIST, TWIST_STEP = 1.7, 0.1  # rad: of one grip, per control step
 OVERSHOOT = 0.08  # m that a pull goes on beyond the wanted travel, because the controller lags behind
 
@@ -127,9 +128,11 @@ def push(world: World, joint: int, travel: float, done: Callable[[], bool]) -> M
     bar = handle(world, joint, -into)
     point = (bar.max(0) + bar.min(0)) / 2
     point[2] = max(point[2], world.surface + 0.02)
-    rotation = facing(-into, PUSH_LEAN)
     before = point - 0.07 * into
     above = before + up(0.12)
+    rotation = facing(-into, PUSH_LEAN)
+    if world.arm.stretch(above, rotation) > STRETCH:  # a hand that leans back stretches the arm
+        rotation = pointing(world, before, into, UPRIGHT_LEAN)
     yield from follow(world, plan(world, above, rotation, world.obstacles()), rotation, CLOSE)
     yield from go(world, above, rotation, CLOSE, tolerance=0.02)
     yield from go(world, before, rotation, CLOSE, tolerance=0.012, steps=40, straight=True)
