@@ -8,7 +8,7 @@ import mujoco
 import numpy as np
 
 from apt_bench.envs.base import Atom
-from apt_bench.policies.oracle.arm import rotation_vector
+from apt_bench.policies.oracle.arm import STRETCH, rotation_vector
 from apt_bench.policies.oracle.geometry import World
 from apt_bench.policies.oracle.grasps import find_grasps
 from apt_bench.policies.oracle.motion import (
@@ -21,6 +21,7 @@ from apt_bench.policies.oracle.motion import (
     follow,
     go,
     hold,
+    pointing,
     turned,
     up,
 )
@@ -33,7 +34,7 @@ HOOK_LEANS = np.deg2rad([50, 40, 60])  # of the hand that drags it by its upper 
 HOOK, HOOK_PRESS = 0.004, 0.02  # m that the finger tips aim behind the bar, and below its top
 TIP = 0.006  # m that the finger tips reach beyond the grip site, less what goes behind the bar
 DRAG = 0.05  # m ahead that a dragging hand aims
-PUSH_LEAN = np.deg2rad(50)
+PUSH_LEAN, UPRIGHT_LEAN = np.deg2rad(50), np.deg2rad(15)
 TWIST, TWIST_STEP = 1.7, 0.1  # rad: of one grip, per control step
 SHARE = 0.7  # of a door's width, from its hinge, where it is pushed
 BELOW_EDGE = 0.02  # m of the finger tips below a door's upper edge, so that the palm passes over it
@@ -168,9 +169,11 @@ def push(world: World, joint: int, travel: float, done: Callable[[], bool]) -> M
     bar = handle(world, joint, -into)
     point = (bar.max(0) + bar.min(0)) / 2
     point[2] = max(point[2], world.surface + 0.02)
-    rotation = facing(-into, PUSH_LEAN)
     before = point - 0.07 * into
     above = before + up(0.12)
+    rotation = facing(-into, PUSH_LEAN)
+    if world.arm.stretch(above, rotation) > STRETCH:  # a hand that leans back stretches the arm
+        rotation = pointing(world, before, into, UPRIGHT_LEAN)
     yield from follow(world, plan(world, above, rotation, world.obstacles()), rotation, CLOSE)
     yield from go(world, above, rotation, CLOSE, tolerance=0.02)
     yield from go(world, before, rotation, CLOSE, tolerance=0.012, steps=40, straight=True)

@@ -31,6 +31,15 @@ def turned(yaw: float) -> np.ndarray:
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]]) @ DOWN
 
 
+def pointing(world: World, at: np.ndarray, direction: np.ndarray, lean: float) -> np.ndarray:
+    """Tool frame of a hand that points along the horizontal `direction` (3,) by `lean` (rad) from straight down, its
+    fingers side by side: of the two, the one that is easier for the arm at the position `at` (3,)."""
+    approach = direction * np.sin(lean) - up(np.cos(lean))
+    x = np.array([-direction[1], direction[0], 0.0])
+    frames = [np.stack([s * x, np.cross(approach, s * x), approach], axis=1) for s in (1.0, -1.0)]
+    return min(frames, key=lambda frame: world.arm.cost(at, frame))
+
+
 def action_towards(world: World, position: np.ndarray, rotation: np.ndarray, gripper: float) -> np.ndarray:
     """The action (7,) that brings the hand nearer to a pose."""
     here, hand = world.grip, world.grip_rotation

@@ -16,7 +16,17 @@ import numpy as np
 from apt_bench.policies.oracle.arm import STRETCH
 from apt_bench.policies.oracle.geometry import World
 from apt_bench.policies.oracle.grasps import Grasp, clearance, find_grasps
-from apt_bench.policies.oracle.motion import CLOSE, DOWN, OPEN, Motion, action_towards, follow, go, up
+from apt_bench.policies.oracle.motion import (
+    CLOSE,
+    DOWN,
+    OPEN,
+    Motion,
+    action_towards,
+    follow,
+    go,
+    pointing,
+    up,
+)
 from apt_bench.policies.oracle.paths import plan
 from apt_bench.policies.oracle.skills import pick, place
 
@@ -192,11 +202,11 @@ def _contacts(world: World, name: str, direction: np.ndarray) -> list[Push]:
     cloud = _near(everything, centre)
     finger = abs(float(world.hand_boxes[0].mean(axis=0)[0]))
     found = []
-    for gripper, offset in ((CLOSE, 0.0), (OPEN, finger), (OPEN, -finger)):
-        boxes = _boxes(world, gripper)
-        for lean in LEANS:
-            rotation = _leaning(direction, float(lean))
-            corners = _corners(boxes) @ rotation.T
+    behind = np.array([*(centre + direction * (rear - centre @ direction))[:2], world.surface + 0.05])
+    for lean in LEANS:
+        rotation = pointing(world, behind, direction, float(lean))
+        for gripper, offset in ((CLOSE, 0.0), (OPEN, finger), (OPEN, -finger)):
+            corners = _corners(_boxes(world, gripper)) @ rotation.T
             position = centre - offset * rotation[:, 0]
             tips = float((corners[:TIPS] @ direction).max())
             position += direction * (rear - centre @ direction - BEHIND - tips)
@@ -234,15 +244,6 @@ def _corners(boxes: np.ndarray) -> np.ndarray:
 
 def _near(points: np.ndarray, centre: np.ndarray) -> np.ndarray:
     return points[np.linalg.norm(points[:, :2] - centre[:2], axis=1) < HAND]
-
-
-def _leaning(direction: np.ndarray, lean: float) -> np.ndarray:
-    """Tool frame of a hand that points forward along `direction` by `lean` (rad) from straight down, its fingers side
-    by side."""
-    approach = direction * np.sin(lean) - up(np.cos(lean))
-    x = np.array([-direction[1], direction[0], 0.0])
-    x *= 1.0 if x @ DOWN[:, 0] >= 0 else -1.0
-    return np.stack([x, np.cross(approach, x), approach], axis=1)
 
 
 def _imagine(world: World, name: str, direction: np.ndarray) -> Iterator[tuple[float, World]]:
