@@ -39,12 +39,14 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class Episodes:
-    """Cells of a suite with so many episodes per task; `size`: pixels of collected images."""
+    """Cells of a suite with so many episodes per task. size: pixels of collected images. execute: control steps per
+    decision, None = the policy's own choice."""
 
     suite: str = ""
     cells: tuple[str, ...] = ()
     episodes: int = 1
     size: int = 128
+    execute: int | None = None
 
 
 @dataclass(frozen=True)

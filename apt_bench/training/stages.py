@@ -171,6 +171,7 @@ class _Run:
             "stage": stage,
             "recipe": dataclasses.asdict(self.recipe),
             "cameras": list(self.recipe.data.cameras),
+            "reference": self.recipe.data.reference,
             "stride": self.recipe.data.stride,
             "data": [
                 {
