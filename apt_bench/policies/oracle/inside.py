@@ -112,14 +112,22 @@ def _hands(out: np.ndarray) -> list[np.ndarray]:
 
 
 def put_in(
-    world: World, name: str, spot: np.ndarray, out: np.ndarray, done: Callable[[], bool], rotation: np.ndarray
+    world: World,
+    name: str,
+    target: str,
+    spot: np.ndarray,
+    out: np.ndarray,
+    rotation: np.ndarray,
+    done: Callable[[], bool],
 ) -> Motion:
-    """Carry the held object before the opening, in, and let go; `spot` (3,) for its origin, `out` (3,) the way out."""
+    """Carry the held object before the opening of the region `target`, in, and let go; `spot` (3,) for its origin,
+    `out` (3,) the way out."""
     load = world.points(name)
     hang = world.grip[2] - load[:, 2].min()
     others = world.obstacles(name)
-    walls = others[(np.abs((others - spot) @ np.cross(out, [0, 0, 1.0])) < 0.03) & (others[:, 2] > spot[2])]
-    way = float(((walls - spot) @ out).max() - ((load - world.position(name)) @ out).min()) + 0.02
+    parent = world.points(world.scene.regions[target].parent) - spot
+    walls = parent[(np.abs(parent @ np.cross(out, [0, 0, 1.0])) < CORRIDOR) & (parent[:, 2] > 0)]
+    way = float((walls @ out).max() - ((load - world.position(name)) @ out).min()) + 0.02
     outside = spot + way * out + up(SILL)
     above = world.grip + outside - world.position(name)
     radius = float(np.linalg.norm((load - world.grip)[:, :2], axis=1).max()) + 0.01

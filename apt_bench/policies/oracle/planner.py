@@ -77,7 +77,7 @@ def move_object(world: World, atom: Atom, attempt: int) -> Motion:
         inside, grasp = ways[attempt % len(ways)]
         if not (yield from pick(world, name, grasp)):
             return False
-        return (yield from put_in(world, name, inside, out, done, grasp.rotation))
+        return (yield from put_in(world, name, place_name, inside, out, grasp.rotation, done))
     spots = find_spots(world, name, place_name, atom.predicate)
     spot = spots[attempt % len(spots)]
     grasps = find_grasps(world, name, spot.position)
