@@ -60,7 +60,7 @@ def move_object(world: World, atom: Atom, attempt: int) -> Motion:
     spots = find_spots(world, name, place_name, atom.predicate)
     spot = world.variation.choose(spots, attempt)
     grasps = find_grasps(world, name, spot.position)
-    for _ in range(PUSHES):
+    for _ in range(PUSHES if attempt < PUSHES else 0):
         if (grasps and grasps[0].cost < 1) or not (yield from make_room(world, name, spot.position)):
             break
         grasps = find_grasps(world, name, spot.position)

@@ -118,8 +118,11 @@ def find_push(world: World, name: str, destination: np.ndarray) -> Push | SetAsi
     room for the hand."""
     best: tuple[float, Push] | None = None
     most: tuple[float, Push | SetAside] | None = None
+    neighbours = _neighbours(world, name)
+    if clearance(world, name, *neighbours[1:]) < ROOM:
+        return None  # they are not what is in the way
     now = clearance(world, name)
-    for other in _neighbours(world, name):
+    for other in neighbours:
         for index, direction in enumerate(_directions(world, name)):
             extra = OBLIQUE * (index >= 4)
             pushes = _contacts(world, other, direction)
@@ -138,7 +141,7 @@ def find_push(world: World, name: str, destination: np.ndarray) -> Push | SetAsi
                     most = value, pushes[0]
     if best is not None:
         return best[1]
-    for aside, after in _asides(world, name):
+    for aside, after in _asides(world, name, neighbours[1:]):
         room = clearance(after, name)
         if room > ROOM and _graspable(after, name, destination):
             return aside
@@ -147,11 +150,11 @@ def find_push(world: World, name: str, destination: np.ndarray) -> Push | SetAsi
     return most[1] if most else None
 
 
-def _asides(world: World, name: str) -> Iterator[tuple[SetAside, World]]:
-    """Neighbours that can be put down elsewhere, away from `name`; the shortest ways first."""
+def _asides(world: World, name: str, neighbours: list[str]) -> Iterator[tuple[SetAside, World]]:
+    """Which neighbours can be put down elsewhere, away from `name`; the shortest ways first."""
     model, scene = world.scene.model, world.scene
     options = []
-    for other in _neighbours(world, name)[1:]:
+    for other in neighbours:
         grasps = [g for g in find_grasps(world, other, limit=2) if g.cost < 1]
         outwards = world.position(other) - world.position(name)
         options += [(other, grasps[0], d) for d in _directions(world, name) if grasps and d @ outwards > 0.01]
