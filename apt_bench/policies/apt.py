@@ -72,6 +72,7 @@ class AptPolicy:
             num_gpus=1.0 if self.device.startswith("cuda") else 0.0,
             weights=str(weights),
             weights_sha256=None if model else checkpoint.sha256(weights),
+            about={} if model else checkpoint.about(weights),
         )
 
     def reset(self, episodes: Sequence[str]) -> None:

@@ -9,8 +9,16 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from apt_bench import stats
-from apt_bench.reporting.data import COVERAGE_GATE, Run, cell_label, cell_summaries, find_suite
+from apt_bench.reporting.data import (
+    COVERAGE_GATE,
+    Run,
+    cell_label,
+    cell_summaries,
+    find_suite,
+    sequential_notes,
+)
 from apt_bench.reporting.table import Column, Rate, Row, Table, Value, percent
+from apt_bench.solvability import on_record
 from apt_bench.suites import STALE
 
 WORST = "Worst to best"
@@ -26,8 +34,8 @@ RUN, CELL, TASK = _column("run", "Run", True), _column("cell", "Cell", True), _c
 
 def missing(runs: Sequence[Run]) -> list[str]:
     """What a reader must not overlook, one sentence each: episodes without a score, tasks that cannot be run, cells
-    that were not run, unequal or shortened protocols. Empty where everything asked for is there."""
-    found = []
+    that were not run, unequal or shortened protocols, stopping rules. Empty where everything asked for is there."""
+    found = sequential_notes(runs)
     for run in runs:
         summaries = cell_summaries(run)
         if not summaries:
@@ -147,6 +155,7 @@ def task_table(runs: Sequence[Run]) -> Table:
     rows = []
     for run in runs:
         done = run.frame[run.frame.done]
+        oracle = {s: on_record(s) for s in map(str, done.suite.unique())}
         order = {key: i for i, key in enumerate(cell_summaries(run))}
         groups = done.groupby(["suite", "cell", "task"], observed=True)
         number = 0
@@ -163,13 +172,19 @@ def task_table(runs: Sequence[Run]) -> Table:
                         "run": run.label, "cell": cell_label(suite, cell), "number": number, "task": task,
                         "prompt": part.prompt_text.iloc[0], "success": _rate(part.success), "n": len(part),
                         "steps": "" if math.isnan(steps) else f"{steps:.0f}", "failure": often,
+                        "oracle": e.score if (e := oracle[str(suite)].get((str(cell), str(task)))) else "",
                     }
                 )
             )  # fmt: skip
     columns = [RUN, CELL, _column("number", "#"), TASK, _column("prompt", "Sent prompt", True),
                _column("success", "Success"), _column("n", "Episodes"), _column("steps", "Steps to success"),
-               _column("failure", "Most frequent failure", True)]  # fmt: skip
-    notes = ("Success in %, with Wilson 95% intervals. Steps: median control steps of the successes.",)
+               _column("failure", "Most frequent failure", True),
+               _column("oracle", "Oracle")]  # fmt: skip
+    columns = [c for c in columns if c.key != "oracle" or any(r.values["oracle"] for r in rows)]
+    notes = (
+        "Success in %, with Wilson 95% intervals. Steps: median control steps of the successes. Oracle: what the "
+        "scripted expert solved, on record.",
+    )
     return Table("tasks", "Per task", columns, rows, notes, heat=True)
 
 

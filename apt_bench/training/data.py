@@ -307,7 +307,7 @@ def open_samples(
     out: list[Dataset] = []
     for name in config.data:
         path = find_data(name)
-        for part, demos in zip((kept, out), open_demos(path).split(config.held_out), strict=True):
+        for part, demos in zip((kept, out), open_demos(path).successes.split(config.held_out), strict=True):
             if len(demos):
                 part.append(_dataset(demos, config, fit, cache, _stamp(path), tick))
     if not kept:

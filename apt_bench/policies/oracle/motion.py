@@ -8,7 +8,6 @@ import numpy as np
 
 from apt_bench.policies.oracle.arm import rotation_vector
 from apt_bench.policies.oracle.geometry import World
-from apt_bench.policies.oracle.variation import JOLT_STEPS
 
 Motion = Generator[np.ndarray, None, bool]
 """Yields one action per control step; returns whether it got there."""
@@ -93,16 +92,13 @@ def go(
 def follow(world: World, path: list[np.ndarray], rotation: np.ndarray, gripper: float) -> Motion:
     """Along waypoints without stopping at them."""
     speed = world.variation.speed()
-    jolted, push = world.variation.jolt(len(path))
     for i, point in enumerate(path):
         final = i == len(path) - 1
-        for step in range(int(40 / speed)):
+        for _ in range(int(40 / speed)):
             if np.linalg.norm(point - world.grip) < (0.02 if final else 0.03):
                 break
             action = action_towards(world, world.variation.aim(world.grip, point), rotation, gripper)
             action[:6] *= speed
-            if i == jolted and step < JOLT_STEPS:
-                action[:3] = push
             yield action
     return True
 
