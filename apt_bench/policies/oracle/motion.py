@@ -40,6 +40,13 @@ def pointing(world: World, at: np.ndarray, direction: np.ndarray, lean: float) -
     return min(frames, key=lambda frame: world.arm.cost(at, frame))
 
 
+def upright(rotation: np.ndarray) -> np.ndarray:
+    """The same hand without its lean: on the way to and from a leaning pose the wrist then turns only about the
+    vertical and does not wind up."""
+    x = np.array([*rotation[:2, 0], 0.0]) / np.linalg.norm(rotation[:2, 0])
+    return np.stack([x, np.cross([0, 0, -1.0], x), [0, 0, -1.0]], axis=1)
+
+
 def action_towards(world: World, position: np.ndarray, rotation: np.ndarray, gripper: float) -> np.ndarray:
     """The action (7,) that brings the hand nearer to a pose."""
     here, hand = world.grip, world.grip_rotation

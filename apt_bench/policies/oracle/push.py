@@ -18,7 +18,6 @@ from apt_bench.policies.oracle.geometry import World
 from apt_bench.policies.oracle.grasps import Grasp, clearance, find_grasps
 from apt_bench.policies.oracle.motion import (
     CLOSE,
-    DOWN,
     OPEN,
     Motion,
     action_towards,
@@ -26,6 +25,7 @@ from apt_bench.policies.oracle.motion import (
     go,
     pointing,
     up,
+    upright,
 )
 from apt_bench.policies.oracle.paths import plan
 from apt_bench.policies.oracle.skills import pick, place
@@ -45,6 +45,8 @@ SPEED = 0.2  # m/s of an imagined push
 UPRIGHT = np.cos(np.deg2rad(15))
 DEEP = 0.004  # m by which an imagined push may press things into each other
 LEAD = 0.010  # m that the hand is sent ahead
+FOLDED = 0.45  # share of the arm's length: nearer to the base it does not turn the hand freely
+EASY = 0.2  # cost of a posture from which the arm gets away again
 TIPS = 16  # the first corners of the hand's boxes are its fingers'
 HAND = 0.3  # m around it in which it may hit something
 ACROSS = 0.012  # half width (m) of what the closed fingers meet
@@ -86,7 +88,9 @@ def make_room(world: World, name: str, destination: np.ndarray) -> Motion:
 def push_along(world: World, push: Push) -> Motion:
     """Come down behind the thing, push it, and rise."""
     above = push.start + up(0.08)
-    yield from follow(world, plan(world, above, DOWN, world.obstacles()), push.rotation, push.gripper)
+    straight = upright(push.rotation)
+    yield from follow(world, plan(world, above, straight, world.obstacles()), straight, push.gripper)
+    yield from go(world, above, straight, push.gripper, tolerance=0.03, angle=0.2)
     yield from go(world, above, push.rotation, push.gripper, tolerance=0.015, angle=0.1)
     yield from go(
         world, push.start, push.rotation, push.gripper, tolerance=0.006, angle=0.1, steps=40, straight=True
@@ -101,7 +105,7 @@ def push_along(world: World, push: Push) -> Motion:
         yield action_towards(world, push.start + ahead * push.direction, push.rotation, push.gripper)
     back = world.grip - 0.02 * push.direction
     yield from go(world, back, push.rotation, push.gripper, tolerance=0.01, steps=10)
-    yield from go(world, world.grip + up(0.12), DOWN, OPEN, tolerance=0.03, angle=0.5, steps=20)
+    yield from go(world, world.grip + up(0.12), straight, OPEN, tolerance=0.03, angle=0.2, steps=25)
     return True
 
 
@@ -205,7 +209,8 @@ def _contacts(world: World, name: str, direction: np.ndarray) -> list[Push]:
     cloud = _near(everything, centre)
     finger = abs(float(world.hand_boxes[0].mean(axis=0)[0]))
     found = []
-    behind = np.array([*(centre + direction * (rear - centre @ direction))[:2], world.surface + 0.05])
+    behind = centre + direction * (rear - centre @ direction - BEHIND)
+    behind[2] = world.surface + 0.05
     for lean in LEANS:
         rotation = pointing(world, behind, direction, float(lean))
         for gripper, offset in ((CLOSE, 0.0), (OPEN, finger), (OPEN, -finger)):
@@ -229,10 +234,10 @@ def _passes(world: World, push: Push) -> bool:
 def _free(world: World, cloud: np.ndarray, push: Push, position: np.ndarray) -> bool:
     """Whether the pushing hand can be at a position (3,) without touching the points (n, 3) or the table."""
     air = world.air((cloud @ push.rotation).T.copy(), position @ push.rotation, _boxes(world, push.gripper))
-    if air < FREE or world.arm.stretch(position, push.rotation) > STRETCH:
+    if air < FREE or not FOLDED < world.arm.stretch(position, push.rotation) < STRETCH:
         return False
     things = [g for o in world.scene.objects.values() for g in o.geoms]
-    return world.arm.cost(position, push.rotation, things) < 1
+    return world.arm.cost(position, push.rotation, things) < EASY
 
 
 def _boxes(world: World, gripper: float) -> np.ndarray:
