@@ -45,8 +45,9 @@ SPEED = 0.2  # m/s of an imagined push
 UPRIGHT = np.cos(np.deg2rad(15))
 DEEP = 0.004  # m by which an imagined push may press things into each other
 LEAD = 0.010  # m that the hand is sent ahead
-FOLDED = 0.45  # share of the arm's length: nearer to the base it does not turn the hand freely
+FOLDED = 0.55  # share of the arm's length: nearer to the base it does not turn the hand freely
 EASY = 0.2  # cost of a posture from which the arm gets away again
+HIGHER = 0.08  # m above the place where a push begins, from where the hand goes down
 TIPS = 16  # the first corners of the hand's boxes are its fingers'
 HAND = 0.3  # m around it in which it may hit something
 ACROSS = 0.012  # half width (m) of what the closed fingers meet
@@ -87,7 +88,7 @@ def make_room(world: World, name: str, destination: np.ndarray) -> Motion:
 
 def push_along(world: World, push: Push) -> Motion:
     """Come down behind the thing, push it, and rise."""
-    above = push.start + up(0.08)
+    above = push.start + up(HIGHER)
     straight = upright(push.rotation)
     yield from follow(world, plan(world, above, straight, world.obstacles()), straight, push.gripper)
     yield from go(world, above, straight, push.gripper, tolerance=0.03, angle=0.2)
@@ -234,7 +235,11 @@ def _passes(world: World, push: Push) -> bool:
 def _free(world: World, cloud: np.ndarray, push: Push, position: np.ndarray) -> bool:
     """Whether the pushing hand can be at a position (3,) without touching the points (n, 3) or the table."""
     air = world.air((cloud @ push.rotation).T.copy(), position @ push.rotation, _boxes(world, push.gripper))
-    if air < FREE or not FOLDED < world.arm.stretch(position, push.rotation) < STRETCH:
+    stretch = (
+        world.arm.stretch(position, push.rotation),
+        world.arm.stretch(position + up(HIGHER), upright(push.rotation)),
+    )
+    if air < FREE or min(stretch) < FOLDED or max(stretch) > STRETCH:
         return False
     things = [g for o in world.scene.objects.values() for g in o.geoms]
     return world.arm.cost(position, push.rotation, things) < EASY
