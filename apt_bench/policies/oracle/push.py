@@ -44,8 +44,9 @@ GAIN = 0.002  # m of air that a push must win
 SPEED = 0.2  # m/s of an imagined push
 UPRIGHT = np.cos(np.deg2rad(15))
 DEEP = 0.004  # m by which an imagined push may press things into each other
-LEAD = 0.010  # m that the hand is sent ahead
+LEAD = 0.015  # m that the hand is sent ahead
 FOLDED = 0.55  # share of the arm's length: nearer to the base it does not turn the hand freely
+GOOD = 0.7  # cost of a grasp that is worth a push
 EASY = 0.2  # cost of a posture from which the arm gets away again
 HIGHER = 0.08  # m above the place where a push begins, from where the hand goes down
 TIPS = 16  # the first corners of the hand's boxes are its fingers'
@@ -94,7 +95,7 @@ def push_along(world: World, push: Push) -> Motion:
     yield from go(world, above, straight, push.gripper, tolerance=0.03, angle=0.2)
     yield from go(world, above, push.rotation, push.gripper, tolerance=0.015, angle=0.1)
     yield from go(
-        world, push.start, push.rotation, push.gripper, tolerance=0.006, angle=0.1, steps=40, straight=True
+        world, push.start, push.rotation, push.gripper, tolerance=0.01, angle=0.15, steps=40, straight=True
     )
     origin = world.position(push.name)
     for _ in range(60):
@@ -178,7 +179,7 @@ def _asides(world: World, name: str, neighbours: list[str]) -> Iterator[tuple[Se
 
 def _graspable(world: World, name: str, destination: np.ndarray) -> bool:
     grasps = find_grasps(world, name, destination, limit=1)
-    return bool(grasps) and grasps[0].cost < 1
+    return bool(grasps) and grasps[0].cost < GOOD
 
 
 def _neighbours(world: World, name: str) -> list[str]:
@@ -203,10 +204,10 @@ def _contacts(world: World, name: str, direction: np.ndarray) -> list[Push]:
     everything = world.obstacles()
     points, centre = world.points(name), world.centre(name)
     beside = np.array([-direction[1], direction[0], 0.0])
-    met = points[np.abs((points - centre) @ beside) < ACROSS]
-    if not len(met):
+    strip = points[np.abs((points - centre) @ beside) < ACROSS]
+    if not len(strip):
         return []
-    rear = float((met @ direction).min())
+    rear = float((strip @ direction).min())
     cloud = _near(everything, centre)
     finger = abs(float(world.hand_boxes[0].mean(axis=0)[0]))
     found = []
@@ -221,7 +222,9 @@ def _contacts(world: World, name: str, direction: np.ndarray) -> list[Push]:
             position += direction * (rear - centre @ direction - BEHIND - tips)
             position[2] = world.surface + 0.006 - float(corners[:, 2].min())
             push = Push(name, direction, 0.0, position, rotation, gripper)
-            if _free(world, cloud, push, position):
+            met = (position + direction * (BEHIND + FREE)) @ rotation
+            palm = world.air((points @ rotation).T.copy(), met, _boxes(world, gripper)[2:])
+            if palm > FREE and _free(world, cloud, push, position):  # a palm against its top would topple it
                 found.append(push)
     return found
 
