@@ -92,10 +92,11 @@ def find_grasps(
     return sorted(found, key=lambda g: g.cost)[:limit]
 
 
-def clearance(world: World, name: str) -> float:
-    """Air (m) around the open hand at the best grasp from straight above; negative: something is in its way."""
+def clearance(world: World, name: str, *but: str) -> float:
+    """Air (m) around the open hand at the best grasp from straight above; negative: something is in its way, other
+    than the objects `but`."""
     points, centre = world.points(name), world.centre(name)
-    others = world.obstacles(name)
+    others = world.obstacles(name, *but)
     near = others[np.linalg.norm(others[:, :2] - centre[:2], axis=1) < 0.22]
     cloud, best = _thinned(np.concatenate([points, near])), -np.inf
     for yaw in YAWS[:-1]:  # -90 degrees is 90 degrees

@@ -83,7 +83,7 @@ def move_object(world: World, atom: Atom, attempt: int) -> Motion:
     spots = find_spots(world, name, place_name, atom.predicate)
     spot = world.variation.choose(spots, attempt)
     grasps = [] if is_flat(world, name) else find_grasps(world, name, spot.position)
-    for _ in range(0 if is_flat(world, name) else PUSHES):
+    for _ in range(0 if is_flat(world, name) or attempt >= PUSHES else PUSHES):
         if any(g.cost < 1 for g in grasps) or not (yield from make_room(world, name, spot.position)):
             break
         grasps = find_grasps(world, name, spot.position)
