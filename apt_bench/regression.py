@@ -23,6 +23,7 @@ from apt_bench.reporting.data import (
     cell_label,
     cell_summaries,
     protocol_differences,
+    sequential_notes,
     suite_order,
 )
 
@@ -71,6 +72,7 @@ class Comparison:
     alone_a: int  # finished episodes of A that B has not, and so do not count
     alone_b: int
     knobs: tuple[str, ...]  # protocol settings that differ
+    cautions: tuple[str, ...] = ()  # of runs that were played under a stopping rule
 
 
 def require_same_protocol(a: Run, b: Run, force: bool) -> list[str]:
@@ -115,6 +117,7 @@ def compare(a: Run, b: Run, force: bool = False, seed: int = 0) -> Comparison:
         done_a - len(pairs),
         done_b - len(pairs),
         tuple(knobs),
+        tuple(sequential_notes((a, b))),
     )
 
 
@@ -230,6 +233,7 @@ class Check:
     drop: float  # fraction; what `Gate.power` is about
     coverage: float  # share of the baseline's episodes that have a matched one
     reasons: tuple[str, ...]
+    cautions: tuple[str, ...] = ()  # of runs that were played under a stopping rule
 
     @property
     def exit_code(self) -> int:
@@ -292,7 +296,8 @@ def check(
         reasons.append(
             f"The drop is smaller than {100 * margin:g} points (lower limit {100 * gates[0].low:+.1f})."
         )
-    return Check(verdict, gates[0], tuple(gates[1:]), margin, drop, share, tuple(reasons))
+    cautions = tuple(sequential_notes((run, baseline)))
+    return Check(verdict, gates[0], tuple(gates[1:]), margin, drop, share, tuple(reasons), cautions)
 
 
 def _worse(gate: Gate) -> str:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
-from apt_bench.cli import plain_console
+from apt_bench.cli import TrackName, plain_console
 from apt_bench.errors import UserError
+from apt_bench.tracking import find_tracker, tracking
 
 if TYPE_CHECKING:
     from apt_bench.training.config import Recipe
@@ -30,6 +31,10 @@ def train_command(
         typer.Option(
             help="Demonstrations: a file, a folder or a hub id; PATH=2 draws from it twice as often. May be repeated."
         ),
+    ] = None,
+    recipe_name: Annotated[
+        str | None,
+        typer.Option("--recipe", help="plain, or langforce: a rival recipe (GR00T-style, one stage)."),
     ] = None,
     arch: Annotated[str | None, typer.Option(help="apt, pi or groot.")] = None,
     two_stage: Annotated[
@@ -66,6 +71,7 @@ def train_command(
     workers: Annotated[int, typer.Option(help="Processes (GPUs) that train together, by Ray Train.")] = 1,
     ray_address: Annotated[str | None, typer.Option(help="Join this Ray cluster.")] = None,
     pretrain: Annotated[Path | None, typer.Option(help="Only pretrain a mini VLM, into this folder.")] = None,
+    track: TrackName = "none",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the configuration and stop.")] = False,
 ) -> None:
     """Train a policy on demonstrations. The same command again goes on where it stopped."""
@@ -74,6 +80,8 @@ def train_command(
     from apt_bench.training.distributed import run_distributed
     from apt_bench.training.stages import run_recipe
 
+    if find_tracker(track) and (workers > 1 or ray_address):
+        raise UserError("--track goes with one process. Leave out --workers and --ray-address, or --track.")
     over: dict[str, Any] = {}
     for text in settings or []:
         key, equals, value = text.partition("=")
@@ -81,9 +89,9 @@ def train_command(
             raise UserError(f"--set takes key=value, not '{text}'.")
         _put(over, key, yaml.safe_load(value))
     flags = {
-        "arch": arch, "two_stage": two_stage, "ki": ki or None, "vlm_mode": vlm_mode, "inherit": inherit,
-        "budget": budget, "prior": str(prior) if prior else None, "seed": seed, "train.batch": batch,
-        "stage1.steps": stage1_steps or steps, "stage2.steps": steps, **_data(data), **_vlm(vlm),
+        "recipe": recipe_name, "arch": arch, "two_stage": two_stage, "ki": ki or None, "vlm_mode": vlm_mode,
+        "inherit": inherit, "budget": budget, "prior": str(prior) if prior else None, "seed": seed,
+        "train.batch": batch, "stage1.steps": stage1_steps or steps, "stage2.steps": steps, **_data(data), **_vlm(vlm),
     }  # fmt: skip
     for key, value in flags.items():
         if value is not None:
@@ -106,7 +114,9 @@ def train_command(
     if workers > 1 or ray_address:
         policy = run_distributed(recipe, session, workers, session.device != "cpu", ray_address)
     else:
-        policy = run_recipe(recipe, session)
+        with tracking(track, folder, dataclasses.asdict(recipe)) as tracker:
+            session.report.tracker = tracker
+            policy = run_recipe(recipe, session)
     first_look(recipe, policy, folder, console)
     console.print(f"Policy: {policy}", soft_wrap=True)
     console.print(
@@ -166,4 +176,5 @@ def _vlm(vlm: str | None) -> dict[str, Any]:
 def _name(config: str, recipe: Recipe) -> str:
     stages = "two-stage" if recipe.two_stage else f"one-stage-{recipe.budget}"
     vlm = "ki" if recipe.ki else recipe.vlm_mode
-    return f"{Path(config).stem}-{recipe.arch}-{stages}-{vlm}-seed{recipe.seed}"
+    name = "langforce" if recipe.recipe == "langforce" else recipe.arch
+    return f"{Path(config).stem}-{name}-{stages}-{vlm}-seed{recipe.seed}"

@@ -63,11 +63,11 @@ def save(folder: Path, model: VLA, provenance: Mapping[str, Any]) -> Path:
 
 
 def _own_weights(vlm: VLM, spec: VLMSpec) -> dict[str, Tensor]:
-    """Frozen hub models are named, not stored; adapters are stored alone; the rest is stored whole."""
+    """Frozen hub models are named, not stored; of adapted ones only what was added; the rest is stored whole."""
     state = vlm.state_dict()
     if spec.name == "mini" or spec.mode == "full":
         return state
-    return {k: v for k, v in state.items() if ".lora_" in k} if spec.mode == "lora" else {}
+    return {k: v for k, v in state.items() if ".lora_" in k or k == "queries"} if spec.mode == "lora" else {}
 
 
 def load(source: str | Path, vlm: VLM | None = None) -> VLA:
@@ -106,6 +106,33 @@ def sha256(source: str | Path) -> str:
     path = locate(source)
     with (path if path.is_file() else path / WEIGHTS).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+LABELS = {"apt": "APT", "pi": "pi-style", "groot": "GR00T-style"}
+
+
+def about(source: str | Path) -> dict[str, Any]:
+    """What reports compare a checkpoint by: `architecture`, `two_stage`, `knowledge_insulation` (no action gradient
+    reaches the VLM, which a frozen one gives too), `finetune_vlm`, `step` it was saved after. What it does not say is
+    left out; an authors' file says nothing of how it was trained."""
+    path = locate(source)
+    if path.is_file():
+        return {"architecture": LABELS["apt"]}
+    config = _read_json(path / CONFIG)
+    trained = provenance(path)
+    found: dict[str, Any] = {"architecture": LABELS[config["expert"]["arch"]]}
+    tuned = config["vlm"]["mode"] != "frozen"
+    found |= {"knowledge_insulation": not tuned, "finetune_vlm": tuned}
+    recipe = trained.get("recipe")
+    if isinstance(recipe, Mapping) and isinstance(recipe.get("two_stage"), bool):
+        found["two_stage"] = recipe["two_stage"]
+    return found | {k: trained[k] for k in ("step",) if k in trained}
+
+
+def provenance(source: str | Path) -> dict[str, Any]:
+    """How a checkpoint was trained; empty for the authors' files."""
+    path = locate(source) / PROVENANCE
+    return _read_json(path) if path.is_file() else {}
 
 
 def locate(source: str | Path) -> Path:

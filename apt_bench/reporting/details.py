@@ -9,7 +9,14 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from apt_bench import stats
-from apt_bench.reporting.data import COVERAGE_GATE, Run, cell_label, cell_summaries, find_suite
+from apt_bench.reporting.data import (
+    COVERAGE_GATE,
+    Run,
+    cell_label,
+    cell_summaries,
+    find_suite,
+    sequential_notes,
+)
 from apt_bench.reporting.table import Column, Rate, Row, Table, Value, percent
 from apt_bench.solvability import on_record
 from apt_bench.suites import STALE
@@ -27,8 +34,8 @@ RUN, CELL, TASK = _column("run", "Run", True), _column("cell", "Cell", True), _c
 
 def missing(runs: Sequence[Run]) -> list[str]:
     """What a reader must not overlook, one sentence each: episodes without a score, tasks that cannot be run, cells
-    that were not run, unequal or shortened protocols. Empty where everything asked for is there."""
-    found = []
+    that were not run, unequal or shortened protocols, stopping rules. Empty where everything asked for is there."""
+    found = sequential_notes(runs)
     for run in runs:
         summaries = cell_summaries(run)
         if not summaries:

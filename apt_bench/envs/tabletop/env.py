@@ -14,6 +14,7 @@ from apt_bench.envs.base import ACTION_DIM, AGENTVIEW, WRIST, Observation, Outco
 from apt_bench.envs.outcome import Failure, OutcomeTracker
 from apt_bench.envs.stages import Stages
 from apt_bench.envs.tabletop.camera import SIZE, Renderer, camera_geometry
+from apt_bench.envs.tabletop.disturbance import Disturbance
 from apt_bench.envs.tabletop.osc import GRIPPER_SPEED, OperationalSpaceController
 from apt_bench.envs.tabletop.robots import RobotSpec, robot_spec
 from apt_bench.envs.tabletop.scene import SUBSTEPS, TabletopScene, compile_scene
@@ -25,7 +26,8 @@ CAMERAS = (AGENTVIEW, WRIST)
 
 
 class TabletopEnv:
-    """See `apt_bench.envs.base.Env`. The robot is `args["robot"]` (`panda` by default, or `ur5e`)."""
+    """See `apt_bench.envs.base.Env`. The robot is `args["robot"]` (`panda` by default, or `ur5e`);
+    `args["disturbance"]` > 0 pushes it now and then."""
 
     def __init__(self) -> None:
         self._renderer = Renderer()
@@ -57,10 +59,13 @@ class TabletopEnv:
         self._gripper = -np.array(self._robot.signs)  # open
         self._hand = self.model.body("right_hand").id
         self._steps, self._end = 0, None
+        self._disturbance = Disturbance(0.0, [])
         still = np.zeros(ACTION_DIM)
         still[-1] = -1
         for _ in range(spec.settle_steps):
             self._control(still)
+        strength = float(spec.args.get("disturbance", 0.0))
+        self._disturbance = Disturbance(strength, [spec.key.seed, spec.key.init, *spec.key.task.encode()])
         mujoco.mj_kinematics(self.model, self.data)
         self._start_hash = self._hash()
         self._tracker = OutcomeTracker(self.scene)
@@ -156,6 +161,7 @@ class TabletopEnv:
     def _control(self, action: np.ndarray) -> None:
         """One control step of float64 (7,) in [-1, 1]."""
         model, data = self.model, self.data
+        action = np.append(np.clip(action[:6] + self._disturbance.step(), -1, 1), action[6:])
         turn = np.array(self._robot.signs) * GRIPPER_SPEED * np.sign(action[6])
         for substep in range(SUBSTEPS):
             mujoco.mj_step1(model, data)
@@ -189,11 +195,8 @@ class TabletopEnv:
     def _state(self) -> np.ndarray:
         """float32 (8,), as in LIBERO; another gripper reports its opening as the Panda would."""
         scene = self._live()
-        offset, slope = np.array(self._robot.finger_m).T
-        fingers = offset + slope * self.data.qpos[list(scene.robot.finger_qpos)]
-        return np.concatenate(
-            [self.data.site_xpos[scene.robot.grip_site], axis_angle(self.data.xquat[self._hand]), fingers]
-        ).astype(np.float32)
+        tip, hand = self.data.site_xpos[scene.robot.grip_site], axis_angle(self.data.xquat[self._hand])
+        return np.concatenate([tip, hand, scene.robot.fingers(self.data.qpos)]).astype(np.float32)
 
     def _hash(self) -> str:
         return hashlib.sha256(self.data.qpos.tobytes()).hexdigest()[:16]

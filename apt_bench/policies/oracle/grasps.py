@@ -89,6 +89,20 @@ def find_grasps(
     return sorted(found, key=lambda g: g.cost)[:limit]
 
 
+def clearance(world: World, name: str) -> float:
+    """Air (m) around the open hand at the best grasp from straight above; negative: something is in its way."""
+    points, centre = world.points(name), world.centre(name)
+    others = world.obstacles(name)
+    near = others[np.linalg.norm(others[:, :2] - centre[:2], axis=1) < 0.22]
+    cloud, best = _thinned(np.concatenate([points, near])), -np.inf
+    for yaw in YAWS[:-1]:  # -90 degrees is 90 degrees
+        frame = turned(yaw)
+        turned_cloud = (cloud @ frame).T.copy()
+        for grasp in _candidates(points, centre, frame, 0):
+            best = max(best, world.air(turned_cloud, grasp.position @ frame))
+    return best
+
+
 def _posture(world: World, grasp: Grasp, geoms: Collection[int], shift: np.ndarray | None) -> float:
     """What the arm makes of a grasp: there, a little higher, and at the destination."""
     cost = world.arm.cost(grasp.position, grasp.rotation, geoms)

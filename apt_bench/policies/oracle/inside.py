@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from scipy.spatial import cKDTree
 
-from apt_bench.policies.oracle.articulated import facing
+from apt_bench.policies.oracle.articulated import facing, sideways
 from apt_bench.policies.oracle.geometry import World
 from apt_bench.policies.oracle.grasps import Grasp, find_grasps
 from apt_bench.policies.oracle.motion import CLOSE, OPEN, Motion, action_towards, follow, go, hold, up
@@ -53,7 +53,7 @@ def ways_in(world: World, name: str, target: str, out: np.ndarray) -> Iterator[t
     around = np.linalg.norm((others - centre)[:, :2], axis=1) < 0.03
     floor = float(others[around & (others[:, 2] < centre[2]), 2].max(initial=world.surface))
     tree = cKDTree(others[others[:, 2] > floor + 0.005])
-    hands = [_sideways(facing(out, float(lean))) for lean in LEANS]
+    hands = [sideways(facing(out, float(lean))) for lean in LEANS]
     for share in DEPTHS:
         best = (-1.0, centre)
         for side in LATERAL:
@@ -61,12 +61,10 @@ def ways_in(world: World, name: str, target: str, out: np.ndarray) -> Iterator[t
             spot[2] = floor - shape[:, 2].min() + 0.003
             best = max(best, (float(tree.query(shape + spot)[0].min()), spot), key=lambda b: b[0])
         spot = best[1]
+        geoms = frozenset(world.scene.objects[name].geoms)
+        shift = spot - world.position(name)
         for grasp in find_grasps(world, name, spot, hands=hands):
-            geoms = frozenset(world.scene.objects[name].geoms)
-            if (
-                grasp.cost < 1
-                and world.arm.cost(grasp.position + spot - world.position(name), grasp.rotation, geoms) < 1
-            ):
+            if grasp.cost < 1 and world.arm.cost(grasp.position + shift, grasp.rotation, geoms) < 1:
                 yield spot, grasp
 
 
@@ -82,7 +80,11 @@ def put_in(
     way = float(((walls - spot) @ out).max() - ((load - world.position(name)) @ out).min()) + 0.02
     outside = spot + way * out + up(SILL)
     above = world.grip + outside - world.position(name)
-    yield from follow(world, plan(world, above, rotation, others, hang, radius), rotation, CLOSE)
+    path = plan(world, above, rotation, others, hang, radius)
+    first = world.grip  # up before it goes sideways: the load is wide, and what it could hit is near
+    first[2] = max(point[2] for point in path)
+    yield from go(world, world.arm.within(first, rotation), rotation, CLOSE, tolerance=0.02, steps=25)
+    yield from follow(world, path, rotation, CLOSE)
     for target in (outside, spot + up(SILL), spot):
         for _ in range(50):
             offset = target - world.position(name)
@@ -95,8 +97,3 @@ def put_in(
     yield from go(world, world.grip + way * out, rotation, OPEN, tolerance=0.03, steps=30)
     yield from go(world, world.grip + up(0.15), rotation, OPEN, tolerance=0.03, steps=20)
     return done()
-
-
-def _sideways(frame: np.ndarray) -> np.ndarray:
-    """The tool frame, a quarter turn about its approach."""
-    return frame @ np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])

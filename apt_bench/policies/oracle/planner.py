@@ -13,10 +13,12 @@ from apt_bench.policies.oracle.grasps import find_grasps
 from apt_bench.policies.oracle.inside import opening, put_in, ways_in
 from apt_bench.policies.oracle.motion import OPEN, Motion, hold
 from apt_bench.policies.oracle.plate import can_slide, is_flat, rim_grasps, slide
+from apt_bench.policies.oracle.push import make_room
 from apt_bench.policies.oracle.skills import pick, place
 from apt_bench.policies.oracle.spots import find_spots
 
 ORDER = {"open": 0, "turnon": 0, "turnoff": 0, "close": 2}  # joints before things, but doors are shut last
+PUSHES = 3  # to make room for one grasp
 ROUNDS = 8  # times that the whole goal is gone through
 
 
@@ -77,13 +79,17 @@ def move_object(world: World, atom: Atom, attempt: int) -> Motion:
             return False
         return (yield from put_in(world, name, inside, out, done, grasp.rotation))
     spots = find_spots(world, name, place_name, atom.predicate)
-    spot = spots[attempt % len(spots)]
-    grasps = find_grasps(world, name, spot.position)
-    if not any(grasp.cost < 1 for grasp in grasps) or is_flat(world, name):
+    spot = world.variation.choose(spots, attempt)
+    grasps = [] if is_flat(world, name) else find_grasps(world, name, spot.position)
+    for _ in range(0 if is_flat(world, name) else PUSHES):
+        if any(g.cost < 1 for g in grasps) or not (yield from make_room(world, name, spot.position)):
+            break
+        grasps = find_grasps(world, name, spot.position)
+    if not any(grasp.cost < 1 for grasp in grasps):
         if can_slide(world, name, place_name):
             return (yield from slide(world, name, spot.position, done))
         grasps = rim_grasps(world, name, spot.position)
-    grasp = grasps[attempt % len(grasps)]
+    grasp = world.variation.choose(grasps, attempt)
     if not (yield from pick(world, name, grasp)):
         return False
     return (yield from place(world, name, spot.position, spot.drop, done, grasp.rotation))
