@@ -376,6 +376,13 @@ def _passes(pairs: int, margin: float, only_run: np.ndarray, only_baseline: np.n
     """Whether `check` passes one cell of these counts: as `_gate` and its power say."""
     above = stats.tango_score(-margin, pairs, only_run, only_baseline) > stats.normal_quantile(0.90)
     drop = margin + EXTRA
-    rarer, index = np.unique(np.minimum(only_run, only_baseline), return_inverse=True)
-    strong = [stats.paired_power(pairs, drop, min(1.0, 2 * c / pairs + drop), 0.10) >= POWER for c in rarer]
-    return above & np.array(strong)[index]
+    rarer = np.minimum(only_run, only_baseline)
+    low, high = (
+        -1,
+        int(rarer.max()) + 1,
+    )  # the power falls with the noise: `low` has enough of it, `high` has not
+    while high - low > 1:
+        middle = (low + high) // 2
+        enough = stats.paired_power(pairs, drop, min(1.0, 2 * middle / pairs + drop), 0.10) >= POWER
+        low, high = (middle, high) if enough else (low, middle)
+    return above & (rarer <= low)
