@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import tempfile
 import time
@@ -111,7 +112,8 @@ def main() -> None:
         optim = optimizer(model, recipe.stage1)
 
         def step(batches: Batches, draws: int) -> None:
-            losses(model, *batches[0], "cpu", False, draws)["total"].backward()
+            config = dataclasses.replace(recipe.stage1, draws=draws)
+            losses(model, *batches[0], config)["total"].backward()
             optim.step()
             optim.zero_grad()
 

@@ -32,6 +32,10 @@ def train_command(
             help="Demonstrations: a file, a folder or a hub id; PATH=2 draws from it twice as often. May be repeated."
         ),
     ] = None,
+    recipe_name: Annotated[
+        str | None,
+        typer.Option("--recipe", help="plain, or langforce: a rival recipe (GR00T-style, one stage)."),
+    ] = None,
     arch: Annotated[str | None, typer.Option(help="apt, pi or groot.")] = None,
     two_stage: Annotated[
         bool | None,
@@ -85,9 +89,9 @@ def train_command(
             raise UserError(f"--set takes key=value, not '{text}'.")
         _put(over, key, yaml.safe_load(value))
     flags = {
-        "arch": arch, "two_stage": two_stage, "ki": ki or None, "vlm_mode": vlm_mode, "inherit": inherit,
-        "budget": budget, "prior": str(prior) if prior else None, "seed": seed, "train.batch": batch,
-        "stage1.steps": stage1_steps or steps, "stage2.steps": steps, **_data(data), **_vlm(vlm),
+        "recipe": recipe_name, "arch": arch, "two_stage": two_stage, "ki": ki or None, "vlm_mode": vlm_mode,
+        "inherit": inherit, "budget": budget, "prior": str(prior) if prior else None, "seed": seed,
+        "train.batch": batch, "stage1.steps": stage1_steps or steps, "stage2.steps": steps, **_data(data), **_vlm(vlm),
     }  # fmt: skip
     for key, value in flags.items():
         if value is not None:
@@ -172,4 +176,5 @@ def _vlm(vlm: str | None) -> dict[str, Any]:
 def _name(config: str, recipe: Recipe) -> str:
     stages = "two-stage" if recipe.two_stage else f"one-stage-{recipe.budget}"
     vlm = "ki" if recipe.ki else recipe.vlm_mode
-    return f"{Path(config).stem}-{recipe.arch}-{stages}-{vlm}-seed{recipe.seed}"
+    name = "langforce" if recipe.recipe == "langforce" else recipe.arch
+    return f"{Path(config).stem}-{name}-{stages}-{vlm}-seed{recipe.seed}"

@@ -30,6 +30,8 @@ from apt_bench.rollout.runner import RunOptions, RunResult, run
 from apt_bench.suites import load_suite
 
 Format = Literal["hdf5", "lerobot"]
+VARIED = "variation=1"
+"""How the oracle moves unless it is told otherwise: demonstrations shall not all be one path."""
 FORMATS: tuple[Format, ...] = ("hdf5", "lerobot")
 
 
@@ -65,6 +67,8 @@ def collect(
         raise UserError("LeRobotDataset has no place for segmentation. Use --format hdf5.")
     settings = {"format": format, "cameras": list(cameras), "size": size, "segmentation": segmentation}
     _check_settings(out, {**settings, "failures": failures})
+    if options.policy == "oracle" and not any(a.startswith("variation=") for a in options.policy_args):
+        options = dataclasses.replace(options, policy_args=(*options.policy_args, VARIED))
     suite = load_suite(options.suite)
     if suite.simulator:
         rendering.choose_backend()  # once, for every worker

@@ -63,11 +63,11 @@ def save(folder: Path, model: VLA, provenance: Mapping[str, Any]) -> Path:
 
 
 def _own_weights(vlm: VLM, spec: VLMSpec) -> dict[str, Tensor]:
-    """Frozen hub models are named, not stored; adapters are stored alone; the rest is stored whole."""
+    """Frozen hub models are named, not stored; of adapted ones only what was added; the rest is stored whole."""
     state = vlm.state_dict()
     if spec.name == "mini" or spec.mode == "full":
         return state
-    return {k: v for k, v in state.items() if ".lora_" in k} if spec.mode == "lora" else {}
+    return {k: v for k, v in state.items() if ".lora_" in k or k == "queries"} if spec.mode == "lora" else {}
 
 
 def load(source: str | Path, vlm: VLM | None = None) -> VLA:
@@ -119,14 +119,20 @@ def about(source: str | Path) -> dict[str, Any]:
     if path.is_file():
         return {"architecture": LABELS["apt"]}
     config = _read_json(path / CONFIG)
-    provenance = _read_json(path / PROVENANCE) if (path / PROVENANCE).is_file() else {}
+    trained = provenance(path)
     found: dict[str, Any] = {"architecture": LABELS[config["expert"]["arch"]]}
     tuned = config["vlm"]["mode"] != "frozen"
     found |= {"knowledge_insulation": not tuned, "finetune_vlm": tuned}
-    recipe = provenance.get("recipe")
+    recipe = trained.get("recipe")
     if isinstance(recipe, Mapping) and isinstance(recipe.get("two_stage"), bool):
         found["two_stage"] = recipe["two_stage"]
-    return found | {k: provenance[k] for k in ("step",) if k in provenance}
+    return found | {k: trained[k] for k in ("step",) if k in trained}
+
+
+def provenance(source: str | Path) -> dict[str, Any]:
+    """How a checkpoint was trained; empty for the authors' files."""
+    path = locate(source) / PROVENANCE
+    return _read_json(path) if path.is_file() else {}
 
 
 def locate(source: str | Path) -> Path:

@@ -33,7 +33,9 @@ class HFBackbone(VLM):
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()
-        self.model = model.model if hasattr(model, "lm_head") else model  # the head is never needed
+        head = getattr(model, "lm_head", None)
+        self.model = model if head is None else model.model
+        self.tied = head is None or head.weight is self.word_embedding.weight
         self.tokenizer = tokenizer
         text = self.model.config.get_text_config()
         head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
@@ -56,6 +58,16 @@ class HFBackbone(VLM):
     def decoder_layers(self) -> nn.ModuleList:
         """The language model's layers."""
         return self.text_model.layers
+
+    @property
+    def word_embedding(self) -> nn.Embedding:
+        """The input embeddings of tokens."""
+        return self.model.get_input_embeddings()
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """The norm behind the last decoder layer."""
+        return self.text_model.norm
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a piece of prompt, special tokens by name."""
@@ -90,6 +102,9 @@ class HFBackbone(VLM):
 
         followers = [*self.decoder_layers, self.text_model.norm]
         hooks = [_on_input(followers[0], catch, -1)]
+        if self.queries is not None:
+            place = self.with_queries
+            hooks.append(self.word_embedding.register_forward_hook(lambda m, a, out: place(out, prompt)))
         for layer in layers:
             inside = self.tap_inside(layer)
             hooks.append(
@@ -180,8 +195,13 @@ class QwenVLM(HFBackbone):
         """One user turn, generation prompt on; Qwen2.5's template opens with a system turn."""
         system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n" if self.old else ""
         start, end = self.brackets
-        after = self.encode(f"{text}<|im_end|>\n<|im_start|>assistant\n")
-        return Turn(self.encode(f"{system}<|im_start|>user\n"), [start], [end], after)
+        return Turn(
+            before=self.encode(f"{system}<|im_start|>user\n"),
+            opening=[start],
+            closing=[end],
+            text=self.encode(text),
+            after=self.encode("<|im_end|>\n<|im_start|>assistant\n"),
+        )
 
     def pack(self, images: list[list[np.ndarray]]) -> dict[str, Tensor]:
         """Patches in the order in which merged tokens leave the tower, each repeated over the temporal patch of 2."""
@@ -216,6 +236,8 @@ class QwenVLM(HFBackbone):
 class PaliGemmaVLM(HFBackbone):
     """PaliGemma: its prompt attends in both directions, so vision sees language unless the prompt is blind."""
 
+    causal = False
+
     def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__(model, tokenizer)
         vision = self.model.config.vision_config
@@ -225,7 +247,7 @@ class PaliGemmaVLM(HFBackbone):
 
     def turn(self, text: str) -> Turn:
         """Images, then <bos>, the text and a line break."""
-        return Turn([], [], [], [self.tokenizer.bos_token_id, *self.encode(f"{text}\n")])
+        return Turn(lead=[self.tokenizer.bos_token_id], text=self.encode(text), after=self.encode("\n"))
 
     def pack(self, images: list[list[np.ndarray]]) -> dict[str, Tensor]:
         """(all images, 3, H, W)."""
@@ -260,10 +282,11 @@ class SmolVLM(HFBackbone):
         around = self.encode("<fake_token_around_image>")
         opening = around + self.encode("<global-img>")
         return Turn(
-            self.encode("<|im_start|>User:"),
-            opening,
-            around,
-            self.encode(f"{text}<end_of_utterance>\nAssistant:"),
+            before=self.encode("<|im_start|>User:"),
+            opening=opening,
+            closing=around,
+            text=self.encode(text),
+            after=self.encode("<end_of_utterance>\nAssistant:"),
         )
 
     def pack(self, images: list[list[np.ndarray]]) -> dict[str, Tensor]:

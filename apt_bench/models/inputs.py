@@ -70,6 +70,19 @@ class VLFeatures(TensorRecord):
         """Output of decoder layer `layer`, (B, L, C)."""
         return self.taps[self.layers.index(layer)]
 
+    def at(self, chosen: Tensor) -> VLFeatures:
+        """Of some text tokens alone: chosen (B, L) bool, equally many (K) in each row; without keys and values."""
+        B, K = len(chosen), int(chosen[0].sum())
+        place = chosen.nonzero()[:, 1].reshape(B, K, 1).expand(-1, -1, self.embeds.shape[-1])
+        return VLFeatures(
+            embeds=self.embeds.gather(1, place),
+            taps=self.taps.gather(2, place.expand(len(self.taps), -1, -1, -1)),
+            layers=self.layers,
+            token_type=torch.full((B, K), LANGUAGE, device=chosen.device),
+            view=torch.full((B, K), -1, device=chosen.device),
+            uv=self.uv.new_zeros(B, K, 2),
+        )
+
 
 @dataclass(frozen=True)
 class RobotState(TensorRecord):

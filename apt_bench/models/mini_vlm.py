@@ -35,7 +35,7 @@ class MiniVLMConfig:
     words: tuple[str, ...] = ()
     width: int = 128
     heads: int = 4
-    layers: int = 4
+    layers: int = 3
     image_size: tuple[int, int] = (128, 128)
     stride: int = 16
     max_text: int = 96
@@ -124,16 +124,26 @@ class MiniVLM(VLM):
         """The blocks."""
         return self.layers
 
+    @property
+    def word_embedding(self) -> nn.Embedding:
+        """Of words and bytes."""
+        return self.word_embed
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """Behind the last block."""
+        return self.norm
+
     def turn(self, text: str) -> Turn:
         """Images, then begin, text, end."""
-        ids = [BOS_ID, *self.tokenizer(text), END_ID]
-        if len(ids) > self.config.max_text:
+        ids = self.tokenizer(text)
+        if len(ids) + 2 > self.config.max_text:
             raise UserError(
-                f"Instruction of {len(ids)} tokens: '{text[:60]}...'; the mini VLM reads at most "
+                f"Instruction of {len(ids) + 2} tokens: '{text[:60]}...'; the mini VLM reads at most "
                 f"{self.config.max_text}. "
                 "Shorten it, or raise max_text and pretrain again."
             )
-        return Turn([], [], [], ids)
+        return Turn(lead=[BOS_ID], text=ids, after=[END_ID])
 
     def pack(self, images: list[list[np.ndarray]]) -> dict[str, Tensor]:
         """All present images in order, (n, 3, H, W) in -1 ... 1."""
@@ -167,7 +177,9 @@ class MiniVLM(VLM):
         """One pass over images and text."""
         visual = prompt.view >= 0
         text = prompt.present & ~visual
-        x = self.embed_text(prompt.ids, text.long().cumsum(1) - 1)
+        # Queries have no place in the sentence: word n is word n whether they stand before it or behind.
+        x = self.embed_text(prompt.ids, (text & ~prompt.query).long().cumsum(1) - 1)
+        x = self.with_queries(x, prompt)
         x = x.masked_scatter(visual[..., None], self.embed_images(prompt.pixels["images"]).to(x.dtype))
         needed = None if kv else max(layers, default=-1) + 1
         outputs, pairs, _ = self.decode(x, mini_mask(prompt.view, text.long()), needed)

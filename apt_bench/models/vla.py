@@ -30,13 +30,15 @@ ARCHITECTURES: dict[str, Callable[[ExpertConfig], ActionExpert]] = {
 
 @dataclass(frozen=True)
 class VLMSpec:
-    """Which vision-language model, and how it is trained. `name`: hub id or folder, or `mini`."""
+    """Which vision-language model, and how it is trained. `name`: hub id or folder, or `mini`. `queries`: learned
+    tokens that alone the expert sees (LangForce); 0 = none."""
 
     name: str = DEFAULT
     mode: VLMMode = "frozen"
     mini: MiniVLMConfig = field(default_factory=MiniVLMConfig)
     deepstack_in_taps: bool = True  # Qwen3-VL only, see QwenVLM
     dtype: Literal["float32", "bfloat16"] = "float32"
+    queries: int = 0
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> VLMSpec:
@@ -57,6 +59,8 @@ class VLMSpec:
             vlm = load_hf(self.name, getattr(torch, self.dtype))
             if isinstance(vlm, QwenVLM):
                 vlm.deepstack_in_taps = self.deepstack_in_taps
+        if self.queries:
+            vlm.add_queries(self.queries)
         vlm.set_mode(self.mode)
         return vlm
 
@@ -80,7 +84,8 @@ class VLA(nn.Module):
 
     def features(self, prompt: Prompt) -> VLFeatures:
         """What the expert needs to know of a prompt; without gradients if the VLM is frozen."""
-        return self.vlm(prompt, self.expert.needed_layers, self.expert.needs_kv)
+        features = self.vlm(prompt, self.expert.needed_layers, self.expert.needs_kv)
+        return features if self.vlm.queries is None else features.at(prompt.query)
 
 
 def build_expert(config: ExpertConfig) -> ActionExpert:

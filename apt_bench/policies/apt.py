@@ -43,8 +43,9 @@ class AptPolicy:
     the actions would be the differences of consecutive targets: far too small commands, because commanded poses lie
     ahead of the arm. docs/model.md gives the measurement behind the default.
 
-    The reference camera is drawn per decision, as in training. All draws are seeded by (episode, step, seed): a batch
-    equals the single calls up to float32 rounding, and a rerun equals the first run.
+    The reference camera is drawn per decision, as in training, or the one that the checkpoint was trained with. All
+    draws are seeded by (episode, step, seed): a batch equals the single calls up to float32 rounding, and a rerun
+    equals the first run.
     """
 
     def __init__(
@@ -64,6 +65,13 @@ class AptPolicy:
         if not 1 <= execute <= horizon:
             raise UserError(f"Policy apt: execute={execute}; its chunks have {horizon} steps.")
         self.seed, self.tracking = seed, tracking
+        reference = "" if model else str(checkpoint.provenance(weights).get("reference", ""))
+        if reference and reference not in cameras:
+            raise UserError(
+                f"Policy apt: {weights} codes its actions in the axes of '{reference}', which is not among the cameras "
+                f"{', '.join(cameras)}."
+            )
+        self._reference = cameras.index(reference) if reference else None
         self.spec = PolicySpec(
             name="apt",
             cameras=cameras,
@@ -109,6 +117,8 @@ class AptPolicy:
         digest = hashlib.sha256(f"{self.seed}/{obs.episode}/{obs.step}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         camera = int(torch.randint(len(self.spec.cameras), (1,), generator=generator))
+        if self._reference is not None:
+            camera = self._reference
         return camera, torch.randn(self.spec.horizon, CODE_DIM, generator=generator)
 
 

@@ -18,6 +18,7 @@ from apt_bench.reporting.data import (
     sequential_notes,
 )
 from apt_bench.reporting.table import Column, Rate, Row, Table, Value, percent
+from apt_bench.solvability import on_record
 from apt_bench.suites import STALE
 
 WORST = "Worst to best"
@@ -155,6 +156,7 @@ def task_table(runs: Sequence[Run]) -> Table:
     rows = []
     for run in runs:
         done = run.frame[run.frame.done]
+        oracle = {s: on_record(s) for s in map(str, done.suite.unique())}
         order = {key: i for i, key in enumerate(cell_summaries(run))}
         groups = done.groupby(["suite", "cell", "task"], observed=True)
         number = 0
@@ -171,13 +173,19 @@ def task_table(runs: Sequence[Run]) -> Table:
                         "run": run.label, "cell": cell_label(suite, cell), "number": number, "task": task,
                         "prompt": part.prompt_text.iloc[0], "success": _rate(part.success), "n": len(part),
                         "steps": "" if math.isnan(steps) else f"{steps:.0f}", "failure": often,
+                        "oracle": e.score if (e := oracle[str(suite)].get((str(cell), str(task)))) else "",
                     }
                 )
             )  # fmt: skip
     columns = [RUN, CELL, _column("number", "#"), TASK, _column("prompt", "Sent prompt", True),
                _column("success", "Success"), _column("n", "Episodes"), _column("steps", "Steps to success"),
-               _column("failure", "Most frequent failure", True)]  # fmt: skip
-    notes = ("Success in %, with Wilson 95% intervals. Steps: median control steps of the successes.",)
+               _column("failure", "Most frequent failure", True),
+               _column("oracle", "Oracle")]  # fmt: skip
+    columns = [c for c in columns if c.key != "oracle" or any(r.values["oracle"] for r in rows)]
+    notes = (
+        "Success in %, with Wilson 95% intervals. Steps: median control steps of the successes. Oracle: what the "
+        "scripted expert solved, on record.",
+    )
     return Table("tasks", "Per task", columns, rows, notes, heat=True)
 
 

@@ -21,11 +21,13 @@ from apt_bench.training.data import DataConfig
 from apt_bench.training.trainer import TrainConfig
 
 CONFIGS = Path(__file__).parent / "configs"
+LANGFORCE = {"arch": "groot", "two_stage": False, "vlm_mode": "full", "vlm": {"queries": 64}}
+"""What `recipe: langforce` means where nothing else is said."""
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Of the mini VLM. scenes: two pictures each; the last `held_out` of them are for the probe. sentences:
+    """Of the mini VLM. scenes: four pictures each; the last `held_out` of them are for the probe. sentences:
     per picture and step.
     """
 
@@ -37,18 +39,21 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class Episodes:
-    """Cells of a suite with so many episodes per task; `size`: pixels of collected images."""
+    """Cells of a suite with so many episodes per task. size: pixels of collected images. execute: control steps per
+    decision, None = the policy's own choice."""
 
     suite: str = ""
     cells: tuple[str, ...] = ()
     episodes: int = 1
     size: int = 128
+    execute: int | None = None
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Which network is trained, in which stages, on what.
 
+    recipe: `plain`, or `langforce` (models/langforce.py), which trains the VLM and a GR00T-style expert in one stage.
     ki: action gradients do not reach the VLM, which here has no other loss: the same as vlm_mode frozen, and
     said so in the tables. vlm_mode: how Stage 2 treats the VLM; Stage 1 freezes it always. inherit: what
     Stage 2 takes over from the prior, `blocks` = what the released loader does. budget: a one-stage control
@@ -60,6 +65,7 @@ class Recipe:
     """
 
     about: str = ""
+    recipe: Literal["plain", "langforce"] = "plain"
     arch: Literal["apt", "pi", "groot"] = "apt"
     two_stage: bool = True
     ki: bool = False
@@ -84,6 +90,18 @@ class Recipe:
             raise UserError(
                 f"--ki keeps action gradients out of the VLM, --vlm-mode {self.vlm_mode} lets them in. Choose one."
             )
+        if self.recipe == "langforce" and (
+            self.arch != "groot" or self.two_stage or self.vlm_mode == "frozen"
+        ):
+            raise UserError(
+                "LangForce trains the VLM (--vlm-mode full or lora) and a GR00T-style expert (--arch groot) in one "
+                f"stage (--no-two-stage); this run is {self.arch}, {'two stages' if self.two_stage else 'one stage'}, "
+                f"VLM {self.vlm_mode}."
+            )
+        if (self.recipe == "langforce") != bool(self.vlm.queries):
+            raise UserError(
+                f"vlm.queries is {self.vlm.queries}, recipe is {self.recipe}: LangForce has queries, others have none."
+            )
         if self.prior and not self.two_stage:
             raise UserError("A prior was given (--prior) to a one-stage run (--no-two-stage). Choose one.")
 
@@ -107,7 +125,8 @@ class Recipe:
     def label(self) -> str:
         """For people: `apt, two stages, frozen VLM`."""
         stages = "two stages" if self.two_stage else f"one stage ({self.budget} budget)"
-        return f"{self.arch}, {stages}, {'KI' if self.ki else self.vlm_mode} VLM"
+        name = "LangForce" if self.recipe == "langforce" else self.arch
+        return f"{name}, {stages}, {'KI' if self.ki else self.vlm_mode} VLM"
 
     def to_yaml(self) -> str:
         """As `load_recipe` reads it."""
@@ -137,6 +156,8 @@ def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe
     if not isinstance(raw, dict):
         raise UserError(f"{path}: expected a mapping, found {type(raw).__name__}.")
     raw = merged(raw, overrides or {})
+    if raw.get("recipe") == "langforce":
+        raw = merged(LANGFORCE, raw)
     shared = raw.pop("train", {})
     for stage in ("stage1", "stage2"):
         raw[stage] = merged(shared, raw.get(stage) or {})

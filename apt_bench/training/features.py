@@ -21,12 +21,13 @@ from torch.utils.data import Dataset as TorchDataset
 
 from apt_bench.errors import UserError
 from apt_bench.models.inputs import PAD, VLFeatures
+from apt_bench.models.langforce import Branches
 from apt_bench.models.vla import VLA
 from apt_bench.models.vlm import VLM, Prompt
 from apt_bench.training.data import Batch, Picks, Samples
 from apt_bench.training.frames import Tick, building, digest
 
-Inputs = Prompt | VLFeatures
+Inputs = Prompt | Branches | VLFeatures
 
 KINDS = {"token_type": "uint8", "view": "int8", "uv": "float32", "position": "int32"}
 """How the small tensors are stored; the features themselves take 16 bits."""
@@ -41,11 +42,14 @@ def vlm_hash(vlm: VLM) -> str:
     return sha.hexdigest()[:16]
 
 
-def prepare(model: VLA, samples: Samples, picks: Picks) -> Prompt:
-    """The prompts of these samples, blind if the model is."""
+def prepare(model: VLA, samples: Samples, picks: Picks) -> Prompt | Branches:
+    """The prompts of these samples, blind if the model is; both branches' for LangForce."""
     present = np.stack([e.present for e in picks.episodes])
     views = samples.images(picks.rows, picks.versions, present)
-    return model.vlm.prepare(views, picks.instructions, blind=model.blind)
+    prompt = model.vlm.prepare(views, picks.instructions, blind=model.blind)
+    if model.vlm.queries is None:
+        return prompt
+    return Branches(prompt, model.vlm.prepare(views, picks.instructions, queries_first=True))
 
 
 @dataclass(frozen=True)

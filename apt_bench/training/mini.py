@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from apt_bench.errors import UserError
 from apt_bench.models.checkpoint import load_strictly
 from apt_bench.models.mini_vlm import MiniVLM, MiniVLMConfig
+from apt_bench.training.config import PretrainConfig
 
 
 def save_mini(folder: Path, vlm: MiniVLM, about: dict[str, object]) -> None:
@@ -32,6 +33,17 @@ def is_complete(folder: Path, steps: int) -> bool:
         return bool(json.loads((folder / "mini.json").read_text())["steps"] >= steps)
     except (OSError, ValueError, KeyError):
         return False
+
+
+def made_by(folder: Path, sizes: MiniVLMConfig, pretraining: PretrainConfig) -> bool:
+    """Whether `folder` holds one of these sizes (the words come with it), trained to the end in this way."""
+    try:
+        about = json.loads((folder / "mini.json").read_text())
+    except (OSError, ValueError):
+        return False
+    wanted = json.loads(json.dumps([dataclasses.asdict(sizes), dataclasses.asdict(pretraining)]))
+    found = [{**about["config"], "words": wanted[0]["words"]}, about["pretraining"]]
+    return found == wanted and about["steps"] == pretraining.train.steps
 
 
 def load_mini(folder: Path) -> MiniVLM:

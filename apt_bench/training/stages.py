@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from apt_bench.errors import UserError
-from apt_bench.models import checkpoint
+from apt_bench.models import checkpoint, langforce
 from apt_bench.models.base import inherit
 from apt_bench.models.vla import VLA, VLMSpec, build_expert
 from apt_bench.models.vlm import VLM
@@ -46,6 +46,8 @@ def run_recipe(recipe: Recipe, session: Session) -> Path:
     say = session.report.say
     session.out.mkdir(parents=True, exist_ok=True)
     vlm, spec = open_vlm(recipe)
+    if spec.queries:
+        langforce.check(vlm)
     size = recipe.expert_config(2, vlm.shape)
     if session.world.rank:
         session.world.barrier()  # the first process fills the caches
@@ -71,6 +73,8 @@ def open_vlm(recipe: Recipe) -> tuple[VLM, VLMSpec]:
         return recipe.vlm.load(), recipe.vlm
     if recipe.vlm_weights:
         vlm = load_mini(Path(recipe.vlm_weights))
+        if recipe.vlm.queries:
+            vlm.add_queries(recipe.vlm.queries)
         return vlm, dataclasses.replace(recipe.vlm, mini=vlm.config)
     torch.manual_seed(0)
     return recipe.vlm.load(), recipe.vlm
@@ -167,6 +171,7 @@ class _Run:
             "stage": stage,
             "recipe": dataclasses.asdict(self.recipe),
             "cameras": list(self.recipe.data.cameras),
+            "reference": self.recipe.data.reference,
             "stride": self.recipe.data.stride,
             "data": [
                 {

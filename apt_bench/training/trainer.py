@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,9 @@ from torch.utils.data import DataLoader
 from apt_bench.errors import UserError
 from apt_bench.models.base import is_decayed
 from apt_bench.models.inputs import VLFeatures
+from apt_bench.models.langforce import Branches, langforce_loss
 from apt_bench.models.vla import VLA
+from apt_bench.models.vlm import Prompt
 from apt_bench.training import saving
 from apt_bench.training.data import Batch
 from apt_bench.training.features import Batches, Inputs
@@ -37,7 +39,7 @@ class TrainConfig:
     accumulated over batch / micro passes). draws: noise levels tried per sample and step; what is seen is
     digested once for all. eval_samples: held-out samples that the validation loss averages over. loaders:
     processes that prepare batches, 0 = this one. precision `auto`: bf16 autocast on a GPU that has it, else
-    fp32.
+    fp32. prior_share, llr_weight: lambda and beta of LangForce (models/langforce.py), for that recipe alone.
     """
 
     steps: int = 100_000
@@ -57,6 +59,8 @@ class TrainConfig:
     eval_samples: int = 256
     save_every: int = 1000
     loaders: int = 0
+    prior_share: float = 0.3
+    llr_weight: float = 0.1
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "draws", "log_every", "eval_every", "save_every"):
@@ -126,7 +130,7 @@ def optimizer(model: VLA, config: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups)
 
 
-def read(inputs: Inputs, model: VLA, device: str) -> VLFeatures:
+def read(inputs: Prompt | VLFeatures, model: VLA, device: str) -> VLFeatures:
     """The features of prompts, or those that come from a cache, in float32."""
     if isinstance(inputs, VLFeatures):
         return inputs.to(device).map(lambda t: t.float() if t.dtype in (torch.float16, torch.bfloat16) else t)
@@ -134,19 +138,20 @@ def read(inputs: Inputs, model: VLA, device: str) -> VLFeatures:
 
 
 def losses(
-    model: VLA, batch: Batch, inputs: Inputs, device: str, half: bool, draws: int = 1
+    model: VLA, batch: Batch, inputs: Inputs, config: TrainConfig, device: str = "cpu", half: bool = False
 ) -> dict[str, Tensor]:
-    """Denoising losses of one micro-batch; gradients flow into whatever trains."""
+    """The losses of one micro-batch; gradients of `total` flow into whatever trains."""
     batch = batch.to(device)
+    options = {
+        "rotation": batch.rotation,
+        "generator": torch.Generator().manual_seed(batch.noise_seed),
+        "draws": config.draws,
+    }
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
-        return model.expert.loss(
-            read(inputs, model, device),
-            batch.robot,
-            batch.target,
-            rotation=batch.rotation,
-            generator=torch.Generator().manual_seed(batch.noise_seed),
-            draws=draws,
-        )
+        if isinstance(inputs, Branches):
+            weights = {"prior_share": config.prior_share, "llr_weight": config.llr_weight}
+            return langforce_loss(model, inputs.to(device), batch.robot, batch.target, **weights, **options)
+        return model.expert.loss(read(inputs, model, device), batch.robot, batch.target, **options)
 
 
 def train(
@@ -189,17 +194,17 @@ def train(
                 group["lr"] = group["full_lr"] * config.rate(step)
             parts = []
             for _ in range(config.passes):
-                found = losses(model, *next(stream), device, half, config.draws)
+                found = losses(model, *next(stream), config, device, half)
                 (found["total"] / config.passes).backward()
-                parts.append(torch.stack([found[k].detach() for k in PARTS]))
+                parts.append(torch.stack([x.detach() for x in found.values()]))
             loss = torch.stack(parts).mean(0)
             world.average([loss, *(p.grad for p in trained if p.grad is not None)])
             norm = torch.nn.utils.clip_grad_norm_(trained, config.clip)
-            if not (loss[0].isfinite() and norm.isfinite()):
+            if not (loss.isfinite().all() and norm.isfinite()):
                 raise UserError(_diverged(step, config, out))
             optim.step()
             optim.zero_grad(set_to_none=True)
-            window.append(dict(zip(PARTS, loss.tolist(), strict=True)) | {"grad_norm": float(norm)})
+            window.append(dict(zip(found, loss.tolist(), strict=True)) | {"grad_norm": float(norm)})
 
             number, final = step + 1, step + 1 == config.steps
             values: dict[str, float] = {}
@@ -211,7 +216,7 @@ def train(
                 window, began, done = [], time.perf_counter(), number
                 bar.to(number, f"loss {values['loss']:.3f}, {speed:.0f} samples/s")
             else:
-                bar.to(number, f"loss {float(loss[0]):.3f}")
+                bar.to(number, f"loss {window[-1]['total']:.3f}")
             if held_out is not None and (number % config.eval_every == 0 or final):
                 values["held_out"] = validate(model, held_out, config, device, half)
             if values and metrics:
@@ -234,11 +239,9 @@ def identity(model: VLA, data: Batches) -> dict[str, Any]:
         "data settings": digest({k: v for k, v in asdict(samples.config).items() if k != "data"}),
         "seed": samples.seed,
         "vlm": model.spec.name,
+        "queries": model.spec.queries,
         "vlm_mode": model.spec.mode,
     }
-
-
-PARTS = ("total", "position", "rotation", "gripper")
 
 
 @torch.no_grad()
@@ -246,7 +249,8 @@ def validate(model: VLA, held_out: Batches, config: TrainConfig, device: str, ha
     """Mean loss over the first held-out samples: always the same ones, under the same noise."""
     model.eval()
     count = max(1, config.eval_samples // held_out.size)
-    found = [float(losses(model, *held_out[m], device, half)["total"]) for m in range(count)]
+    once = replace(config, draws=1)
+    found = [float(losses(model, *held_out[m], once, device, half)["total"]) for m in range(count)]
     model.train()
     return sum(found) / count
 

@@ -16,7 +16,7 @@ from apt_bench.training.config import load_recipe
 from apt_bench.training.data import Samples, open_samples
 from apt_bench.training.features import Batches, open_cache
 from apt_bench.training.stages import open_vlm
-from apt_bench.training.trainer import losses
+from apt_bench.training.trainer import TrainConfig, losses
 
 
 def make(config: Path, cache: Path, arch: str, stage: int, copies: int = 2) -> tuple[VLA, Samples]:
@@ -38,8 +38,8 @@ def test_cached_features_give_the_loss_that_the_vlm_gives(
     model, samples = make(config, cache, arch, stage)
     live, cached = Batches(samples, model, 16), Batches(samples, model, 16, open_cache(model, samples, cache))
     with torch.no_grad():
-        want = losses(model, *live[3], "cpu", half=False)["total"]
-        got = losses(model, *cached[3], "cpu", half=False)["total"]
+        want = losses(model, *live[3], TrainConfig())["total"]
+        got = losses(model, *cached[3], TrainConfig())["total"]
     assert abs(got - want) < 2e-3 * want
 
 
@@ -55,7 +55,7 @@ def test_stage_one_never_runs_the_vlm_again(
     monkeypatch.setattr(model.vlm, "read", read)
     monkeypatch.setattr(model.vlm, "prepare", read)
     batches = Batches(samples, model, 8, open_cache(model, samples, cache))
-    losses(model, *batches[0], "cpu", half=False)["total"].backward()
+    losses(model, *batches[0], TrainConfig())["total"].backward()
 
 
 def test_a_stage_one_cache_holds_no_language(config: Path, cache: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_stage_one_cache_holds_no_language(config: Path, cache: Path) -> None:
     )
     with torch.no_grad():
         assert torch.equal(
-            losses(model, *one, "cpu", False)["total"], losses(model, *other, "cpu", False)["total"]
+            losses(model, *one, TrainConfig())["total"], losses(model, *other, TrainConfig())["total"]
         )
 
 

@@ -143,7 +143,7 @@ def network(config: Path, cache: Path, **change: object) -> tuple[VLA, Batches]:
 @pytest.mark.parametrize("mode", ["frozen", "lora", "full"])
 def test_gradients_reach_exactly_what_the_mode_says(config: Path, cache: Path, arch: str, mode: str) -> None:
     model, batches = network(config, cache, arch=arch, vlm_mode=mode)
-    losses(model, *batches[0], "cpu", half=False)["total"].backward()
+    losses(model, *batches[0], TrainConfig())["total"].backward()
     reached = {n for n, p in model.vlm.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     if mode == "frozen":
         assert not reached

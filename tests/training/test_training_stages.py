@@ -11,11 +11,12 @@ from safetensors.torch import load_file
 
 from apt_bench.cli import main
 from apt_bench.errors import UserError
+from apt_bench.models import checkpoint
 from apt_bench.models.base import inherit
 from apt_bench.models.config import VLMShape
 from apt_bench.models.vla import build_expert
 from apt_bench.training.config import config_names, load_recipe
-from apt_bench.training.progress import Report
+from apt_bench.training.progress import Report, read_metrics
 from apt_bench.training.stages import Session, run_recipe, stage_checkpoint
 
 SHAPE = VLMShape(width=32, layers=2, kv_heads=2, head_dim=16, rope_theta=None)
@@ -70,6 +71,18 @@ def test_the_rivals_insert_no_blocks(arch: str) -> None:
     assert len(inherit(one, two)) == len(one.state_dict()) == len(two.state_dict())
 
 
+def test_langforce_trains_into_a_policy(config: Path, cache: Path, tmp_path: Path) -> None:
+    over = {"recipe": "langforce", "vlm": {"queries": 4}, "stage2": {"steps": 4}}
+    policy = run_recipe(load_recipe(str(config), over), Session(tmp_path, cache, Report(None)))
+    model = checkpoint.load(policy)
+    assert model.vlm.queries is not None
+    assert model.vlm.queries.shape == (4, 32)
+    assert model.expert.config.arch == "groot"
+    rows = read_metrics(tmp_path / "stage2")
+    assert all({"llr", "position", "grad_norm"} <= set(row) for row in rows)
+    assert not (tmp_path / "stage1").exists()
+
+
 @pytest.mark.parametrize(
     ("over", "says"),
     [
@@ -81,6 +94,9 @@ def test_the_rivals_insert_no_blocks(arch: str) -> None:
         ({"train": {"batch": 10, "micro": 4}}, "batch 10 is not a multiple of micro 4"),
         ({"data": {"weights": [1.0]}}, "one positive number for each of 0 datasets"),
         ({"two_stage": False, "prior": "x"}, "one-stage run"),
+        ({"recipe": "langforce", "two_stage": True}, "this run is groot, two stages, VLM full"),
+        ({"recipe": "langforce", "vlm_mode": "frozen"}, "LangForce trains the VLM"),
+        ({"vlm": {"queries": 8}}, "vlm.queries is 8, recipe is plain"),
     ],
 )
 def test_bad_settings_are_named(over: dict, says: str) -> None:

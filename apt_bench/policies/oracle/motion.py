@@ -31,6 +31,15 @@ def turned(yaw: float) -> np.ndarray:
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]]) @ DOWN
 
 
+def pointing(world: World, at: np.ndarray, direction: np.ndarray, lean: float) -> np.ndarray:
+    """Tool frame of a hand that points along the horizontal `direction` (3,) by `lean` (rad) from straight down, its
+    fingers side by side: of the two, the one that is easier for the arm at the position `at` (3,)."""
+    approach = direction * np.sin(lean) - up(np.cos(lean))
+    x = np.array([-direction[1], direction[0], 0.0])
+    frames = [np.stack([s * x, np.cross(approach, s * x), approach], axis=1) for s in (1.0, -1.0)]
+    return min(frames, key=lambda frame: world.arm.cost(at, frame))
+
+
 def action_towards(world: World, position: np.ndarray, rotation: np.ndarray, gripper: float) -> np.ndarray:
     """The action (7,) that brings the hand nearer to a pose."""
     here, hand = world.grip, world.grip_rotation
@@ -61,7 +70,8 @@ def go(
     """To a pose. Ends early, False, where the hand no longer moves. `straight`: down only as fast as the hand stays
     on the vertical through the target."""
     last, stuck = np.full(3, np.inf), 0
-    for _ in range(steps):
+    speed = world.variation.speed()
+    for _ in range(int(steps / speed)):
         turn = float(np.linalg.norm(rotation_vector(rotation @ world.grip_rotation.T)))
         here = world.grip
         if np.linalg.norm(position - here) < tolerance and turn < angle:
@@ -70,7 +80,8 @@ def go(
         if stuck > 6:
             return False
         last = here
-        action = action_towards(world, position, rotation, gripper)
+        action = action_towards(world, world.variation.aim(here, position), rotation, gripper)
+        action[:6] *= speed
         if straight and action[2] < 0:
             drift = float(np.linalg.norm((position - here)[:2]))
             action[2] *= np.clip(1.3 - drift / 0.015, 0.15, 1.0)
@@ -80,12 +91,15 @@ def go(
 
 def follow(world: World, path: list[np.ndarray], rotation: np.ndarray, gripper: float) -> Motion:
     """Along waypoints without stopping at them."""
+    speed = world.variation.speed()
     for i, point in enumerate(path):
         final = i == len(path) - 1
-        for _ in range(40):
+        for _ in range(int(40 / speed)):
             if np.linalg.norm(point - world.grip) < (0.02 if final else 0.03):
                 break
-            yield action_towards(world, point, rotation, gripper)
+            action = action_towards(world, world.variation.aim(world.grip, point), rotation, gripper)
+            action[:6] *= speed
+            yield action
     return True
 
 
