@@ -101,6 +101,12 @@ def load(source: str | Path, vlm: VLM | None = None) -> VLA:
     return model.eval()
 
 
+def provenance(source: str | Path) -> dict[str, Any]:
+    """What a checkpoint folder says of where it comes from; {} for the authors' files."""
+    path = locate(source) / PROVENANCE
+    return _read_json(path) if path.is_file() else {}
+
+
 def sha256(source: str | Path) -> str:
     """Hash of a checkpoint's weights."""
     path = locate(source)
