@@ -27,8 +27,9 @@ from apt_bench.envs.base import Env, Observation
 from apt_bench.models.actions import decode_chunk, encode_chunk
 from apt_bench.policies.apt import steps
 from apt_bench.policies.base import PolicySpec
+from apt_bench.reading import load_object
 from apt_bench.rollout.episode import LocalClient, run_episode
-from apt_bench.suites import load_object, load_suite
+from apt_bench.suites import load_suite
 from apt_bench.training.data import DataConfig, Episode, read_episode
 
 HORIZON = 32

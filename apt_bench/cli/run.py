@@ -13,7 +13,21 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from apt_bench.cli import CellList, PolicyArgs, PolicyName, SuiteName, TaskList, plain_console, words
+from apt_bench.cli import (
+    CellList,
+    Episodes,
+    Limit,
+    PolicyArgs,
+    PolicyName,
+    RayAddress,
+    Seed,
+    SuiteName,
+    TaskList,
+    Unpinned,
+    Workers,
+    plain_console,
+    words,
+)
 from apt_bench.errors import UserError
 from apt_bench.records import EpisodeRecord
 from apt_bench.rollout.engine import auto_workers
@@ -38,11 +52,9 @@ def run_command(
     ] = None,
     cells: CellList = None,
     tasks: TaskList = None,
-    episodes: Annotated[
-        int | None, typer.Option(help="Initial states per task. Default: the protocol's.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Default: the suite's.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Run only the first so many episodes.")] = None,
+    episodes: Episodes = None,
+    seed: Seed = None,
+    limit: Limit = None,
     instruction_source: Annotated[
         str | None, typer.Option(help="Override where the sent sentence comes from: file or bddl.")
     ] = None,
@@ -54,7 +66,7 @@ def run_command(
         int | None, typer.Option(help="Actions executed of each chunk. Default: the policy's.")
     ] = None,
     policy_arg: PolicyArgs = None,
-    workers: Annotated[str, typer.Option(help="auto, a number, or 0 for this process without Ray.")] = "auto",
+    workers: Workers = "auto",
     video: Annotated[
         str, typer.Option(help="Which episodes to film: none, failures, first:K or all.")
     ] = "none",
@@ -62,14 +74,12 @@ def run_command(
         bool, typer.Option("--save-actions", help="Store executed actions for replay.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: results/runs/...")] = None,
-    ray_address: Annotated[str | None, typer.Option(help="Join this Ray cluster.")] = None,
+    ray_address: RayAddress = None,
     attempts: Annotated[int, typer.Option(help="Tries of an episode that ends in an error.")] = 3,
     hang_timeout: Annotated[
         float, typer.Option(help="Seconds without a sign of life after which a worker is killed.")
     ] = 180.0,
-    unpinned: Annotated[
-        bool, typer.Option("--unpinned", help="Run on other simulator versions than the suite's.")
-    ] = False,
+    unpinned: Unpinned = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would run, and about how long.")
     ] = False,

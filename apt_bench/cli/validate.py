@@ -9,7 +9,8 @@ import typer
 
 from apt_bench.cli import SuiteName, plain_console
 from apt_bench.errors import UserError
-from apt_bench.suites import load_object, load_suite
+from apt_bench.reading import load_object
+from apt_bench.suites import load_suite
 
 
 def register(app: typer.Typer) -> None:
