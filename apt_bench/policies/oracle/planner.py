@@ -78,7 +78,9 @@ def move_object(world: World, atom: Atom, attempt: int) -> Motion:
         if not (yield from pick(world, name, grasp)):
             return False
         return (yield from put_in(world, name, place_name, inside, out, grasp.rotation, done))
-    spots = find_spots(world, name, place_name, atom.predicate)
+    others = (a for a in world.scene.goal if a.args[1:] == (place_name,) and a.args[0] != name)
+    shared = atom.predicate == "on" and any(not world.scene.holds(a) for a in others)
+    spots = find_spots(world, name, place_name, atom.predicate, shared)
     spot = spots[attempt % len(spots)]
     grasps = find_grasps(world, name, spot.position)
     if not any(grasp.cost < 1 for grasp in grasps) or is_flat(world, name):
