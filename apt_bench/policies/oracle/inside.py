@@ -133,12 +133,12 @@ def put_in(
     radius = float(np.linalg.norm((load - world.grip)[:, :2], axis=1).max()) + 0.01
     path = plan(world, above, rotation, others, hang + SWAY, radius)
     yield from follow(world, path, rotation, CLOSE)
-    for target in (outside, spot + up(SILL), spot):
+    for point in (outside, spot + up(SILL), spot):
         for _ in range(50):
-            offset = target - world.position(name)
+            offset = point - world.position(name)
             if np.linalg.norm(offset) < 0.01 or not world.gripped(name):
                 break
-            if target is spot and world.supported(name):
+            if point is spot and world.supported(name):
                 break
             yield action_towards(world, world.grip + offset, rotation, CLOSE)
     yield from hold(world, OPEN, 5)
