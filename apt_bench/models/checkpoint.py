@@ -101,6 +101,12 @@ def load(source: str | Path, vlm: VLM | None = None) -> VLA:
     return model.eval()
 
 
+def provenance(source: str | Path) -> dict[str, Any]:
+    """What a checkpoint folder says of where it comes from; {} for the authors' files."""
+    path = locate(source) / PROVENANCE
+    return _read_json(path) if path.is_file() else {}
+
+
 def sha256(source: str | Path) -> str:
     """Hash of a checkpoint's weights."""
     path = locate(source)
@@ -119,14 +125,14 @@ def about(source: str | Path) -> dict[str, Any]:
     if path.is_file():
         return {"architecture": LABELS["apt"]}
     config = _read_json(path / CONFIG)
-    provenance = _read_json(path / PROVENANCE) if (path / PROVENANCE).is_file() else {}
+    trained = provenance(path)
     found: dict[str, Any] = {"architecture": LABELS[config["expert"]["arch"]]}
     tuned = config["vlm"]["mode"] != "frozen"
     found |= {"knowledge_insulation": not tuned, "finetune_vlm": tuned}
-    recipe = provenance.get("recipe")
+    recipe = trained.get("recipe")
     if isinstance(recipe, Mapping) and isinstance(recipe.get("two_stage"), bool):
         found["two_stage"] = recipe["two_stage"]
-    return found | {k: provenance[k] for k in ("step",) if k in provenance}
+    return found | {k: trained[k] for k in ("step",) if k in trained}
 
 
 def locate(source: str | Path) -> Path:
