@@ -24,6 +24,7 @@ from apt_bench.policies.oracle.motion import (
     pointing,
     turned,
     up,
+    upright,
 )
 from apt_bench.policies.oracle.paths import plan
 
@@ -174,6 +175,8 @@ def push(world: World, joint: int, travel: float, done: Callable[[], bool]) -> M
     rotation = facing(-into, PUSH_LEAN)
     if world.arm.stretch(above, rotation) > STRETCH:  # a hand that leans back stretches the arm
         rotation = pointing(world, before, into, UPRIGHT_LEAN)
+        yield from follow(world, plan(world, above, DOWN, world.obstacles()), DOWN, CLOSE)
+        yield from go(world, above, upright(rotation), CLOSE, tolerance=0.03, angle=0.2)
     yield from follow(world, plan(world, above, rotation, world.obstacles()), rotation, CLOSE)
     yield from go(world, above, rotation, CLOSE, tolerance=0.02)
     yield from go(world, before, rotation, CLOSE, tolerance=0.012, steps=40, straight=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import mujoco
 import numpy as np
 
-from apt_bench.policies.oracle.arm import STRETCH
+from apt_bench.policies.oracle.arm import FOLDED, STRETCH
 from apt_bench.policies.oracle.geometry import World
 from apt_bench.policies.oracle.grasps import Grasp, clearance, find_grasps
 from apt_bench.policies.oracle.motion import (
@@ -45,7 +45,6 @@ SPEED = 0.2  # m/s of an imagined push
 UPRIGHT = np.cos(np.deg2rad(15))
 DEEP = 0.004  # m by which an imagined push may press things into each other
 LEAD = 0.015  # m that the hand is sent ahead
-FOLDED = 0.55  # share of the arm's length: nearer to the base it does not turn the hand freely
 GOOD = 0.7  # cost of a grasp that is worth a push
 EASY = 0.2  # cost of a posture from which the arm gets away again
 HIGHER = 0.08  # m above the place where a push begins, from where the hand goes down
