@@ -59,7 +59,9 @@ def test_the_exact_chance_to_pass_is_the_simulated_one() -> None:
         exact = pass_chance(n, 0.05, discordance, difference)
         assert share("pass", n, -difference, discordance) == pytest.approx(exact, abs=2.3 * 0.08)
     assert [round(pass_chance(500, 0.05, d), 2) for d in (0.0, 0.08, 0.10, 0.20)] == [1.0, 0.99, 0.97, 0.80]
-    assert all(pass_chance(n, 0.05, d) == 0 for n in (20, 50) for d in (0.0, 0.05, 0.2))  # underpowered: never
+    assert all(
+        pass_chance(n, 0.05, d) == 0 for n in (20, 50) for d in (0.0, 0.05, 0.2)
+    )  # underpowered: never
     assert all(pass_chance(500, 0.05, d, -0.05) < 0.06 for d in (0.05, 0.1, 0.2))
     needed = pairs_to_pass(0.05, 0.20)
     assert 840 < needed < 900

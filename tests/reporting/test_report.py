@@ -220,7 +220,8 @@ def test_no_line_crashes_or_vanishes(tmp_path: Path, changed: list[bytes]) -> No
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.dictionaries(
-        st.sampled_from(["policy", "requested", "unavailable", "wall_seconds", "started", "sequential"]), anything
+        st.sampled_from(["policy", "requested", "unavailable", "wall_seconds", "started", "sequential"]),
+        anything,
     ),
     st.dictionaries(st.sampled_from(["suite", "seed", "cells", "hash"]), anything),
 )

@@ -41,6 +41,7 @@ BELOW_EDGE = 0.02  # m of the finger tips below a door's upper edge, so that the
 FINGER = 0.012  # m, half thickness
 LEAD = 0.2  # rad that the hand aims ahead of the door
 DOOR = 0.1  # m: what a hinge moves farther from its axis than this is a door, otherwise a knob
+MORE = 4  # control steps that a joint is moved on once the predicate holds: let go, it gives a little
 OVERSHOOT = 0.08  # m that a pull goes on beyond the wanted travel, because the controller lags behind
 
 
@@ -96,9 +97,10 @@ def turn(world: World, joint: int, travel: float, done: Callable[[], bool], atte
     yield from go(world, above, grasp.rotation, OPEN, tolerance=0.012, angle=0.06)
     yield from go(world, grasp.position, grasp.rotation, OPEN, tolerance=0.006, steps=40, straight=True)
     yield from close_fingers(world)
-    angle = 0.0
+    angle, there = 0.0, 0
     for _ in range(50):
-        if done():
+        there += done()
+        if there > MORE:
             break
         angle = float(np.clip(angle + np.sign(travel) * TWIST_STEP, -TWIST, TWIST))
         spin = rotation_matrix(axis * angle)
@@ -106,6 +108,7 @@ def turn(world: World, joint: int, travel: float, done: Callable[[], bool], atte
         yield action_towards(world, position, spin @ grasp.rotation, CLOSE)
     yield from hold(world, OPEN, 5)
     yield from go(world, world.grip + up(0.12), world.grip_rotation, OPEN, tolerance=0.03, steps=15)
+    yield from go(world, world.grip, DOWN, OPEN, angle=0.2, steps=25)  # untwist the wrist for what comes next
     return done()
 
 
@@ -122,9 +125,10 @@ def pull(world: World, joint: int, travel: float, done: Callable[[], bool], atte
     yield from go(world, before, rotation, OPEN, tolerance=0.015, angle=0.1, steps=60)
     yield from go(world, grip, rotation, OPEN, tolerance=0.007, angle=0.1, steps=40)
     yield from close_fingers(world)
-    start = world.grip
+    start, there = world.grip, 0
     for _ in range(80):
-        if done():
+        there += done()
+        if there > MORE:
             break
         target = start + out * (abs(travel) + OVERSHOOT)
         target[2] = start[2]
