@@ -101,6 +101,26 @@ def protocol_hash(protocol: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+POLICYS_OWN = ("hash", "cameras")
+"""Parts of a protocol card that say what a policy looks at, not what it is asked: they may differ."""
+
+
+def differing_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """The settings in which two protocol cards differ and that matter, each as `name: a's / b's`."""
+    first, second = (_flat({k: v for k, v in card.items() if k not in POLICYS_OWN}) for card in (a, b))
+    names = sorted({*first, *second})
+    return [
+        f"{k}: {_shortened(first.get(k))} / {_shortened(second.get(k))}"
+        for k in names
+        if first.get(k) != second.get(k)
+    ]
+
+
+def _shortened(value: Any) -> str:
+    text = "not set" if value is None else repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
 @dataclass(frozen=True)
 class RunStore:
     """A run directory. The driver is its only writer."""
@@ -222,6 +242,27 @@ class RunStore:
                     ) from None
 
 
+def sequential_words(card: Mapping[str, Any]) -> str:
+    """What a run's `sequential` entry (`Sequential.card`) says, in a sentence; whatever is not there is left out."""
+    looks = card.get("looks")
+    last = looks[-1] if isinstance(looks, list) and looks and isinstance(looks[-1], dict) else {}
+    verdict, p, margin = card.get("verdict"), card.get("p"), card.get("margin")
+    if not card.get("over"):
+        found = "not over yet"
+    elif verdict == "undecided":
+        found = "no decision at the declared maximum"
+    elif verdict == "equivalent" and isinstance(margin, float):
+        found = f"equivalent within {100 * margin:g} points"
+    else:
+        found = str(verdict)
+    chance = f", p = {p:.2g} with all looks counted" if isinstance(p, float) else ""
+    return (
+        f"Sequential test against {card.get('against')}: {found} after {last.get('pairs', 0)} of at most "
+        f"{card.get('maximum')} pairs (only this run succeeded in {last.get('only_run', 0)}, only that one in "
+        f"{last.get('only_against', 0)}){chance}."
+    )
+
+
 def finished_keys(records: Iterable[EpisodeRecord]) -> set[EpisodeKey]:
     """Keys that need no further run: everything but errors."""
     return {r.key for r in records if r.outcome != "error"}
@@ -248,7 +289,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} as {"a.b": 1}."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
 
 

@@ -7,9 +7,10 @@ and p = 1. `docs/statistics.md` says which method the reports use where, and why
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import optimize
 from scipy import stats as sps
 
@@ -31,7 +32,8 @@ class Estimate(NamedTuple):
     high: float
 
 
-def _z(level: float) -> float:
+def normal_quantile(level: float) -> float:
+    """z of a central interval of this level."""
     if not 0 < level < 1:
         raise ValueError(f"confidence level must lie in (0, 1), not {level}")
     return float(sps.norm.ppf(0.5 + level / 2))
@@ -44,7 +46,7 @@ def wilson(successes: float, n: float, level: float = 0.95) -> Interval:
     """Wilson's score interval (JASA 1927). Real counts are allowed, for weighted means with an effective `n`."""
     if n <= 0:
         return Interval(0.0, 1.0)
-    z, p = _z(level), successes / n
+    z, p = normal_quantile(level), successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     low = 0.0 if successes <= 0 else max(0.0, float(centre - half))  # exact ends, without rounding residue
@@ -114,25 +116,30 @@ def tango(pairs: int, only_a: int, only_b: int, level: float = 0.95) -> Interval
     needs."""
     if pairs <= 0:
         return Interval(-1.0, 1.0)
-    z = _z(level)
+    z = normal_quantile(level)
     low = (
         -1.0
         if only_b == pairs
-        else optimize.brentq(lambda d: _tango(d, pairs, only_a, only_b) - z, -1.0, 1.0)
+        else optimize.brentq(lambda d: tango_score(d, pairs, only_a, only_b) - z, -1.0, 1.0)
     )
     high = (
-        1.0 if only_a == pairs else optimize.brentq(lambda d: _tango(d, pairs, only_a, only_b) + z, -1.0, 1.0)
+        1.0
+        if only_a == pairs
+        else optimize.brentq(lambda d: tango_score(d, pairs, only_a, only_b) + z, -1.0, 1.0)
     )
     return Interval(float(low), float(high))
 
 
-def _tango(d: float, n: int, a: int, b: int) -> float:
-    """The score statistic at difference d: falls from +inf to -inf. `q`: the restricted estimate of P(only b)."""
+def tango_score(d: float, n: int, a: ArrayLike, b: ArrayLike) -> Any:
+    """Tango's score statistic of the difference d from n pairs, a and b of them won by one side alone (any one shape):
+    falls from +inf to -inf with d. `q`: the restricted estimate of P(only b)."""
+    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     linear, constant = (2 * n - a + b) * d - a - b, -b * d * (1 - d)
-    q = (np.sqrt(max(0.0, linear * linear - 8 * n * constant)) - linear) / (4 * n)
+    q = (np.sqrt(np.maximum(0.0, linear * linear - 8 * n * constant)) - linear) / (4 * n)
     variance = n * (2 * q + d * (1 - d))
     excess = a - b - n * d
-    return float(excess / np.sqrt(variance)) if variance > 1e-12 else float(np.sign(excess) * 1e9)
+    safe = np.where(variance > 1e-12, variance, 1.0)
+    return np.where(variance > 1e-12, excess / np.sqrt(safe), np.sign(excess) * 1e9)[()]
 
 
 def mcnemar(only_a: int, only_b: int, alternative: Alternative = "two-sided") -> float:
@@ -313,7 +320,7 @@ def paired_sample_size(difference: float, discordance: float, power: float = 0.8
     (Biometrics 1987), which the exact test needs a little more than."""
     if difference == 0:
         raise ValueError("a difference of 0 can never be detected")
-    za, zb = _z(1 - alpha), float(sps.norm.ppf(power))
+    za, zb = normal_quantile(1 - alpha), float(sps.norm.ppf(power))
     root = za * np.sqrt(discordance) + zb * np.sqrt(discordance - difference**2)
     n = max(6, int(np.ceil((root / difference) ** 2)))
     # The exact power is a saw of small teeth: ask for the whole next tooth to stay above.
@@ -327,7 +334,7 @@ def unpaired_sample_size(p1: float, p2: float, power: float = 0.8, alpha: float 
     (not rounded up)."""
     if p1 == p2:
         raise ValueError("a difference of 0 can never be detected")
-    za, zb, mean = _z(1 - alpha), float(sps.norm.ppf(power)), (p1 + p2) / 2
+    za, zb, mean = normal_quantile(1 - alpha), float(sps.norm.ppf(power)), (p1 + p2) / 2
     root = za * np.sqrt(2 * mean * (1 - mean)) + zb * np.sqrt(p1 * (1 - p1) + p2 * (1 - p2))
     return float((root / (p1 - p2)) ** 2)
 
@@ -338,60 +345,5 @@ def unpaired_power(n: int, p1: float, p2: float, alpha: float = 0.05) -> float:
     spread = np.sqrt(p1 * (1 - p1) + p2 * (1 - p2))
     if spread == 0:
         return 1.0 if p1 != p2 else 0.0
-    shift = np.sqrt(n) * abs(p1 - p2) - _z(1 - alpha) * np.sqrt(2 * mean * (1 - mean))
+    shift = np.sqrt(n) * abs(p1 - p2) - normal_quantile(1 - alpha) * np.sqrt(2 * mean * (1 - mean))
     return float(sps.norm.cdf(shift / spread))
-
-
-# --- sequential -------------------------------------------------------------------------------------------------------
-
-
-class Look(NamedTuple):
-    """One interim look at a growing set of matched pairs: counts so far."""
-
-    pairs: int
-    only_a: int
-    only_b: int
-
-
-class Decision(NamedTuple):
-    """Where a sequential comparison stands. `critical` = the excess |only_a - only_b| that would have decided."""
-
-    verdict: Literal["a better", "b better", "undecided"]
-    final: bool  # decided, or the declared maximum is reached
-    critical: float
-
-
-def sequential_mcnemar(looks: Sequence[Look], maximum: int, alpha: float = 0.05) -> Decision:
-    """Group-sequential exact McNemar test with a declared maximum number of pairs.
-
-    At pairs/maximum = t the two-sided error spent is Lan and DeMets' O'Brien-Fleming-like 2(1 - Phi(z / sqrt(t)))
-    (Biometrika 1983). Given the discordant counts, the excess only_a - only_b is a fair random walk under the null, so
-    the boundary of each look follows exactly from convolutions: the error over all looks is at most `alpha`,
-    whatever the looks, provided that neither their times nor the maximum depend on who is ahead.
-    """
-    if maximum < 1:
-        raise ValueError("the declared maximum must be at least 1 pair")
-    z = _z(1 - alpha)
-    walk = np.array([1.0])  # null distribution of the excess on -d, -d + 2, ..., d, not stopped before
-    used, before = 0.0, Look(0, 0, 0)
-    for look in looks:
-        step = (look.pairs - before.pairs, look.only_a - before.only_a, look.only_b - before.only_b)
-        if min(step) < 0 or step[1] + step[2] > step[0]:
-            raise ValueError(f"counts must grow from look to look and fit their pairs: {before}, {look}")
-        if look.pairs > maximum:
-            raise ValueError(f"{look.pairs} pairs exceed the declared maximum {maximum}")
-        d = look.only_a + look.only_b
-        walk = np.convolve(walk, sps.binom.pmf(np.arange(step[1] + step[2] + 1), step[1] + step[2], 0.5))
-        excess = np.abs(np.arange(-d, d + 1, 2))
-        budget = (2 * sps.norm.sf(z / np.sqrt(look.pairs / maximum)) if look.pairs else 0.0) - used
-        levels = np.unique(excess)[::-1]
-        tail = np.cumsum([walk[excess == level].sum() for level in levels])
-        inside = levels[tail <= budget + 1e-12]
-        critical = float(inside[-1]) if len(inside) and inside[-1] > 0 else float("inf")
-        if abs(look.only_a - look.only_b) >= critical:
-            return Decision("a better" if look.only_a > look.only_b else "b better", True, critical)
-        stopped = excess >= critical
-        used += float(walk[stopped].sum())
-        walk = np.where(stopped, 0.0, walk)
-        before = look
-    return Decision("undecided", before.pairs >= maximum, critical if looks else float("inf"))

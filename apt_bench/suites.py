@@ -121,6 +121,9 @@ class Suite:
     checks: str | None = (
         None  # "module:function" for `apt-bench validate`: (Suite, premises=bool) -> Findings
     )
+    proofs: str | None = (
+        None  # "module:function" for `validate --solvable`: (Suite, specs) -> solvability.Proof
+    )
     published: str | None = None  # CSV of the paper's rows, in results/published
     simulator: Mapping[str, str] = field(default_factory=dict)  # package -> version that the protocol means
 

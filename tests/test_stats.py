@@ -12,7 +12,6 @@ from scipy import stats as sps
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from apt_bench import stats
-from apt_bench.stats import Look
 
 counts = st.integers(0, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 cells = st.integers(0, 60)
@@ -188,51 +187,3 @@ def test_power() -> None:
     assert stats.paired_power(200, 0.08, 0.20) == pytest.approx(found, abs=0.03)
     with pytest.raises(ValueError, match="discordance"):
         stats.paired_power(100, 0.3, 0.2)
-
-
-def _looks(rng: np.random.Generator, up: float, down: float, maximum: int = 400) -> list[Look]:
-    """A look every 50 pairs."""
-    x = rng.choice([1, -1, 0], p=[up, down, 1 - up - down], size=maximum)
-    return [Look(n, int((x[:n] == 1).sum()), int((x[:n] == -1).sum())) for n in range(50, maximum + 1, 50)]
-
-
-def test_sequential_rule_keeps_its_error() -> None:
-    rng = np.random.default_rng(2)
-    wrong = [stats.sequential_mcnemar(_looks(rng, 0.1, 0.1), 400).verdict != "undecided" for _ in range(400)]
-    assert np.mean(wrong) <= 0.075  # 0.05 + 2.3 standard errors
-
-
-def test_sequential_rule_saves_episodes_and_hardly_costs_power() -> None:
-    rng = np.random.default_rng(2)
-    right, used = 0, 0
-    for _ in range(100):  # a 10-point gap
-        looks = _looks(rng, 0.16, 0.06)
-        for i in range(len(looks)):
-            decision = stats.sequential_mcnemar(looks[: i + 1], 400)
-            if decision.final:
-                break
-        right += decision.verdict == "a better"
-        used += looks[i].pairs
-    assert right / 100 > stats.paired_power(400, 0.10, 0.22) - 0.05
-    assert used / 100 < 300
-
-
-def test_peeking_at_the_fixed_test_would_not_keep_it() -> None:
-    rng = np.random.default_rng(3)
-    x = rng.choice([1, -1, 0], p=[0.1, 0.1, 0.8], size=(400, 400))
-    up, down = (np.cumsum(x == s, axis=1)[:, 49::50] for s in (1, -1))
-    peeked = [any(stats.mcnemar(int(a), int(b)) <= 0.05 for a, b in zip(u, d, strict=True))
-              for u, d in zip(up, down, strict=True)]  # fmt: skip
-    assert np.mean(peeked) > 0.08
-
-
-def test_sequential_refuses_impossible_looks() -> None:
-    with pytest.raises(ValueError, match="grow"):
-        stats.sequential_mcnemar([Look(50, 5, 5), Look(60, 4, 5)], 100)
-    with pytest.raises(ValueError, match="maximum"):
-        stats.sequential_mcnemar([Look(150, 5, 5)], 100)
-    assert stats.sequential_mcnemar([], 100) == ("undecided", False, math.inf)
-    # One look at the end is the ordinary exact test.
-    for a, b in [(6, 0), (5, 0), (20, 8), (19, 9)]:
-        decided = stats.sequential_mcnemar([Look(100, a, b)], 100).verdict != "undecided"
-        assert decided == (stats.mcnemar(a, b) <= 0.05)

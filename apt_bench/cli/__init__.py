@@ -20,6 +20,7 @@ SuiteName = Annotated[str, typer.Option(help="Name of a shipped suite, or path o
 PolicyName = Annotated[str, typer.Option(help="Name of a shipped policy, or my_module:MyPolicy.")]
 CellList = Annotated[str | None, typer.Option(help="Comma list of cells. Default: the headline cells.")]
 TaskList = Annotated[str | None, typer.Option(help="Comma list of tasks: part of a name, or an index.")]
+TrackName = Annotated[str, typer.Option("--track", help="Send metrics to wandb or trackio; or none.")]
 Episodes = Annotated[int | None, typer.Option(help="Initial states per task. Default: the suite's.")]
 Seed = Annotated[int | None, typer.Option(help="Default: the suite's.")]
 Limit = Annotated[int | None, typer.Option(help="Only the first so many episodes.")]

@@ -47,7 +47,10 @@ def collect_command(
     segmentation: Annotated[
         bool, typer.Option("--segmentation", help="Also store which pixel shows which object (hdf5).")
     ] = False,
-    policy: Annotated[str, typer.Option(help="Whose successes are kept.")] = "oracle",
+    failures: Annotated[
+        bool, typer.Option("--failures", help="Keep every episode, each with its success: rollouts as data.")
+    ] = False,
+    policy: Annotated[str, typer.Option(help="Whose episodes they are.")] = "oracle",
     policy_arg: PolicyArgs = None,
     workers: Workers = "auto",
     ray_address: RayAddress = None,
@@ -74,11 +77,12 @@ def collect_command(
         unpinned=unpinned,
     )
     console = plain_console()
-    found = collect(options, out, console, format, words(cameras), size, segmentation)  # type: ignore[arg-type]
+    found = collect(options, out, console, format, words(cameras), size, segmentation, failures)  # type: ignore[arg-type]
     result = found.run
     console.print(summary(result.records, Counter(key.cell for key in result.missing)))
+    what = f"episodes ({found.successes} successes)" if failures else "demonstrations"
     console.print(
-        f"{found.demonstrations} demonstrations, {found.steps} steps, {found.megabytes:.1f} MB in {out}",
+        f"{found.demonstrations} {what}, {found.steps} steps, {found.megabytes:.1f} MB in {out}",
         soft_wrap=True,
     )
     if result.stopped or result.missing:

@@ -13,6 +13,7 @@ from rich.table import Table
 from apt_bench.cli import plain_console, words
 from apt_bench.errors import UserError
 from apt_bench.records import RunStore
+from apt_bench.solvability import on_record
 from apt_bench.suites import Suite, iter_suites, load_suite
 
 
@@ -76,11 +77,15 @@ def _cells(table: Table, suites: list[Suite]) -> None:
 def _tasks(table: Table, suites: list[Suite], cells: tuple[str, ...]) -> None:
     _head(table, "suite", "cell", "index", "task", "sent sentence", "episodes", "notes")
     for suite in suites:
+        record = on_record(suite.name)
         chosen = [suite.cell(c) for c in cells] if cells else [c for c in suite.cells if c.headline]
         for cell in chosen:
             for index, task in enumerate(suite.cell_tasks(cell)):
-                notes = f"unavailable: {task.unavailable}" if task.unavailable else ""
-                flags = sorted({flag for found in task.flags.values() for flag in found})
+                notes = sorted({flag for found in task.flags.values() for flag in found})
+                if task.unavailable:
+                    notes = [f"unavailable: {task.unavailable}"]
+                elif evidence := record.get((cell.name, task.name)):
+                    notes += [f"oracle {evidence.score}"]
                 sentence = task.prompts.get(cell.instruction, "")
                 table.add_row(
                     suite.name,
@@ -89,7 +94,7 @@ def _tasks(table: Table, suites: list[Suite], cells: tuple[str, ...]) -> None:
                     task.name,
                     sentence,
                     str(task.inits),
-                    notes or ", ".join(flags),
+                    ", ".join(notes),
                 )
 
 

@@ -23,13 +23,14 @@ from apt_bench.cli import (
     Seed,
     SuiteName,
     TaskList,
+    TrackName,
     Unpinned,
     Workers,
     plain_console,
     words,
 )
 from apt_bench.errors import UserError
-from apt_bench.records import EpisodeRecord
+from apt_bench.records import EpisodeRecord, sequential_words
 from apt_bench.rollout.engine import auto_workers
 from apt_bench.rollout.identity import cores, free_memory_gb
 from apt_bench.rollout.progress import column, duration
@@ -80,6 +81,17 @@ def run_command(
         float, typer.Option(help="Seconds without a sign of life after which a worker is killed.")
     ] = 180.0,
     unpinned: Unpinned = False,
+    stop_when: Annotated[
+        str, typer.Option(help="complete, or decided: look between batches whether --against is beaten.")
+    ] = "complete",
+    against: Annotated[
+        Path | None, typer.Option(help="With --stop-when decided: the run to compare with, pair by pair.")
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(help="With --stop-when decided: stop too where they are equal within so many points."),
+    ] = None,
+    track: TrackName = "none",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would run, and about how long.")
     ] = False,
@@ -89,6 +101,12 @@ def run_command(
         raise UserError(f"--hang-timeout must be positive, not {hang_timeout}.")
     if attempts < 1:
         raise UserError(f"--attempts must be at least 1, not {attempts}.")
+    if stop_when not in ("complete", "decided"):
+        raise UserError(f"--stop-when is complete or decided, not '{stop_when}'.")
+    if (stop_when == "decided") != (against is not None) or (margin is not None and against is None):
+        raise UserError(
+            "--stop-when decided needs --against RUN; --against and --margin go with nothing else."
+        )
     options = RunOptions(
         suite=suite,
         policy=policy,
@@ -110,6 +128,9 @@ def run_command(
         attempts=attempts,
         hang_seconds=hang_timeout,
         unpinned=unpinned,
+        against=against,
+        track=track,
+        margin=None if margin is None else margin / 100,
     )
     console = plain_console()
     if dry_run:
@@ -131,6 +152,8 @@ def run_command(
             "the same command tries them again.",
             file=sys.stderr,
         )
+    if result.sequential:
+        console.print(sequential_words(result.sequential), highlight=False, soft_wrap=True)
     if result.records:
         console.print(
             f"Next: apt-bench report {shlex.quote(str(result.out))}", highlight=False, soft_wrap=True
@@ -166,6 +189,14 @@ def _show_plan(plan: Plan, options: RunOptions, console: Console) -> None:
         tasks = len({s.key.task for s in specs})
         table.add_row(cell, str(tasks), str(len(specs)), str(len(specs) - left), str(left))
     console.print(table)
+    if plan.rule:
+        rule = plan.rule.card()
+        console.print(
+            f"At most {rule['maximum']} pairs with {rule['against']}, looked at {rule['planned_looks']} times; "
+            f"{plan.rule.left_out} episodes without a partner there are left out.",
+            highlight=False,
+            soft_wrap=True,
+        )
     cameras = len(plan.policy_spec.cameras)
     seconds = sum(s.max_steps * (STEP_SECONDS + cameras * IMAGE_SECONDS / plan.execute) for s in plan.todo)
     workers = (

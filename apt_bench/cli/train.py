@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
-from apt_bench.cli import RayAddress, plain_console
+from apt_bench.cli import RayAddress, TrackName, plain_console
 from apt_bench.errors import UserError
+from apt_bench.tracking import find_tracker, tracking
 
 if TYPE_CHECKING:
     from apt_bench.training.config import Recipe
@@ -70,6 +71,7 @@ def train_command(
     workers: Annotated[int, typer.Option(help="Processes (GPUs) that train together, by Ray Train.")] = 1,
     ray_address: RayAddress = None,
     pretrain: Annotated[Path | None, typer.Option(help="Only pretrain a mini VLM, into this folder.")] = None,
+    track: TrackName = "none",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the configuration and stop.")] = False,
 ) -> None:
     """Train a policy on demonstrations. The same command again goes on where it stopped."""
@@ -78,6 +80,8 @@ def train_command(
     from apt_bench.training.distributed import run_distributed
     from apt_bench.training.stages import run_recipe
 
+    if find_tracker(track) and (workers > 1 or ray_address):
+        raise UserError("--track goes with one process. Leave out --workers and --ray-address, or --track.")
     over: dict[str, Any] = {}
     for text in settings or []:
         key, equals, value = text.partition("=")
@@ -110,7 +114,9 @@ def train_command(
     if workers > 1 or ray_address:
         policy = run_distributed(recipe, session, workers, session.device != "cpu", ray_address)
     else:
-        policy = run_recipe(recipe, session)
+        with tracking(track, folder, dataclasses.asdict(recipe)) as tracker:
+            session.report.tracker = tracker
+            policy = run_recipe(recipe, session)
     first_look(recipe, policy, folder, console)
     console.print(f"Policy: {policy}", soft_wrap=True)
     console.print(

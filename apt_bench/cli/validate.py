@@ -1,16 +1,21 @@
-"""`apt-bench validate`: is the suite here what the protocol says?"""
+"""`apt-bench validate`: is the suite here what the protocol says, and can its tasks be solved?"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from apt_bench.cli import SuiteName, plain_console
+from apt_bench import solvability
+from apt_bench.cli import CellList, SuiteName, TaskList, plain_console, words
 from apt_bench.errors import UserError
 from apt_bench.reading import load_object
 from apt_bench.suites import load_suite
+from apt_bench.validation import Finding
 
 
 def register(app: typer.Typer) -> None:
@@ -24,14 +29,36 @@ def validate_command(
         bool,
         typer.Option("--premises", help="Also settle every initial state in the simulator (0.2 s each)."),
     ] = False,
+    solvable: Annotated[
+        bool,
+        typer.Option(
+            "--solvable", help="Instead: play every task with the oracle; name what it never solves."
+        ),
+    ] = False,
+    cells: CellList = None,
+    tasks: TaskList = None,
+    episodes: Annotated[
+        int | None, typer.Option(help="With --solvable: initial states per task. Default: the protocol's.")
+    ] = None,
+    workers: Annotated[str, typer.Option(help="With --solvable: auto, a number, or 0 (no Ray).")] = "auto",
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --solvable: the oracle's run directory, new or to go on with. Default: run's own."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="With --solvable: write the evidence here (JSON).")] = None,
 ) -> None:
     """Check a suite's files, sentences and initial states; name every problem. Exit code 1 if there is an error."""
-    chosen = load_suite(suite)
     console = plain_console()
-    if chosen.checks is None:
-        raise UserError(f"Suite '{chosen.name}' names no checks, so there is nothing more to validate.")
+    if solvable:
+        found = _solvable(suite, words(cells), words(tasks), episodes, workers, run, out, console)
+    elif cells or tasks or episodes or run or out:
+        raise UserError("--cells, --tasks, --episodes, --run and --out go with --solvable only.")
+    else:
+        found = _checks(suite, premises)
     levels: Counter[str] = Counter()
-    for finding in load_object(chosen.checks)(chosen, premises=premises):
+    for finding in found:
         levels[finding.level] += 1
         place = "/".join(str(p) for p in (finding.cell, finding.task) if p)
         init = "" if finding.init is None else f" init {finding.init}"
@@ -42,5 +69,46 @@ def validate_command(
             markup=False,
         )
     counts = ", ".join(f"{n} {level}" for level, n in sorted(levels.items())) or "no findings"
-    console.print(f"{chosen.name}: {counts}", highlight=False)
+    console.print(f"{suite}: {counts}", highlight=False)
     raise typer.Exit(int(levels["error"] > 0))
+
+
+def _checks(name: str, premises: bool) -> Iterator[Finding]:
+    """The suite's own checks, and what is on record about its tasks."""
+    suite = load_suite(name)
+    if suite.checks is None:
+        raise UserError(f"Suite '{suite.name}' names no checks, so there is nothing more to validate.")
+    yield from load_object(suite.checks)(suite, premises=premises)
+    record = solvability.on_record(suite.name)
+    yield from (f for f in solvability.findings(record.values()) if f.level != "ok")
+    if record:
+        solved = sum(e.solved > 0 for e in record.values())
+        yield Finding("ok", "solvable", f"on record: the oracle solves {solved} of {len(record)} tasks")
+
+
+def _solvable(
+    name: str,
+    cells: tuple[str, ...],
+    tasks: tuple[str, ...],
+    episodes: int | None,
+    workers: str,
+    run_dir: Path | None,
+    out: Path | None,
+    console: Console,
+) -> Iterator[Finding]:
+    from apt_bench.rollout.runner import RunOptions, run, select
+
+    options = RunOptions(
+        name, "oracle", cells=cells, tasks=tasks, episodes=episodes, workers=workers, out=run_dir
+    )
+    suite, specs = select(options)
+    result = run(options, console)
+    if result.stopped:
+        raise UserError(
+            f"The oracle's run stopped ({result.message or result.stopped}). The same command goes on."
+        )
+    proofs = load_object(suite.proofs)(suite, specs) if suite.proofs else {}
+    evidence = solvability.gather(specs, result.records, proofs)
+    if out:
+        solvability.write(out, suite.name, evidence)
+    yield from solvability.findings(evidence)

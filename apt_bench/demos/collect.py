@@ -1,7 +1,7 @@
-"""Collect demonstrations: a run whose successes are kept.
+"""Collect demonstrations: a run whose successes are kept; or all its episodes.
 
 `OUT/run` is an ordinary run directory (every episode's record, protocol, versions), so collecting resumes as a run
-does. Workers put each success into `OUT/loose`, a whole file or none; at the end, also of an interrupted run, they go
+does. Workers put each of these into `OUT/loose`, a whole file or none; at the end, also of an interrupted run, they go
 into the data set: `OUT/CELL/TASK_demo.hdf5`, or the LeRobotDataset in `OUT`. `open_demos(OUT)` reads all of it at any
 time.
 """
@@ -30,6 +30,8 @@ from apt_bench.rollout.runner import RunOptions, RunResult, run
 from apt_bench.suites import load_suite
 
 Format = Literal["hdf5", "lerobot"]
+VARIED = "variation=1"
+"""How the oracle moves unless it is told otherwise: demonstrations shall not all be one path."""
 FORMATS: tuple[Format, ...] = ("hdf5", "lerobot")
 
 
@@ -39,6 +41,7 @@ class Collected:
 
     run: RunResult
     demonstrations: int
+    successes: int  # of them
     steps: int
     megabytes: float
 
@@ -51,8 +54,10 @@ def collect(
     cameras: tuple[str, ...] = ("agentview", "wrist"),
     size: int = 256,
     segmentation: bool = False,
+    failures: bool = False,
 ) -> Collected:
-    """Run `options` (its `out` is not used) and keep the successes in the folder `out`.
+    """Run `options` (its `out` is not used) and keep the successes, or with `failures` every episode, in the folder
+    `out`.
 
     Raises UserError for bad input, and where `out` holds demonstrations of other settings.
     """
@@ -60,9 +65,10 @@ def collect(
         raise UserError(f"--size must be at least 1, not {size}.")
     if segmentation and format == "lerobot":
         raise UserError("LeRobotDataset has no place for segmentation. Use --format hdf5.")
-    _check_settings(
-        out, {"format": format, "cameras": list(cameras), "size": size, "segmentation": segmentation}
-    )
+    settings = {"format": format, "cameras": list(cameras), "size": size, "segmentation": segmentation}
+    _check_settings(out, {**settings, "failures": failures})
+    if options.policy == "oracle" and not any(a.startswith("variation=") for a in options.policy_args):
+        options = dataclasses.replace(options, policy_args=(*options.policy_args, VARIED))
     suite = load_suite(options.suite)
     if suite.simulator:
         rendering.choose_backend()  # once, for every worker
@@ -73,14 +79,16 @@ def collect(
         policy=options.policy,
         control_hz=suite.control_hz,
         segmentation=segmentation,
+        failures=failures,
         simulator=versions(suite.simulator),
     )
     try:
         result = run(dataclasses.replace(options, out=out / "run"), console, recording.wrap)
     finally:
         seal(out, format, console)
-    infos = open_demos(out).infos if any(r.outcome == "success" for r in result.records) else []
-    return Collected(result, len(infos), sum(i.steps for i in infos), megabytes(out))
+    infos = open_demos(out).infos if holds_demos(out) else []
+    wins = sum(i.success for i in infos)
+    return Collected(result, len(infos), wins, sum(i.steps for i in infos), megabytes(out))
 
 
 def megabytes(out: Path) -> float:
@@ -89,14 +97,18 @@ def megabytes(out: Path) -> float:
     return sum(f.stat().st_size for f in files) / 1e6
 
 
+def holds_demos(out: Path) -> bool:
+    """Whether there is anything to read yet."""
+    return any(out.rglob("*.hdf5")) or (out / "meta/info.json").exists()
+
+
 def _check_settings(out: Path, settings: dict[str, object]) -> None:
     path = out / "collect.json"
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is not a folder.")
     if path.is_file():
-        old = json.loads(path.read_text())
-        empty = not any(out.rglob("*.hdf5")) and not (out / "meta/info.json").exists()
-        if old != settings and not empty:
+        old = {"failures": False, **json.loads(path.read_text())}
+        if old != settings and holds_demos(out):
             differing = [f"{k}: {old.get(k)} there, {v} now" for k, v in settings.items() if old.get(k) != v]
             raise UserError(
                 f"{out} holds demonstrations of other settings ({'; '.join(differing)}). Give --out another folder, "

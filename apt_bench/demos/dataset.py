@@ -51,6 +51,11 @@ class Demos:
         """What is known of each without reading it."""
         return [e.info for e in self.entries]
 
+    @property
+    def successes(self) -> Demos:
+        """The same without failures: what can be imitated."""
+        return dataclasses.replace(self, entries=tuple(e for e in self.entries if e.info.success))
+
     def only(self, cameras: Iterable[str]) -> Demos:
         """The same with fewer images; none, if `cameras` is empty."""
         return dataclasses.replace(self, cameras=tuple(cameras))

@@ -3,10 +3,11 @@
     meta/info.json  meta/stats.json  meta/tasks.parquet  meta/episodes/chunk-000/file-000.parquet
     data/chunk-000/file-000.parquet  videos/observation.images.CAMERA/chunk-000/file-000.mp4
 
-Features: `action` (7), `observation.state` (8), `observation.images.CAMERA`, and for those who want geometry
-`camera.CAMERA.K` (9) and `camera.CAMERA.pose` (16, camera to world), row by row; `joints`. Images are upright. Their
-compression loses detail; numbers are float32, and actions are executed as float32 too, so they replay exactly.
-The column `apt` of the episodes' table holds the rest (`DemoInfo`); other readers ignore it.
+Features: `action` (7), `observation.state` (8), `observation.images.CAMERA`, `next.reward`, `next.done`,
+`next.success`, `joints`, and for those who want geometry `camera.CAMERA.K` (9) and `camera.CAMERA.pose` (16, camera
+to world). Images are upright. Their compression loses detail; numbers are float32, and actions are executed as
+float32 too: they replay exactly. The columns `success` and `apt` (`DemoInfo`) of the episodes' table are ours; other
+readers ignore them.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class LeRobotWriter:
         self._data.write_table(table)  # one row group per episode
         for feature, values in _statistics(demo, table, features).items():
             row |= {f"stats/{feature}/{k}": v.tolist() for k, v in values.items()}
-        row["apt"] = demo.info.to_json()
+        row |= {"success": demo.info.success, "apt": demo.info.to_json()}
         self._rows.append(row)
         self._new += 1
 
@@ -166,6 +167,8 @@ def _features(demo: Demonstration) -> dict[str, Any]:
         features[f"camera.{name}.pose"] = numbers("float32", None, 16)
     if demo.joints is not None:
         features["joints"] = numbers("float32", None, demo.joints.shape[1])
+    features["next.reward"] = numbers("float32")
+    features["next.done"] = features["next.success"] = numbers("bool")
     features["timestamp"] = numbers("float32")
     for name in ("frame_index", "episode_index", "index", "task_index"):
         features[name] = numbers("int64")
@@ -194,7 +197,11 @@ def _table(
     demo: Demonstration, features: Mapping[str, Any], first: int, index: int, tasks: list[int]
 ) -> pa.Table:
     T = len(demo)
+    last = np.arange(T) == T - 1
     columns: dict[str, np.ndarray] = {
+        "next.reward": last & demo.info.success,
+        "next.done": last,
+        "next.success": last & demo.info.success,
         "observation.state": demo.state,
         "action": demo.actions,
         "timestamp": np.arange(T) / demo.info.control_hz,
@@ -231,7 +238,8 @@ def _statistics(
         else:
             size = feature["shape"][0]
             column = table[key].combine_chunks()
-            values = (column if size == 1 else column.flatten()).to_numpy().reshape(-1, size).astype(float)
+            flat = (column if size == 1 else column.flatten()).to_numpy(zero_copy_only=False)
+            values = flat.reshape(-1, size).astype(float)
             shape, count = (size,), len(demo)  # type: ignore[assignment]
         stats = {"min": values.min(0), "max": values.max(0), "mean": values.mean(0), "std": values.std(0)}
         stats |= dict(zip(QUANTILES, np.quantile(values, list(QUANTILES.values()), axis=0), strict=True))

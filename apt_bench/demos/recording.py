@@ -34,6 +34,7 @@ class Recording:
     policy: str
     control_hz: int = 20
     segmentation: bool = False
+    failures: bool = False  # keep them too
     simulator: Mapping[str, str] = field(default_factory=dict)  # package -> version
 
     def wrap(self, spec: EpisodeSpec) -> EpisodeSpec:
@@ -55,7 +56,7 @@ class _Moment:
 
 class RecordingEnv:
     """Executes every chunk action by action, looking before each, and writes the episode to a file of its own when it
-    succeeds. The policy sees exactly what it would see without it.
+    succeeds, or ends otherwise and `failures` are kept. The policy sees exactly what it would see without it.
 
     Actions are rounded to float32 before they are executed, so that every file format replays them bit for bit.
     """
@@ -90,7 +91,7 @@ class RecordingEnv:
             self._now = self._env.step_chunk(action[None], look=look or i < len(actions) - 1)
             outcome = self._env.outcome()
             if outcome.done:
-                if outcome.success:
+                if outcome.success or self._recording.failures:
                     self._write(outcome)
                 break
         return self._view()
@@ -152,6 +153,7 @@ class RecordingEnv:
                 for t, (a, b) in enumerate(pairwise(moments), 1)
                 if a.observation.instruction != b.observation.instruction
             ),
+            success=outcome.success,
             key=spec.key,
             start_hash=outcome.start_hash,
             end_hash=outcome.end_hash,

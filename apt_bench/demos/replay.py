@@ -24,6 +24,7 @@ class Replay:
 
     episode: str
     success: bool
+    recorded_success: bool
     same_start: bool  # qpos after settling, bit for bit
     same_end: bool  # qpos after the last action, bit for bit
     steps: int
@@ -31,8 +32,9 @@ class Replay:
 
     @property
     def reproduced(self) -> bool:
-        """Success, after the same number of steps, in the same state."""
-        return self.success and self.same_start and self.same_end and self.steps == self.recorded_steps
+        """The same outcome, after the same number of steps, in the same state."""
+        same = self.success == self.recorded_success and self.steps == self.recorded_steps
+        return same and self.same_start and self.same_end
 
 
 class Replayer:
@@ -73,6 +75,7 @@ class Replayer:
         return Replay(
             episode=info.episode,
             success=outcome.success,
+            recorded_success=info.success,
             same_start=start == info.start_hash,
             same_end=outcome.end_hash == info.end_hash,
             steps=outcome.steps,

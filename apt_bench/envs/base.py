@@ -71,13 +71,24 @@ class Region:
 
 @dataclass(frozen=True)
 class Robot:
-    """Ids of the robot's parts. `grip_site` lies between the finger tips; openness 1 = `max_opening` metres."""
+    """Ids of the robot's parts. `grip_site` lies between the finger tips; openness 1 = `max_opening` metres.
+    `finger_m`: (offset, slope) from each finger's joint to its place in m; of the Panda's, the two are one."""
 
     grip_site: int
     finger_geoms: tuple[frozenset[int], frozenset[int]]  # left, right
     finger_qpos: tuple[int, ...]
     max_opening: float
     body_root: int
+    finger_m: tuple[tuple[float, float], tuple[float, float]] = ((0.0, 1.0), (0.0, 1.0))
+
+    def fingers(self, qpos: np.ndarray) -> np.ndarray:
+        """(2,) places of the fingers, m."""
+        offset, slope = np.array(self.finger_m).T
+        return np.asarray(offset + slope * qpos[list(self.finger_qpos)])
+
+    def opening(self, qpos: np.ndarray) -> float:
+        """Distance of the fingers, m."""
+        return float(np.abs(self.fingers(qpos)).sum())
 
 
 class Scene(Protocol):

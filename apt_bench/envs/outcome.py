@@ -86,7 +86,6 @@ class OutcomeTracker:
         self._joint_qpos = model.jnt_qposadr[joints]
         self._joint_start = data.qpos[self._joint_qpos].copy()
         self._joint_reach = OPERATED * np.ptp(model.jnt_range[joints], axis=1)
-        self._fingers = list(scene.robot.finger_qpos)
 
         self._position = data.xpos[self._bodies].copy()
         self._rest = self._position.copy()  # where it last lay still
@@ -158,7 +157,7 @@ class OutcomeTracker:
             self._gripped = {}
             return
         data = self.scene.data
-        opening = float(np.abs(data.qpos[self._fingers]).sum())
+        opening = self.scene.robot.opening(data.qpos)
         gripped = {i: self._gripped.get(i, 0) + 1 for i, bits in touch.items() if bits & _BOTH == _BOTH}
         for i in touch:
             self._touched.setdefault(self._names[i], step)

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from apt_bench.models.actions import CODE_DIM, camera_position, encode_chunk, standstill
+from apt_bench.models.actions import CODE_DIM, POSITION, camera_position, encode_chunk, standstill
 from apt_bench.models.attention import (
     KV,
     PositionCode,
@@ -65,6 +65,7 @@ class ActionTokens(nn.Module):
     def __init__(self, config: ExpertConfig, step_index: bool) -> None:
         super().__init__()
         width = config.width
+        self.position_scale = config.position_scale
         self.history_encoder = small_mlp(CODE_DIM - 1, width)
         self.action_encoder = small_mlp(CODE_DIM, width)
         self.position_encoder = small_mlp(3, width)
@@ -92,8 +93,8 @@ class ActionTokens(nn.Module):
         return torch.cat([tokens, self._placed(self.proprio_encoder(here), code, robot)], 2)
 
     def steps(self, noisy: Tensor, robot: RobotState) -> Tensor:
-        """noisy (B, E, T, 10) -> (B, E, T, width)."""
-        tokens = self._placed(self.action_encoder(noisy), noisy, robot)
+        """noisy (B, E, T, 10), positions in metres * position_scale -> (B, E, T, width)."""
+        tokens = self._placed(self.action_encoder(noisy), scaled(noisy, 1 / self.position_scale), robot)
         return tokens if self.step_embed is None else tokens + self.step_embed[: noisy.shape[2]]
 
 
@@ -163,6 +164,7 @@ class ActionExpert(nn.Module, ABC):
         `draws` > 1 averages over that many (noise, t) per sample; what is seen is digested only once for all of them.
         """
         context = self.observe(features, robot, rotation)
+        target = scaled(target, self.config.position_scale)
         losses = []
         for _ in range(draws):
             eps = torch.randn(target.shape, generator=generator).to(target.device) if noise is None else noise
@@ -185,7 +187,7 @@ class ActionExpert(nn.Module, ABC):
             at = torch.full((len(x),), t, device=x.device)
             return self.denoise(context, x, at, TabulatedStep(table, schedule.index(t)))
 
-        return ddim_sample(denoise, noise, steps)
+        return scaled(ddim_sample(denoise, noise, steps), 1 / self.config.position_scale)
 
     def _action_types(self, robot: RobotState, length: int) -> Tensor:
         """Types (B, E * length) of the action tokens: an absent arm's tokens count as padding."""
@@ -196,6 +198,13 @@ class ActionExpert(nn.Module, ABC):
         """(E * (prefix + T),): 0 for the tokens before the chunk, then 1 ... T; the same for every arm."""
         one = torch.cat([torch.zeros(prefix, dtype=torch.long), torch.arange(1, horizon + 1)])
         return one.repeat(arms).to(device)
+
+
+def scaled(code: Tensor, factor: float) -> Tensor:
+    """Codes (..., 10) with their positions multiplied."""
+    if factor == 1:
+        return code
+    return torch.cat([code[..., POSITION] * factor, code[..., POSITION.stop :]], -1)
 
 
 def inherit(prior: ActionExpert, policy: ActionExpert, what: Literal["all", "blocks"] = "all") -> list[str]:

@@ -114,6 +114,27 @@ def sha256(source: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+LABELS = {"apt": "APT", "pi": "pi-style", "groot": "GR00T-style"}
+
+
+def about(source: str | Path) -> dict[str, Any]:
+    """What reports compare a checkpoint by: `architecture`, `two_stage`, `knowledge_insulation` (no action gradient
+    reaches the VLM, which a frozen one gives too), `finetune_vlm`, `step` it was saved after. What it does not say is
+    left out; an authors' file says nothing of how it was trained."""
+    path = locate(source)
+    if path.is_file():
+        return {"architecture": LABELS["apt"]}
+    config = _read_json(path / CONFIG)
+    trained = provenance(path)
+    found: dict[str, Any] = {"architecture": LABELS[config["expert"]["arch"]]}
+    tuned = config["vlm"]["mode"] != "frozen"
+    found |= {"knowledge_insulation": not tuned, "finetune_vlm": tuned}
+    recipe = trained.get("recipe")
+    if isinstance(recipe, Mapping) and isinstance(recipe.get("two_stage"), bool):
+        found["two_stage"] = recipe["two_stage"]
+    return found | {k: trained[k] for k in ("step",) if k in trained}
+
+
 def locate(source: str | Path) -> Path:
     """The local path of a checkpoint, fetched from the hub if need be."""
     path = Path(source).expanduser()

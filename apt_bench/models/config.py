@@ -43,6 +43,8 @@ class ExpertConfig:
       one step from another (its blocks have no RoPE), so it can only learn what all steps have in common.
     - prediction: what the network answers, and where its L1 loss is taken: the `noise` (released) or the clean
       `sample`, which learns small data far faster.
+    - position_scale: what positions (m) are multiplied with inside the network, the loss and the noise. At 1
+      (released) centimetres drown in unit noise, and the gripper's number outweighs them in the loss.
     """
 
     arch: Literal["apt", "pi", "groot"] = "apt"
@@ -58,6 +60,7 @@ class ExpertConfig:
     proprio: bool = False
     step_index: bool = False
     prediction: Literal["noise", "sample"] = "noise"
+    position_scale: float = 1.0
 
     def __post_init__(self) -> None:
         for name, allowed in {

@@ -35,7 +35,7 @@ class MiniVLMConfig:
     words: tuple[str, ...] = ()
     width: int = 128
     heads: int = 4
-    layers: int = 4
+    layers: int = 3
     image_size: tuple[int, int] = (128, 128)
     stride: int = 16
     max_text: int = 96

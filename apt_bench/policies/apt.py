@@ -32,9 +32,9 @@ class AptPolicy:
 
     cameras, the size of the images and the steps between two predictions (`stride`; poses between them are
     interpolated) are those of the checkpoint's training; `cameras` overrides the first, which the authors' files do not
-    tell. Mirror images are turned back, as in training. The reference camera is drawn per decision, as in training. All
-    draws are seeded by (episode, step, seed): a batch equals the single calls up to float32 rounding, and a rerun
-    equals the first run.
+    tell. Mirror images are turned back, as in training. The reference camera is drawn per decision, as
+    in training, or the one that the checkpoint was trained with. All draws are seeded by (episode, step, seed): a batch
+    equals the single calls up to float32 rounding, and a rerun equals the first run.
     """
 
     def __init__(
@@ -55,15 +55,24 @@ class AptPolicy:
         if not 1 <= execute <= horizon:
             raise UserError(f"Policy apt: execute={execute}; its chunks have {horizon} steps.")
         self.seed = seed
+        views = tuple(cameras or trained.get("cameras", (AGENTVIEW, WRIST)))
+        reference = str(trained.get("reference", ""))
+        if reference and reference not in views:
+            raise UserError(
+                f"Policy apt: {weights} codes its actions in the axes of '{reference}', which is not among the cameras "
+                f"{', '.join(views)}."
+            )
+        self._reference = views.index(reference) if reference else None
         self.spec = PolicySpec(
             name="apt",
-            cameras=tuple(cameras or trained.get("cameras", (AGENTVIEW, WRIST))),
+            cameras=views,
             horizon=horizon,
             execute=execute,
             actions="pose",
             num_gpus=1.0 if self.device.startswith("cuda") else 0.0,
             weights=str(weights),
             weights_sha256=None if model else checkpoint.sha256(weights),
+            about={} if model else checkpoint.about(weights),
         )
 
     def reset(self, episodes: Sequence[str]) -> None:
@@ -133,6 +142,8 @@ class AptPolicy:
         digest = hashlib.sha256(f"{self.seed}/{obs.episode}/{obs.step}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         camera = int(torch.randint(len(self.spec.cameras), (1,), generator=generator))
+        if self._reference is not None:
+            camera = self._reference
         return camera, torch.randn(self.model.expert.config.horizon, CODE_DIM, generator=generator)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -27,6 +27,9 @@ class PolicySpec:
     max_batch: int = 16
     weights: str | None = None  # where they come from
     weights_sha256: str | None = None
+    about: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # for the ablation's tables, see models/checkpoint.py
 
 
 class Policy(Protocol):

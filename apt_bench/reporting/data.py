@@ -14,7 +14,7 @@ import pandas as pd
 
 from apt_bench import stats
 from apt_bench.errors import UserError
-from apt_bench.records import EpisodeRecord, RunStore, protocol_hash
+from apt_bench.records import EpisodeRecord, RunStore, differing_settings, protocol_hash, sequential_words
 from apt_bench.suites import STALE, EpisodeKey, Suite, load_suite
 
 COVERAGE_GATE = 0.98
@@ -55,6 +55,12 @@ class Run:
         """Episodes that were asked for, by (suite, cell)."""
         return requested(self.info, self.frame, str(self.protocol.get("suite", "")))
 
+    @property
+    def sequential(self) -> Mapping[str, Any]:
+        """The sequential rule that this run was played under and where it stands; empty where there was none."""
+        noted = self.info.get("sequential")
+        return noted if isinstance(noted, Mapping) else {}
+
     @cached_property
     def unavailable(self) -> dict[str, dict[str, str]]:
         """Cell -> task -> why it cannot be run, as the runner noted it."""
@@ -76,7 +82,7 @@ def load_run(path: Path, label: str | None = None) -> Run:
     return Run(label, path, store.protocol(), info, frame[own], frame[~own])
 
 
-_FIRST = ("libero_pro", "libero", "rigid_pick_place", "clutter_pick_place", "composite")
+_FIRST = ("libero_pro", "libero", "rigid_pick_place", "clutter_pick_place", "composite", "libero_compose")
 
 
 def suite_names(runs: Iterable[Run]) -> list[str]:
@@ -294,29 +300,16 @@ def macro_average(frame: pd.DataFrame) -> stats.Estimate:
     )  # fmt: skip
 
 
-POLICYS_OWN = ("hash", "cameras")
-"""Parts of a protocol card that say what a policy looks at, not what it is asked: they may differ."""
+def sequential_notes(runs: Iterable[Run]) -> list[str]:
+    """A caution for each run that was played under a sequential rule."""
+    return [
+        f"{r.label} was played under a stopping rule. {sequential_words(r.sequential)} Plain p-values and intervals of "
+        "this run take no account of the looks, and an early stop makes a difference look larger than it is."
+        for r in runs
+        if r.sequential
+    ]
 
 
 def protocol_differences(a: Run, b: Run) -> list[str]:
     """The protocol settings that differ and matter, each as `name: a's / b's`."""
-    first, second = ({k: v for k, v in r.protocol.items() if k not in POLICYS_OWN} for r in (a, b))
-    return differing(first, second)
-
-
-def differing(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The entries in which two nested mappings differ, each as `name: this / that`."""
-    found: list[str] = []
-    for key in sorted({*map(str, first), *map(str, second)}):
-        a, b = first.get(key), second.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differing(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append(f"{prefix}{key}: {shorten(a)} / {shorten(b)}")
-    return found
-
-
-def shorten(value: Any) -> str:
-    """A setting in a few words."""
-    text = "not set" if value is None else repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+    return differing_settings(a.protocol, b.protocol)

@@ -32,6 +32,7 @@ def comparison_tables(found: Comparison, a: str, b: str) -> list[Table]:
         notes.append(
             "The protocols differ, so may the scores for this alone: " + "; ".join(found.knobs) + "."
         )
+    notes += found.cautions
     tables = [Table("compare", f"{a} against {b}", _columns("cell", "Cell", paired), rows, tuple(notes))]
     if found.tasks:
         order = sorted(found.tasks, key=lambda c: (c.p, -abs(c.difference.value)))
@@ -123,6 +124,7 @@ def check_table(found: Check, run: str, baseline: str) -> Table:
         f"Run: {run}. Baseline: {baseline}. Margin: {100 * found.margin:g} points. Coverage: {found.coverage:.0%}.",
         "Lower limit: one-sided 95%, Tango's score interval of the paired difference. p worse: one-sided exact "
         f"McNemar, after Holm. Power: chance to call a drop of {100 * found.drop:g} points regressed, in %.",
+        *found.cautions,
     )
     return Table("check", "Check", [*columns, Column("verdict", "Verdict", align="left")], rows, notes)
 

@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -75,9 +76,10 @@ def requested(specs: Iterable[EpisodeSpec], earlier: Mapping[str, Any]) -> dict[
     """Episodes asked for so far under the cells' own prompts, as {cell: {task: number of initial states}}: what
     coverage is measured against."""
     counts: dict[str, dict[str, int]] = {cell: dict(tasks) for cell, tasks in earlier.items()}
-    for spec in (s for s in specs if s.key.prompt == "default"):
-        tasks = counts.setdefault(spec.key.cell, {})
-        tasks[spec.key.task] = max(tasks.get(spec.key.task, 0), spec.key.init + 1)
+    now = Counter((s.key.cell, s.key.task) for s in specs if s.key.prompt == "default")
+    for (cell, task), number in now.items():
+        tasks = counts.setdefault(cell, {})
+        tasks[task] = max(tasks.get(task, 0), number)
     return counts
 
 

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from types import TracebackType
+from typing import Any
 
 from rich.align import Align
 from rich.console import Console, Group, RenderableType
@@ -59,6 +60,29 @@ class Progress:
         if not self._live and now - self._last >= LINE_EVERY:
             self._last = now
             self._console.print(self._line(), highlight=False, soft_wrap=True)
+
+    def metrics(self, record: EpisodeRecord) -> dict[str, float]:
+        """For a tracker, when an episode has ended: its cell's success rate and episodes so far, and its length."""
+        name = column(record.key)
+        values: dict[str, float] = {"episodes": self._done.total(), "errors": self._errors}
+        if record.outcome != "error":
+            rate = self._won[name] / self._done[name]
+            values |= {
+                f"success/{name}": rate,
+                f"episodes/{name}": self._done[name],
+                f"steps/{name}": record.steps,
+            }
+        return values
+
+    def table(self) -> tuple[list[str], list[list[Any]]]:
+        """For a tracker, at the end: heading and rows, rates with Wilson's 95% interval."""
+        from apt_bench.stats import wilson  # scipy takes a second to import
+
+        rows = [
+            [name, self._won[name], n, self._won[name] / n, *wilson(self._won[name], n)]
+            for name, n in self._done.items()
+        ]
+        return ["cell", "successes", "episodes", "rate", "low", "high"], rows
 
     def retrying(self, episode: str, why: str) -> None:
         """An episode will be run again."""

@@ -7,7 +7,7 @@ import errno
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,8 +27,10 @@ from apt_bench.rollout.engine import PolicyActor, RayPool, Stream, policy_actors
 from apt_bench.rollout.episode import POLICY_FAULT, error_record
 from apt_bench.rollout.progress import Progress
 from apt_bench.rollout.schedule import Schedule
+from apt_bench.rollout.stopping import Sequential, open_rule
 from apt_bench.rollout.workers import Result, Settings, Video
 from apt_bench.suites import EpisodeKey, EpisodeSpec, Suite, load_suite
+from apt_bench.tracking import Tracker, find_tracker, tracking
 
 ERRORS_IN_A_ROW = 5
 """So many episodes lost one after the other: something is broken for all of them, and the run stops."""
@@ -58,6 +60,9 @@ class RunOptions:
     attempts: int = 3
     hang_seconds: float = 180.0
     unpinned: bool = False
+    against: Path | None = None  # stop when decided against this run
+    track: str = "none"  # or wandb, trackio
+    margin: float | None = None  # fraction; with `against`: equivalence within it decides too
 
 
 @dataclass(frozen=True)
@@ -72,10 +77,13 @@ class Plan:
     protocol: dict[str, Any]
     out: Path
     finished: frozenset[EpisodeKey]
+    rule: Sequential | None = None  # then `specs` is what it may play, in its order
 
     @property
     def todo(self) -> list[EpisodeSpec]:
-        """Episodes without a result."""
+        """Episodes without a result, as far as a rule may still play them."""
+        if self.rule and self.rule.over:
+            return []
         return [s for s in self.specs if s.key not in self.finished]
 
 
@@ -88,6 +96,7 @@ class RunResult:
     missing: tuple[EpisodeKey, ...]
     stopped: Literal["", "interrupted", "disk", "errors"]
     message: str = ""
+    sequential: dict[str, Any] | None = None  # see Sequential.card
 
     @property
     def exit_code(self) -> int:
@@ -98,6 +107,7 @@ class RunResult:
 def select(options: RunOptions) -> tuple[Suite, tuple[EpisodeSpec, ...]]:
     """The suite and the episodes asked for."""
     suite = load_suite(options.suite)
+    find_tracker(options.track)
     if options.limit is not None and options.limit < 1:
         raise UserError(f"--limit must be at least 1, not {options.limit}.")
     installed = identity.versions(suite.simulator)
@@ -117,6 +127,12 @@ def select(options: RunOptions) -> tuple[Suite, tuple[EpisodeSpec, ...]]:
     )
     if not specs:
         raise UserError("None of these tasks is available. `apt-bench ls tasks` says why.")
+    if options.against is not None:
+        RunStore.open(options.against)
+        if options.probes or options.limit is not None:
+            raise UserError("--stop-when decided goes with neither --probe nor --limit. Leave them out.")
+        if options.margin is not None and not 0 < options.margin < 1:
+            raise UserError(f"--margin must lie between 0 and 100 points, not {100 * options.margin:g}.")
     if options.probes:
         cells = list(dict.fromkeys(s.key.cell for s in specs))
         every = suite.select(cells, episodes=1, seed=options.seed, instruction=options.instruction)
@@ -139,9 +155,15 @@ def plan(
         )
     protocol = identity.protocol(suite, policy_spec, execute, options.seed, options.instruction)
     default = f"{suite.name}-{ref.label(policy_spec)}-{protocol_hash(protocol)}"
+    if options.against is not None:
+        default += "-sequential"
     out = options.out or Path("results/runs") / default
     finished = finished_keys(RunStore(out).episodes()) if out.is_dir() else set()
-    return Plan(suite, specs, ref, policy_spec, execute, protocol, out, frozenset(finished))
+    rule = None
+    if options.against is not None:
+        rule = open_rule(options.against, options.margin, protocol, specs, out, bool(finished))
+        specs = rule.specs
+    return Plan(suite, specs, ref, policy_spec, execute, protocol, out, frozenset(finished), rule)
 
 
 def asked_workers(text: str) -> int | None:
@@ -197,15 +219,16 @@ def run(
             control_hz=suite.control_hz,
             path=home,
         )
-        schedule = Schedule(todo.todo, options.attempts)
+        schedule = Schedule([] if todo.rule else todo.todo, options.attempts)
         stopped = stack.enter_context(stop_on_signals())
         if workers:
             pool = RayPool(workers, settings, actors, options.hang_seconds)
             stream = pool.stream(schedule, stopped)
         else:
             stream = run_local(schedule, settings, stopped, policy)
+        tracker = stack.enter_context(tracking(options.track, todo.out, book.card()))
         with closing(stream):
-            return book.fill(schedule, stream, stopped, console, workers)
+            return book.fill(schedule, stream, stopped, console, workers, tracker)
 
 
 class _Book:
@@ -220,12 +243,32 @@ class _Book:
             "gl": gl,
             "policy": todo.policy.identity(todo.policy_spec),
             "unavailable": {**earlier.get("unavailable", {}), **identity.unavailable(todo.suite, todo.specs)},
-            "requested": identity.requested(todo.specs, earlier.get("requested", {})),
+            "requested": earlier.get("requested", {}),
             "started": earlier.get("started", _now()),
             "ended": None,
             "wall_seconds": earlier.get("wall_seconds", 0.0),
         }
+        if "sequential" in earlier:
+            self._run["sequential"] = earlier["sequential"]
+        self._asked(todo.rule.begun if todo.rule else todo.specs)
         self._store = RunStore.create(todo.out, todo.protocol, self._run)
+
+    def card(self) -> dict[str, Any]:
+        """What a tracker keeps as the run's configuration."""
+        return {**self._run, "protocol": {**self._plan.protocol, "hash": protocol_hash(self._plan.protocol)}}
+
+    def _asked(self, specs: Iterable[EpisodeSpec]) -> None:
+        """So many episodes are asked for, and there the rule stands."""
+        self._run["requested"] = identity.requested(specs, self._run["requested"])
+        if self._plan.rule:
+            self._run["sequential"] = self._plan.rule.card()
+
+    def _begin(self, schedule: Schedule, batch: Sequence[EpisodeSpec]) -> None:
+        """Queue the rule's next batch, and note where the rule stands."""
+        assert self._plan.rule
+        schedule.add(batch)
+        self._asked(self._plan.rule.begun)
+        self._store.update_run(self._run)
 
     def fill(
         self,
@@ -234,14 +277,18 @@ class _Book:
         stopped: Callable[[], bool],
         console: Console,
         workers: int,
+        tracker: Tracker,
     ) -> RunResult:
         """Record what the stream brings until it ends, is interrupted, or cannot go on."""
+        rule = self._plan.rule
         asked = dict.fromkeys(s.key for s in self._plan.specs)
         before = {r.key: r for r in self._store.episodes()}
         finished = {k: r for k, r in before.items() if r.outcome != "error"}
         stop: Literal["", "interrupted", "disk", "errors"] = ""
         message, lost = "", 0
         answered = any(r.decisions for r in finished.values())
+        if rule:
+            self._begin(schedule, rule.start(finished))
         with Progress(len(asked), [r for k, r in finished.items() if k in asked], console) as progress:
             for spec, attempt, result in stream:
                 if result.fatal:
@@ -269,6 +316,9 @@ class _Book:
                 if record.outcome != "error":
                     finished[record.key] = record
                 progress.ended(record)
+                tracker.log(progress.metrics(record))
+                if rule and ((batch := rule.ended(record)) or rule.over):
+                    self._begin(schedule, batch)
                 if lost >= ERRORS_IN_A_ROW:
                     stop, message = (
                         "errors",
@@ -277,10 +327,13 @@ class _Book:
                     break
         if not stop and stopped():
             stop = "interrupted"
+        tracker.table("cells", *progress.table())
         self._close(workers)
+        if rule:  # what it has not come to is not missing
+            asked = dict.fromkeys(s.key for s in rule.begun)
         records = tuple(finished[k] for k in asked if k in finished)
         missing = tuple(k for k in asked if k not in finished)
-        return RunResult(self._plan.out, records, missing, stop, message)
+        return RunResult(self._plan.out, records, missing, stop, message, rule.card() if rule else None)
 
     def _keep(self, record: EpisodeRecord, result: Result) -> EpisodeRecord:
         """Files first, the record last: a record never names a file that is not there."""

@@ -15,11 +15,15 @@ class Schedule:
 
     def __init__(self, specs: Iterable[EpisodeSpec], attempts: int) -> None:
         self._groups: dict[str, deque[EpisodeSpec]] = {}
-        for spec in specs:
-            self._groups.setdefault(spec.group, deque()).append(spec)
+        self.add(specs)
         self._attempts = attempts
         self._tried: dict[EpisodeKey, int] = {}
         self._holds: dict[int, str] = {}
+
+    def add(self, specs: Iterable[EpisodeSpec]) -> None:
+        """Queue more episodes."""
+        for spec in specs:
+            self._groups.setdefault(spec.group, deque()).append(spec)
 
     def __len__(self) -> int:
         return sum(len(q) for q in self._groups.values())

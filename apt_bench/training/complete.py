@@ -4,6 +4,7 @@ policy."""
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 from rich.console import Console
@@ -14,11 +15,14 @@ from apt_bench.rollout.runner import RunOptions, run
 from apt_bench.stats import wilson
 from apt_bench.training.config import Recipe
 from apt_bench.training.frames import digest
+from apt_bench.training.mini import is_complete, made_by
 from apt_bench.training.stages import Session
 
 
 def completed(recipe: Recipe, session: Session, console: Console) -> Recipe:
     """The recipe with data and VLM filled in. What was made before is found again in the cache."""
+    if recipe.vlm.name == "mini" and recipe.collect.suite:
+        _announce(recipe, session)
     if not recipe.data.data and recipe.collect.suite:
         recipe = dataclasses.replace(
             recipe, data=dataclasses.replace(recipe.data, data=(str(_demos(recipe, session, console)),))
@@ -41,18 +45,60 @@ def _demos(recipe: Recipe, session: Session, console: Console) -> Path:
     return folder
 
 
+COST = {
+    "demonstration": 2.4,
+    "scene": 0.083,
+    "pretraining": 0.0151,
+    "stage1": 0.0031,
+    "stage2": 0.0069,
+    "episode": 5.0,
+}
+"""Seconds of one core (AMD EPYC, one thread) as measured with the mini recipe: a demonstration; a scene of
+pretraining's pictures, and a picture in one of its steps; a noise draw of a sample in a step of either stage on
+cached features; an evaluated episode."""
+
+
+def _announce(recipe: Recipe, session: Session) -> None:
+    """What is to be done and about how long it takes, before it begins."""
+    workers, collect, look = os.cpu_count() or 1, recipe.collect, recipe.evaluate
+    tasks = 2  # of every cell of the suites that the mini recipe names
+    demos = 0 if recipe.data.data else tasks * len(collect.cells) * collect.episodes
+    parts = {"demonstrations": (f"{demos}", demos * COST["demonstration"] / workers)}
+    if recipe.vlm_weights == "auto" and not made_by(SHIPPED, recipe.vlm.mini, recipe.pretrain):
+        rule = recipe.pretrain.train
+        seconds = recipe.pretrain.scenes * COST["scene"] + rule.steps * rule.batch * COST["pretraining"]
+        parts["mini VLM"] = (f"{recipe.pretrain.scenes} scenes, {rule.steps} steps", seconds)
+    stages = {"stage 1": ("stage1", recipe.stage1)} if recipe.two_stage and not recipe.prior else {}
+    for title, (key, rule) in {**stages, "stage 2": ("stage2", recipe.joint)}.items():
+        parts[title] = (f"{rule.steps} steps", rule.steps * rule.batch * rule.draws * COST[key])
+    episodes = tasks * len(look.cells) * look.episodes if look.suite else 0
+    parts["evaluation"] = (f"{episodes} episodes", episodes * COST["episode"] / workers)
+    session.report.say(
+        "What will be done, and its time on an idle machine where nothing is in the cache yet:"
+    )
+    for title, (what, seconds) in parts.items():
+        session.report.say(f"  {title:<15} {what:<28} {seconds / 60:4.0f} min")
+
+
+SHIPPED = Path(__file__).parent / "weights" / "mini_vlm"
+"""The mini VLM of the default configuration, as `apt-bench train --pretrain FOLDER` makes it."""
+
+
 def pretrained(recipe: Recipe, session: Session) -> Path:
-    """A mini VLM of the recipe's size, pretrained as it says; from the cache if it is there."""
-    from apt_bench.training.mini import is_complete
+    """A mini VLM of the recipe's size, pretrained as it says: the shipped one, one from the cache, or made now."""
     from apt_bench.training.pretrain import new_mini, pretrain
 
-    config = recipe.pretrain
+    config, say = recipe.pretrain, session.report.say
+    if made_by(SHIPPED, recipe.vlm.mini, config):
+        say(f"Mini VLM: the shipped one, {SHIPPED}")
+        return SHIPPED
     folder = (
         session.cache / "mini_vlm" / digest(dataclasses.asdict(recipe.vlm.mini), dataclasses.asdict(config))
     )
     if not is_complete(folder, config.train.steps):
-        session.report.say(
-            f"Pretraining a mini VLM: {config.scenes} scenes, {config.train.steps} steps, in {folder}"
+        say(
+            f"Pretraining a mini VLM: {config.scenes} scenes, {config.train.steps} steps, in {folder}. "
+            "Killed, it goes on from its last checkpoint."
         )
         pretrain(new_mini(recipe.vlm.mini), config, folder, session.report, session.cache)
     return folder
@@ -72,6 +118,7 @@ def first_look(recipe: Recipe, policy: Path, out: Path, console: Console) -> Non
         policy_args=(f"weights={policy}", f"cameras=[{', '.join(recipe.data.cameras)}]"),
         cells=wanted.cells,
         episodes=wanted.episodes,
+        execute=wanted.execute,
         out=out / "evaluation",
     )
     records = run(options, console).records

@@ -26,7 +26,7 @@ LANGFORCE = {"arch": "groot", "two_stage": False, "vlm_mode": "full", "vlm": {"q
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Of the mini VLM. scenes: two pictures each; the last `held_out` of them are for the probe. sentences:
+    """Of the mini VLM. scenes: four pictures each; the last `held_out` of them are for the probe. sentences:
     per picture and step.
     """
 
@@ -38,12 +38,14 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class Episodes:
-    """Cells of a suite with so many episodes per task; `size`: pixels of collected images."""
+    """Cells of a suite with so many episodes per task. size: pixels of collected images. execute: control steps per
+    decision, None = the policy's own choice."""
 
     suite: str = ""
     cells: tuple[str, ...] = ()
     episodes: int = 1
     size: int = 128
+    execute: int | None = None
 
 
 @dataclass(frozen=True)

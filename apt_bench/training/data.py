@@ -38,7 +38,8 @@ class DataConfig:
     data: files or folders of demonstrations, or hub ids. weights: how often each is drawn from; () = equally.
     stride: control steps from one action of a chunk to the next. look_every: only every so many steps is a
     decision, which saves images and features; actions keep all steps. held_out: share of each dataset's
-    episodes kept for validation. rotate_world: a random world frame per sample, as the release has (see
+    episodes kept for validation. reference: the camera in whose axes actions are coded; empty = drawn per
+    sample, as the release does. rotate_world: a random world frame per sample, as the release has (see
     `RobotState.recentred`).
     """
 
@@ -49,6 +50,7 @@ class DataConfig:
     look_every: int = 1
     drop_noops: bool = True
     held_out: float = 0.05
+    reference: str = ""
     rotate_world: bool = True
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
@@ -56,6 +58,10 @@ class DataConfig:
         if self.weights and (len(self.weights) != len(self.data) or min(self.weights) <= 0):
             raise UserError(
                 f"data.weights {self.weights}: expected one positive number for each of {len(self.data)} datasets."
+            )
+        if self.reference and self.reference not in self.cameras:
+            raise UserError(
+                f"data.reference '{self.reference}' is not among data.cameras {', '.join(self.cameras)}."
             )
         if min(self.stride, self.look_every) < 1:
             raise UserError(
@@ -238,7 +244,7 @@ class Samples:
         for i, n in enumerate(numbers):
             episode, step, order = picks.episodes[i], int(picks.steps[i]), picks.orders[i]
             rng = np.random.default_rng((self.seed, 2, n))
-            reference = rng.choice(np.flatnonzero(episode.present))
+            reference = self._reference(episode, rng)
             K.append(episode.K[order])
             camera.append(episode.camera_pose[step][order])
             present.append(episode.present[order])
@@ -266,6 +272,11 @@ class Samples:
         )
         seed = int(np.random.SeedSequence((self.seed, 3, numbers[0])).generate_state(1, np.uint64)[0] >> 1)
         return Batch(robot, code.float(), _float(turn), seed)
+
+    def _reference(self, episode: Episode, rng: np.random.Generator) -> int:
+        if self.config.reference:
+            return self.config.cameras.index(self.config.reference)
+        return int(rng.choice(np.flatnonzero(episode.present)))
 
     def images(
         self, rows: np.ndarray, versions: np.ndarray, present: np.ndarray
@@ -307,7 +318,7 @@ def open_samples(
     out: list[Dataset] = []
     for name in config.data:
         path = find_data(name)
-        for part, demos in zip((kept, out), open_demos(path).split(config.held_out), strict=True):
+        for part, demos in zip((kept, out), open_demos(path).successes.split(config.held_out), strict=True):
             if len(demos):
                 part.append(_dataset(demos, config, fit, cache, _stamp(path), tick))
     if not kept:

@@ -13,11 +13,17 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+import mujoco
 import numpy as np
 from PIL import Image
 
 from apt_bench.envs.base import AGENTVIEW, WRIST
+from apt_bench.envs.tabletop import TabletopEnv
+from apt_bench.envs.tabletop.camera import SIZE
 from apt_bench.envs.tabletop.catalog import CONTAINERS, ITEMS, conflict
+from apt_bench.envs.tabletop.robots import PANDA
+from apt_bench.envs.tabletop.scene import camera_axes
+from apt_bench.envs.tabletop.specs import AZIMUTH, DISTANCE, ELEVATION, View
 from apt_bench.models.mini_vlm import BOS_ID, END_ID, MiniTokenizer, MiniVLMConfig
 from apt_bench.suites import EpisodeKey, EpisodeSpec
 from apt_bench.training.frames import Tick, building, digest
@@ -30,6 +36,12 @@ MOST = 8
 """Things in one picture, at most."""
 VISIBLE = 0.0015
 """Share of the picture that a thing must cover to be spoken of."""
+POSES = 2
+"""Of arm and camera per scene: the suites' start, and a random one, as it may be on the way."""
+VIEWS = 2 * POSES
+"""Pictures per scene: third person and wrist in every pose."""
+REACH = np.array([0.7, 0.6, 0.4, 0.6, 0.3, 0.7, 0.8])
+"""Largest distance (rad) of a random pose's joints from home."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +68,15 @@ class Pictures:
 
 
 def open_pictures(config: MiniVLMConfig, scenes: int, cache: Path, tick: Tick | None = None) -> Pictures:
-    """Two pictures (third person, wrist) of each of `scenes` scenes; rendered now if they are not in the
-    cache."""
+    """VIEWS pictures of each of `scenes` scenes; rendered now if they are not in the cache."""
     h, w = config.image_size
     rows, cols = h // config.stride, w // config.stride
-    folder = cache / "pictures" / digest(SEED, scenes, h, w, config.stride, sorted(ITEMS), sorted(CONTAINERS))
-    shape, cover = (2 * scenes, h, w, 3), (2 * scenes, MOST, rows, cols)
+    folder = (
+        cache
+        / "pictures"
+        / digest(SEED, scenes, VIEWS, h, w, config.stride, sorted(ITEMS), sorted(CONTAINERS))
+    )
+    shape, cover = (VIEWS * scenes, h, w, 3), (VIEWS * scenes, MOST, rows, cols)
     if not (folder / "things.json").is_file():
         with building(folder, int(np.prod(shape) + 2 * np.prod(cover))) as part:
             images = np.memmap(part / "images.u8", np.uint8, "w+", shape=shape)
@@ -90,17 +105,16 @@ def scene(index: int) -> EpisodeSpec:
 def _render(
     images: np.ndarray, masks: np.ndarray, scenes: int, tick: Tick | None
 ) -> list[list[tuple[str, float, float]]]:
-    from apt_bench.envs.tabletop import TabletopEnv
-
     env, out = TabletopEnv(), []
     (h, w), (rows, cols) = images.shape[1:3], masks.shape[2:]
     for index in range(scenes):
-        observation = env.reset(scene(index), (AGENTVIEW, WRIST))
-        for k, camera in enumerate((AGENTVIEW, WRIST)):
-            n = 2 * index + k
-            picture = Image.fromarray(observation.images[camera]).resize((w, h), Image.Resampling.BOX)
-            images[n] = np.asarray(picture)
-            labels, values = env.segmentation(camera)
+        env.reset(scene(index))
+        for k in range(VIEWS):
+            if k == 2:
+                _move(env, np.random.default_rng((SEED, index)))
+            n, camera = VIEWS * index + k, (AGENTVIEW, WRIST)[k % 2]
+            images[n] = _scaled(env.frame(camera, SIZE), (w, h))  # as policies get them: averages
+            labels, values = env.segmentation(camera, SIZE // 2)
             seen: list[tuple[str, float, float]] = []
             for name, value in values.items():
                 mask = labels == value
@@ -111,15 +125,38 @@ def _render(
                     or (kind not in ITEMS and kind not in CONTAINERS)
                 ):
                     continue
-                v, u = np.argwhere(mask).mean(0) / mask.shape
-                share = Image.fromarray(mask.astype(np.float32)).resize((cols, rows), Image.Resampling.BOX)
-                masks[n, len(seen)] = np.asarray(share)
+                v, u = (np.argwhere(mask) + 0.5).mean(0) / mask.shape
+                masks[n, len(seen)] = _scaled(mask.astype(np.float32), (cols, rows))
                 seen.append((kind, float(u), float(v)))
             out.append(seen)
         if tick:
             tick(index + 1, scenes)
     env.close()
     return out
+
+
+def _scaled(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if picture.shape[1::-1] == size:
+        return picture
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
+
+
+def _move(env: TabletopEnv, rng: np.random.Generator) -> None:
+    """Another third-person camera, and the arm somewhere above the table with its hand down."""
+    model, data, robot = env.model, env.data, env.scene.robot
+    view = View(*(float(rng.uniform(*bounds)) for bounds in (AZIMUTH, ELEVATION, DISTANCE)))
+    right, up = camera_axes(view)
+    camera = model.camera(AGENTVIEW)
+    camera.pos[:] = view.position
+    mujoco.mju_mat2Quat(camera.quat, np.stack([right, up, np.cross(right, up)], 1).flatten())
+    home = np.array(PANDA.home)
+    for _ in range(400):
+        data.qpos[: len(home)] = home + rng.uniform(-1, 1, len(home)) * REACH
+        mujoco.mj_kinematics(model, data)
+        x, y, z = data.site_xpos[robot.grip_site]
+        down = -data.site_xmat[robot.grip_site][8]
+        if -0.35 < x < 0.12 and abs(y) < 0.32 and 0.93 < z < 1.25 and down > 0.97:
+            break
 
 
 @dataclass(frozen=True)
@@ -140,6 +177,7 @@ TEMPLATES = (
     "how many things are there ?",
 )
 """The words of the sentences below, things' names and numbers apart."""
+LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
 NUMBERS = ("nothing", "one", "two", "three", "four", "five", "six", "seven", "eight")
 
 
@@ -164,7 +202,7 @@ class Speaker:
         """One sentence of a random kind."""
         kinds = [self._exists, self._count]
         if things:
-            kinds += [self._point, self._point, self._point, self._caption]
+            kinds += [self._point, self._point, self._mention, self._mention, self._caption]
         if len(things) > 1:
             kinds += [self._relation, self._relation]
         return kinds[rng.integers(len(kinds))](things, rng)
@@ -187,6 +225,12 @@ class Speaker:
 
     def _point(self, things: Sequence[Thing], rng: np.random.Generator) -> Sentence:
         return self.compose("where is the", self._phrase(things, int(rng.integers(len(things))), rng), "?")
+
+    def _mention(self, things: Sequence[Thing], rng: np.random.Generator) -> Sentence:
+        """A thing among words that mean nothing, as most words of a small model's reader do."""
+        before, behind = ("".join(rng.choice(LETTERS, n)) for n in rng.integers(1, 4, 2))
+        index = int(rng.integers(len(things)))
+        return self.compose(f"{before} the", self._phrase(things, index, rng), behind)
 
     def _caption(self, things: Sequence[Thing], rng: np.random.Generator) -> Sentence:
         order = rng.permutation(len(things))[:3]

@@ -2,20 +2,23 @@
 
 Four losses: next words of captions and answers; where in the picture a noun phrase points, read at its last
 token (as in Kosmos-2, arXiv 2306.14824); which thing a visual token shows (as in GLIP, arXiv 2112.03857); and
-the attention of a noun to its thing in one head of the last two layers, which shortens the time to grounding
-by far. Several sentences share one pass over their picture.
+the attention of a noun to its thing in one head, which shortens the time to grounding by far. Places and
+attention are asked for from the second layer on, since an expert taps all layers. Several sentences share one
+pass over their picture.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -25,8 +28,9 @@ from apt_bench.models.mini_vlm import PAD_ID, MiniVLM, MiniVLMConfig, mini_mask
 from apt_bench.training.config import PretrainConfig
 from apt_bench.training.frames import default_cache
 from apt_bench.training.mini import save_mini
-from apt_bench.training.pairs import Pictures, Sentence, Speaker, Thing, open_pictures, vocabulary
+from apt_bench.training.pairs import VIEWS, Pictures, Sentence, Speaker, Thing, open_pictures, vocabulary
 from apt_bench.training.progress import Metrics, Report
+from apt_bench.training.trainer import TrainConfig
 
 BINS = 32
 """Rows and columns of locations."""
@@ -65,9 +69,15 @@ class PairBatch:
 def pair_batch(
     pictures: Pictures, chosen: np.ndarray, speaker: Speaker, sentences: int, rng: np.random.Generator
 ) -> PairBatch:
-    """Sentences about these pictures."""
+    """Sentences about these pictures, each in another light."""
     said = [[speaker.say(pictures.things[n], rng) for _ in range(sentences)] for n in chosen]
-    return collate(pictures, chosen, said)
+    batch = collate(pictures, chosen, said)
+    light, tint = (
+        rng.uniform(0.8, 1.2, (len(chosen), 1, 1, 1)),
+        rng.uniform(0.93, 1.07, (len(chosen), 3, 1, 1)),
+    )
+    relit = (batch.images + 1) * torch.from_numpy(light * tint).float() - 1
+    return dataclasses.replace(batch, images=relit.clamp(-1, 1))
 
 
 def collate(pictures: Pictures, chosen: np.ndarray, said: list[list[Sentence]]) -> PairBatch:
@@ -107,20 +117,18 @@ def collate(pictures: Pictures, chosen: np.ndarray, said: list[list[Sentence]]) 
 
 def pair_losses(vlm: MiniVLM, heads: Heads, batch: PairBatch) -> dict[str, Tensor]:
     """The four losses, means over what they are about."""
-    h, attention = _run(vlm, batch)
+    states, maps = _run(vlm, batch)
     cells = vlm.grid[0] * vlm.grid[1]
-    text, visual = h[:, cells:], h[:, :cells]
+    text, visual = states[-1][:, cells:], states[-1][:, :cells]
     b, t = batch.predicted.nonzero(as_tuple=True)
     words = F.cross_entropy(text[b, t - 1] @ vlm.word_embed.weight.T, batch.ids[b, t])
     i, token, thing = batch.nouns.unbind(1)
-    where = F.cross_entropy(heads.where(text[i, token]), _location(batch.centre[i, thing]))
+    nouns = torch.stack([h[i, cells + token] for h in states])
+    place = _location(batch.centre[i, thing])
+    where = F.cross_entropy(heads.where(nouns).flatten(0, 1), place.repeat(len(states), 1))
     cover = batch.cover[i, thing]
-    mass = cover.sum(1, keepdim=True)
-    looked = (
-        -(cover / mass.clamp(min=1e-6) * attention[i, :, token].clamp(min=1e-6).log())
-        .sum(1)[mass[:, 0] > 0]
-        .mean()
-    )
+    cover = cover / cover.sum(1, keepdim=True).clamp(min=1e-6)
+    looked = -(cover * torch.stack([m[i, token] for m in maps])).sum(2).mean()
     share, best = batch.cover.max(1)
     shown = share > 0.4
     vectors = F.normalize(heads.what(visual[shown]), dim=-1) @ F.normalize(name_vectors(vlm), dim=-1).T
@@ -134,9 +142,9 @@ def pair_losses(vlm: MiniVLM, heads: Heads, batch: PairBatch) -> dict[str, Tenso
     }
 
 
-def _run(vlm: MiniVLM, batch: PairBatch) -> tuple[Tensor, Tensor]:
-    """Final states (B, cells + L, width), and how text attends to the cells in head 0 of the last two layers
-    on average, (B, cells, L)."""
+def _run(vlm: MiniVLM, batch: PairBatch) -> tuple[list[Tensor], list[Tensor]]:
+    """Of each layer but the first: its states under the final norm, (B, cells + L, width), and the log of how text
+    attends to the cells in head 0, (B, L, cells)."""
     seen = vlm.embed_images(batch.images)
     cells = seen.shape[1]
     x = torch.cat([seen, vlm.embed_text(batch.ids, batch.index)], 1)
@@ -144,10 +152,10 @@ def _run(vlm: MiniVLM, batch: PairBatch) -> tuple[Tensor, Tensor]:
     view = torch.cat([none, torch.full_like(batch.sentence, -1)], 1)
     outputs, kv, queries = vlm.decode(x, mini_mask(view, torch.cat([none, batch.sentence], 1)))
     maps = []
-    for (keys, _), q in zip(kv[-2:], queries[-2:], strict=True):
+    for (keys, _), q in zip(kv[1:], queries[1:], strict=True):
         score = q[:, cells:, 0] @ keys[:, :cells, 0].transpose(1, 2) / q.shape[-1] ** 0.5
-        maps.append(score.softmax(-1))
-    return vlm.norm(outputs[-1]), torch.stack(maps).mean(0).transpose(1, 2)
+        maps.append(score.log_softmax(-1))
+    return [vlm.norm(h) for h in outputs[1:]], maps
 
 
 def name_vectors(vlm: MiniVLM) -> Tensor:
@@ -165,10 +173,10 @@ def _location(centre: Tensor) -> Tensor:
 
 @torch.no_grad()
 def grounding(
-    vlm: MiniVLM, heads: Heads, pictures: Pictures, chosen: np.ndarray, form: str
+    vlm: MiniVLM, heads: Heads, pictures: Pictures, chosen: np.ndarray, form: str, layer: int = -1
 ) -> dict[str, float]:
     """Share of things whose place is found within NEAR of the picture's width when they stand in `form` (a
-    sentence with one {}): of seen and unseen items, and of containers."""
+    sentence with one {}): of seen and unseen items, and of containers. Read behind VLM layer `layer`, not 0."""
     speaker, found = Speaker(vlm.tokenizer), {"seen": [], "unseen": [], "containers": []}  # type: ignore[var-annotated]
     before, _, behind = form.partition("{}")
     for n in chosen:
@@ -177,9 +185,9 @@ def grounding(
             continue
         said = [speaker.compose(before, (t.phrases[0], k), behind) for k, t in enumerate(things)]
         batch = collate(pictures, np.array([n]), [said])
-        h, _ = _run(vlm, batch)
+        states, _ = _run(vlm, batch)
         tokens = batch.nouns[:, 1] + vlm.grid[0] * vlm.grid[1]
-        best = heads.where(h[0, tokens]).argmax(1)
+        best = heads.where(states[layer][0, tokens]).argmax(1)
         guess = torch.stack([best % BINS, best // BINS], 1).add(0.5).div(BINS)
         for thing, place in zip(things, guess.tolist(), strict=True):
             group = ITEMS[thing.name].split if thing.name in ITEMS else "containers"
@@ -205,26 +213,33 @@ def pretrain(
     vlm.set_mode("full")
     vlm.train()
     heads, speaker, rule = Heads(vlm.config.width), Speaker(vlm.tokenizer), config.train
-    held = np.arange(2 * (config.scenes - config.held_out), 2 * config.scenes)
-    trained = [*vlm.parameters(), *heads.parameters()]
-    optim = torch.optim.AdamW(trained, lr=rule.lr, weight_decay=rule.weight_decay)
-    metrics = Metrics(out, 0)
-    with report.bar("mini VLM", rule.steps) as bar:
-        for step in range(rule.steps):
-            for group in optim.param_groups:
-                group["lr"] = rule.lr * rule.rate(step)
+    first_held = VIEWS * (config.scenes - config.held_out)
+    held = np.arange(first_held, VIEWS * config.scenes)
+    trained = nn.ModuleDict({"vlm": vlm, "heads": heads})
+    optims = optimizers(vlm, heads, rule)
+    settings = json.dumps([dataclasses.asdict(vlm.config), dataclasses.asdict(config), seed])
+    start = restore_state(out / STATE, trained, optims, settings)
+    if start:
+        report.say(f"mini VLM: going on after step {start}")
+    metrics = Metrics(out, start)
+    with report.bar("mini VLM", rule.steps, start) as bar:
+        for step in range(start, rule.steps):
+            for optim in optims:
+                for group in optim.param_groups:
+                    group["lr"] = rule.lr * rule.rate(step)
             rng = np.random.default_rng((seed, step))
-            chosen = rng.choice(2 * (config.scenes - config.held_out), rule.batch)
+            chosen = rng.choice(first_held, rule.batch, replace=False)
             losses = pair_losses(vlm, heads, pair_batch(pictures, chosen, speaker, config.sentences, rng))
             losses["total"].backward()
-            torch.nn.utils.clip_grad_norm_(trained, rule.clip)
-            optim.step()
-            optim.zero_grad(set_to_none=True)
+            torch.nn.utils.clip_grad_norm_(trained.parameters(), rule.clip)
+            for optim in optims:
+                optim.step()
+                optim.zero_grad(set_to_none=True)
             number = step + 1
             final = number == rule.steps
-            bar.to(number, f"loss {float(losses['total']):.2f}")
+            bar.to(number, f"loss {losses['total'].item():.2f}")
             if number % rule.log_every == 0 or final:
-                metrics.write(number, {"loss" if k == "total" else k: float(v) for k, v in losses.items()})
+                metrics.write(number, {"loss" if k == "total" else k: v.item() for k, v in losses.items()})
             if number % rule.save_every == 0 or final:
                 about = {
                     "steps": number,
@@ -237,11 +252,74 @@ def pretrain(
                     {k: v.detach().contiguous() for k, v in heads.state_dict().items()},
                     out / "heads.safetensors",
                 )
+                save_state(out / STATE, trained, optims, settings, number)
                 report.say(
                     f"  step {number}: found {about['question']}, in the robot's sentence {about['robot_sentence']}"
                 )
     metrics.close()
+    (out / STATE).unlink(missing_ok=True)
     return out
+
+
+def optimizers(vlm: MiniVLM, heads: Heads, rule: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al. 2024, scaled to AdamW's step as in arXiv 2502.16982) for the matrices of the decoder, which
+    learns with fewer steps; AdamW for all else."""
+    matrices = [p for p in vlm.layers.parameters() if p.ndim == 2]
+    inside = set(matrices)
+    rest = [p for p in (*vlm.parameters(), *heads.parameters()) if p not in inside]
+    return [
+        torch.optim.Muon(
+            matrices, lr=rule.lr, weight_decay=rule.weight_decay, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(rest, lr=rule.lr, weight_decay=rule.weight_decay),
+    ]
+
+
+STATE = "state.safetensors"
+"""What a killed pretraining goes on from; deleted at its end."""
+
+
+def save_state(
+    path: Path, model: nn.Module, optims: Sequence[torch.optim.Optimizer], settings: str, step: int
+) -> None:
+    """Weights and the optimisers' moments in one file, which is whole or not there."""
+    tensors = dict(model.state_dict())
+    for optim in optims:
+        for name, p in model.named_parameters():
+            tensors |= {f"{key} {name}": value for key, value in optim.state.get(p, {}).items()}
+    part = path.with_suffix(".part")
+    save_file(
+        {k: v.detach().contiguous() for k, v in tensors.items()},
+        part,
+        {"settings": settings, "step": str(step)},
+    )
+    part.replace(path)
+
+
+def restore_state(
+    path: Path, model: nn.Module, optims: Sequence[torch.optim.Optimizer], settings: str
+) -> int:
+    """Load what `save_state` saved; returns the steps behind it, 0 where there is no file.
+
+    Raises UserError where it was made with other settings."""
+    if not path.is_file():
+        return 0
+    with safe_open(path, "pt") as file:
+        about = file.metadata()
+        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    if about["settings"] != settings:
+        raise UserError(
+            f"{path} is of a pretraining with other settings. Delete it, or choose another folder."
+        )
+    model.load_state_dict({k: v for k, v in tensors.items() if " " not in k})
+    names = {p: name for name, p in model.named_parameters()}
+    moments = [k.split(" ") for k in tensors if " " in k]
+    for optim in optims:
+        for p in (p for group in optim.param_groups for p in group["params"]):
+            found = {key: tensors[f"{key} {name}"] for key, name in moments if name == names[p]}
+            if found:
+                optim.state[p] = found
+    return int(about["step"])
 
 
 def new_mini(sizes: MiniVLMConfig) -> MiniVLM:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from apt_bench.tracking import Tracker
 from apt_bench.training.frames import Tick
 
 LINE_EVERY = 15.0
@@ -25,6 +26,7 @@ class Report:
 
     def __init__(self, console: Console | None) -> None:
         self.console = console
+        self.tracker = Tracker()
 
     def say(self, text: str) -> None:
         """One line."""

@@ -172,6 +172,7 @@ class _Run:
             "stage": stage,
             "recipe": dataclasses.asdict(self.recipe),
             "cameras": list(self.recipe.data.cameras),
+            "reference": self.recipe.data.reference,
             "stride": self.recipe.data.stride,
             "image_size": list(native.pop()) if len(native) == 1 else None,
             "data": [

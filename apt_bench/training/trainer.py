@@ -142,7 +142,7 @@ def losses(
 ) -> dict[str, Tensor]:
     """The losses of one micro-batch; gradients of `total` flow into whatever trains."""
     batch = batch.to(device)
-    options = {
+    options: dict[str, Any] = {
         "rotation": batch.rotation,
         "generator": torch.Generator().manual_seed(batch.noise_seed),
         "draws": config.draws,
@@ -221,6 +221,7 @@ def train(
                 values["held_out"] = validate(model, held_out, config, device, half)
             if values and metrics:
                 metrics.write(number, values)
+                report.tracker.log({f"{title}/{k}": v for k, v in {"step": number, **values}.items()})
             if (number % config.save_every == 0 or final) and world.rank == 0:
                 last = saving.save(out, number, model, optim, settings, provenance)
             world.barrier()

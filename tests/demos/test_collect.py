@@ -29,7 +29,7 @@ OPTIONS = RunOptions(suite=SUITE, policy="tests.toy:PushPolicy", cells=("push",)
 
 
 def toy(out: Path, **changes: object) -> Collected:
-    settings = {k: changes.pop(k) for k in ("format", "size", "cameras") if k in changes}
+    settings = {k: changes.pop(k) for k in ("format", "size", "cameras", "failures") if k in changes}
     options = dataclasses.replace(OPTIONS, **changes)  # type: ignore[arg-type]
     return collect(
         options, out, Console(file=io.StringIO()), **{"cameras": (AGENTVIEW,), "size": 64, **settings}
@@ -140,6 +140,29 @@ def test_lerobot_format_holds_the_same_episodes(tmp_path: Path) -> None:
         np.testing.assert_array_equal(demo.actions, twin.actions)
         np.testing.assert_array_equal(demo.state, twin.state)
     assert Replayer(SUITE).replay(two.entries[0]).reproduced
+
+
+def test_rollouts_with_their_failures_as_lerobot_data(tmp_path: Path) -> None:
+    """Any policy's episodes, each with its success; only successes are trained on, and failures replay too."""
+    import pandas as pd
+
+    found = toy(tmp_path / "d", episodes=5, policy_args=("noise=3.0",), format="lerobot", failures=True)
+    wins = {r.key.id: r.outcome == "success" for r in found.run.records}
+    assert (found.demonstrations, found.successes) == (10, sum(wins.values()))
+    assert 0 < found.successes < 10
+    demos = open_demos(tmp_path / "d")
+    assert {i.episode: i.success for i in demos.infos} == wins
+    assert {i.episode for i in demos.successes.infos} == {e for e, won in wins.items() if won}
+    episodes = pd.read_parquet(tmp_path / "d/meta/episodes/chunk-000/file-000.parquet")
+    frames = pd.read_parquet(tmp_path / "d/data/chunk-000/file-000.parquet").groupby("episode_index")
+    assert frames["next.success"].sum().tolist() == episodes["success"].astype(int).tolist()
+    assert frames["next.done"].sum().tolist() == [1] * 10
+    assert frames["next.done"].last().all()
+    assert [e.info.success for e in demos.entries] == episodes["success"].tolist()
+    replayer = Replayer(SUITE)
+    assert all(replayer.replay(e).reproduced for e in demos.entries)
+    with pytest.raises(UserError, match="failures: True there, False now"):
+        toy(tmp_path / "d", episodes=5, format="lerobot")
 
 
 @pytest.mark.slow  # starts a Ray of its own

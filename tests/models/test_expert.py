@@ -77,6 +77,7 @@ VARIANTS: list[dict] = [
     {"proprio": True},
     {"step_index": True},
     {"prediction": "sample"},
+    {"prediction": "sample", "position_scale": 8.0},
 ]
 
 
@@ -92,6 +93,16 @@ def test_switches(change: dict) -> None:
         shut = dataclasses.replace(state, openness=1 - state.openness)
         assert torch.equal(a, net.expert.sample(f, shut, noise, steps=2)) != bool(change.get("proprio"))
         net.expert.loss(f, state, noise)["total"].backward()
+
+
+def test_scaled_positions_stay_inside_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = vla("mini", "apt", 2, prediction="sample", position_scale=8.0)
+    features = net.features(net.vlm.prepare(images(2), ["red cube", "the bowl"]))
+    target = torch.randn(2, 1, 4, 10)
+    inside = torch.cat([8 * target[..., :3], target[..., 3:]], -1)
+    monkeypatch.setattr(net.expert, "predict", lambda *_: inside)  # a network that knows
+    assert net.expert.loss(features, robot(2), target)["total"] == 0
+    assert_close(net.expert.sample(features, robot(2), torch.randn_like(target)), target)
 
 
 def test_the_released_prior_cannot_tell_the_steps_of_a_chunk_apart() -> None:

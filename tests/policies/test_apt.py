@@ -51,6 +51,35 @@ def network(folder: Path, stage: int = 2, provenance: dict | None = None) -> Pat
     return checkpoint.save(folder, VLA(vlm, expert, VLMSpec(name="mini", mini=mini)), provenance or {})
 
 
+@pytest.mark.parametrize("two_stage", [True, False])
+def test_a_run_says_what_the_ablation_compares(tmp_path: Path, two_stage: bool) -> None:
+    """From the checkpoint through run.json to the ticks of Table 2."""
+    import json
+
+    from runs import add, record, write_run
+
+    from apt_bench.policies.registry import find_policy
+    from apt_bench.reporting.data import load_run
+    from apt_bench.reporting.tables import suite_tables
+
+    folder = network(tmp_path / "policy")
+    provenance = {"recipe": {"two_stage": two_stage, "arch": "apt"}, "step": 500}
+    (folder / "provenance.json").write_text(json.dumps(provenance))
+    ref = find_policy("apt", ("device=cpu",), str(folder))
+    policy = json.loads(json.dumps(ref.identity(ref.load().spec)))
+    path = write_run(tmp_path / "run", lambda c, t, i: True, {}, policy=policy)
+    add(path, record("so", "lemon", 0, True, suite="rigid_pick_place"))
+    run = load_run(path)
+    ticks = {"knowledge_insulation": True, "two_stage": two_stage, "finetune_vlm": False}
+    wanted = {"architecture": "APT", "step": 500, **ticks}
+    assert {k: run.policy[k] for k in wanted} == wanted
+    (table, *_) = suite_tables([run], "rigid_pick_place")
+    (row,) = [r for r in table.rows if r.kind == "measured"]
+    assert [row.values[k] for k in ticks] == ["✓" if on else "–" for on in ticks.values()]
+    bare = checkpoint.about(network(tmp_path / "bare"))
+    assert bare == {"architecture": "APT", "knowledge_insulation": True, "finetune_vlm": False}
+
+
 def test_a_batch_gives_what_singles_give_and_draws_are_seeded(tmp_path: Path) -> None:
     policy = AptPolicy(network(tmp_path / "policy"), device="cpu")
     assert policy.spec.execute == 3

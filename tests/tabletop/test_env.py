@@ -1,5 +1,7 @@
 """The environment with physics: conventions, determinism, success, failures, composite scoring."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,8 @@ from apt_bench.envs.tabletop.containers import LID_TRAVEL
 from apt_bench.envs.tabletop.shapes import shape_of
 from apt_bench.envs.tabletop.specs import BOX, TABLE_Z
 from apt_bench.errors import UserError
+from apt_bench.policies.oracle.arm import Arm
+from apt_bench.policies.oracle.motion import DOWN
 from apt_bench.suites import load_suite
 
 pytestmark = pytest.mark.sim
@@ -132,6 +136,22 @@ def test_same_spec_and_actions_give_the_same_bits(env):
     assert env.outcome().end_hash == ends[0][1]
 
 
+def test_a_disturbed_episode_pushes_the_arm_and_replays(env):
+    plain = episodes("rigid_pick_place", "so")[0]
+    pushed = dataclasses.replace(plain, args={**plain.args, "disturbance": 0.6})
+    still = np.tile([0.0, 0, 0, 0, 0, 0, -1], (60, 1))
+    hands, starts = [], set()
+    for spec in (plain, pushed, pushed):
+        env.reset(spec)
+        starts.add(env.outcome().start_hash)
+        hands.append([env.step_chunk(a[None], look=False).state[:3] for a in still])
+    assert len(starts) == 1  # the same scene
+    calm, first, again = np.array(hands)
+    assert np.abs(calm - calm[0]).max() < 0.005
+    assert np.abs(first - first[0]).max() > 0.02
+    np.testing.assert_array_equal(first, again)
+
+
 @pytest.mark.parametrize("cell", ["so", "uc"])
 def test_moving_the_item_succeeds_once_it_is_released(env, cell):
     specs = [s for s in episodes("rigid_pick_place", cell, 6) if _round(s)][:2]
@@ -160,31 +180,6 @@ def test_grasps_forgive_a_centimetre(env, offset):
     env.reset(specs[0])
     carry(env, env.scene.spec.target, (*spot(env, env.scene.spec.destination)[:2], 0.06), offset=offset)
     assert env.outcome().success
-
-
-def test_failures_are_told_apart(env):
-    spec = next(s for s in episodes("rigid_pick_place", "so", 12) if _round(s))
-    env.reset(spec)
-    item, place = env.scene.spec.target, env.scene.spec.destination
-    other_place = next(c.name for c in env.scene.spec.containers if c.name != place)
-    other_item = next(
-        p.name for p in env.scene.spec.items if p.name != item and shape_of(ITEMS[p.name]).round
-    )
-    here, there = next(p for p in env.scene.spec.items if p.name == item), spot(env, place)
-    between = ((here.x + there[0]) / 2, (here.y + there[1]) / 2, 0.0)
-
-    def ended(script):
-        env.reset(spec)
-        script()
-        wait(env, OPEN, spec.max_steps)
-        return env.outcome().failure
-
-    assert ended(lambda: carry(env, item, (*spot(env, other_place)[:2], 0.06))) == "wrong_place"
-    assert ended(lambda: carry(env, other_item, (*there[:2], 0.06))) == "wrong_object"
-    assert ended(lambda: carry(env, item, between, drop=0.2)) == "dropped"
-    assert ended(lambda: carry(env, item, between, drop=0.01)) == "wrong_place"
-    assert ended(lambda: do(env, [here.x, here.y + 0.05, TABLE_Z + 0.03], CLOSED, 60)) == "no_grasp"
-    assert ended(lambda: None) == "no_contact"
 
 
 def _put(env, item, x, y, z):
@@ -251,18 +246,31 @@ def test_chaining_scores_both_parts_under_one_sentence(env):
     assert not outcome.success
 
 
+def begin(env, spec):
+    """What is wrong with a scene: by the audit, and by the arm's own kinematics."""
+    problems = audit.scene_problems(env, spec)
+    scene = env.scene
+    arm, body = Arm(scene), [scene.objects[n].body for n in {a for g in scene.all_goals for a in g.args}]
+    things = [g for o in scene.objects.values() for g in o.geoms]
+    for position in env.data.xpos[body] + [0, 0, 0.04]:
+        if (cost := arm.cost(position, DOWN, ignore=things)) >= 1:
+            problems.append(("reach", f"the hand cannot be at {position.round(3)}: {cost:.2f}"))
+    return problems
+
+
 @pytest.mark.parametrize(("suite", "cell"), CELLS)
 def test_scenes_are_fit_to_begin(env, suite, cell):
-    for spec in episodes(suite, cell, 15):
-        assert audit.scene_problems(env, spec) == [], spec.key.id
+    for spec in episodes(suite, cell, 8):
+        assert begin(env, spec) == [], spec.key.id
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize(("suite", "cell"), CELLS)
 def test_a_thousand_scenes_are_fit_to_begin(env, suite, cell):
-    problems = {s.key.id: p for s in episodes(suite, cell, 500) if (p := audit.scene_problems(env, s))}
-    assert problems == {}
+    specs = episodes(suite, cell, 500)
+    assert len(specs) == 1000
+    assert {s.key.id: p for s in specs if (p := begin(env, s))} == {}
 
 
 def test_the_other_arm_moves_by_the_same_actions(env):

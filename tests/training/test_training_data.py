@@ -43,6 +43,16 @@ def test_a_sample_depends_on_its_number_alone(data: Path, cache: Path) -> None:
     assert not np.array_equal(stream.pick(range(50)).rows, other.pick(range(50)).rows)
 
 
+def test_the_reference_camera_is_drawn_or_given(data: Path, cache: Path) -> None:
+    stream = samples(cache, data, reference="agentview")
+    picks = stream.pick(range(8))
+    batch = stream.batch(range(8), picks)
+    for pose, episode, step in zip(batch.robot.ref_pose, picks.episodes, picks.steps, strict=True):
+        np.testing.assert_allclose(pose[0], episode.camera_pose[step, 0], atol=1e-6)
+    with pytest.raises(UserError, match="not among"):
+        DataConfig(cameras=("agentview",), reference="wrist")
+
+
 @pytest.mark.parametrize(("stride", "look_every"), [(1, 1), (2, 3)])
 def test_targets_are_the_commanded_poses_and_the_last_repeats(
     data: Path, cache: Path, stride: int, look_every: int

@@ -6,19 +6,20 @@ from typing import Any
 
 from apt_bench.envs.libero.catalog import cell_tasks
 
-__all__ = ["LiberoEnv", "cell_tasks", "checks"]
+__all__ = ["LiberoEnv", "cell_tasks", "checks", "proofs"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "LiberoEnv":
-        from apt_bench.envs.libero.runtime import import_mujoco
-
-        import_mujoco()
-        from apt_bench.envs.libero.env import LiberoEnv
-
-        return LiberoEnv
     if name == "checks":
         from apt_bench.envs.libero.audit import checks
 
         return checks
+    if name in ("LiberoEnv", "proofs"):
+        from apt_bench.envs.libero.runtime import import_mujoco
+
+        import_mujoco()
+        from apt_bench.envs.libero.env import LiberoEnv
+        from apt_bench.envs.libero.measure import proofs
+
+        return LiberoEnv if name == "LiberoEnv" else proofs
     raise AttributeError(name)

@@ -30,12 +30,12 @@ Place = tuple[str, str]  # benchmark, task
 def checks(suite: Suite, premises: bool = False) -> Iterator[Finding]:
     """Every finding, suite first, then cell by cell. `premises`: also simulate every initial state of every cell, about
     0.2 s each; the suites' own seed is used."""
-    yield from _versions(suite)
+    yield from versions(suite)
     yield from _unavailable(suite)
     yield from _task_prompts(suite)
     for cell in suite.cells:
         tasks = suite.cell_tasks(cell)
-        yield from _files(cell, tasks)
+        yield from files(cell, tasks)
         for index, task in enumerate(tasks):
             if not task.unavailable:
                 yield from _prompt(cell, task)
@@ -44,7 +44,8 @@ def checks(suite: Suite, premises: bool = False) -> Iterator[Finding]:
         yield from _premises(suite)
 
 
-def _versions(suite: Suite) -> Iterator[Finding]:
+def versions(suite: Suite) -> Iterator[Finding]:
+    """Is the simulator the protocol's?"""
     for package, wanted in suite.simulator.items():
         try:
             found = importlib.metadata.version(package)
@@ -80,7 +81,8 @@ def _task_prompts(suite: Suite) -> Iterator[Finding]:
     )
 
 
-def _files(cell: Cell, tasks: Sequence[Task]) -> Iterator[Finding]:
+def files(cell: Cell, tasks: Sequence[Task]) -> Iterator[Finding]:
+    """Are the files of the benchmark that a cell names those of the manifest?"""
     name = cell.args["benchmark"]
     rows = manifest()["benchmarks"][name]["tasks"]
     bad = 0

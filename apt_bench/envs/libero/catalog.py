@@ -65,6 +65,12 @@ def base_goal(args: Mapping[str, Any]) -> tuple[Atom, ...]:
     return read_bddl(bddl_path(args["base"], args["task"])).goal
 
 
+def goals(args: Mapping[str, Any]) -> tuple[tuple[Atom, ...], ...]:
+    """The goal of a task, and of the one that follows it in the same scene (`then`), if any."""
+    names = [args["task"], *([args["then"]] if "then" in args else [])]
+    return tuple(read_bddl(bddl_path(args["benchmark"], name)).goal for name in names)
+
+
 def sentence_in_name(task: str) -> str:
     """The sentence that LIBERO's `task.language` makes of a file's name: without the scene, blanks for underscores."""
     words = task.split("_")

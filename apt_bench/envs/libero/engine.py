@@ -11,14 +11,14 @@ The identities hold for MuJoCo up to 3.3.5 (later versions keep the solver's war
 from __future__ import annotations
 
 import atexit
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import mujoco
 import numpy as np
 
-from apt_bench.envs.base import axis_angle
+from apt_bench.envs.base import Atom, axis_angle
 from apt_bench.envs.libero.camera import Renderer
 from apt_bench.envs.libero.control import ArmControl
 from apt_bench.envs.libero.runtime import CACHE, cached_compilation, import_libero, numpy_seed, quiet
@@ -61,6 +61,10 @@ class Engine:
         self._hand = self.sim.model.body_name2id(robot.robot_model.eef_name)
         self._fingers = list(robot._ref_gripper_joint_pos_indexes)
         self._fresh = False
+
+    def ask(self, goal: Sequence[Atom]) -> None:
+        """What `step` checks from now on: the file's goal, or goals of several tasks of this scene."""
+        self.env.parsed_problem["goal_state"] = [[atom.predicate, *atom.args] for atom in goal]
 
     def reset(self, init_state: np.ndarray, seed: int) -> None:
         """What `env.seed(seed); env.reset(); env.set_init_state(init_state)` does in a fresh LIBERO environment."""

@@ -11,10 +11,11 @@ import numpy as np
 
 from apt_bench.envs.base import ACTION_DIM, AGENTVIEW, WRIST, Camera, Observation, Outcome
 from apt_bench.envs.libero.camera import SIZE, camera_geometry
-from apt_bench.envs.libero.catalog import base_goal, bddl_path, load_inits
+from apt_bench.envs.libero.catalog import base_goal, bddl_path, goals, load_inits
 from apt_bench.envs.libero.engine import Engine
 from apt_bench.envs.libero.scene import LiberoScene
 from apt_bench.envs.outcome import OutcomeTracker
+from apt_bench.envs.stages import Stages
 from apt_bench.errors import UserError, did_you_mean
 from apt_bench.suites import EpisodeSpec
 
@@ -56,18 +57,21 @@ class LiberoEnv:
             self.engine, self._place = Engine(bddl_path(*place)), place
         self.spec, self.cameras, self.privileged = spec, cameras, privileged
         engine = self._engine
+        second = [spec.prompts["second"]] if "second" in spec.prompts else []
+        self.stages = Stages([spec.prompt, *second], goals(spec.args), spec.max_steps)
+        engine.ask(self.stages.all_goals)
         self._camera_ids = {n: engine.sim.model.camera_name2id(CAMERAS[n]) for n in cameras}
         engine.reset(states[spec.key.init], spec.env_seed)
-        self.steps, self.success = 0, False
+        self.steps = 0
         self._images: dict[str, np.ndarray] = {}
         for step in range(spec.settle_steps):
             self._step(SETTLE_ACTION, look=step == spec.settle_steps - 1)
         if not spec.settle_steps:
             self._look(images=True)
-        self.success = False  # what settling does is not the policy's
         self.scene = LiberoScene(engine.wrapper, base_goal=base_goal(spec.args))
         self.tracker = OutcomeTracker(self.scene)
         self.tracker.start()
+        self.scene.goal = self.stages.goal
         self._end: tuple[str | None, dict[str, Any]] | None = None
         self._start_hash = self._qpos_hash()
         self._seconds["reset"] = time.perf_counter() - began - self._seconds["render"]
@@ -87,20 +91,23 @@ class LiberoEnv:
         actions = np.clip(actions, -1.0, 1.0)[: self._spec.max_steps - self.steps]
         self._images = {}
         for i, action in enumerate(actions):
-            self._step(action, look=look and i == len(actions) - 1)
+            holds = self._step(action, look=look and i == len(actions) - 1)
             self.steps += 1
             self.tracker.update(self.steps)
-            if self.success:
+            self.stages.update(self.steps, self._parts_hold() if len(self.stages.parts) > 1 else [holds])
+            self.scene.goal = self.stages.goal
+            if self._done:
                 break
         return self._observe()
 
     def outcome(self) -> Outcome:
         """How the episode stands now; what failed and the events are told once it is done."""
         if self._done and self._end is None:
-            self._end = self.tracker.finish(self.success)
+            ended = self.tracker.finish(self.stages.success)
+            self._end = ended[0], ended[1] | self.stages.events()
         failure, events = self._end or (None, {})
         return Outcome(
-            success=self.success,
+            success=self.stages.success,
             done=self._done,
             steps=self.steps,
             start_hash=self._start_hash,
@@ -138,13 +145,18 @@ class LiberoEnv:
 
     @property
     def _done(self) -> bool:
-        return self.success or self.steps >= self._spec.max_steps
+        return self.stages.over or self.steps >= self._spec.max_steps
 
-    def _step(self, action: np.ndarray, look: bool) -> None:
+    def _step(self, action: np.ndarray, look: bool) -> bool:
+        """Whether every goal holds now, by LIBERO's own check. What settling brings about does not count."""
         began, rendered = time.perf_counter(), self._seconds["render"]
-        self.success = self._engine.step(action, functools.partial(self._look, look))
+        holds = self._engine.step(action, functools.partial(self._look, look))
         rendered = self._seconds["render"] - rendered
         self._seconds["physics"] += time.perf_counter() - began - rendered
+        return holds
+
+    def _parts_hold(self) -> list[bool]:
+        return [all(map(self.scene.holds, part)) for part in self.stages.parts]
 
     def _look(self, images: bool) -> None:
         """Take the observation; called by the engine at the plain loop's moment."""
@@ -163,7 +175,7 @@ class LiberoEnv:
         return Observation(
             images=self._images,
             state=self._state.astype(np.float32),
-            instruction=spec.prompt,
+            instruction=self.stages.instruction(spec.prompt),
             episode=spec.key.id,
             step=self.steps,
             cameras=geometry,

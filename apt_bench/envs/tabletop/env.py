@@ -10,9 +10,11 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from apt_bench.envs.base import ACTION_DIM, AGENTVIEW, WRIST, Atom, Observation, Outcome, axis_angle
+from apt_bench.envs.base import ACTION_DIM, AGENTVIEW, WRIST, Observation, Outcome, axis_angle
 from apt_bench.envs.outcome import Failure, OutcomeTracker
+from apt_bench.envs.stages import Stages
 from apt_bench.envs.tabletop.camera import SIZE, Renderer, camera_geometry
+from apt_bench.envs.tabletop.disturbance import Disturbance
 from apt_bench.envs.tabletop.osc import GRIPPER_SPEED, OperationalSpaceController
 from apt_bench.envs.tabletop.robots import RobotSpec, robot_spec
 from apt_bench.envs.tabletop.scene import SUBSTEPS, TabletopScene, compile_scene
@@ -24,7 +26,8 @@ CAMERAS = (AGENTVIEW, WRIST)
 
 
 class TabletopEnv:
-    """See `apt_bench.envs.base.Env`. The robot is `args["robot"]` (`panda` by default, or `ur5e`)."""
+    """See `apt_bench.envs.base.Env`. The robot is `args["robot"]` (`panda` by default, or `ur5e`);
+    `args["disturbance"]` > 0 pushes it now and then."""
 
     def __init__(self) -> None:
         self._renderer = Renderer()
@@ -55,16 +58,20 @@ class TabletopEnv:
         self._gripper_centre, self._gripper_half = (low + high) / 2, (high - low) / 2
         self._gripper = -np.array(self._robot.signs)  # open
         self._hand = self.model.body("right_hand").id
-        self._steps, self._success, self._end = 0, False, None
+        self._steps, self._end = 0, None
+        self._disturbance = Disturbance(0.0, [])
         still = np.zeros(ACTION_DIM)
         still[-1] = -1
         for _ in range(spec.settle_steps):
             self._control(still)
+        strength = float(spec.args.get("disturbance", 0.0))
+        self._disturbance = Disturbance(strength, [spec.key.seed, spec.key.init, *spec.key.task.encode()])
         mujoco.mj_kinematics(self.model, self.data)
         self._start_hash = self._hash()
         self._tracker = OutcomeTracker(self.scene)
         self._tracker.start()
-        self._progress = Progress(self.scene, spec.max_steps)
+        self._stages = Stages([s.instruction for s in layout.stages], self.scene.parts, spec.max_steps)
+        self.scene.goal = self._stages.goal
         self._seconds["reset"] = time.perf_counter() - began
         return self._observe(look=True)
 
@@ -73,7 +80,7 @@ class TabletopEnv:
         last of them (none where the episode ends before). Raises ValueError for another shape, NaN, a finished
         episode."""
         began = time.perf_counter()
-        self._live()
+        scene = self._live()
         actions = np.asarray(actions, dtype=np.float64)
         if actions.ndim != 2 or actions.shape[1] != ACTION_DIM or not len(actions):
             raise ValueError(f"actions must have the shape (n, {ACTION_DIM}), not {actions.shape}")
@@ -90,14 +97,15 @@ class TabletopEnv:
             mujoco.mj_kinematics(self.model, self.data)
             self._steps += 1
             self._tracker.update(self._steps)
-            self._success = self._progress.update(self._steps)
+            self._stages.update(self._steps, [all(map(scene.holds, part)) for part in scene.parts])
+            scene.goal = self._stages.goal
         self._seconds["physics"] += time.perf_counter() - began
         return self._observe(look and not ended_early)
 
     @property
     def done(self) -> bool:
         """Success, or nothing is left to be done, or the step budget is spent."""
-        return self._success or self._progress.over or self._steps >= self._spec.max_steps
+        return self._stages.over or self._steps >= self._spec.max_steps
 
     def outcome(self) -> Outcome:
         """How the episode stands now; failure and events once it is done.
@@ -107,13 +115,13 @@ class TabletopEnv:
         """
         scene = self._live()
         if self.done and self._end is None:
-            failure, events = self._tracker.finish(self._success)
-            pairs = [a for a in scene.all_goals if len(a.args) == 2]
+            failure, events = self._tracker.finish(self._stages.success)
+            pairs = [a for a in self._stages.all_goals if len(a.args) == 2]
             events["distance"] = {str(a): round(scene.offset(*a.args), 4) for a in pairs}
-            self._end = failure, events | self._progress.scores()
+            self._end = failure, events | self._stages.events()
         failure, events = self._end or (None, {})
         return Outcome(
-            success=self._success,
+            success=self._stages.success,
             done=self.done,
             steps=self._steps,
             start_hash=self._start_hash,
@@ -153,6 +161,7 @@ class TabletopEnv:
     def _control(self, action: np.ndarray) -> None:
         """One control step of float64 (7,) in [-1, 1]."""
         model, data = self.model, self.data
+        action = np.append(np.clip(action[:6] + self._disturbance.step(), -1, 1), action[6:])
         turn = np.array(self._robot.signs) * GRIPPER_SPEED * np.sign(action[6])
         for substep in range(SUBSTEPS):
             mujoco.mj_step1(model, data)
@@ -176,7 +185,7 @@ class TabletopEnv:
         return Observation(
             images=images,
             state=self._state(),
-            instruction=self._progress.instruction(self._spec.prompt),
+            instruction=self._stages.instruction(self._spec.prompt),
             episode=self._spec.key.id,
             step=self._steps,
             cameras=cameras,
@@ -186,56 +195,8 @@ class TabletopEnv:
     def _state(self) -> np.ndarray:
         """float32 (8,), as in LIBERO; another gripper reports its opening as the Panda would."""
         scene = self._live()
-        offset, slope = np.array(self._robot.finger_m).T
-        fingers = offset + slope * self.data.qpos[list(scene.robot.finger_qpos)]
-        return np.concatenate(
-            [self.data.site_xpos[scene.robot.grip_site], axis_angle(self.data.xquat[self._hand]), fingers]
-        ).astype(np.float32)
+        tip, hand = self.data.site_xpos[scene.robot.grip_site], axis_angle(self.data.xquat[self._hand])
+        return np.concatenate([tip, hand, scene.robot.fingers(self.data.qpos)]).astype(np.float32)
 
     def _hash(self) -> str:
         return hashlib.sha256(self.data.qpos.tobytes()).hexdigest()[:16]
-
-
-class Progress:
-    """Which instruction is due, and which parts of the task are done.
-
-    With several stages, the next instruction comes when the current one's goal holds or its share of the budget is
-    spent. T1, T2: the part held when it was due (in one sentence: at any time). T1+T2: both hold at the end.
-    """
-
-    def __init__(self, scene: TabletopScene, max_steps: int) -> None:
-        self.scene, self.stages = scene, scene.spec.stages
-        self.budget = max_steps // len(self.stages)
-        self.stage, self.began, self.over = 0, 0, False
-        self.parts = [tuple(Atom(p, tuple(a)) for p, *a in part) for part in scene.spec.parts]
-        self.reached: list[int | None] = [None] * len(self.parts)
-        scene.set_stage(0)
-
-    def update(self, step: int) -> bool:
-        """After a control step: whether everything that was asked for holds."""
-        holds = [all(map(self.scene.holds, part)) for part in self.parts]
-        for k, now in enumerate(holds):
-            due = len(self.stages) == 1 or k == self.stage
-            if now and due and self.reached[k] is None:
-                self.reached[k] = step
-        if len(self.stages) > 1:
-            spent = step - self.began >= self.budget
-            if self.stage + 1 < len(self.stages):
-                if holds[self.stage] or spent:
-                    self.stage, self.began = self.stage + 1, step
-                    self.scene.set_stage(self.stage)
-                return False
-            self.over = holds[self.stage]
-        return all(holds)
-
-    def instruction(self, prompt: str) -> str:
-        """The sentence to send now; `prompt` is the first."""
-        return prompt if self.stage == 0 else self.stages[self.stage].instruction
-
-    def scores(self) -> dict[str, Any]:
-        """`scores` and the control step of each part, for tasks with more than one."""
-        if len(self.parts) < 2:
-            return {}
-        done = {f"t{k + 1}": step is not None for k, step in enumerate(self.reached)}
-        both = all(done.values()) and all(self.scene.holds(a) for part in self.parts for a in part)
-        return {"scores": {**done, "_".join(done): both}, "part_steps": self.reached}

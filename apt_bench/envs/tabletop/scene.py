@@ -19,7 +19,7 @@ from apt_bench.envs.tabletop.containers import BOX_INSIDE, BOX_WALL, LID_TRAVEL,
 from apt_bench.envs.tabletop.geoms import Geom, lathe_mesh, numbers
 from apt_bench.envs.tabletop.robots import BASE, RobotSpec, robot_parts, robot_spec
 from apt_bench.envs.tabletop.shapes import shape_of
-from apt_bench.envs.tabletop.specs import BOX, FOVY, LOOK_AT, TABLE_Z, Placed, SceneSpec
+from apt_bench.envs.tabletop.specs import BOX, FOVY, LOOK_AT, TABLE_Z, Placed, SceneSpec, View
 from apt_bench.envs.tabletop.surroundings import SURROUNDINGS, Surroundings
 from apt_bench.envs.tabletop.textures import texture_png
 
@@ -116,21 +116,18 @@ class TabletopScene:
             finger_qpos=tuple(int(model.joint(j).qposadr[0]) for j in robot.fingers),
             max_opening=robot.max_opening,
             body_root=model.body("robot").id,
+            finger_m=robot.finger_m,
         )
         self.base_goal: tuple[Atom, ...] = ()
-        self.all_goals = tuple(Atom(p, tuple(a)) for part in spec.parts for p, *a in part)
-        self.goal: tuple[Atom, ...] = self.all_goals
+        self.parts = tuple(tuple(Atom(p, tuple(a)) for p, *a in part) for part in spec.parts)
+        self.all_goals = tuple(atom for part in self.parts for atom in part)
+        self.goal: tuple[Atom, ...] = self.all_goals  # until an instruction narrows it
         self.targets: tuple[str, ...] = tuple(dict.fromkeys(n for atom in self.goal for n in atom.args))
         root = self.robot.body_root
         self._robot_geom = np.isin(model.body_rootid[model.geom_bodyid], [root])
         self._geom_object = np.full(model.ngeom, -1)
         for thing in self.objects.values():
             self._geom_object[list(thing.geoms)] = thing.body
-
-    def set_stage(self, stage: int) -> None:
-        """Make the goal of this instruction the current one. Before the first call: the goals of all together."""
-        goal = self.spec.stages[stage].goal
-        self.goal = tuple(Atom(predicate, tuple(args)) for predicate, *args in goal)
 
     def holds(self, atom: Atom) -> bool:
         """Whether the predicate is true now. False for names or predicates that the scene lacks."""
@@ -295,10 +292,14 @@ def _room(look: Surroundings) -> str:
 
 
 def _camera(spec: SceneSpec) -> str:
-    eye = np.array(spec.view.position)
-    back = eye - np.array(LOOK_AT)
+    right, up = camera_axes(spec.view)
+    return f'pos="{numbers(*spec.view.position)}" xyaxes="{numbers(*right, *up)}"'
+
+
+def camera_axes(view: View) -> tuple[np.ndarray, np.ndarray]:
+    """Right and up of the third-person camera, (3,) each, world."""
+    back = np.array(view.position) - np.array(LOOK_AT)
     back /= np.linalg.norm(back)
     right = np.array([-back[1], back[0], 0.0])
     right /= np.linalg.norm(right)
-    up = np.cross(back, right)
-    return f'pos="{numbers(*eye)}" xyaxes="{numbers(*right, *up)}"'
+    return right, np.cross(back, right)

@@ -24,7 +24,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "split": ("train",),
     "robot": tuple(ROBOTS),
 }
-_OTHER_ARGS = ("ambiguity", "stages", "chain")
+_OTHER_ARGS = ("ambiguity", "stages", "chain", "disturbance")
 
 
 def cell_tasks(cell: Cell) -> list[Task]:
@@ -51,6 +51,9 @@ def check_args(cell: Cell) -> None:
         share = args.get("ambiguity")
         if not isinstance(share, int | float) or not 0 <= share <= 1:
             raise UserError(f"{where}: args need an ambiguity between 0 and 1, not {share!r}.")
+    push = args.get("disturbance", 0)
+    if not isinstance(push, int | float) or not 0 <= push <= 1:
+        raise UserError(f"{where}: the disturbance must lie between 0 and 1, not {push!r}.")
     if not set(args.get("stages", ("store",))) <= {"store", "plate"}:
         raise UserError(f"{where}: stages are store and plate, not {args['stages']!r}.")
 

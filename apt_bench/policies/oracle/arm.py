@@ -25,12 +25,8 @@ class Arm:
         model = scene.model
         self._scratch = mujoco.MjData(model)
         robot_bodies = subtree(model, scene.robot.body_root)
-        fingers = set(scene.robot.finger_qpos)
-        self._joints = [
-            j
-            for j in range(model.njnt)
-            if model.jnt_bodyid[j] in robot_bodies and model.jnt_qposadr[j] not in fingers
-        ]
+        carriers = ancestors(model, int(model.site_bodyid[scene.robot.grip_site]))
+        self._joints = [j for j in range(model.njnt) if model.jnt_bodyid[j] in carriers]
         self._qpos = model.jnt_qposadr[self._joints]
         self._dofs = model.jnt_dofadr[self._joints]
         self._range = model.jnt_range[self._joints]
@@ -156,11 +152,19 @@ def rotation_vector(matrix: np.ndarray) -> np.ndarray:
 def _open(model: Any, scene: Scene) -> list[float]:
     """Positions of the fingers at their widest."""
     ends = []
-    for address in scene.robot.finger_qpos:
+    for address, (offset, slope) in zip(scene.robot.finger_qpos, scene.robot.finger_m, strict=True):
         joint = int(np.flatnonzero(model.jnt_qposadr == address)[0])
-        low, high = model.jnt_range[joint]
-        ends.append(float(low if abs(low) > abs(high) else high))
+        ends.append(max(map(float, model.jnt_range[joint]), key=lambda q: abs(offset + slope * q)))
     return ends
+
+
+def ancestors(model: Any, body: int) -> list[int]:
+    """Ids of a body and of everything that carries it, without the world."""
+    chain = []
+    while body:
+        chain.append(body)
+        body = int(model.body_parentid[body])
+    return chain
 
 
 def subtree(model: Any, root: int) -> list[int]:

@@ -6,6 +6,7 @@ z the direction of approach, origin between the finger tips.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
@@ -15,7 +16,8 @@ import numpy as np
 from scipy.spatial import ConvexHull, QhullError
 
 from apt_bench.envs.base import Scene
-from apt_bench.policies.oracle.arm import Arm, subtree
+from apt_bench.policies.oracle.arm import Arm, ancestors, subtree
+from apt_bench.policies.oracle.variation import Variation
 
 SPACING = 0.007  # m between two points on a surface
 _GEOM = mujoco.mjtGeom
@@ -24,14 +26,15 @@ _GEOM = mujoco.mjtGeom
 class World:
     """The live scene as the expert sees it."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Scene, variation: Variation | None = None) -> None:
         self.scene = scene
+        self.variation = variation or Variation()
         self._local: dict[int, np.ndarray] = {}
         model = scene.model
         self._solid = (model.geom_contype | model.geom_conaffinity) != 0
         self._robot_bodies = subtree(model, scene.robot.body_root)
         self._robot_geoms = np.isin(model.geom_bodyid, self._robot_bodies)
-        self.surface = min((float(self.points(n)[:, 2].min()) for n in self._movables()), default=0.0)
+        self.surface = min((float(self.points(n)[:, 2].min()) for n in self.movables()), default=0.0)
 
     @cached_property
     def arm(self) -> Arm:
@@ -53,51 +56,70 @@ class World:
     @property
     def opening(self) -> float:
         """Distance of the fingers, metres."""
-        return float(np.abs(self.scene.data.qpos[list(self.scene.robot.finger_qpos)]).sum())
+        return self.scene.robot.opening(self.scene.data.qpos)
+
+    def imagined(self, data: Any) -> World:
+        """The same world in another state of the simulation."""
+        other = copy.copy(self)
+        other.scene = copy.copy(self.scene)
+        other.scene.data = data
+        other.arm = copy.copy(self.arm)
+        other.arm.scene = other.scene
+        return other
 
     @cached_property
     def hand_boxes(self) -> np.ndarray:
         """(n, 2, 3) boxes (low, high) in the tool frame around the open fingers, the palm and the flange."""
+        return self._boxes(self.scene.robot.max_opening)
+
+    @cached_property
+    def fist_boxes(self) -> np.ndarray:
+        """As `hand_boxes`, with closed fingers."""
+        return self._boxes(0.0)
+
+    def _boxes(self, opening: float) -> np.ndarray:
         robot = self.scene.robot
-        half = robot.max_opening / 2
         boxes: list[list[np.ndarray]] = []
         for geoms in robot.finger_geoms:
             points = self._cloud(geoms) @ self.grip_rotation
-            points[:, 0] += np.sign(points[:, 0].mean()) * (half - self.opening / 2)
+            points[:, 0] += np.sign(points[:, 0].mean()) * (opening - self.opening) / 2
             boxes.append([points.min(0), points.max(0)])
+        fingers = frozenset.union(*robot.finger_geoms)
         for body in self._hand_bodies:
             solid = np.flatnonzero((self.scene.model.geom_bodyid == body) & self._solid).tolist()
-            if solid:
+            if solid := [g for g in solid if g not in fingers]:
                 points = self._cloud(solid) @ self.grip_rotation
                 boxes.append([points.min(0), points.max(0)])
         return np.array(boxes)
 
-    def air(self, points: np.ndarray, origin: np.ndarray) -> float:
-        """Distance (largest of the three components) of the nearest point to the open hand; negative: inside it.
-        points (3, n) and origin (3,) of the hand, both along the axes of its tool frame."""
+    def air(self, points: np.ndarray, origin: np.ndarray, boxes: np.ndarray | None = None) -> float:
+        """Distance (largest of the three components) of the nearest point to the open hand (or other boxes); negative:
+        inside it. points (3, n) and origin (3,) of the hand, both along the axes of its tool frame."""
         local = points - origin[:, None]
         return min(
             float(np.maximum(low[:, None] - local, local - high[:, None]).max(0).min())
-            for low, high in self.hand_boxes
+            for low, high in (self.hand_boxes if boxes is None else boxes)
         )
 
     @cached_property
     def _hand_bodies(self) -> list[int]:
-        """Bodies from the palm (which carries the fingers) to the last jointed link."""
+        """Bodies of the gripper, from the palm (which carries both fingers) down, and up to the last jointed link."""
         model = self.scene.model
-        body = int(model.body_parentid[model.geom_bodyid[min(self.scene.robot.finger_geoms[0])]])
-        chain = [body]
-        while not model.body_jntnum[body]:
-            body = int(model.body_parentid[body])
-            chain.append(body)
-        return chain
+        left, right = (
+            ancestors(model, int(model.geom_bodyid[min(geoms)])) for geoms in self.scene.robot.finger_geoms
+        )
+        palm = next(b for b in left if b in right)
+        chain = ancestors(model, palm)
+        jointed = next(i for i, b in enumerate(chain) if model.body_jntnum[b])
+        return [*subtree(model, palm), *chain[1 : jointed + 1]]
 
     def _cloud(self, geoms: Iterable[int]) -> np.ndarray:
         return np.concatenate([self._world_points(g) for g in geoms]) - self.grip
 
     # -- things --------------------------------------------------------------------------------------------------
 
-    def _movables(self) -> list[str]:
+    def movables(self) -> list[str]:
+        """Names of the objects that have a free joint."""
         return [n for n, o in self.scene.objects.items() if o.movable]
 
     def points(self, name: str) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +24,8 @@ ASKEW = 0.3  # cost per unit of slope
 MARGINS = (0.004, 0.0, -0.004)  # m of air around the hand; the next one where nothing is found
 TILTS = np.deg2rad([0, 20])  # of the hand away from the base, to reach far
 LIFTED = 0.06  # m
+BACK = np.deg2rad(30)  # of the hand towards the base, so that the arm need not fold up
+FOLDED = 0.4  # share of the arm's length nearer than which it does
 NEAR = 0.88  # share of the arm's length that needs no tilt
 SLACK = 0.1  # extra cost of the arm's posture that is still good
 
@@ -40,12 +42,18 @@ class Grasp:
 
 
 def find_grasps(
-    world: World, name: str, destination: np.ndarray | None = None, part: int | None = None, limit: int = 6
+    world: World,
+    name: str,
+    destination: np.ndarray | None = None,
+    part: int | None = None,
+    limit: int = 6,
+    hands: Sequence[np.ndarray] = (),
 ) -> list[Grasp]:
     """Grasps of an object as it stands now, best first.
 
     destination: (3,) where the object's origin shall go; grasps whose hand would collide there come last.
     part: take hold of what this joint moves (a knob) instead of an object.
+    hands: tool frames (3, 3) to try instead of those from above.
     """
     if part is None:
         points, others, centre = world.points(name), world.obstacles(name), world.centre(name)
@@ -56,8 +64,11 @@ def find_grasps(
     shift = None if destination is None else destination - world.position(name)
     around = others[np.linalg.norm(others[:, :2] - centre[:2], axis=1) < 0.22]
     cloud = _thinned(np.concatenate([points, around]))
-    tilts = TILTS if world.arm.stretch(centre, DOWN) > NEAR else TILTS[:1]
-    frames = [leaning(world, centre, float(tilt)) @ turned(yaw) for tilt in tilts for yaw in YAWS]
+    stretch = world.arm.stretch(centre, DOWN)
+    tilts = TILTS if stretch > NEAR else TILTS[:1] - (BACK if stretch < FOLDED else 0)
+    frames = list(hands) or [
+        leaning(world, centre, float(tilt)) @ turned(yaw) for tilt in tilts for yaw in YAWS
+    ]
     clouds = [(cloud @ frame).T.copy() for frame in frames]
     candidates = sorted(
         (g for frame in range(len(frames)) for g in _candidates(points, centre, frames[frame], frame)),
@@ -79,6 +90,21 @@ def find_grasps(
         if any(g.cost < 1 for g in found):
             break
     return sorted(found, key=lambda g: g.cost)[:limit]
+
+
+def clearance(world: World, name: str, *but: str) -> float:
+    """Air (m) around the open hand at the best grasp from straight above; negative: something is in its way, other
+    than the objects `but`."""
+    points, centre = world.points(name), world.centre(name)
+    others = world.obstacles(name, *but)
+    near = others[np.linalg.norm(others[:, :2] - centre[:2], axis=1) < 0.22]
+    cloud, best = _thinned(np.concatenate([points, near])), -np.inf
+    for yaw in YAWS[:-1]:  # -90 degrees is 90 degrees
+        frame = turned(yaw)
+        turned_cloud = (cloud @ frame).T.copy()
+        for grasp in _candidates(points, centre, frame, 0):
+            best = max(best, world.air(turned_cloud, grasp.position @ frame))
+    return best
 
 
 def _posture(world: World, grasp: Grasp, geoms: Collection[int], shift: np.ndarray | None) -> float:

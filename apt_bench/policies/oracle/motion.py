@@ -16,6 +16,7 @@ OPEN, CLOSE = -1.0, 1.0
 GAIN = 40.0  # action units per metre: twice the distance is asked for, because the controller lags behind
 ROTATION_GAIN = 4.0  # action units per radian: twice the angle
 CAREFUL = 0.87  # share of the arm's length from which on it stretches slowly
+WRIST = np.pi / 4  # rad from `DOWN` to the middle of the range of the Panda's last joint
 DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
 """Tool frame that points straight down, fingers along world y."""
 
@@ -29,6 +30,24 @@ def turned(yaw: float) -> np.ndarray:
     """`DOWN`, turned by `yaw` (rad) about the world's z."""
     c, s = np.cos(yaw), np.sin(yaw)
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]]) @ DOWN
+
+
+def pointing(world: World, at: np.ndarray, direction: np.ndarray, lean: float) -> np.ndarray:
+    """Tool frame of a hand at the position `at` (3,) that points along the horizontal `direction` (3,) by `lean` (rad)
+    from straight down, its fingers side by side: of the two, the one that keeps the wrist nearer to its middle."""
+    approach = direction * np.sin(lean) - up(np.cos(lean))
+    azimuth = float(np.arctan2(*(at[:2] - world.arm.base)[::-1]))
+    middle = turned(azimuth + WRIST)[:, 0]
+    x = np.array([-direction[1], direction[0], 0.0])
+    x *= 1.0 if x @ middle >= 0 else -1.0
+    return np.stack([x, np.cross(approach, x), approach], axis=1)
+
+
+def upright(rotation: np.ndarray) -> np.ndarray:
+    """The same hand without its lean: on the way to and from a leaning pose the wrist then turns only about the
+    vertical and does not wind up."""
+    x = np.array([*rotation[:2, 0], 0.0]) / np.linalg.norm(rotation[:2, 0])
+    return np.stack([x, np.cross([0, 0, -1.0], x), [0, 0, -1.0]], axis=1)
 
 
 def action_towards(world: World, position: np.ndarray, rotation: np.ndarray, gripper: float) -> np.ndarray:
@@ -61,7 +80,8 @@ def go(
     """To a pose. Ends early, False, where the hand no longer moves. `straight`: down only as fast as the hand stays
     on the vertical through the target."""
     last, stuck = np.full(3, np.inf), 0
-    for _ in range(steps):
+    speed = world.variation.speed()
+    for _ in range(int(steps / speed)):
         turn = float(np.linalg.norm(rotation_vector(rotation @ world.grip_rotation.T)))
         here = world.grip
         if np.linalg.norm(position - here) < tolerance and turn < angle:
@@ -70,7 +90,8 @@ def go(
         if stuck > 6:
             return False
         last = here
-        action = action_towards(world, position, rotation, gripper)
+        action = action_towards(world, world.variation.aim(here, position), rotation, gripper)
+        action[:6] *= speed
         if straight and action[2] < 0:
             drift = float(np.linalg.norm((position - here)[:2]))
             action[2] *= np.clip(1.3 - drift / 0.015, 0.15, 1.0)
@@ -80,12 +101,15 @@ def go(
 
 def follow(world: World, path: list[np.ndarray], rotation: np.ndarray, gripper: float) -> Motion:
     """Along waypoints without stopping at them."""
+    speed = world.variation.speed()
     for i, point in enumerate(path):
         final = i == len(path) - 1
-        for _ in range(40):
+        for _ in range(int(40 / speed)):
             if np.linalg.norm(point - world.grip) < (0.02 if final else 0.03):
                 break
-            yield action_towards(world, point, rotation, gripper)
+            action = action_towards(world, world.variation.aim(world.grip, point), rotation, gripper)
+            action[:6] *= speed
+            yield action
     return True
 
 

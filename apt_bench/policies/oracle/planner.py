@@ -9,12 +9,16 @@ import numpy as np
 from apt_bench.envs.base import Atom
 from apt_bench.policies.oracle.articulated import joint_of, operate
 from apt_bench.policies.oracle.geometry import World
-from apt_bench.policies.oracle.grasps import Grasp, find_grasps
-from apt_bench.policies.oracle.motion import DOWN, OPEN, Motion, hold
+from apt_bench.policies.oracle.grasps import find_grasps
+from apt_bench.policies.oracle.inside import opening, put_in, turn_round, ways_in
+from apt_bench.policies.oracle.motion import OPEN, Motion, hold
+from apt_bench.policies.oracle.plate import can_slide, is_flat, rim_grasps, slide
+from apt_bench.policies.oracle.push import make_room
 from apt_bench.policies.oracle.skills import pick, place
 from apt_bench.policies.oracle.spots import find_spots
 
 ORDER = {"open": 0, "turnon": 0, "turnoff": 0, "close": 2}  # joints before things, but doors are shut last
+PUSHES = 3  # to make room for one grasp
 ROUNDS = 8  # times that the whole goal is gone through
 
 
@@ -25,8 +29,13 @@ def expert(world: World) -> Iterator[np.ndarray]:
         if not pending:
             break
         for atom in sorted(pending, key=lambda a: ORDER.get(a.predicate, 1)):
-            if not world.scene.holds(atom):
-                yield from achieve(world, atom, attempt)
+            if world.scene.holds(atom):
+                continue
+            if atom.predicate == "close" and any(
+                not world.scene.holds(a) for a in pending if a.predicate != "close"
+            ):
+                break  # nothing is in it yet
+            yield from achieve(world, atom, attempt)
     while True:
         yield from hold(world, OPEN, 10)
 
@@ -55,17 +64,34 @@ def move_object(world: World, atom: Atom, attempt: int) -> Motion:
     is_drawer = place_name in world.scene.regions and joint_of(world, drawer) is not None
     if is_drawer and not world.scene.holds(drawer):
         yield from operate(world, drawer, attempt)
-    spots = find_spots(world, name, place_name, atom.predicate)
-    spot = spots[attempt % len(spots)]
-    grasps = find_grasps(world, name, spot.position)
-    if not grasps:
-        top = world.points(name)[:, 2].max()
-        grasps = [Grasp(np.array([*world.centre(name)[:2], top - 0.02]), DOWN, 0.0, 9.0)]
-    grasp = grasps[attempt % len(grasps)]
 
     def done() -> bool:
         return world.scene.holds(atom)
 
+    out = opening(world, place_name) if atom.predicate == "in" and not is_drawer else None
+    if out is not None:
+        ways = list(ways_in(world, name, place_name, out))
+        if not ways:
+            yield from turn_round(world, name, out)
+            ways = list(ways_in(world, name, place_name, out))
+        if not ways:
+            return False
+        inside, grasp = ways[attempt % len(ways)]
+        if not (yield from pick(world, name, grasp)):
+            return False
+        return (yield from put_in(world, name, place_name, inside, out, grasp.rotation, done))
+    spots = find_spots(world, name, place_name, atom.predicate)
+    spot = world.variation.choose(spots, attempt)
+    grasps = [] if is_flat(world, name) else find_grasps(world, name, spot.position)
+    for _ in range(0 if is_flat(world, name) or attempt >= PUSHES else PUSHES):
+        if any(g.cost < 1 for g in grasps) or not (yield from make_room(world, name, spot.position)):
+            break
+        grasps = find_grasps(world, name, spot.position)
+    if not any(grasp.cost < 1 for grasp in grasps):
+        if can_slide(world, name, place_name):
+            return (yield from slide(world, name, spot.position, done))
+        grasps = rim_grasps(world, name, spot.position)
+    grasp = world.variation.choose(grasps, attempt)
     if not (yield from pick(world, name, grasp)):
         return False
     return (yield from place(world, name, spot.position, spot.drop, done, grasp.rotation))

@@ -11,17 +11,23 @@ from apt_bench.errors import UserError
 from apt_bench.policies.base import PolicySpec
 from apt_bench.policies.oracle.geometry import World
 from apt_bench.policies.oracle.planner import expert
+from apt_bench.policies.oracle.variation import Variation
 
 
 class OraclePolicy:
     """Solves tasks from ground truth: the ceiling of a suite, and the check that a task can be solved at all.
 
-    Deterministic: it draws no random numbers. One decision per control step, so that every motion is closed loop.
+    One decision per control step, so that every motion is closed loop. variation: 0 = the same plain motions every
+    time; 1 = varied ones, for demonstrations (speed, approach, aim, near misses, knocks), drawn from the episode's name
+    and `seed`: the same episode has the same actions. Raises UserError for an amount outside 0 to 2.
     """
 
     spec = PolicySpec(name="oracle", horizon=1, execute=1, privileged=True, placement="worker")
 
-    def __init__(self) -> None:
+    def __init__(self, variation: float = 0.0, seed: int = 0) -> None:
+        if not isinstance(variation, int | float) or not 0 <= variation <= 2:
+            raise UserError(f"The oracle's variation must be a number from 0 to 2, not {variation!r}.")
+        self._variation, self._seed = float(variation), seed
         self._experts: dict[str, Iterator[np.ndarray]] = {}
 
     def reset(self, episodes: Sequence[str]) -> None:
@@ -40,5 +46,6 @@ class OraclePolicy:
                 "The oracle needs the scene's ground truth: run it in an environment that gives it."
             )
         if observation.episode not in self._experts:
-            self._experts[observation.episode] = expert(World(observation.scene))
+            variation = Variation(self._variation, observation.episode, self._seed)
+            self._experts[observation.episode] = expert(World(observation.scene, variation))
         return next(self._experts[observation.episode])[None].astype(np.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -30,8 +31,13 @@ BLOCKED = 0.015  # m short of the grasp: something is in the way
 def pick(world: World, name: str, grasp: Grasp) -> Motion:
     """Grip and lift an object; False (fingers open again, above it) where it stayed behind."""
     heights = (h for h in (0.10, 0.07) if world.arm.stretch(grasp.position + up(h), grasp.rotation) < STRETCH)
+    miss = world.variation.near_miss()
+    grasp = replace(grasp, position=grasp.position + miss)
     above = grasp.position + up(next(heights, 0.05))
-    yield from follow(world, plan(world, above, grasp.rotation, world.obstacles()), grasp.rotation, OPEN)
+    via = world.variation.via(above)
+    if world.arm.stretch(via, grasp.rotation) > STRETCH:
+        via = above
+    yield from follow(world, plan(world, via, grasp.rotation, world.obstacles()), grasp.rotation, OPEN)
     yield from go(world, above, grasp.rotation, OPEN, tolerance=0.012, angle=0.06)
     yield from go(
         world, grasp.position, grasp.rotation, OPEN, tolerance=0.006, angle=0.06, steps=40, straight=True

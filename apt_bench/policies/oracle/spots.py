@@ -13,6 +13,7 @@ from apt_bench.policies.oracle.motion import DOWN, up
 SHARES = (0.0, -0.2, 0.2, -0.4, 0.4, -0.6, 0.6, -0.8, 0.8)  # of the region's half size
 INSET = 0.015  # m that the object's origin keeps from the region's edge
 ABOVE = 0.05  # m above a thin region that things stand on: what is higher is not its floor
+ON_TOP = 5.0  # cost per metre
 CELL = 0.01  # m
 DROP = 0.04  # m above the floor of a container from which things are let go
 
@@ -48,7 +49,8 @@ def find_spots(world: World, name: str, target: str, predicate: str) -> list[Spo
         far = max(0.0, world.arm.stretch(grip, DOWN) - STRETCH + 0.03)
         off = float(np.linalg.norm(centre[:2] - middle[:2]))
         spots.append(Spot(position, DROP if predicate == "in" else 0.0, off + crowd + 5 * far))
-    return sorted(spots, key=lambda s: s.cost)
+    ground = min(s.position[2] for s in spots)  # what stands higher stands on something that lies there
+    return sorted(spots, key=lambda s: s.cost + ON_TOP * (s.position[2] - ground))
 
 
 def _middle(world: World, target: str) -> np.ndarray:

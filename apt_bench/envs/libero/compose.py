@@ -1,0 +1,91 @@
+"""Two LIBERO-Goal tasks, one after the other, in their shared scene.
+
+The ten tasks of LIBERO-Goal have one scene (their BDDL files differ in sentence, goal and objects of interest alone),
+so any two can be asked for in one episode. A pair starts from the first task's initial states. Which pairs can be done
+is on record: `suites/libero_compose_solvable.json`, what the oracle did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import permutations
+from typing import Any
+
+from apt_bench.envs.libero import catalog
+from apt_bench.envs.libero.audit import files, versions
+from apt_bench.envs.libero.bddl import read_bddl
+from apt_bench.envs.stages import undoes
+from apt_bench.solvability import on_record
+from apt_bench.suites import Cell, Suite, Task
+from apt_bench.validation import Finding
+
+SUITE, BENCHMARK = "libero_compose", "libero_goal"
+SEPARATOR = "__then__"
+
+
+def cell_tasks(cell: Cell) -> list[Task]:
+    """The ordered pairs of a cell.
+
+    `cell.args`: `mode` is `coaching` (two sentences) or `chaining` (one); `pairs` is `done` (those that the oracle has
+    done in either mode, and those that it has not tried) or `never_done` (the others).
+    """
+    record = on_record(SUITE).values()
+    left_out = {e.task for e in record} - {e.task for e in record if e.solved}
+    tasks = [
+        _task(cell, *pair) for pair in permutations(catalog.manifest()["benchmarks"][BENCHMARK]["tasks"], 2)
+    ]
+    return [t for t in tasks if (t.name in left_out) == (cell.args["pairs"] == "never_done")]
+
+
+def _task(cell: Cell, first: dict[str, Any], second: dict[str, Any]) -> Task:
+    one, two = first["file"], second["file"]
+    return Task(
+        name=f"{first['name']}{SEPARATOR}{second['name']}",
+        prompts={"text": one, "second": two}
+        if cell.args["mode"] == "coaching"
+        else {"text": f"{one}, then {two}"},
+        # Not the mode: both modes see the same initial states.
+        args={"benchmark": BENCHMARK, "base": BENCHMARK, "task": first["name"], "then": second["name"]},
+        group=first["group"],
+        inits=first["inits"],
+    )
+
+
+def checks(suite: Suite, premises: bool = False) -> Iterator[Finding]:
+    """What `apt-bench validate` asks: versions, files, that there is one scene, and how many pairs there are.
+    `premises`: also settle every default scene; no part may hold before the policy acts."""
+    yield from versions(suite)
+    cell = suite.cells[0]
+    yield from files(cell, catalog.cell_tasks(cell))
+    problems = [read_bddl(catalog.bddl_path(BENCHMARK, t.name)) for t in catalog.cell_tasks(cell)]
+    if len({(str(p.objects), str(p.fixtures), p.init) for p in problems}) == 1:
+        yield Finding("ok", "scene", f"{len(problems)} tasks share objects, fixtures and start")
+    else:
+        yield Finding("error", "scene", "the tasks do not share one scene")
+    for cell in suite.cells:
+        goals = [catalog.goals(task.args) for task in suite.cell_tasks(cell)]
+        undone = sum(undoes(second, first) for first, second in goals)
+        yield Finding(
+            "ok", "pairs", f"{len(goals)} pairs; in {undone} the second undoes the first", cell.name
+        )
+    if premises:
+        yield from _premises(suite)
+
+
+def _premises(suite: Suite) -> Iterator[Finding]:
+    from apt_bench.envs.libero import LiberoEnv
+
+    env = LiberoEnv()
+    try:
+        for cell in suite.cells:
+            found = 0
+            for spec in suite.select([cell.name]) if suite.cell_tasks(cell) else ():
+                env.reset(spec)
+                for atom in filter(env.scene.holds, env.stages.all_goals):
+                    found += 1
+                    message = f"{atom} holds before the policy acts"
+                    yield Finding("error", "goal_reached", message, cell.name, spec.key.task, spec.key.init)
+            if not found:
+                yield Finding("ok", "premise", "nothing is done before the policy acts", cell.name)
+    finally:
+        env.close()

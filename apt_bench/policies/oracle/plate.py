@@ -1,0 +1,95 @@
+"""Flat wide things: taken by their rim with a leaning hand, or pressed down and dragged along the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from apt_bench.policies.oracle.articulated import facing
+from apt_bench.policies.oracle.geometry import World
+from apt_bench.policies.oracle.grasps import LEAN, Grasp
+from apt_bench.policies.oracle.motion import CLOSE, DOWN, OPEN, Motion, action_towards, follow, go, up
+from apt_bench.policies.oracle.paths import plan
+
+AZIMUTHS = np.deg2rad(np.arange(-180, 180, 15))
+LEANS = np.deg2rad([12, 7])  # of the hand outwards, so that the outer finger gets under the rim
+BITE = 0.022  # m of the rim between the fingers
+STRIP = 0.01  # half width of a finger
+FLOOR = (
+    -0.004
+)  # m between the lowest corner of the boxes around the open fingers and what the thing stands on
+LEVEL = 0.01  # m: what stands higher does not stand on the table
+PRESS, LIGHTER = 0.003, 0.0005  # m below the surface that the hand aims at; less of it while the hand sticks
+STICKS = 0.002  # m in one control step
+FLAT = 0.03  # m
+DRAG = 0.5  # of full speed
+
+
+def rim_grasps(world: World, name: str, destination: np.ndarray, limit: int = 6) -> list[Grasp]:
+    """Grasps of an object's rim from outside, one finger under it, best first; their cost is 1 or more where the arm or
+    the hand is in the way."""
+    points = world.points(name)
+    centre = (points.max(0) + points.min(0)) / 2
+    others = world.obstacles(name)
+    others = others[np.linalg.norm(others[:, :2] - centre[:2], axis=1) < 0.3]
+    shift = destination - world.position(name)
+    geoms = frozenset(world.scene.objects[name].geoms)
+    found = []
+    for azimuth in AZIMUTHS:
+        out = np.array([np.cos(azimuth), np.sin(azimuth), 0.0])
+        across = np.array([-out[1], out[0], 0.0])
+        strip = np.abs((points - centre) @ across) < STRIP
+        reach = float(((points - centre) @ out)[strip].max(initial=0.0))
+        for lean in LEANS:
+            rotation = facing(out, float(lean))
+            lowest = np.minimum(*(world.hand_boxes * rotation[2]).swapaxes(0, 1)).sum(1).min()
+            position = centre + (reach - BITE) * out
+            position[2] = points[:, 2].min() + FLOOR - lowest
+            cost = LEAN * float(lean)
+            if len(others) and world.air((others @ rotation).T, position @ rotation) < 0.004:
+                cost += 1
+            cost += world.arm.cost(position + up(0.01), rotation, geoms)  # the tips may touch the table
+            if cost < 1:
+                cost += 0.5 * world.arm.cost(position + shift, rotation, geoms)
+            found.append(Grasp(position, rotation, BITE, cost))
+    return sorted(found, key=lambda g: g.cost)[:limit]
+
+
+def is_flat(world: World, name: str) -> bool:
+    """Whether the thing is wider than the hand opens, and too low to be held by its sides from above."""
+    size = np.ptp(world.points(name), axis=0)
+    return bool(size[2] < FLAT and size[:2].min() > world.scene.robot.max_opening)
+
+
+def can_slide(world: World, name: str, target: str) -> bool:
+    """Whether the thing stands on the table and shall go to another part of it."""
+    region = world.scene.regions.get(target)
+    on_table = world.points(name)[:, 2].min() - world.surface < LEVEL
+    return region is not None and region.parent not in world.scene.objects and bool(on_table)
+
+
+def slide(world: World, name: str, spot: np.ndarray, done: Callable[[], bool]) -> Motion:
+    """Press closed fingers onto the middle of a thing and drag it to `spot` (3,)."""
+    centre = world.centre(name)
+    points = world.points(name)
+    near = np.linalg.norm(points[:, :2] - centre[:2], axis=1) < 0.015
+    contact = np.array([*centre[:2], points[near, 2].max(initial=points[:, 2].min())])
+    above = contact + up(0.06)
+    yield from follow(world, plan(world, above, DOWN, world.obstacles()), DOWN, CLOSE)
+    yield from go(world, above, DOWN, CLOSE, tolerance=0.012, angle=0.06)
+    yield from go(world, contact, DOWN, CLOSE, tolerance=0.004, steps=20, straight=True)
+    press, last = PRESS, world.grip
+    for _ in range(160):
+        offset = spot - world.position(name)
+        if done():
+            break
+        target = world.grip + offset
+        press += LIGHTER if np.linalg.norm(world.grip - last) > STICKS else -LIGHTER
+        press = float(np.clip(press, -PRESS, PRESS))
+        target[2], last = world.grip[2] - press, world.grip
+        action = action_towards(world, target, DOWN, CLOSE)
+        action[:2] *= DRAG
+        yield action
+    yield from go(world, world.grip + up(0.1), DOWN, OPEN, tolerance=0.03, steps=15)
+    return done()

@@ -1,0 +1,289 @@
+"""Make room: push something aside with closed fingers, so that a hemmed-in thing can be grasped.
+
+Which push helps is tried out on a copy of the simulation, in which the pushed thing is driven along and takes its
+neighbours with it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import mujoco
+import numpy as np
+
+from apt_bench.policies.oracle.arm import STRETCH
+from apt_bench.policies.oracle.geometry import World
+from apt_bench.policies.oracle.grasps import Grasp, clearance, find_grasps
+from apt_bench.policies.oracle.motion import (
+    CLOSE,
+    OPEN,
+    Motion,
+    action_towards,
+    follow,
+    go,
+    pointing,
+    up,
+    upright,
+)
+from apt_bench.policies.oracle.paths import plan
+from apt_bench.policies.oracle.skills import pick, place
+
+LENGTHS = (0.025, 0.04, 0.055, 0.07, 0.085)  # m
+DIRECTIONS = np.deg2rad([0, 90, 180, 270, 45, 135, 225, 315])  # from the x axis of what is to be grasped
+ASIDE = (0.03, 0.045, 0.06, 0.08, 0.10, 0.13)  # m that a neighbour is carried away
+OBLIQUE = 0.02  # m of length that a push against a corner must save
+LEANS = np.deg2rad([15, 35, 50])  # of the hand backwards, so that only the fingers come near
+AROUND = 0.13  # m: what is farther away is in nobody's way
+LOW = 0.02  # m above the table up to which a thing stands on it
+FREE = 0.002  # m of air around the closed hand
+BEHIND = 0.012  # m of air between it and what it will push
+ROOM = 0.004  # m of air around the open hand that is enough
+GAIN = 0.002  # m of air that a push must win
+SPEED = 0.2  # m/s of an imagined push
+UPRIGHT = np.cos(np.deg2rad(15))
+DEEP = 0.004  # m by which an imagined push may press things into each other
+LEAD = 0.015  # m that the hand is sent ahead
+FOLDED = 0.55  # share of the arm's length: nearer to the base it does not turn the hand freely
+GOOD = 0.7  # cost of a grasp that is worth a push
+EASY = 0.2  # cost of a posture from which the arm gets away again
+HIGHER = 0.08  # m above the place where a push begins, from where the hand goes down
+TIPS = 16  # the first corners of the hand's boxes are its fingers'
+HAND = 0.3  # m around it in which it may hit something
+ACROSS = 0.012  # half width (m) of what the closed fingers meet
+
+
+@dataclass(frozen=True)
+class Push:
+    """Move the object `name` by `length` (m) along `direction` (3,), starting with the tool frame at `start`, with
+    closed fingers or with one of the open ones."""
+
+    name: str
+    direction: np.ndarray
+    length: float
+    start: np.ndarray
+    rotation: np.ndarray
+    gripper: float
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """Take the object `name` by `grasp` and put it down at `spot` (3,)."""
+
+    name: str
+    grasp: Grasp
+    spot: np.ndarray
+
+
+def make_room(world: World, name: str, destination: np.ndarray) -> Motion:
+    """Push something once, or set one neighbour aside, so that `name` can be grasped and put to `destination` (3,), or
+    comes nearer to that. False where nothing of the kind helps."""
+    found = find_push(world, name, destination)
+    if found is None:
+        return False
+    if isinstance(found, SetAside):
+        return (yield from set_aside(world, found))
+    return (yield from push_along(world, found))
+
+
+def push_along(world: World, push: Push) -> Motion:
+    """Come down behind the thing, push it, and rise."""
+    above = push.start + up(HIGHER)
+    straight = upright(push.rotation)
+    yield from follow(world, plan(world, above, straight, world.obstacles()), straight, push.gripper)
+    yield from go(world, above, straight, push.gripper, tolerance=0.03, angle=0.2)
+    yield from go(world, above, push.rotation, push.gripper, tolerance=0.015, angle=0.1)
+    yield from go(
+        world, push.start, push.rotation, push.gripper, tolerance=0.01, angle=0.15, steps=40, straight=True
+    )
+    origin = world.position(push.name)
+    for _ in range(60):
+        if (world.position(push.name) - origin) @ push.direction > push.length:
+            break
+        ahead = (world.grip - push.start) @ push.direction + LEAD
+        if ahead > push.length + 0.05:
+            break
+        yield action_towards(world, push.start + ahead * push.direction, push.rotation, push.gripper)
+    back = world.grip - 0.02 * push.direction
+    yield from go(world, back, push.rotation, push.gripper, tolerance=0.01, steps=10)
+    yield from go(world, world.grip + up(0.12), straight, OPEN, tolerance=0.03, angle=0.2, steps=25)
+    return True
+
+
+def set_aside(world: World, aside: SetAside) -> Motion:
+    """Take the thing from above and put it down a little farther on."""
+    if not (yield from pick(world, aside.name, aside.grasp)):
+        return False
+    yield from place(world, aside.name, aside.spot, 0.0, lambda: False, aside.grasp.rotation)
+    return True
+
+
+def find_push(world: World, name: str, destination: np.ndarray) -> Push | SetAside | None:
+    """The shortest push after which there is a grasp, or else a neighbour to be set aside, or else what wins the most
+    room for the hand."""
+    best: tuple[float, Push] | None = None
+    most: tuple[float, Push | SetAside] | None = None
+    neighbours = _neighbours(world, name)
+    if clearance(world, name, *neighbours[1:]) < ROOM:
+        return None  # they are not what is in the way
+    now = clearance(world, name)
+    for other in neighbours:
+        for index, direction in enumerate(_directions(world, name)):
+            extra = OBLIQUE * (index >= 4)
+            pushes = _contacts(world, other, direction)
+            if not pushes:
+                continue
+            for length, after in _imagine(world, other, direction):
+                pushes = [p for p in (replace(p, length=length) for p in pushes) if _passes(after, p)]
+                if not pushes or (best is not None and length + extra >= best[0]):
+                    break
+                room = clearance(after, name)
+                if room > ROOM and _graspable(after, name, destination):
+                    best = length + extra, pushes[0]
+                    break
+                value = room - 0.05 * (length + extra)
+                if room > now + GAIN and (most is None or value > most[0]):
+                    most = value, pushes[0]
+    if best is not None:
+        return best[1]
+    for aside, after in _asides(world, name, neighbours[1:]):
+        room = clearance(after, name)
+        if room > ROOM and _graspable(after, name, destination):
+            return aside
+        if room > now + GAIN and (most is None or room > most[0]):
+            most = room, aside
+    return most[1] if most else None
+
+
+def _asides(world: World, name: str, neighbours: list[str]) -> Iterator[tuple[SetAside, World]]:
+    """Which neighbours can be put down elsewhere, away from `name`; the shortest ways first."""
+    model, scene = world.scene.model, world.scene
+    options = []
+    for other in neighbours:
+        grasps = [g for g in find_grasps(world, other, limit=2) if g.cost < 1]
+        outwards = world.position(other) - world.position(name)
+        options += [(other, grasps[0], d) for d in _directions(world, name) if grasps and d @ outwards > 0.01]
+    for length in ASIDE:
+        for other, grasp, direction in options:
+            data, body = copy.copy(scene.data), scene.objects[other].body
+            start = int(model.jnt_qposadr[model.body_jntadr[body]])
+            data.qpos[start : start + 3] += length * direction
+            mujoco.mj_forward(model, data)
+            mine = np.isin(data.contact.geom, list(scene.objects[other].geoms)).any(axis=1)
+            upright = (np.abs(data.contact.frame[mine, 2]) > 0.9).all()
+            spot, hand = world.position(other) + length * direction, grasp.position + length * direction
+            if upright and world.arm.cost(hand, grasp.rotation, scene.objects[other].geoms) < 1:
+                yield SetAside(other, grasp, spot), world.imagined(data)
+
+
+def _graspable(world: World, name: str, destination: np.ndarray) -> bool:
+    grasps = find_grasps(world, name, destination, limit=1)
+    return bool(grasps) and grasps[0].cost < GOOD
+
+
+def _neighbours(world: World, name: str) -> list[str]:
+    """It, and the movable things on the table beside it."""
+    found = [name]
+    here = world.position(name)
+    for other in world.movables():
+        near = np.linalg.norm((world.position(other) - here)[:2]) < AROUND
+        if other != name and near and world.points(other)[:, 2].min() < world.surface + LOW:
+            found.append(other)
+    return found
+
+
+def _directions(world: World, name: str) -> list[np.ndarray]:
+    axis = world.scene.data.xmat[world.scene.objects[name].body].reshape(3, 3)[:2, 0]
+    yaw = float(np.arctan2(axis[1], axis[0]))
+    return [np.array([np.cos(yaw + a), np.sin(yaw + a), 0.0]) for a in DIRECTIONS]
+
+
+def _contacts(world: World, name: str, direction: np.ndarray) -> list[Push]:
+    """Pushes (of no length yet) that can begin: the hand behind an object, low, where nothing is in its way."""
+    everything = world.obstacles()
+    points, centre = world.points(name), world.centre(name)
+    beside = np.array([-direction[1], direction[0], 0.0])
+    strip = points[np.abs((points - centre) @ beside) < ACROSS]
+    if not len(strip):
+        return []
+    rear = float((strip @ direction).min())
+    cloud = _near(everything, centre)
+    finger = abs(float(world.hand_boxes[0].mean(axis=0)[0]))
+    found = []
+    behind = centre + direction * (rear - centre @ direction - BEHIND)
+    behind[2] = world.surface + 0.05
+    for lean in LEANS:
+        rotation = pointing(world, behind, direction, float(lean))
+        for gripper, offset in ((CLOSE, 0.0), (OPEN, finger), (OPEN, -finger)):
+            corners = _corners(_boxes(world, gripper)) @ rotation.T
+            position = centre - offset * rotation[:, 0]
+            tips = float((corners[:TIPS] @ direction).max())
+            position += direction * (rear - centre @ direction - BEHIND - tips)
+            position[2] = world.surface + 0.006 - float(corners[:, 2].min())
+            push = Push(name, direction, 0.0, position, rotation, gripper)
+            met = (position + direction * (BEHIND + FREE)) @ rotation
+            palm = world.air((points @ rotation).T.copy(), met, _boxes(world, gripper)[2:])
+            if palm > FREE and _free(world, cloud, push, position):  # a palm against its top would topple it
+                found.append(push)
+    return found
+
+
+def _passes(world: World, push: Push) -> bool:
+    """Whether at the end of the push the hand has hit nothing else, and the arm gets there."""
+    end = push.start + push.direction * (push.length + BEHIND)
+    return _free(world, _near(world.obstacles(push.name), end), push, end)
+
+
+def _free(world: World, cloud: np.ndarray, push: Push, position: np.ndarray) -> bool:
+    """Whether the pushing hand can be at a position (3,) without touching the points (n, 3) or the table."""
+    air = world.air((cloud @ push.rotation).T.copy(), position @ push.rotation, _boxes(world, push.gripper))
+    stretch = (
+        world.arm.stretch(position, push.rotation),
+        world.arm.stretch(position + up(HIGHER), upright(push.rotation)),
+    )
+    if air < FREE or min(stretch) < FOLDED or max(stretch) > STRETCH:
+        return False
+    things = [g for o in world.scene.objects.values() for g in o.geoms]
+    return world.arm.cost(position, push.rotation, things) < EASY
+
+
+def _boxes(world: World, gripper: float) -> np.ndarray:
+    return world.fist_boxes if gripper == CLOSE else world.hand_boxes
+
+
+def _corners(boxes: np.ndarray) -> np.ndarray:
+    """(8 n, 3) of n boxes, those of the two fingers first."""
+    ends = [(i, j, k) for i in (0, 1) for j in (0, 1) for k in (0, 1)]
+    return np.concatenate([np.stack([box[list(e), [0, 1, 2]] for e in ends]) for box in boxes])
+
+
+def _near(points: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    return points[np.linalg.norm(points[:, :2] - centre[:2], axis=1) < HAND]
+
+
+def _imagine(world: World, name: str, direction: np.ndarray) -> Iterator[tuple[float, World]]:
+    """What the table looks like after pushes of `LENGTHS`, as long as nothing topples or jams."""
+    model, scene = world.scene.model, world.scene
+    data = copy.copy(scene.data)
+    data.qvel[:] = 0
+    free = {int(model.body_jntadr[scene.objects[n].body]) for n in world.movables()}
+    fixed = [j for j in range(model.njnt) if j not in free]
+    dofs, addresses = model.jnt_dofadr[fixed], model.jnt_qposadr[fixed]
+    held = data.qpos[addresses].copy()
+    dof = int(model.body_dofadr[scene.objects[name].body])
+    bodies = [scene.objects[n].body for n in world.movables()]
+    upright = data.xmat[bodies, 8].copy()
+    done = 0.0
+    for length in LENGTHS:
+        for _ in range(int((length - done) / SPEED / model.opt.timestep)):
+            data.qvel[dof : dof + 6] = [*(SPEED * direction[:2]), data.qvel[dof + 2], 0, 0, 0]
+            mujoco.mj_step(model, data)
+            data.qpos[addresses], data.qvel[dofs] = held, 0
+        done = length
+        mujoco.mj_forward(model, data)
+        toppled = (np.abs(data.xmat[bodies, 8] - upright) > 1 - UPRIGHT).any()
+        mine = np.isin(data.contact.geom, list(scene.objects[name].geoms)).any(axis=1)
+        if toppled or (data.contact.dist[mine] < -DEEP).any():
+            return
+        yield length, world.imagined(data)
