@@ -144,6 +144,7 @@ def test_checkpoints_that_cannot_be_a_policy(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("arch", "steps", "lr"), [("apt", 1200, 3e-3), ("pi", 1200, 3e-3), ("groot", 2400, 1e-3)]
 )
