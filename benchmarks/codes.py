@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,6 +90,7 @@ def main() -> None:
             if record.error:
                 raise SystemExit(record.error)
             outcomes.append((record.outcome == "success", policy.errors))
+            print(f"{entry.info.episode}, {execute} at once: {record.outcome}", file=sys.stderr, flush=True)
     table = Table("actions per decision", "success", "mean, mm", "95 %, mm")
     for execute, outcomes in found.items():
         errors = 1000 * np.concatenate([e for _, e in outcomes])

@@ -126,7 +126,8 @@ def about(source: str | Path) -> dict[str, Any]:
         return {"architecture": LABELS["apt"]}
     config = _read_json(path / CONFIG)
     trained = provenance(path)
-    found: dict[str, Any] = {"architecture": LABELS[config["expert"]["arch"]]}
+    name = "LangForce" if config["vlm"].get("queries") else LABELS[config["expert"]["arch"]]
+    found: dict[str, Any] = {"architecture": name}
     tuned = config["vlm"]["mode"] != "frozen"
     found |= {"knowledge_insulation": not tuned, "finetune_vlm": tuned}
     recipe = trained.get("recipe")

@@ -28,7 +28,7 @@ def probe_table(runs: Sequence[Run]) -> Table | None:
     right = {
         "pairs": "Pairs", "own": "Own prompt", "probed": "Probe", "difference": "Difference", "p": "p",
         "sensitivity": "Sensitivity", "touch": "Other first touch", "outcome": "Other outcome",
-        "target": "First touch on the scored task's objects",
+        "target": "First touch on scored objects",
     }  # fmt: skip
     columns = [
         RUN,

@@ -118,7 +118,7 @@ def pull(world: World, joint: int, travel: float, done: Callable[[], bool], atte
     out = world.scene.data.xaxis[joint] * np.sign(travel)
     bar = handle(world, joint, out)
     grip = (bar.max(0) + bar.min(0)) / 2
-    if not any(_free(world, joint, grip, facing(out, float(lean))) for lean in LEANS):
+    if all(grip[2] + world.below(facing(out, float(lean))) < world.surface for lean in LEANS):
         return (yield from hook(world, bar, out, travel, done, attempt))
     rotation = facing(out, float(LEANS[attempt % len(LEANS)]))
     before = grip - 0.09 * rotation[:, 2]
@@ -139,10 +139,6 @@ def pull(world: World, joint: int, travel: float, done: Callable[[], bool], atte
     yield from go(world, world.grip + up(0.15), rotation, OPEN, tolerance=0.03, steps=25)
     yield from go(world, world.grip, DOWN, OPEN, angle=0.2, steps=25)
     return done()
-
-
-def _free(world: World, joint: int, position: np.ndarray, rotation: np.ndarray) -> bool:
-    return world.arm.cost(position, rotation, world.part_geoms(joint)) < 1
 
 
 def hook(

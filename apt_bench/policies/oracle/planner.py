@@ -80,10 +80,13 @@ def move_object(world: World, atom: Atom, attempt: int) -> Motion:
         if not (yield from pick(world, name, grasp)):
             return False
         return (yield from put_in(world, name, place_name, inside, out, grasp.rotation, done))
-    spots = find_spots(world, name, place_name, atom.predicate)
+    others = (a for a in world.scene.goal if a.args[1:] == (place_name,) and a.args[0] != name)
+    shared = atom.predicate == "on" and any(not world.scene.holds(a) for a in others)
+    spots = find_spots(world, name, place_name, atom.predicate, shared)
     spot = world.variation.choose(spots, attempt)
-    grasps = [] if is_flat(world, name) else find_grasps(world, name, spot.position)
-    for _ in range(0 if is_flat(world, name) or attempt >= PUSHES else PUSHES):
+    flat = is_flat(world, name)
+    grasps = [] if flat else find_grasps(world, name, spot.position)
+    for _ in range(0 if flat or attempt >= PUSHES else PUSHES):
         if any(g.cost < 1 for g in grasps) or not (yield from make_room(world, name, spot.position)):
             break
         grasps = find_grasps(world, name, spot.position)
