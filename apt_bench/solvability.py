@@ -131,10 +131,9 @@ def findings(evidence: Iterable[Evidence]) -> Iterator[Finding]:
 
 
 def write(path: Path, suite: str, evidence: Sequence[Evidence]) -> None:
-    """One task per line, so that a change shows as one; cells that are not in `evidence` keep their lines."""
-    cells = {e.cell for e in evidence}
-    kept = [e for e in (read(path) if path.is_file() else []) if e.cell not in cells]
-    lines = ",\n  ".join(json.dumps(_sparse(e)) for e in (*kept, *evidence))
+    """One task per line, so that a change shows as one; tasks that are not in `evidence` keep their lines."""
+    merged = {(e.cell, e.task): e for e in (*(read(path) if path.is_file() else ()), *evidence)}
+    lines = ",\n  ".join(json.dumps(_sparse(e)) for e in merged.values())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f'{{"suite": {json.dumps(suite)}, "policy": "oracle", "tasks": [\n  {lines}\n]}}\n')

@@ -11,9 +11,10 @@ import typer
 from rich.console import Console
 
 from apt_bench import solvability
-from apt_bench.cli import CellList, SuiteName, plain_console, words
+from apt_bench.cli import CellList, SuiteName, TaskList, plain_console, words
 from apt_bench.errors import UserError
-from apt_bench.suites import load_object, load_suite
+from apt_bench.reading import load_object
+from apt_bench.suites import load_suite
 from apt_bench.validation import Finding
 
 
@@ -35,6 +36,7 @@ def validate_command(
         ),
     ] = False,
     cells: CellList = None,
+    tasks: TaskList = None,
     episodes: Annotated[
         int | None, typer.Option(help="With --solvable: initial states per task. Default: the protocol's.")
     ] = None,
@@ -50,9 +52,9 @@ def validate_command(
     """Check a suite's files, sentences and initial states; name every problem. Exit code 1 if there is an error."""
     console = plain_console()
     if solvable:
-        found = _solvable(suite, words(cells), episodes, workers, run, out, console)
-    elif cells or episodes or run or out:
-        raise UserError("--cells, --episodes, --run and --out go with --solvable only.")
+        found = _solvable(suite, words(cells), words(tasks), episodes, workers, run, out, console)
+    elif cells or tasks or episodes or run or out:
+        raise UserError("--cells, --tasks, --episodes, --run and --out go with --solvable only.")
     else:
         found = _checks(suite, premises)
     levels: Counter[str] = Counter()
@@ -87,6 +89,7 @@ def _checks(name: str, premises: bool) -> Iterator[Finding]:
 def _solvable(
     name: str,
     cells: tuple[str, ...],
+    tasks: tuple[str, ...],
     episodes: int | None,
     workers: str,
     run_dir: Path | None,
@@ -95,7 +98,9 @@ def _solvable(
 ) -> Iterator[Finding]:
     from apt_bench.rollout.runner import RunOptions, run, select
 
-    options = RunOptions(name, "oracle", cells=cells, episodes=episodes, workers=workers, out=run_dir)
+    options = RunOptions(
+        name, "oracle", cells=cells, tasks=tasks, episodes=episodes, workers=workers, out=run_dir
+    )
     suite, specs = select(options)
     result = run(options, console)
     if result.stopped:

@@ -101,6 +101,12 @@ def load(source: str | Path, vlm: VLM | None = None) -> VLA:
     return model.eval()
 
 
+def provenance(source: str | Path) -> dict[str, Any]:
+    """What a checkpoint folder says of where it comes from; {} for the authors' files."""
+    path = locate(source) / PROVENANCE
+    return _read_json(path) if path.is_file() else {}
+
+
 def sha256(source: str | Path) -> str:
     """Hash of a checkpoint's weights."""
     path = locate(source)
@@ -108,10 +114,26 @@ def sha256(source: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def provenance(source: str | Path) -> dict[str, Any]:
-    """How a checkpoint was trained; empty for the authors' files."""
-    path = locate(source) / PROVENANCE
-    return _read_json(path) if path.is_file() else {}
+LABELS = {"apt": "APT", "pi": "pi-style", "groot": "GR00T-style"}
+
+
+def about(source: str | Path) -> dict[str, Any]:
+    """What reports compare a checkpoint by: `architecture`, `two_stage`, `knowledge_insulation` (no action gradient
+    reaches the VLM, which a frozen one gives too), `finetune_vlm`, `step` it was saved after. What it does not say is
+    left out; an authors' file says nothing of how it was trained."""
+    path = locate(source)
+    if path.is_file():
+        return {"architecture": LABELS["apt"]}
+    config = _read_json(path / CONFIG)
+    trained = provenance(path)
+    name = "LangForce" if config["vlm"].get("queries") else LABELS[config["expert"]["arch"]]
+    found: dict[str, Any] = {"architecture": name}
+    tuned = config["vlm"]["mode"] != "frozen"
+    found |= {"knowledge_insulation": not tuned, "finetune_vlm": tuned}
+    recipe = trained.get("recipe")
+    if isinstance(recipe, Mapping) and isinstance(recipe.get("two_stage"), bool):
+        found["two_stage"] = recipe["two_stage"]
+    return found | {k: trained[k] for k in ("step",) if k in trained}
 
 
 def locate(source: str | Path) -> Path:

@@ -82,7 +82,7 @@ def load_run(path: Path, label: str | None = None) -> Run:
     return Run(label, path, store.protocol(), info, frame[own], frame[~own])
 
 
-_FIRST = ("libero_pro", "libero", "rigid_pick_place", "clutter_pick_place", "composite")
+_FIRST = ("libero_pro", "libero", "rigid_pick_place", "clutter_pick_place", "composite", "libero_compose")
 
 
 def suite_names(runs: Iterable[Run]) -> list[str]:

@@ -18,6 +18,7 @@ from apt_bench.reporting.data import (
     sequential_notes,
 )
 from apt_bench.reporting.table import Column, Rate, Row, Table, Value, percent
+from apt_bench.solvability import on_record
 from apt_bench.suites import STALE
 
 WORST = "Worst to best"
@@ -96,7 +97,8 @@ def _not_asked(run: Run) -> list[str]:
             states = "state" if most == "1" else "states"
             found.append(
                 f"{run.label}: {most} initial {states} per task instead of the {suite.episodes} that "
-                f"{suite.title} means: intervals are wide, and published rows rest on more."
+                f"{suite.title} means: intervals are wide"
+                + (", and published rows rest on more." if suite.published else ".")
             )
     return found
 
@@ -154,6 +156,7 @@ def task_table(runs: Sequence[Run]) -> Table:
     rows = []
     for run in runs:
         done = run.frame[run.frame.done]
+        oracle = {s: on_record(s) for s in map(str, done.suite.unique())}
         order = {key: i for i, key in enumerate(cell_summaries(run))}
         groups = done.groupby(["suite", "cell", "task"], observed=True)
         number = 0
@@ -170,13 +173,19 @@ def task_table(runs: Sequence[Run]) -> Table:
                         "run": run.label, "cell": cell_label(suite, cell), "number": number, "task": task,
                         "prompt": part.prompt_text.iloc[0], "success": _rate(part.success), "n": len(part),
                         "steps": "" if math.isnan(steps) else f"{steps:.0f}", "failure": often,
+                        "oracle": e.score if (e := oracle[str(suite)].get((str(cell), str(task)))) else "",
                     }
                 )
             )  # fmt: skip
     columns = [RUN, CELL, _column("number", "#"), TASK, _column("prompt", "Sent prompt", True),
                _column("success", "Success"), _column("n", "Episodes"), _column("steps", "Steps to success"),
-               _column("failure", "Most frequent failure", True)]  # fmt: skip
-    notes = ("Success in %, with Wilson 95% intervals. Steps: median control steps of the successes.",)
+               _column("failure", "Most frequent failure", True),
+               _column("oracle", "Oracle")]  # fmt: skip
+    columns = [c for c in columns if c.key != "oracle" or any(r.values["oracle"] for r in rows)]
+    notes = (
+        "Success in %, with Wilson 95% intervals. Steps: median control steps of the successes. Oracle: what the "
+        "scripted expert solved, on record.",
+    )
     return Table("tasks", "Per task", columns, rows, notes, heat=True)
 
 
@@ -334,11 +343,18 @@ def _drop(run: Run, key: tuple[str, str], twin: Run, other: tuple[str, str]) -> 
         rates, p, n = (_rate(a.success), _rate(b.success)), stats.fisher(*counts), "unpaired"
     return Row(
         {
-            "run": run.label, "cell": cell_label(*key), "control": cell_label(*other), "cell_rate": rates[0],
+            "run": run.label, "cell": cell_label(*key), "control": _control_label(key, other), "cell_rate": rates[0],
             "control_rate": rates[1], "drop": Rate(rates[0].value - rates[1].value, *interval, signed=True),
             "pairs": n, "p": pvalue(p),
         }
     )  # fmt: skip
+
+
+def _control_label(key: tuple[str, str], other: tuple[str, str]) -> str:
+    """The control's cell; with its suite where that is another one, for their cells may share a name."""
+    suite = find_suite(other[0])
+    away = f"{suite.title if suite else other[0]} " if other[0] != key[0] else ""
+    return away + cell_label(*other)
 
 
 def pvalue(p: float) -> str:

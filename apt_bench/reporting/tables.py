@@ -16,13 +16,14 @@ from apt_bench.reporting.data import (
     find_suite,
     macro_average,
     protocol_differences,
+    suite_order,
 )
 from apt_bench.reporting.published import SOURCE, PublishedRow, published
 from apt_bench.reporting.table import NONE, PUBLISHED, Column, Rate, Row, Table, Value, file_name
 from apt_bench.stats import wilson
 
 PUBLISHED_NOTE = f"{PUBLISHED} Published in {SOURCE}, not measured here; no intervals are given there."
-INTERVAL_NOTE = "Success in %, in brackets Wilson 95% intervals."
+INTERVAL_NOTE = "Success in %, with Wilson's 95% intervals."
 AVERAGE_NOTE = "Avg is the mean of the cells, with a task-clustered bootstrap interval."
 SHORT = "*"
 TICK = "✓"
@@ -35,10 +36,11 @@ def suite_tables(runs: Sequence[Run], suite: str, with_published: bool = True) -
     keys = {key for run in runs for key in run.asked if key[0] == suite}
     known = find_suite(suite)
     headline = [c.name for c in known.cells if c.headline] if known else sorted(c for _, c in keys)
-    others = sorted({c for _, c in keys} - set(headline), key=lambda c: cell_label(suite, c))
-    if suite == "composite":
-        return [composite_table(runs, headline, with_published)]
+    others = sorted({c for _, c in keys} - set(headline), key=lambda c: suite_order((suite, c)))
     mine = [r for r in runs if any(s == suite for s, _ in r.asked)]
+    if any(_in_parts(r, suite) for r in mine):
+        found = [composite_table(mine, headline, with_published, suite)]
+        return found + ([composite_table(mine, others, False, suite, "_other")] if others else [])
     rows = published(known.published) if with_published and known and known.published else []
     title = known.title if known else suite
     tables = []
@@ -148,17 +150,27 @@ def _protocol_notes(runs: Sequence[Run]) -> list[str]:
     return notes
 
 
-def composite_table(runs: Sequence[Run], cells: Sequence[str], with_published: bool = True) -> Table:
+def _in_parts(run: Run, suite: str) -> bool:
+    """Whether a suite's episodes have parts that are scored one by one."""
+    return "score_t1" in run.frame and bool(run.frame.score_t1[run.frame.suite == suite].notna().any())
+
+
+def composite_table(
+    runs: Sequence[Run],
+    cells: Sequence[str],
+    with_published: bool = True,
+    suite: str = "composite",
+    name: str = "",
+) -> Table:
     """Two instructions in one episode: success of the first, of the second, and of both, by mode."""
-    rows = published("compositional.csv") if with_published else []
+    known = find_suite(suite)
+    rows = published(known.published) if with_published and known and known.published else []
     names = list(cells) or [*dict.fromkeys(r.text["mode"] for r in rows)]
     columns = [Column("method", "Method", align="left")]
-    columns += [
-        Column(f"{c}.{s}", word, cell_label("composite", c)) for c in names for s, word in SCORES.items()
-    ]
+    columns += [Column(f"{c}.{s}", word, cell_label(suite, c)) for c in names for s, word in SCORES.items()]
     body = []
     for run in runs:
-        mine = run.frame[(run.frame.suite == "composite") & run.frame.done]
+        mine = run.frame[(run.frame.suite == suite) & run.frame.cell.isin(names) & run.frame.done]
         if len(mine):
             values: dict[str, Value] = {"method": run.label}
             for cell in names:
@@ -175,14 +187,13 @@ def composite_table(runs: Sequence[Run], cells: Sequence[str], with_published: b
                 "published",
             )
         )
-    notes = (
-        ["Success in %, in brackets Wilson 95% intervals."] if any(r.kind == "measured" for r in body) else []
-    )
-    if body and body[0].kind == "measured" and rows and (known := find_suite("composite")):
-        notes.append(known.about)
+    notes = [INTERVAL_NOTE] if any(r.kind == "measured" for r in body) else []
+    notes += [known.about] if known and body and body[0].kind == "measured" else []
     if rows:
         notes += [PUBLISHED_NOTE, f"{NONE} The text of the paper does not state this value."]
-    return Table("composite", "Compositional tasks", columns, body, tuple(notes))
+    title = known.title if known else suite
+    title += ": other cells" if name else ""
+    return Table(file_name(suite) + name, title, columns, body, tuple(notes))
 
 
 def score_rate(part: pd.DataFrame, score: str) -> Rate:
@@ -229,7 +240,7 @@ def real_table(runs: Sequence[Run], with_published: bool = True) -> Table:
             values |= {f"{task}.{c}": _total([pair]) for c, pair in pairs.items()}
             values[f"{task}.total"] = _total(list(pairs.values()))
         body.append(Row(values, "published"))
-    notes = ["Successes / trials, in brackets Wilson 95% intervals in %."]
+    notes = ["Successes / trials, with Wilson's 95% intervals in %."]
     if rows:
         notes.append(
             f"{PUBLISHED} Successes and trials as published in {SOURCE}; intervals computed from them here."

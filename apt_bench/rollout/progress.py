@@ -64,7 +64,7 @@ class Progress:
     def metrics(self, record: EpisodeRecord) -> dict[str, float]:
         """For a tracker, when an episode has ended: its cell's success rate and episodes so far, and its length."""
         name = column(record.key)
-        values = {"episodes": self._done.total(), "errors": self._errors}
+        values: dict[str, float] = {"episodes": self._done.total(), "errors": self._errors}
         if record.outcome != "error":
             rate = self._won[name] / self._done[name]
             values |= {

@@ -142,7 +142,7 @@ def _scaled(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _move(env: TabletopEnv, rng: np.random.Generator) -> None:
     """Another third-person camera, and the arm somewhere above the table with its hand down."""
-    model, data, robot = env.model, env.data, env.scene.robot  # type: ignore[union-attr]
+    model, data, robot = env.model, env.data, env.scene.robot
     view = View(*(float(rng.uniform(*bounds)) for bounds in (AZIMUTH, ELEVATION, DISTANCE)))
     right, up = camera_axes(view)
     camera = model.camera(AGENTVIEW)

@@ -13,8 +13,9 @@ from apt_bench.demos.recording import shrink
 from apt_bench.demos.replay import Replayer
 from apt_bench.demos.segmentation import Segmenter
 from apt_bench.envs.base import AGENTVIEW, WRIST
+from apt_bench.reading import load_object
 from apt_bench.rollout.runner import RunOptions
-from apt_bench.suites import load_object, load_suite
+from apt_bench.suites import load_suite
 
 pytestmark = pytest.mark.sim
 
@@ -75,3 +76,30 @@ def test_the_experts_demonstrations_replay_bit_for_bit(suite: str, cell: str, tm
     assert np.median(cosine[fast]) > 0.9
     replayer.close()
     env.close()
+
+
+def test_two_instructions_are_stored_and_replay_bit_for_bit(tmp_path: Path) -> None:
+    """Coaching: the second sentence comes when the first is done, also in a replay, and each row has its own."""
+    options = RunOptions(
+        "composite", "oracle", cells=("coaching_seen",), tasks=("0",), episodes=1, workers="0"
+    )
+    assert collect(options, tmp_path / "d", Console(file=io.StringIO()), size=32).demonstrations == 1
+    demos = open_demos(tmp_path / "d")
+    demo, entry = demos[0], demos.entries[0]
+    assert demo.info.key is not None
+    spec = load_suite("composite").episode(demo.info.key)
+    assert demo.instructions[0] == spec.prompt
+    assert demo.instructions[-1] == spec.prompts["second"]
+    switch = demo.instructions.index(spec.prompts["second"])
+    assert set(demo.instructions[:switch]) == {spec.prompt}
+    env = load_object(spec.env)()
+    seen = env.reset(spec)
+    for t, action in enumerate(demo.actions):
+        assert seen.instruction == demo.instructions[t]
+        seen = env.step_chunk(action[None], look=False)
+    env.close()
+    replayer = Replayer()
+    replay = replayer.replay(entry)
+    assert replay.reproduced
+    assert replay.steps == len(demo)
+    replayer.close()

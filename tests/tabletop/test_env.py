@@ -12,6 +12,8 @@ from apt_bench.envs.tabletop.containers import LID_TRAVEL
 from apt_bench.envs.tabletop.shapes import shape_of
 from apt_bench.envs.tabletop.specs import BOX, TABLE_Z
 from apt_bench.errors import UserError
+from apt_bench.policies.oracle.arm import Arm
+from apt_bench.policies.oracle.motion import DOWN
 from apt_bench.suites import load_suite
 
 pytestmark = pytest.mark.sim
@@ -244,18 +246,31 @@ def test_chaining_scores_both_parts_under_one_sentence(env):
     assert not outcome.success
 
 
+def begin(env, spec):
+    """What is wrong with a scene: by the audit, and by the arm's own kinematics."""
+    problems = audit.scene_problems(env, spec)
+    scene = env.scene
+    arm, body = Arm(scene), [scene.objects[n].body for n in {a for g in scene.all_goals for a in g.args}]
+    things = [g for o in scene.objects.values() for g in o.geoms]
+    for position in env.data.xpos[body] + [0, 0, 0.04]:
+        if (cost := arm.cost(position, DOWN, ignore=things)) >= 1:
+            problems.append(("reach", f"the hand cannot be at {position.round(3)}: {cost:.2f}"))
+    return problems
+
+
 @pytest.mark.parametrize(("suite", "cell"), CELLS)
 def test_scenes_are_fit_to_begin(env, suite, cell):
-    for spec in episodes(suite, cell, 15):
-        assert audit.scene_problems(env, spec) == [], spec.key.id
+    for spec in episodes(suite, cell, 8):
+        assert begin(env, spec) == [], spec.key.id
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize(("suite", "cell"), CELLS)
 def test_a_thousand_scenes_are_fit_to_begin(env, suite, cell):
-    problems = {s.key.id: p for s in episodes(suite, cell, 500) if (p := audit.scene_problems(env, s))}
-    assert problems == {}
+    specs = episodes(suite, cell, 500)
+    assert len(specs) == 1000
+    assert {s.key.id: p for s in specs if (p := begin(env, s))} == {}
 
 
 def test_the_other_arm_moves_by_the_same_actions(env):

@@ -17,7 +17,7 @@ MEANING: Mapping[str, str] = {
     "degenerate": "the goal is as good as reached at the start: any touch of the knob succeeds",
     "duplicate": "same sentence and same goal as another task of this cell",
     "false_reference": "the sentence's landmark was moved, so its referring expression is no longer true",
-    "infeasible": "the microwave's opening faces away from the robot",
+    "opens_away": "the microwave's opening faces away from the robot",
 }
 
 Flags = Mapping[int | None, tuple[str, ...]]  # by initial state; None = every one
@@ -45,7 +45,7 @@ DEFECTS: Mapping[str, Mapping[int, Flags]] = {
         8: _ejected(11, 39),
     },
     "libero_goal_task": {2: _always("duplicate"), 6: _always("duplicate"), 7: _always("degenerate")},
-    "libero_10_swap": {1: _ejected(6, 30), 9: _always("infeasible")},
+    "libero_10_swap": {1: _ejected(6, 30), 9: _always("opens_away")},
     "libero_spatial_object": {
         0: _ejected(10, 18, 19, 23, 29, 32, 38, 39, 43, 46, 49),
         2: _ejected(33),

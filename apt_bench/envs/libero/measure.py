@@ -36,7 +36,7 @@ def proofs(suite: Suite, specs: Sequence[EpisodeSpec]) -> dict[tuple[str, str], 
     return {place: figures for place, figures in found.items() if figures}
 
 
-def _infeasible(env: LiberoEnv, suite: Suite, spec: EpisodeSpec) -> Figures:
+def _opens_away(env: LiberoEnv, suite: Suite, spec: EpisodeSpec) -> Figures:
     """How far the microwave's opening is turned away from the robot, here and in the unperturbed task."""
     env.reset(spec)
     here = _opening_angle(env.scene, "microwave_1")
@@ -93,7 +93,7 @@ def _ejected(env: LiberoEnv, suite: Suite, spec: EpisodeSpec) -> Figures:
 
 
 _MEASURES: dict[str, Callable[[LiberoEnv, Suite, EpisodeSpec], Figures]] = {
-    "infeasible": _infeasible,
+    "opens_away": _opens_away,
     "degenerate": _degenerate,
     "wrong_goal": _wrong_goal,
     "ejected_goal_object": _ejected,

@@ -164,13 +164,18 @@ def scene_spec(args: Mapping[str, Any], task: str, init: int, seed: int) -> Scen
     return _scene_spec(json.dumps(dict(args), sort_keys=True), task, init, seed)
 
 
+def scene_key(args: Mapping[str, Any], task: str, init: int, seed: int) -> SceneKey:
+    """What a scene is drawn from: only the arguments that shape it count."""
+    scene = json.dumps({k: v for k, v in args.items() if k not in _NOT_SCENE}, sort_keys=True)
+    return SceneKey(scene, task, init, seed)
+
+
 @lru_cache(maxsize=4096)
 def _scene_spec(args: str, task: str, init: int, seed: int) -> SceneSpec:
     from apt_bench.envs.tabletop.layouts import LAYOUTS
 
     options = json.loads(args)
-    scene = json.dumps({k: v for k, v in options.items() if k not in _NOT_SCENE}, sort_keys=True)
-    key = SceneKey(scene, task, init, seed)
+    key = scene_key(options, task, init, seed)
     for attempt in range(10_000):
         try:
             spec = LAYOUTS[options["layout"]](options, key, key.draw(attempt))

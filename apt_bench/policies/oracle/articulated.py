@@ -8,7 +8,7 @@ import mujoco
 import numpy as np
 
 from apt_bench.envs.base import Atom
-from apt_bench.policies.oracle.arm import rotation_vector
+from apt_bench.policies.oracle.arm import STRETCH, rotation_vector
 from apt_bench.policies.oracle.geometry import World
 from apt_bench.policies.oracle.grasps import find_grasps
 from apt_bench.policies.oracle.motion import (
@@ -21,21 +21,28 @@ from apt_bench.policies.oracle.motion import (
     follow,
     go,
     hold,
+    pointing,
     turned,
     up,
+    upright,
 )
 from apt_bench.policies.oracle.paths import plan
 
 FARTHER = {"open": True, "turnon": True, "close": False, "turnoff": False}
 """Whether the predicate wants the end of the joint's range that is farther from zero."""
 LEANS = np.deg2rad([68, 62, 74])  # of the hand that reaches for a drawer's handle from the front
-PUSH_LEAN = np.deg2rad(50)
+HOOK_LEANS = np.deg2rad([50, 40, 60])  # of the hand that drags it by its upper edge
+HOOK, HOOK_PRESS = 0.004, 0.02  # m that the finger tips aim behind the bar, and below its top
+TIP = 0.006  # m that the finger tips reach beyond the grip site, less what goes behind the bar
+DRAG = 0.05  # m ahead that a dragging hand aims
+PUSH_LEAN, UPRIGHT_LEAN = np.deg2rad(50), np.deg2rad(15)
 TWIST, TWIST_STEP = 1.7, 0.1  # rad: of one grip, per control step
 SHARE = 0.7  # of a door's width, from its hinge, where it is pushed
 BELOW_EDGE = 0.02  # m of the finger tips below a door's upper edge, so that the palm passes over it
 FINGER = 0.012  # m, half thickness
 LEAD = 0.2  # rad that the hand aims ahead of the door
 DOOR = 0.1  # m: what a hinge moves farther from its axis than this is a door, otherwise a knob
+MORE = 4  # control steps that a joint is moved on once the predicate holds: let go, it gives a little
 OVERSHOOT = 0.08  # m that a pull goes on beyond the wanted travel, because the controller lags behind
 
 
@@ -91,9 +98,10 @@ def turn(world: World, joint: int, travel: float, done: Callable[[], bool], atte
     yield from go(world, above, grasp.rotation, OPEN, tolerance=0.012, angle=0.06)
     yield from go(world, grasp.position, grasp.rotation, OPEN, tolerance=0.006, steps=40, straight=True)
     yield from close_fingers(world)
-    angle = 0.0
+    angle, there = 0.0, 0
     for _ in range(50):
-        if done():
+        there += done()
+        if there > MORE:
             break
         angle = float(np.clip(angle + np.sign(travel) * TWIST_STEP, -TWIST, TWIST))
         spin = rotation_matrix(axis * angle)
@@ -101,6 +109,7 @@ def turn(world: World, joint: int, travel: float, done: Callable[[], bool], atte
         yield action_towards(world, position, spin @ grasp.rotation, CLOSE)
     yield from hold(world, OPEN, 5)
     yield from go(world, world.grip + up(0.12), world.grip_rotation, OPEN, tolerance=0.03, steps=15)
+    yield from go(world, world.grip, DOWN, OPEN, angle=0.2, steps=25)  # untwist the wrist for what comes next
     return done()
 
 
@@ -109,15 +118,18 @@ def pull(world: World, joint: int, travel: float, done: Callable[[], bool], atte
     out = world.scene.data.xaxis[joint] * np.sign(travel)
     bar = handle(world, joint, out)
     grip = (bar.max(0) + bar.min(0)) / 2
+    if all(grip[2] + world.below(facing(out, float(lean))) < world.surface for lean in LEANS):
+        return (yield from hook(world, bar, out, travel, done, attempt))
     rotation = facing(out, float(LEANS[attempt % len(LEANS)]))
     before = grip - 0.09 * rotation[:, 2]
     yield from follow(world, plan(world, before, DOWN, world.obstacles()), rotation, OPEN)
     yield from go(world, before, rotation, OPEN, tolerance=0.015, angle=0.1, steps=60)
     yield from go(world, grip, rotation, OPEN, tolerance=0.007, angle=0.1, steps=40)
     yield from close_fingers(world)
-    start = world.grip
+    start, there = world.grip, 0
     for _ in range(80):
-        if done():
+        there += done()
+        if there > MORE:
             break
         target = start + out * (abs(travel) + OVERSHOOT)
         target[2] = start[2]
@@ -129,15 +141,42 @@ def pull(world: World, joint: int, travel: float, done: Callable[[], bool], atte
     return done()
 
 
+def hook(
+    world: World, bar: np.ndarray, out: np.ndarray, travel: float, done: Callable[[], bool], attempt: int
+) -> Motion:
+    """Press closed fingers onto the inner edge of a handle's bar (n, 3) that leaves no room to grip it, and drag."""
+    rotation = sideways(facing(out, float(HOOK_LEANS[attempt % len(HOOK_LEANS)])))
+    edge = (bar.max(0) + bar.min(0)) / 2
+    edge += out * (float((bar @ out).min()) - float(edge @ out) - HOOK)
+    edge[2] = bar[:, 2].max()
+    point = edge - TIP * rotation[:, 2]
+    before = point - 0.07 * rotation[:, 2]
+    yield from follow(world, plan(world, before + up(0.05), DOWN, world.obstacles()), rotation, CLOSE)
+    yield from go(world, before, rotation, CLOSE, tolerance=0.015, angle=0.1, steps=60)
+    yield from go(world, point, rotation, CLOSE, tolerance=0.006, angle=0.1, steps=30)
+    for _ in range(120):
+        if done():
+            break
+        target = point + out * (float((world.grip - point) @ out) + DRAG) - up(HOOK_PRESS)
+        yield action_towards(world, target, rotation, CLOSE)
+    yield from go(world, world.grip + up(0.15), rotation, CLOSE, tolerance=0.03, steps=25)
+    yield from go(world, world.grip, DOWN, OPEN, angle=0.2, steps=25)
+    return done()
+
+
 def push(world: World, joint: int, travel: float, done: Callable[[], bool]) -> Motion:
     """Push with closed fingers against the front, the hand leaning back so that only they come near."""
     into = world.scene.data.xaxis[joint] * np.sign(travel)
     bar = handle(world, joint, -into)
     point = (bar.max(0) + bar.min(0)) / 2
     point[2] = max(point[2], world.surface + 0.02)
-    rotation = facing(-into, PUSH_LEAN)
     before = point - 0.07 * into
     above = before + up(0.12)
+    rotation = facing(-into, PUSH_LEAN)
+    if world.arm.stretch(above, rotation) > STRETCH:  # a hand that leans back stretches the arm
+        rotation = pointing(world, before, into, UPRIGHT_LEAN)
+        yield from follow(world, plan(world, above, DOWN, world.obstacles()), DOWN, CLOSE)
+        yield from go(world, above, upright(rotation), CLOSE, tolerance=0.03, angle=0.2)
     yield from follow(world, plan(world, above, rotation, world.obstacles()), rotation, CLOSE)
     yield from go(world, above, rotation, CLOSE, tolerance=0.02)
     yield from go(world, before, rotation, CLOSE, tolerance=0.012, steps=40, straight=True)
@@ -205,6 +244,11 @@ def facing(out: np.ndarray, lean: float) -> np.ndarray:
         x /= np.linalg.norm(x)
         frames.append(np.stack([x, np.cross(approach, x), approach], axis=1))
     return min(frames, key=lambda f: float(np.linalg.norm(rotation_vector(f @ DOWN.T))))
+
+
+def sideways(frame: np.ndarray) -> np.ndarray:
+    """The tool frame, a quarter turn about its approach: the fingers beside each other."""
+    return frame @ np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
 
 
 def rotation_matrix(vector: np.ndarray) -> np.ndarray:

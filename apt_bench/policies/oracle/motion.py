@@ -8,7 +8,6 @@ import numpy as np
 
 from apt_bench.policies.oracle.arm import rotation_vector
 from apt_bench.policies.oracle.geometry import World
-from apt_bench.policies.oracle.variation import JOLT_STEPS
 
 Motion = Generator[np.ndarray, None, bool]
 """Yields one action per control step; returns whether it got there."""
@@ -17,6 +16,7 @@ OPEN, CLOSE = -1.0, 1.0
 GAIN = 40.0  # action units per metre: twice the distance is asked for, because the controller lags behind
 ROTATION_GAIN = 4.0  # action units per radian: twice the angle
 CAREFUL = 0.87  # share of the arm's length from which on it stretches slowly
+WRIST = np.pi / 4  # rad from `DOWN` to the middle of the range of the Panda's last joint
 DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
 """Tool frame that points straight down, fingers along world y."""
 
@@ -30,6 +30,24 @@ def turned(yaw: float) -> np.ndarray:
     """`DOWN`, turned by `yaw` (rad) about the world's z."""
     c, s = np.cos(yaw), np.sin(yaw)
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]]) @ DOWN
+
+
+def pointing(world: World, at: np.ndarray, direction: np.ndarray, lean: float) -> np.ndarray:
+    """Tool frame of a hand at the position `at` (3,) that points along the horizontal `direction` (3,) by `lean` (rad)
+    from straight down, its fingers side by side: of the two, the one that keeps the wrist nearer to its middle."""
+    approach = direction * np.sin(lean) - up(np.cos(lean))
+    azimuth = float(np.arctan2(*(at[:2] - world.arm.base)[::-1]))
+    middle = turned(azimuth + WRIST)[:, 0]
+    x = np.array([-direction[1], direction[0], 0.0])
+    x *= 1.0 if x @ middle >= 0 else -1.0
+    return np.stack([x, np.cross(approach, x), approach], axis=1)
+
+
+def upright(rotation: np.ndarray) -> np.ndarray:
+    """The same hand without its lean: on the way to and from a leaning pose the wrist then turns only about the
+    vertical and does not wind up."""
+    x = np.array([*rotation[:2, 0], 0.0]) / np.linalg.norm(rotation[:2, 0])
+    return np.stack([x, np.cross([0, 0, -1.0], x), [0, 0, -1.0]], axis=1)
 
 
 def action_towards(world: World, position: np.ndarray, rotation: np.ndarray, gripper: float) -> np.ndarray:
@@ -84,16 +102,13 @@ def go(
 def follow(world: World, path: list[np.ndarray], rotation: np.ndarray, gripper: float) -> Motion:
     """Along waypoints without stopping at them."""
     speed = world.variation.speed()
-    jolted, push = world.variation.jolt(len(path))
     for i, point in enumerate(path):
         final = i == len(path) - 1
-        for step in range(int(40 / speed)):
+        for _ in range(int(40 / speed)):
             if np.linalg.norm(point - world.grip) < (0.02 if final else 0.03):
                 break
             action = action_towards(world, world.variation.aim(world.grip, point), rotation, gripper)
             action[:6] *= speed
-            if i == jolted and step < JOLT_STEPS:
-                action[:3] = push
             yield action
     return True
 

@@ -16,10 +16,8 @@ MEMORY = 12  # control steps over which the aim error changes
 FADE = 0.12  # m from the target below which it dies out
 SLOWEST = 0.55  # share of full speed
 VIA = 0.035  # m to each side, and above: where an approach comes from
-NEAR_MISS = 0.15  # of grasps: aimed badly
-MISSED_BY = (0.01, 0.02)  # m
-JOLT = 0.10  # of ways through the air: pushed off course
-JOLT_STEPS = 5
+NEAR_MISS = 0.2  # of grasps: aimed badly
+MISSED_BY = (0.015, 0.03)  # m
 CHOICE = 0.06  # cost by which a choice may be worse than the best
 
 
@@ -71,15 +69,6 @@ class Variation:
             return np.zeros(3)
         angle, size = self._random.uniform(0, 2 * np.pi), self._random.uniform(*MISSED_BY)
         return size * np.array([np.cos(angle), np.sin(angle), self._random.random()])
-
-    def jolt(self, waypoints: int) -> tuple[int, np.ndarray]:
-        """Before which waypoint something pushes the hand off course, and the translation (3,) of the actions
-        meanwhile; -1 = never."""
-        if waypoints < 3 or self._random.random() >= self.amount * JOLT:
-            return -1, np.zeros(3)
-        angle = self._random.uniform(0, 2 * np.pi)
-        where = int(self._random.integers(1, waypoints - 1))
-        return where, np.array([0.6 * np.cos(angle), 0.6 * np.sin(angle), 0.3])
 
     def choose(self, options: Sequence[C], attempt: int) -> C:
         """At the first attempt one of those that are about as good as the best; then the next, and the next."""
