@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from scipy import stats as sps
 
 from apt_bench import stats
 from apt_bench.errors import UserError
@@ -31,6 +32,9 @@ Better = Literal["A better", "B better", "undecided"]
 Verdict = Literal["pass", "regressed", "inconclusive"]
 POWER = 0.80
 """Least power of a check that may pass."""
+
+EXTRA = 0.03
+"""A check must be able to find a drop of the margin and so much more."""
 
 EXIT_CODES: dict[Verdict, int] = {"pass": 0, "regressed": 1, "inconclusive": 2}
 
@@ -257,7 +261,7 @@ def check(
         raise UserError(f"The margin must lie between 0 and 100 points, not {100 * margin:g}.")
     require_same_protocol(run, baseline, force)
     pairs = matched(run, baseline)
-    drop = margin + 0.03
+    drop = margin + EXTRA
     share, gaps = _coverage(run, baseline, pairs, coverage)
     if not len(pairs):
         return Check(
@@ -337,3 +341,48 @@ def _gate(
         name, n, float(part.a.mean()), float(part.b.mean()), (only_run - only_baseline) / n, low, p, only_run,
         only_baseline, verdict, stats.paired_power(n, drop, min(1.0, noise + drop), 2 * 0.05 / family),
     )  # fmt: skip
+
+
+def pass_chance(pairs: int, margin: float, discordance: float, difference: float = 0.0) -> float:
+    """Exact chance that a check of one cell with so many pairs passes, where a share `discordance` of them differs
+    either way and the run is truly better by `difference` (0: a rerun without change; fractions)."""
+    if not abs(difference) <= discordance <= 1:
+        raise ValueError("discordance must lie between |difference| and 1")
+    up = (1 + difference / discordance) / 2 if discordance else 0.5
+    low, high = sps.binom.interval(1 - 1e-9, pairs, discordance) if discordance else (0, 0)
+    differing = np.arange(int(low), int(high) + 1)
+    d = np.repeat(differing, differing + 1)
+    a = np.concatenate([np.arange(n + 1) for n in differing])
+    weight = sps.binom.pmf(d, pairs, discordance) * sps.binom.pmf(a, d, up)
+    keep = weight > 1e-10
+    return float(weight[keep] @ _passes(pairs, margin, a[keep], (d - a)[keep]))
+
+
+def pairs_to_pass(margin: float, discordance: float, chance: float = 0.95, most: int = 20_000) -> int:
+    """Fewest pairs (to 3 digits) with which a check of a rerun without change passes with this chance. Raises UserError
+    where more than `most` are needed."""
+    low, high = 1, 64
+    while pass_chance(high, margin, discordance) < chance:
+        low, high = high, 2 * high
+        if low > most:
+            raise UserError(f"More than {most} pairs would be needed. Choose a larger margin.")
+    while high - low > max(1, high // 200):
+        middle = (low + high) // 2
+        low, high = (low, middle) if pass_chance(middle, margin, discordance) >= chance else (middle, high)
+    return high
+
+
+def _passes(pairs: int, margin: float, only_run: np.ndarray, only_baseline: np.ndarray) -> np.ndarray:
+    """Whether `check` passes one cell of these counts: as `_gate` and its power say."""
+    above = stats.tango_score(-margin, pairs, only_run, only_baseline) > stats.normal_quantile(0.90)
+    drop = margin + EXTRA
+    rarer = np.minimum(only_run, only_baseline)
+    low, high = (
+        -1,
+        int(rarer.max()) + 1,
+    )  # the power falls with the noise: `low` has enough of it, `high` has not
+    while high - low > 1:
+        middle = (low + high) // 2
+        enough = stats.paired_power(pairs, drop, min(1.0, 2 * middle / pairs + drop), 0.10) >= POWER
+        low, high = (middle, high) if enough else (low, middle)
+    return above & (rarer <= low)

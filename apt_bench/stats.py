@@ -7,9 +7,10 @@ and p = 1. `docs/statistics.md` says which method the reports use where, and why
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import optimize
 from scipy import stats as sps
 
@@ -129,13 +130,16 @@ def tango(pairs: int, only_a: int, only_b: int, level: float = 0.95) -> Interval
     return Interval(float(low), float(high))
 
 
-def tango_score(d: float, n: int, a: int, b: int) -> float:
-    """The score statistic at difference d: falls from +inf to -inf. `q`: the restricted estimate of P(only b)."""
+def tango_score(d: float, n: int, a: ArrayLike, b: ArrayLike) -> Any:
+    """Tango's score statistic of the difference d from n pairs, a and b of them won by one side alone (any one shape):
+    falls from +inf to -inf with d. `q`: the restricted estimate of P(only b)."""
+    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     linear, constant = (2 * n - a + b) * d - a - b, -b * d * (1 - d)
-    q = (np.sqrt(max(0.0, linear * linear - 8 * n * constant)) - linear) / (4 * n)
+    q = (np.sqrt(np.maximum(0.0, linear * linear - 8 * n * constant)) - linear) / (4 * n)
     variance = n * (2 * q + d * (1 - d))
     excess = a - b - n * d
-    return float(excess / np.sqrt(variance)) if variance > 1e-12 else float(np.sign(excess) * 1e9)
+    safe = np.where(variance > 1e-12, variance, 1.0)
+    return np.where(variance > 1e-12, excess / np.sqrt(safe), np.sign(excess) * 1e9)[()]
 
 
 def mcnemar(only_a: int, only_b: int, alternative: Alternative = "two-sided") -> float:

@@ -13,14 +13,12 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from apt_bench.errors import UserError, did_you_mean
 from apt_bench.paths import data_dir
+from apt_bench.reading import build, load_object, read_yaml
 
 STALE = "@stale"
 
@@ -230,11 +228,15 @@ def load_suite(name: str) -> Suite:
     path = Path(name) if name.endswith((".yaml", ".yml")) else data_dir("suites") / f"{name}.yaml"
     if not path.is_file():
         raise UserError(f"No suite '{name}'. {did_you_mean(name, suite_names())}")
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {error}") from None
-    suite = _fill(Suite, raw, str(path))
+    raw = read_yaml(path)
+    cells = raw.get("cells")
+    if not isinstance(cells, dict) or not cells:
+        raise UserError(f"{path}: 'cells' must map at least one name to a cell.")
+    raw["cells"] = tuple(
+        build(Cell, {"name": c, **(cell if isinstance(cell, dict) else {})}, f"{path}: cell '{c}'")
+        for c, cell in cells.items()
+    )
+    suite: Suite = build(Suite, raw, str(path))
     names = [c.name for c in suite.cells]
     if twice := {n for n in names if names.count(n) > 1}:
         raise UserError(f"{path}: cell '{sorted(twice)[0]}' stands there twice.")
@@ -245,51 +247,3 @@ def iter_suites() -> Iterator[Suite]:
     """Every shipped suite."""
     for name in suite_names():
         yield load_suite(name)
-
-
-def load_object(path: str) -> Any:
-    """The object named "module:attribute"."""
-    module, _, attribute = path.partition(":")
-    if not module or not attribute:
-        raise UserError(f"'{path}' is not of the form module:name.")
-    try:
-        return getattr(import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        raise UserError(f"Cannot import '{module}' (from '{path}'): {error}.") from None
-    except AttributeError:
-        raise UserError(f"Module '{module}' has no '{attribute}'.") from None
-
-
-_SCALARS: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "bool": bool}
-
-
-def _fill(kind: Callable[..., Any], raw: Any, where: str) -> Any:
-    """Build a frozen dataclass from YAML; an unknown, missing or mistyped key is named with its place."""
-    if not isinstance(raw, dict):
-        raise UserError(f"{where}: expected a mapping, found {type(raw).__name__}.")
-    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for key in raw:
-        if key not in fields:
-            raise UserError(f"{where}: unknown key '{key}'. {did_you_mean(str(key), fields)}")
-    for name, f in fields.items():
-        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if required and name not in raw:
-            raise UserError(f"{where}: key '{name}' is missing.")
-        expected = _SCALARS.get(str(f.type).removesuffix(" | None"))
-        value = raw.get(name)
-        if (
-            expected
-            and value is not None
-            and (not isinstance(value, expected) or (expected is int and isinstance(value, bool)))
-        ):
-            raise UserError(f"{where}: '{name}' must be of type {f.type}, not {value!r}.")
-    values = dict(raw)
-    if kind is Suite:
-        cells = raw["cells"]
-        if not isinstance(cells, dict) or not cells:
-            raise UserError(f"{where}: 'cells' must map at least one name to a cell.")
-        values["cells"] = tuple(
-            _fill(Cell, {"name": name, **(cell if isinstance(cell, dict) else {})}, f"{where}: cell '{name}'")
-            for name, cell in cells.items()
-        )
-    return kind(**values)

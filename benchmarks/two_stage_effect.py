@@ -94,7 +94,7 @@ def evaluate(policy: Path, out: Path, options: argparse.Namespace, console: Cons
 
 
 def probe(vlm: MiniVLM, folder: Path, cache: Path, scenes: int) -> dict[str, float]:
-    """Nouns found in the robot's sentence, by the heads of pretraining, on its held-out scenes."""
+    """Nouns found in the robot's sentence, by the heads of pretraining, on scenes behind its last."""
     heads = Heads(vlm.config.width)
     heads.load_state_dict(load_file(folder / "heads.safetensors"))
     pictures = open_pictures(vlm.config, scenes, cache)

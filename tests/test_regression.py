@@ -12,7 +12,7 @@ from runs import PROTOCOL, add, make_run, record, write_run
 
 from apt_bench import stats
 from apt_bench.errors import UserError
-from apt_bench.regression import check, compare
+from apt_bench.regression import check, compare, pairs_to_pass, pass_chance
 from apt_bench.reporting import verdicts
 from apt_bench.reporting.data import Run, episode_frame, load_run
 from apt_bench.reporting.table import markdown
@@ -52,6 +52,20 @@ def test_an_eight_point_drop_at_500_pairs_is_caught_with_the_stated_power(discor
 def test_a_rerun_without_change_passes() -> None:
     assert share("pass", 500, 0.0, 0.08) >= 0.95  # noise of sampling policies
     assert share("pass", 500, 0.0, 0.0, trials=5) == 1  # a deterministic one
+
+
+def test_the_exact_chance_to_pass_is_the_simulated_one() -> None:
+    for n, difference, discordance in [(500, 0.0, 0.20), (150, 0.0, 0.05), (500, -0.05, 0.10)]:
+        exact = pass_chance(n, 0.05, discordance, difference)
+        assert share("pass", n, -difference, discordance) == pytest.approx(exact, abs=2.3 * 0.08)
+    assert [round(pass_chance(500, 0.05, d), 2) for d in (0.0, 0.08, 0.10, 0.20)] == [1.0, 0.99, 0.97, 0.80]
+    assert all(
+        pass_chance(n, 0.05, d) == 0 for n in (20, 50) for d in (0.0, 0.05, 0.2)
+    )  # underpowered: never
+    assert all(pass_chance(500, 0.05, d, -0.05) < 0.06 for d in (0.05, 0.1, 0.2))
+    needed = pairs_to_pass(0.05, 0.20)
+    assert 840 < needed < 900
+    assert pass_chance(needed, 0.05, 0.20) >= 0.95
 
 
 def test_a_drop_of_the_margin_hardly_ever_passes() -> None:

@@ -9,7 +9,19 @@ from typing import Annotated, get_args
 
 import typer
 
-from apt_bench.cli import PolicyArgs, SuiteName, TaskList, plain_console, words
+from apt_bench.cli import (
+    Episodes,
+    Limit,
+    PolicyArgs,
+    RayAddress,
+    Seed,
+    SuiteName,
+    TaskList,
+    Unpinned,
+    Workers,
+    plain_console,
+    words,
+)
 from apt_bench.cli.run import summary
 from apt_bench.errors import UserError, did_you_mean
 
@@ -26,11 +38,9 @@ def collect_command(
         str | None, typer.Option("--cells", "--split", help="Comma list of cells, e.g. train.")
     ] = None,
     tasks: TaskList = None,
-    episodes: Annotated[
-        int | None, typer.Option(help="Initial states per task. Default: the suite's.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Default: the suite's.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many episodes.")] = None,
+    episodes: Episodes = None,
+    seed: Seed = None,
+    limit: Limit = None,
     format: Annotated[str, typer.Option(help="hdf5 (LIBERO's layout) or lerobot (v3).")] = "hdf5",
     cameras: Annotated[str, typer.Option(help="Comma list of cameras.")] = "agentview,wrist",
     size: Annotated[int, typer.Option(help="Pixels per side of the images.")] = 256,
@@ -42,13 +52,9 @@ def collect_command(
     ] = False,
     policy: Annotated[str, typer.Option(help="Whose episodes they are.")] = "oracle",
     policy_arg: PolicyArgs = None,
-    workers: Annotated[str, typer.Option(help="auto, a number, or 0 for this process without Ray.")] = "auto",
-    ray_address: Annotated[
-        str | None, typer.Option(help="Join this Ray cluster; OUT must be on a disk that all of it sees.")
-    ] = None,
-    unpinned: Annotated[
-        bool, typer.Option("--unpinned", help="Run on other simulator versions than the suite's.")
-    ] = False,
+    workers: Workers = "auto",
+    ray_address: RayAddress = None,
+    unpinned: Unpinned = False,
 ) -> None:
     """Collect demonstrations: run the scripted expert and keep its successes. The same command again goes on where it
     stopped, or adds what a larger --episodes asks for."""

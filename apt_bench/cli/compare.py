@@ -99,6 +99,10 @@ def power_command(
     ] = None,
     power: Annotated[float, typer.Option(help="Wanted power, in %.")] = 80.0,
     alpha: Annotated[float, typer.Option(help="Size of the two-sided test.")] = 0.05,
+    margin: Annotated[
+        float | None,
+        typer.Option(help="Ask about `check` with this margin, in points: when does A pass against B?"),
+    ] = None,
 ) -> None:
     """How many episodes tell two success rates apart, matched and not; or the power of a given number."""
     from apt_bench import stats
@@ -113,9 +117,12 @@ def power_command(
             f"With {a:g}% and {b:g}% between {abs(a - b):g}% and {100 * min(1.0, p + q, 2 - p - q):g}% of matched "
             f"episodes can differ, not {100 * share:g}%."
         )
+    if episodes is not None and episodes < 1:
+        raise UserError(f"--episodes must be at least 1, not {episodes}.")
+    if margin is not None:
+        _power_of_check(p - q, share, margin / 100, episodes, power / 100)
+        return
     if episodes is not None:
-        if episodes < 1:
-            raise UserError(f"--episodes must be at least 1, not {episodes}.")
         _print(f"Power with {episodes} matched episodes ({100 * share:.3g}% differ): "
                f"{100 * stats.paired_power(episodes, p - q, share, alpha):.1f}%")  # fmt: skip
         _print(f"Power with {episodes} episodes each, not matched: "
@@ -129,6 +136,26 @@ def power_command(
     apart = stats.unpaired_sample_size(p, q, power / 100, alpha)
     _print(f"Matched episodes ({100 * share:.3g}% differ), exact McNemar: {matched}")
     _print(f"Episodes each, not matched: {int(-(-apart // 1))}")
+
+
+def _power_of_check(
+    difference: float, share: float, margin: float, episodes: int | None, chance: float
+) -> None:
+    from apt_bench import regression
+
+    if not 0 < margin < 1:
+        raise UserError(f"--margin must lie between 0 and 100 points, not {100 * margin:g}.")
+    which = f"`check --margin {100 * margin:g}` of one cell, {100 * share:.3g}% of matched episodes differ"
+    if episodes is not None:
+        passes = regression.pass_chance(episodes, margin, share, difference)
+        _print(f"Chance to pass with {episodes} matched episodes ({which}): {100 * passes:.1f}%")
+    elif difference:
+        raise UserError("Equal rates, or --episodes: the number to pass is that of a rerun without change.")
+    else:
+        needed = regression.pairs_to_pass(margin, share, chance)
+        _print(
+            f"Matched episodes for a rerun without change to pass in {100 * chance:g}% ({which}): {needed}"
+        )
 
 
 def _print(text: str) -> None:

@@ -14,8 +14,9 @@ from apt_bench.cli import CellList, PolicyArgs, PolicyName, SuiteName, TaskList,
 from apt_bench.errors import UserError
 from apt_bench.policies.registry import find_policy
 from apt_bench.probes import PROBES, expand
+from apt_bench.reading import load_object
 from apt_bench.rollout.first_decision import ChunkChange, first_decisions
-from apt_bench.suites import load_object, load_suite
+from apt_bench.suites import load_suite
 
 
 def register(app: typer.Typer) -> None:

@@ -15,11 +15,17 @@ from rich.table import Table
 
 from apt_bench.cli import (
     CellList,
+    Episodes,
+    Limit,
     PolicyArgs,
     PolicyName,
+    RayAddress,
+    Seed,
     SuiteName,
     TaskList,
     TrackName,
+    Unpinned,
+    Workers,
     plain_console,
     words,
 )
@@ -47,11 +53,9 @@ def run_command(
     ] = None,
     cells: CellList = None,
     tasks: TaskList = None,
-    episodes: Annotated[
-        int | None, typer.Option(help="Initial states per task. Default: the protocol's.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Default: the suite's.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Run only the first so many episodes.")] = None,
+    episodes: Episodes = None,
+    seed: Seed = None,
+    limit: Limit = None,
     instruction_source: Annotated[
         str | None, typer.Option(help="Override where the sent sentence comes from: file or bddl.")
     ] = None,
@@ -63,7 +67,7 @@ def run_command(
         int | None, typer.Option(help="Actions executed of each chunk. Default: the policy's.")
     ] = None,
     policy_arg: PolicyArgs = None,
-    workers: Annotated[str, typer.Option(help="auto, a number, or 0 for this process without Ray.")] = "auto",
+    workers: Workers = "auto",
     video: Annotated[
         str, typer.Option(help="Which episodes to film: none, failures, first:K or all.")
     ] = "none",
@@ -71,14 +75,12 @@ def run_command(
         bool, typer.Option("--save-actions", help="Store executed actions for replay.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: results/runs/...")] = None,
-    ray_address: Annotated[str | None, typer.Option(help="Join this Ray cluster.")] = None,
+    ray_address: RayAddress = None,
     attempts: Annotated[int, typer.Option(help="Tries of an episode that ends in an error.")] = 3,
     hang_timeout: Annotated[
         float, typer.Option(help="Seconds without a sign of life after which a worker is killed.")
     ] = 180.0,
-    unpinned: Annotated[
-        bool, typer.Option("--unpinned", help="Run on other simulator versions than the suite's.")
-    ] = False,
+    unpinned: Unpinned = False,
     stop_when: Annotated[
         str, typer.Option(help="complete, or decided: look between batches whether --against is beaten.")
     ] = "complete",

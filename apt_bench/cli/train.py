@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
-from apt_bench.cli import TrackName, plain_console
+from apt_bench.cli import RayAddress, TrackName, plain_console
 from apt_bench.errors import UserError
 from apt_bench.tracking import find_tracker, tracking
 
@@ -69,7 +69,7 @@ def train_command(
     cache: Annotated[Path | None, typer.Option(help="Folder for prepared images and features.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
     workers: Annotated[int, typer.Option(help="Processes (GPUs) that train together, by Ray Train.")] = 1,
-    ray_address: Annotated[str | None, typer.Option(help="Join this Ray cluster.")] = None,
+    ray_address: RayAddress = None,
     pretrain: Annotated[Path | None, typer.Option(help="Only pretrain a mini VLM, into this folder.")] = None,
     track: TrackName = "none",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the configuration and stop.")] = False,

@@ -13,7 +13,8 @@ from rich.console import Console
 from apt_bench import solvability
 from apt_bench.cli import CellList, SuiteName, TaskList, plain_console, words
 from apt_bench.errors import UserError
-from apt_bench.suites import load_object, load_suite
+from apt_bench.reading import load_object
+from apt_bench.suites import load_suite
 from apt_bench.validation import Finding
 
 

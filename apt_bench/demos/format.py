@@ -14,10 +14,8 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from apt_bench.envs.base import ACTION_SCALE
 from apt_bench.suites import EpisodeKey
-
-ACTION_SCALE = np.array([0.05, 0.05, 0.05, 0.5, 0.5, 0.5])
-"""One unit of action: metres and radians per control step (robosuite 1.4.0, `osc_pose.json`, output_max)."""
 
 MAX_OPENING = 0.08
 """Metres between the Panda's fingers when open."""

@@ -17,7 +17,8 @@ from apt_bench.demos.hdf5 import write_hdf5
 from apt_bench.demos.segmentation import Segmenter
 from apt_bench.envs.base import AGENTVIEW, Camera, Env, Observation, Outcome, Scene
 from apt_bench.errors import UserError
-from apt_bench.suites import EpisodeSpec, load_object
+from apt_bench.reading import load_object
+from apt_bench.suites import EpisodeSpec
 
 LOOSE = "loose"
 """Folder of demonstrations that no data set holds yet, one file each."""

@@ -11,7 +11,8 @@ from apt_bench.demos.dataset import Entry
 from apt_bench.demos.video import Mp4Writer
 from apt_bench.envs.base import Env
 from apt_bench.errors import UserError
-from apt_bench.suites import load_object, load_suite
+from apt_bench.reading import load_object
+from apt_bench.suites import load_suite
 
 FRAME_EVERY = 2
 """Control steps per video frame."""

@@ -12,12 +12,16 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from apt_bench.suites import EpisodeSpec
 
 ACTION_DIM = 7
 """x, y, z, rotation vector (each in [-1, 1], one unit = 0.05 m or 0.5 rad per control step, world axes), gripper
 (sign only: -1 opens, +1 closes)."""
+
+ACTION_SCALE = np.array([0.05, 0.05, 0.05, 0.5, 0.5, 0.5])
+"""One unit of an action's first six numbers: metres, rad per control step (robosuite 1.4.0, `osc_pose.json`)."""
 
 AGENTVIEW = "agentview"
 WRIST = "wrist"
@@ -161,6 +165,25 @@ class Env(Protocol):
     def close(self) -> None:
         """Free the simulator and its GL context."""
         ...
+
+
+def action_towards(target: np.ndarray, state: np.ndarray) -> np.ndarray:
+    """The action (7,) that asks the controller for a pose, from where the arm is now.
+
+    target (7,): position (m, world), rotation vector (rad), gripper; state: `Observation.state`. As the released LIBERO
+    evaluator of APT: [p_target - p, rotvec(R_target R^-1)] / scale, not clipped; the gripper's number stays."""
+    turn = Rotation.from_rotvec(target[3:6]) * Rotation.from_rotvec(state[3:6]).inv()
+    move = np.concatenate([target[:3] - state[:3], turn.as_rotvec()])
+    return np.concatenate([move / ACTION_SCALE, target[6:]])
+
+
+def unmirrored(images: np.ndarray, K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Images (..., H, W, 3) and their intrinsics (3, 3) in pixels, turned back where they are mirror images (negative
+    focal length along x, as LIBERO's): every point keeps its pixel."""
+    if K[0, 0] > 0:
+        return images, K
+    back = np.array([[-1.0, 0, images.shape[-2] - 1], [0, 1, 0], [0, 0, 1]])
+    return images[..., ::-1, :], back @ K
 
 
 def axis_angle(quat_wxyz: np.ndarray) -> np.ndarray:

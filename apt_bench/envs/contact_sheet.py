@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from apt_bench.envs.base import Env
+from apt_bench.reading import load_object
 from apt_bench.records import RunStore
-from apt_bench.suites import EpisodeSpec, load_object, load_suite
+from apt_bench.suites import EpisodeSpec, load_suite
 
 COLUMNS, SIZE, TEXT = 5, 192, 50
 BITS = 5  # per channel, to keep the file small

@@ -101,6 +101,12 @@ def load(source: str | Path, vlm: VLM | None = None) -> VLA:
     return model.eval()
 
 
+def provenance(source: str | Path) -> dict[str, Any]:
+    """What a checkpoint folder says of where it comes from; {} for the authors' files."""
+    path = locate(source) / PROVENANCE
+    return _read_json(path) if path.is_file() else {}
+
+
 def sha256(source: str | Path) -> str:
     """Hash of a checkpoint's weights."""
     path = locate(source)
@@ -120,19 +126,14 @@ def about(source: str | Path) -> dict[str, Any]:
         return {"architecture": LABELS["apt"]}
     config = _read_json(path / CONFIG)
     trained = provenance(path)
-    found: dict[str, Any] = {"architecture": LABELS[config["expert"]["arch"]]}
+    name = "LangForce" if config["vlm"].get("queries") else LABELS[config["expert"]["arch"]]
+    found: dict[str, Any] = {"architecture": name}
     tuned = config["vlm"]["mode"] != "frozen"
     found |= {"knowledge_insulation": not tuned, "finetune_vlm": tuned}
     recipe = trained.get("recipe")
     if isinstance(recipe, Mapping) and isinstance(recipe.get("two_stage"), bool):
         found["two_stage"] = recipe["two_stage"]
     return found | {k: trained[k] for k in ("step",) if k in trained}
-
-
-def provenance(source: str | Path) -> dict[str, Any]:
-    """How a checkpoint was trained; empty for the authors' files."""
-    path = locate(source) / PROVENANCE
-    return _read_json(path) if path.is_file() else {}
 
 
 def locate(source: str | Path) -> Path:

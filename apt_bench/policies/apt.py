@@ -1,5 +1,5 @@
-"""The policy `apt`: a trained VLA network (APT, or a rival architecture) that answers observations with action
-chunks."""
+"""The policy `apt`: a trained VLA network (APT, or a rival architecture) that answers observations with chunks of
+end-effector poses."""
 
 from __future__ import annotations
 
@@ -9,43 +9,32 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation, Slerp
 from torch import Tensor
 
-from apt_bench.envs.base import AGENTVIEW, WRIST, Observation
+from apt_bench.demos.recording import shrink
+from apt_bench.envs.base import AGENTVIEW, WRIST, Observation, unmirrored
 from apt_bench.errors import UserError
 from apt_bench.models import checkpoint
-from apt_bench.models.actions import (
-    CODE_DIM,
-    control_action,
-    decode_chunk,
-    make_pose,
-    rotation_matrix,
-)
+from apt_bench.models.actions import CODE_DIM, decode_chunk, make_pose
 from apt_bench.models.inputs import RobotState, fractional_intrinsics
 from apt_bench.models.vla import VLA
+from apt_bench.models.vlm import Prompt
 from apt_bench.policies.base import PolicySpec
 
-CONTROL_SCALE = np.array([0.05, 0.05, 0.05, 0.5, 0.5, 0.5])  # metres, rad per unit of action
 PANDA_OPENING = 0.08  # metres between the finger joints' positions when fully open
-TRACKING = (
-    0.25  # share of a commanded displacement that the arm covers in one control step, measured in LIBERO
-)
 OPEN_ABOVE = 0.8  # predicted openness from which the gripper is told to open
 
 
 class AptPolicy:
-    """Predicts 32 end-effector poses and answers with the control actions that lead along them.
+    """Predicts 32 end-effector poses and answers with them, one per control step; the loop turns each into an action
+    against the arm's live pose, as the released evaluator does (`PolicySpec.actions`).
 
-    The released evaluator converts each predicted pose against the live pose just before it is executed. A chunk is
-    answered in one piece, so only its first action can be; for the later ones the live pose is foreseen. The
-    operational space controller covers only part of a commanded distance within one control step, so the arm is
-    expected to go live <- live + tracking * (target - live). `tracking=1` would mean that every target is reached, and
-    the actions would be the differences of consecutive targets: far too small commands, because commanded poses lie
-    ahead of the arm. docs/model.md gives the measurement behind the default.
-
-    The reference camera is drawn per decision, as in training, or the one that the checkpoint was trained with. All
-    draws are seeded by (episode, step, seed): a batch equals the single calls up to float32 rounding, and a rerun
-    equals the first run.
+    cameras, the size of the images and the steps between two predictions (`stride`; poses between them are
+    interpolated) are those of the checkpoint's training; `cameras` overrides the first, which the authors' files do not
+    tell. Mirror images are turned back, as in training. The reference camera is drawn per decision, as
+    in training, or the one that the checkpoint was trained with. All draws are seeded by (episode, step, seed): a batch
+    equals the single calls up to float32 rounding, and a rerun equals the first run.
     """
 
     def __init__(
@@ -53,30 +42,33 @@ class AptPolicy:
         weights: str | Path,
         *,
         device: str | None = None,
-        cameras: tuple[str, ...] = (AGENTVIEW, WRIST),
+        cameras: Sequence[str] | None = None,
         execute: int = 3,
-        tracking: float = TRACKING,
         seed: int = 0,
         model: VLA | None = None,
     ) -> None:
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model = (model or checkpoint.load(weights)).to(self.device).eval()
-        horizon = self.model.expert.config.horizon
+        trained = {} if model else checkpoint.provenance(weights)
+        self.stride, self.size = int(trained.get("stride", 1)), trained.get("image_size")
+        horizon = (self.model.expert.config.horizon - 1) * self.stride + 1
         if not 1 <= execute <= horizon:
             raise UserError(f"Policy apt: execute={execute}; its chunks have {horizon} steps.")
-        self.seed, self.tracking = seed, tracking
-        reference = "" if model else str(checkpoint.provenance(weights).get("reference", ""))
-        if reference and reference not in cameras:
+        self.seed = seed
+        views = tuple(cameras or trained.get("cameras", (AGENTVIEW, WRIST)))
+        reference = str(trained.get("reference", ""))
+        if reference and reference not in views:
             raise UserError(
                 f"Policy apt: {weights} codes its actions in the axes of '{reference}', which is not among the cameras "
-                f"{', '.join(cameras)}."
+                f"{', '.join(views)}."
             )
-        self._reference = cameras.index(reference) if reference else None
+        self._reference = views.index(reference) if reference else None
         self.spec = PolicySpec(
             name="apt",
-            cameras=cameras,
+            cameras=views,
             horizon=horizon,
             execute=execute,
+            actions="pose",
             num_gpus=1.0 if self.device.startswith("cuda") else 0.0,
             weights=str(weights),
             weights_sha256=None if model else checkpoint.sha256(weights),
@@ -88,29 +80,62 @@ class AptPolicy:
 
     @torch.no_grad()
     def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
-        """One chunk (horizon, 7) per observation."""
-        cameras = self.spec.cameras
-        for obs in observations:
-            if missing := [c for c in cameras if c not in obs.images or c not in obs.cameras]:
-                raise UserError(
-                    f"Policy apt needs image and calibration of {missing}; it got {sorted(obs.images)}."
-                )
+        """One chunk of poses (horizon, 7) per observation, see `Policy`."""
         draws = [self._draw(obs) for obs in observations]
-        robot = _robot_state(observations, cameras, [camera for camera, _ in draws])
-        prompt = self.model.vlm.prepare(
-            [[obs.images[c] for c in cameras] for obs in observations],
-            [obs.instruction for obs in observations],
-            blind=self.model.blind,
-        )
+        prompt, robot = self.inputs(observations, [camera for camera, _ in draws])
         features = self.model.features(prompt.to(self.device))
         noise = torch.stack([noise for _, noise in draws])[:, None]
         codes = self.model.expert.sample(features, robot.to(self.device), noise.to(self.device)).cpu()
         poses, openness = decode_chunk(codes.double(), robot.ee_pose.double(), robot.ref_pose.double())
-        live = robot.ee_pose[:, 0].double().numpy()
         return [
-            follow(pose, opening, start, self.tracking)
-            for pose, opening, start in zip(poses[:, 0].numpy(), openness[:, 0].numpy(), live, strict=True)
+            steps(pose, opening, self.stride)
+            for pose, opening in zip(poses[:, 0].numpy(), openness[:, 0].numpy(), strict=True)
         ]
+
+    def inputs(
+        self, observations: Sequence[Observation], reference: Sequence[int]
+    ) -> tuple[Prompt, RobotState]:
+        """What the network is given, on the CPU; `reference`: index of each one's reference camera."""
+        seen = [[self._view(obs, camera) for camera in self.spec.cameras] for obs in observations]
+        prompt = self.model.vlm.prepare(
+            [[image for image, _ in views] for views in seen],
+            [obs.instruction for obs in observations],
+            blind=self.model.blind,
+        )
+        poses = np.stack([[obs.cameras[c].pose for c in self.spec.cameras] for obs in observations])
+        camera_pose = torch.from_numpy(poses).float()
+        state = np.stack([obs.state for obs in observations]).astype(np.float64)
+        turn = torch.from_numpy(Rotation.from_rotvec(state[:, 3:6]).as_matrix())
+        opening = torch.from_numpy((state[:, 6] - state[:, 7]) / PANDA_OPENING).clamp(0, 1).float()
+        n, views = camera_pose.shape[:2]
+        robot = RobotState(
+            camera_pose=camera_pose,
+            intrinsics=torch.stack([torch.stack([K for _, K in views]) for views in seen]),
+            camera_present=torch.ones(n, views, dtype=torch.bool),
+            ee_pose=make_pose(turn, torch.from_numpy(state[:, :3])).float()[:, None],
+            ref_pose=camera_pose[torch.arange(n), torch.tensor(reference)][:, None],
+            openness=opening[:, None],
+            arm_valid=torch.ones(n, 1, dtype=torch.bool),
+        )
+        return prompt, robot
+
+    def _view(self, obs: Observation, camera: str) -> tuple[np.ndarray, Tensor]:
+        """A camera's image as in training, and its intrinsics in fractions of the image."""
+        if camera not in obs.images or camera not in obs.cameras:
+            raise UserError(
+                f"Policy apt needs image and calibration of '{camera}'; it got {', '.join(obs.cameras) or 'none'}."
+            )
+        image, K = unmirrored(obs.images[camera], obs.cameras[camera].K)
+        height, width = image.shape[:2]
+        intrinsics = fractional_intrinsics(torch.as_tensor(K), width, height).float()
+        if self.size and max(height, width) > max(self.size):
+            if height != width or self.size[0] != self.size[1] or height % self.size[0]:
+                raise UserError(
+                    f"Policy apt was trained on images of {self.size[1]}x{self.size[0]} pixels, which those of "
+                    f"'{camera}', {width}x{height}, do not shrink to by a whole number."
+                )
+            image = shrink(image, self.size[0])
+        return image, intrinsics
 
     def _draw(self, obs: Observation) -> tuple[int, Tensor]:
         """Reference camera and noise (horizon, 10) of one decision."""
@@ -119,54 +144,16 @@ class AptPolicy:
         camera = int(torch.randint(len(self.spec.cameras), (1,), generator=generator))
         if self._reference is not None:
             camera = self._reference
-        return camera, torch.randn(self.spec.horizon, CODE_DIM, generator=generator)
+        return camera, torch.randn(self.model.expert.config.horizon, CODE_DIM, generator=generator)
 
 
-def follow(
-    targets: np.ndarray, openness: np.ndarray, live: np.ndarray, tracking: float = TRACKING
-) -> np.ndarray:
-    """Actions (T, 7) along target poses (T, 4, 4) from the pose `live` (4, 4), see `AptPolicy`. Not clipped, but the
-    foreseen arm does not move further than a clipped action takes it."""
-    actions = []
-    for target, opening in zip(targets, openness, strict=True):
-        action = control_action(target, opening, live, CONTROL_SCALE, OPEN_ABOVE)
-        actions.append(action)
-        step = tracking * np.clip(action[:6], -1, 1) * CONTROL_SCALE
-        ahead = np.eye(4)
-        ahead[:3, 3] = live[:3, 3] + step[:3]
-        ahead[:3, :3] = rotation_matrix(step[3:]) @ live[:3, :3]
-        live = ahead
-    return np.stack(actions)
-
-
-def _robot_state(
-    observations: Sequence[Observation], cameras: tuple[str, ...], reference: list[int]
-) -> RobotState:
-    state = np.stack([obs.state for obs in observations]).astype(np.float64)
-    ee = make_pose(torch.from_numpy(rotation_matrix(state[:, 3:6])), torch.from_numpy(state[:, :3])).float()
-    poses = np.stack([[obs.cameras[c].pose for c in cameras] for obs in observations])
-    camera_pose = torch.from_numpy(poses).float()
-    intrinsics = torch.stack(
-        [
-            torch.stack(
-                [
-                    fractional_intrinsics(
-                        torch.as_tensor(obs.cameras[c].K).float(), *obs.images[c].shape[1::-1]
-                    )
-                    for c in cameras
-                ]
-            )
-            for obs in observations
-        ]
-    )
-    opening = torch.from_numpy((state[:, 6] - state[:, 7]) / PANDA_OPENING).clamp(0, 1).float()
-    n = len(observations)
-    return RobotState(
-        camera_pose=camera_pose,
-        intrinsics=intrinsics,
-        camera_present=torch.ones(n, len(cameras), dtype=torch.bool),
-        ee_pose=ee[:, None],
-        ref_pose=camera_pose[torch.arange(n), torch.tensor(reference)][:, None],
-        openness=opening[:, None],
-        arm_valid=torch.ones(n, 1, dtype=torch.bool),
-    )
+def steps(poses: np.ndarray, openness: np.ndarray, stride: int = 1) -> np.ndarray:
+    """Targets (T, 4, 4) and openness (T,), `stride` control steps apart -> one row (7,) per control step: position,
+    rotation vector, -1 (open) or +1 (close). Between targets: linear, and the shortest turn."""
+    known = stride * np.arange(len(poses))
+    at = np.arange(known[-1] + 1)
+    position = np.stack([np.interp(at, known, poses[:, i, 3]) for i in range(3)], -1)
+    turn = Rotation.from_matrix(poses[:, :3, :3])
+    turn = Slerp(known, turn)(at) if stride > 1 else turn
+    close = np.where(np.interp(at, known, openness) > OPEN_ABOVE, -1.0, 1.0)
+    return np.concatenate([position, turn.as_rotvec(), close[:, None]], -1)

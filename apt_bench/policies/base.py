@@ -20,6 +20,7 @@ class PolicySpec:
     cameras: tuple[str, ...] = ()  # what it looks at; nothing else is ever rendered
     horizon: int = 10  # actions in one chunk, at most
     execute: int = 10  # how many of them are executed before the next decision
+    actions: Literal["delta", "pose"] = "delta"  # see `Policy`
     privileged: bool = False  # sees the simulator's ground truth; runs inside the rollout worker
     placement: Literal["worker", "actor"] = "actor"  # "worker": so light that each rollout worker has its own
     num_gpus: float = 0.0
@@ -35,7 +36,9 @@ class Policy(Protocol):
     """Anything with these two methods can be evaluated: `--policy my_module:MyPolicy`.
 
     `act` answers each observation with a float array (n, 7), 1 <= n <= spec.horizon, in the convention of
-    `apt_bench.envs.base.ACTION_DIM`. A batch must give what the single calls give.
+    `apt_bench.envs.base.ACTION_DIM`; or, where spec.actions is "pose", end-effector poses to steer for: position (m,
+    world), rotation vector (rad), gripper as before. Each is then turned into an action just before it is executed,
+    against the arm's pose at that moment. A batch must give what the single calls give.
     """
 
     spec: PolicySpec

@@ -16,7 +16,7 @@ import yaml
 from apt_bench.errors import UserError, did_you_mean
 from apt_bench.paths import data_dir
 from apt_bench.policies.base import Policy, PolicySpec
-from apt_bench.suites import load_object
+from apt_bench.reading import build, load_object, read_yaml
 
 
 @dataclass(frozen=True)
@@ -94,17 +94,8 @@ def load_baseline(name: str) -> PolicyRef:
         raise UserError(
             f"No policy '{name}'. {did_you_mean(name, baseline_names())} Your own: --policy my_module:MyPolicy."
         )
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {error}") from None
-    if not isinstance(raw, dict) or not isinstance(raw.get("policy"), str):
-        raise UserError(f"{path}: expected a mapping with the key 'policy' (module:Class).")
-    known = {f.name for f in dataclasses.fields(PolicyRef)} - {"name"}
-    for key in raw:
-        if key not in known:
-            raise UserError(f"{path}: unknown key '{key}'. {did_you_mean(str(key), known)}")
-    return PolicyRef(path.stem, **raw)
+    ref: PolicyRef = build(PolicyRef, {"name": path.stem, **read_yaml(path)}, str(path))
+    return ref
 
 
 def find_policy(name: str, args: Sequence[str] = (), file: str | None = None) -> PolicyRef:

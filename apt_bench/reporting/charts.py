@@ -4,7 +4,7 @@ values written at the bars. Each function gives a figure, or None where there is
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -311,17 +311,32 @@ def _stack(
             left += share
 
 
+Mark = tuple[str, str, str, float]  # name, colour, marker, offset from the line's middle
+
+
 def language_chart(table: Table | None) -> Figure | None:
-    """Goes where told against does the memorised task: one line per cell, a mark per rate, with its interval."""
+    """Goes where told against does the memorised task, per cell."""
+    looks = ((BLUE, "o", -0.18), (GREEN, "s", 0.0), (RED, "X", 0.18))
+    marks: dict[str, Mark] = {
+        k: (name, *look) for (k, name), look in zip(LANGUAGE.items(), looks, strict=True)
+    }
+    return _marks(table, {**marks, "success": ("Success", INK, "|", 0.0)}, ("cell",))
+
+
+def probe_chart(table: Table | None) -> Figure | None:
+    """Success under the own prompt and under another one, and the share of episodes that change."""
+    marks: dict[str, Mark] = {
+        "own": ("Success, own prompt", INK, "|", 0.0),
+        "probed": ("Success, probe", BLUE, "o", -0.18),
+        "sensitivity": ("Sensitivity", RED, "X", 0.18),
+    }
+    return _marks(table, marks, ("cell", "probe"))
+
+
+def _marks(table: Table | None, marks: Mapping[str, Mark], label: Sequence[str]) -> Figure | None:
+    """One line per row of the table under its run's name, a mark with its interval per rate."""
     if table is None:
         return None
-    marks = {
-        "told": (BLUE, "o"),
-        "grasped_told": (GREEN, "s"),
-        "memorised": (RED, "X"),
-        "success": (INK, "|"),
-    }
-    names = {**LANGUAGE, "success": "Success"}
     runs = list(dict.fromkeys(str(r.values["run"]) for r in table.rows))
     with style():
         figure = Figure(figsize=(WIDTH, 0.8 + 0.21 * (len(table.rows) + len(runs) * (len(runs) > 1))))
@@ -333,7 +348,7 @@ def language_chart(table: Table | None) -> Figure | None:
                 y += 1
             before = row.values["run"]
             axis.axhline(y, color="#E4E4E4", lw=0.6, zorder=0)
-            for offset, (key, (colour, mark)) in zip((-0.18, 0, 0.18, 0), marks.items(), strict=True):
+            for key, (_, colour, mark, offset) in marks.items():
                 value = row.values.get(key)
                 if isinstance(value, Rate) and value.known:
                     axis.plot([100 * value.low, 100 * value.high], [y + offset] * 2, color=colour, lw=0.9)
@@ -341,7 +356,7 @@ def language_chart(table: Table | None) -> Figure | None:
                     axis.plot(100 * value.value, y + offset, mark, color=colour, ms=size, mew=edge,
                               mec=colour if mark == "|" else "white")  # fmt: skip
             at.append(y)
-            labels.append(str(row.values["cell"]))
+            labels.append(": ".join(str(row.values[k]) for k in label))
             y += 1
         axis.set_yticks(at, labels)
         axis.set_ylim(y - 0.4, -0.6)
@@ -349,10 +364,8 @@ def language_chart(table: Table | None) -> Figure | None:
         axis.set_xlabel("Share of episodes, % (lines: 95% intervals)")
         axis.spines["left"].set_visible(False)
         handles = [
-            Line2D(
-                [], [], color=c, marker=m, ls="", ms=9 if m == "|" else 5, mew=1.6 if m == "|" else 0.4, label=names[k]
-            )
-            for k, (c, m) in marks.items()
+            Line2D([], [], color=c, marker=m, ls="", ms=9 if m == "|" else 5, mew=1.6 if m == "|" else 0.4, label=n)
+            for n, c, m, _ in marks.values()
         ]  # fmt: skip
         figure.legend(handles=handles, loc="outside upper left", ncols=4, handletextpad=0.3)
     return figure

@@ -97,7 +97,8 @@ def _not_asked(run: Run) -> list[str]:
             states = "state" if most == "1" else "states"
             found.append(
                 f"{run.label}: {most} initial {states} per task instead of the {suite.episodes} that "
-                f"{suite.title} means: intervals are wide, and published rows rest on more."
+                f"{suite.title} means: intervals are wide"
+                + (", and published rows rest on more." if suite.published else ".")
             )
     return found
 
@@ -342,11 +343,18 @@ def _drop(run: Run, key: tuple[str, str], twin: Run, other: tuple[str, str]) -> 
         rates, p, n = (_rate(a.success), _rate(b.success)), stats.fisher(*counts), "unpaired"
     return Row(
         {
-            "run": run.label, "cell": cell_label(*key), "control": cell_label(*other), "cell_rate": rates[0],
+            "run": run.label, "cell": cell_label(*key), "control": _control_label(key, other), "cell_rate": rates[0],
             "control_rate": rates[1], "drop": Rate(rates[0].value - rates[1].value, *interval, signed=True),
             "pairs": n, "p": pvalue(p),
         }
     )  # fmt: skip
+
+
+def _control_label(key: tuple[str, str], other: tuple[str, str]) -> str:
+    """The control's cell; with its suite where that is another one, for their cells may share a name."""
+    suite = find_suite(other[0])
+    away = f"{suite.title if suite else other[0]} " if other[0] != key[0] else ""
+    return away + cell_label(*other)
 
 
 def pvalue(p: float) -> str:

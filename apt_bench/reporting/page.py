@@ -181,6 +181,11 @@ def _language(report: Report, runs: Sequence[Run]) -> None:
     probes = probe_table(runs)
     if probes:
         report.section("probes", "Language probes", "The same initial states under other sentences.")
+        report.figure(
+            "probes",
+            charts.probe_chart(probes),
+            "Success under each sentence, and how often episodes change.",
+        )
         report.table(probes)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from apt_bench import stats
+from apt_bench.probes import PROBES
 from apt_bench.reporting.data import Run, cell_label, suite_order
 from apt_bench.reporting.details import CELL, RUN, pvalue
 from apt_bench.reporting.table import Column, Rate, Row, Table, Value
@@ -27,7 +28,7 @@ def probe_table(runs: Sequence[Run]) -> Table | None:
     right = {
         "pairs": "Pairs", "own": "Own prompt", "probed": "Probe", "difference": "Difference", "p": "p",
         "sensitivity": "Sensitivity", "touch": "Other first touch", "outcome": "Other outcome",
-        "target": "First touch on the scored task's objects",
+        "target": "First touch on scored objects",
     }  # fmt: skip
     columns = [
         RUN,
@@ -37,9 +38,9 @@ def probe_table(runs: Sequence[Run]) -> Table | None:
     ]
     notes = (
         "In %, with 95% intervals, paired by initial state. Sensitivity: share of episodes in which the first thing "
-        "touched, the outcome or the final state differs. `null` and `swapped` change the meaning: a policy that reads "
-        "its instruction changes what it does. `paraphrase` and `punctuation` do not: it should change nothing but the "
-        "path. Success under every probe is success at the cell's own task.",
+        "touched, the outcome or the final state differs. null, swapped and stale change the meaning: a policy that "
+        "reads its instruction changes what it does. paraphrase and punctuation do not: it should change nothing but "
+        "the path. Success under every probe is success at the cell's own task.",
     )
     return Table("probes", "Language probes", columns, rows, notes)
 
@@ -54,7 +55,16 @@ def _pairs(run: Run) -> dict[tuple[str, str, str], pd.DataFrame]:
     both = sides[0].merge(sides[1], on=_PAIR)
     both = both[both.start_hash_x == both.start_hash_y]  # another start would be another episode
     groups = both.groupby(["suite", "cell", "probe"])
-    return {k: groups.get_group(k) for k in sorted(groups.groups, key=lambda k: (suite_order(k[:2]), k[2]))}
+    return {
+        k: groups.get_group(k)
+        for k in sorted(groups.groups, key=lambda k: (suite_order(k[:2]), _order(k[2])))
+    }
+
+
+def _order(probe: str) -> tuple[int, str]:
+    """As `apt_bench.probes` has them: those that change the meaning first."""
+    names = [*PROBES]
+    return (names.index(probe) if probe in names else len(names)), probe
 
 
 def _values(pairs: pd.DataFrame) -> dict[str, Value]:

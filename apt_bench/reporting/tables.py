@@ -16,13 +16,14 @@ from apt_bench.reporting.data import (
     find_suite,
     macro_average,
     protocol_differences,
+    suite_order,
 )
 from apt_bench.reporting.published import SOURCE, PublishedRow, published
 from apt_bench.reporting.table import NONE, PUBLISHED, Column, Rate, Row, Table, Value, file_name
 from apt_bench.stats import wilson
 
 PUBLISHED_NOTE = f"{PUBLISHED} Published in {SOURCE}, not measured here; no intervals are given there."
-INTERVAL_NOTE = "Success in %, in brackets Wilson 95% intervals."
+INTERVAL_NOTE = "Success in %, with Wilson's 95% intervals."
 AVERAGE_NOTE = "Avg is the mean of the cells, with a task-clustered bootstrap interval."
 SHORT = "*"
 TICK = "✓"
@@ -35,7 +36,7 @@ def suite_tables(runs: Sequence[Run], suite: str, with_published: bool = True) -
     keys = {key for run in runs for key in run.asked if key[0] == suite}
     known = find_suite(suite)
     headline = [c.name for c in known.cells if c.headline] if known else sorted(c for _, c in keys)
-    others = sorted({c for _, c in keys} - set(headline), key=lambda c: cell_label(suite, c))
+    others = sorted({c for _, c in keys} - set(headline), key=lambda c: suite_order((suite, c)))
     mine = [r for r in runs if any(s == suite for s, _ in r.asked)]
     if any(_in_parts(r, suite) for r in mine):
         found = [composite_table(mine, headline, with_published, suite)]
@@ -239,7 +240,7 @@ def real_table(runs: Sequence[Run], with_published: bool = True) -> Table:
             values |= {f"{task}.{c}": _total([pair]) for c, pair in pairs.items()}
             values[f"{task}.total"] = _total(list(pairs.values()))
         body.append(Row(values, "published"))
-    notes = ["Successes / trials, in brackets Wilson 95% intervals in %."]
+    notes = ["Successes / trials, with Wilson's 95% intervals in %."]
     if rows:
         notes.append(
             f"{PUBLISHED} Successes and trials as published in {SOURCE}; intervals computed from them here."

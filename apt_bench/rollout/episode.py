@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from apt_bench.envs.base import ACTION_DIM, Env, Observation, Outcome
+from apt_bench.envs.base import ACTION_DIM, Env, Observation, Outcome, action_towards
 from apt_bench.errors import PolicyFault, UserError
 from apt_bench.policies.base import Policy, PolicySpec
 from apt_bench.records import EpisodeRecord, OutcomeName
@@ -132,9 +132,13 @@ def run_episode(
             beat("env")
             # Nobody looks at the last state of a spent budget.
             look = outcome.steps + len(actions) < spec.max_steps
-            observation = env.step_chunk(actions, look)
-            before, outcome = outcome.steps, env.outcome()
-            executed.append(actions[: outcome.steps - before])
+            if policy.actions == "delta":
+                observation = env.step_chunk(actions, look)
+                before, outcome = outcome.steps, env.outcome()
+                executed.append(actions[: outcome.steps - before])
+            else:
+                observation, outcome, actions = _steer(env, actions, observation, look)
+                executed.append(actions)
     except PolicyFault as error:
         fault = f"Policy '{policy.name}' {error}"
     record = EpisodeRecord(
@@ -156,6 +160,21 @@ def run_episode(
         attempt=attempt,
     )
     return Rollout(record, np.concatenate(executed) if executed else np.zeros((0, ACTION_DIM)))
+
+
+def _steer(
+    env: Env, targets: np.ndarray, observation: Observation, look: bool
+) -> tuple[Observation, Outcome, np.ndarray]:
+    """Steer for poses, one per control step; the actions (n, 7) that this took, clipped."""
+    actions = []
+    outcome = env.outcome()
+    for i, target in enumerate(targets):
+        actions.append(np.clip(action_towards(target, observation.state), -1, 1))
+        observation = env.step_chunk(actions[-1][None], look and i == len(targets) - 1)
+        outcome = env.outcome()
+        if outcome.done:
+            break
+    return observation, outcome, np.stack(actions)
 
 
 def _name(outcome: Outcome, spec: EpisodeSpec) -> OutcomeName:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apt_bench.envs.base import Env, Observation
+from apt_bench.envs.base import Env, Observation, action_towards
 from apt_bench.policies.base import Policy
 from apt_bench.rollout.episode import ask, check_chunk, guarded
 from apt_bench.suites import EpisodeSpec
@@ -18,8 +18,9 @@ TRANSLATION, ROTATION, GRIPPER = slice(0, 3), slice(3, 6), 6
 
 @dataclass(frozen=True)
 class ChunkChange:
-    """One initial state, two sentences. Chunks are compared over their common length, in the units of an action:
-    translation and rotation are mean Euclidean distances per step, `gripper` the share of steps whose sign differs.
+    """One initial state, two sentences. Chunks are compared over their common length, in the units of an action (poses
+    as the actions that lead there from the first state): translation and rotation are mean Euclidean distances per
+    step, `gripper` the share of steps whose sign differs.
     `relative` = translation distance over the mean length of the default chunk's translations."""
 
     spec: EpisodeSpec  # under the probe
@@ -64,7 +65,10 @@ def first_decisions(env: Env, policy: Policy, specs: Sequence[EpisodeSpec]) -> I
         def decide(sentence: str, observation: Observation = observation) -> np.ndarray:
             guarded(lambda: policy.reset([observation.episode]))
             answer = ask(policy, [dataclasses.replace(observation, instruction=sentence)])[0]
-            return check_chunk(answer, policy.spec.horizon)
+            chunk = check_chunk(answer, policy.spec.horizon)
+            if policy.spec.actions == "delta":
+                return chunk
+            return np.stack([action_towards(row, observation.state) for row in chunk])
 
         base = decide(default.prompt)
         for spec in probed:

@@ -22,10 +22,11 @@ from apt_bench.envs.base import Env, Observation
 from apt_bench.errors import UserError
 from apt_bench.policies.base import Policy, PolicySpec
 from apt_bench.policies.registry import PolicyRef
+from apt_bench.reading import load_object
 from apt_bench.records import EpisodeRecord
 from apt_bench.rollout.batching import Batcher
 from apt_bench.rollout.episode import LocalClient, PolicyClient, run_episode
-from apt_bench.suites import EpisodeSpec, load_object
+from apt_bench.suites import EpisodeSpec
 
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"), "1"

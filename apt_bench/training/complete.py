@@ -49,14 +49,13 @@ COST = {
     "demonstration": 2.4,
     "scene": 0.083,
     "pretraining": 0.0151,
-    "stage1": 0.0047,
-    "stage2": 0.0094,
-    "features": 0.02,
-    "episode": 4.0,
+    "stage1": 0.0031,
+    "stage2": 0.0069,
+    "episode": 5.0,
 }
 """Seconds of one core (AMD EPYC, one thread) as measured with the mini recipe: a demonstration; a scene of
-pretraining's pictures, and a picture in one of its steps; one noise draw of one sample in a step of either stage on
-cached features, and the features of one frame; an evaluated episode."""
+pretraining's pictures, and a picture in one of its steps; a noise draw of a sample in a step of either stage on
+cached features; an evaluated episode."""
 
 
 def _announce(recipe: Recipe, session: Session) -> None:
@@ -99,7 +98,7 @@ def pretrained(recipe: Recipe, session: Session) -> Path:
     if not is_complete(folder, config.train.steps):
         say(
             f"Pretraining a mini VLM: {config.scenes} scenes, {config.train.steps} steps, in {folder}. "
-            "It took 25 minutes of one idle core."
+            "Killed, it goes on from its last checkpoint."
         )
         pretrain(new_mini(recipe.vlm.mini), config, folder, session.report, session.cache)
     return folder

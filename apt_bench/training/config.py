@@ -4,8 +4,6 @@ same fields."""
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +15,7 @@ from apt_bench.errors import UserError, did_you_mean
 from apt_bench.models.config import ExpertConfig, VLMShape
 from apt_bench.models.vla import VLMSpec
 from apt_bench.models.vlm import VLMMode
+from apt_bench.reading import build, read_yaml
 from apt_bench.training.data import DataConfig
 from apt_bench.training.trainer import TrainConfig
 
@@ -149,13 +148,7 @@ def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe
         raise UserError(
             f"No training configuration '{name}'. {did_you_mean(name, config_names())} Or give a YAML file."
         )
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {error}") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: expected a mapping, found {type(raw).__name__}.")
-    raw = merged(raw, overrides or {})
+    raw = merged(read_yaml(path), overrides or {})
     if raw.get("recipe") == "langforce":
         raw = merged(LANGFORCE, raw)
     shared = raw.pop("train", {})
@@ -172,39 +165,6 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         old = out.get(key)
         out[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return out
-
-
-def build(kind: Any, raw: Any, where: str) -> Any:
-    """A value of this type from YAML's plain ones. `where` names the place in messages."""
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        if not isinstance(raw, Mapping):
-            raise UserError(f"{where}: expected a mapping, found {raw!r}.")
-        hints = typing.get_type_hints(kind)
-        known = [f.name for f in dataclasses.fields(kind)]
-        for key in raw:
-            if key not in known:
-                raise UserError(f"{where}: unknown key '{key}'. {did_you_mean(str(key), known)}")
-        return kind(**{k: build(hints[k], v, f"{where}: {k}") for k, v in raw.items()})
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        if raw not in args:
-            raise UserError(f"{where} is {raw!r}; it must be one of {', '.join(map(str, args))}.")
-        return raw
-    if origin is tuple:
-        several = raw if isinstance(raw, (list, tuple)) else [raw]
-        return tuple(build(args[0], value, where) for value in several)
-    if origin in (typing.Union, types.UnionType):
-        return raw
-    if kind is float and isinstance(raw, (int, str)) and not isinstance(raw, bool):
-        try:
-            return float(raw)  # YAML reads 1e-4 as text
-        except ValueError:
-            raise UserError(f"{where} is {raw!r}; it must be a number.") from None
-    if kind in (int, float, str, bool) and (
-        not isinstance(raw, kind) or (kind is int and isinstance(raw, bool))
-    ):
-        raise UserError(f"{where} is {raw!r}; it must be of type {kind.__name__}.")
-    return raw
 
 
 def _plain(value: Any) -> Any:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from apt_bench.demos.dataset import Demos, open_demos
 from apt_bench.demos.format import Demonstration
-from apt_bench.envs.base import AGENTVIEW, WRIST
+from apt_bench.envs.base import AGENTVIEW, WRIST, unmirrored
 from apt_bench.errors import UserError
 from apt_bench.models.actions import encode_chunk
 from apt_bench.models.inputs import RobotState, fractional_intrinsics
@@ -340,9 +340,11 @@ def _dataset(
         seen.__getitem__, looked, config.cameras, fit, f"{stamp} {demos.fingerprint}", cache, tick
     )
     height, width = frames.native
+    blank = np.empty((height, width, 3), np.uint8)
+    upright = [np.stack([unmirrored(blank, K)[1] for K in e.K]) for e in episodes]
     episodes = tuple(
-        dataclasses.replace(e, K=fractional_intrinsics(torch.from_numpy(e.K), width, height).numpy())
-        for e in episodes
+        dataclasses.replace(e, K=fractional_intrinsics(torch.from_numpy(K), width, height).numpy())
+        for e, K in zip(episodes, upright, strict=True)
     )
     first = np.cumsum([0, *map(len, looked)])[:-1]
     return Dataset(episodes, first, frames, demos.fingerprint)

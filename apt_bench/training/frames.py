@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from apt_bench.demos.format import Demonstration
+from apt_bench.envs.base import unmirrored
 from apt_bench.errors import UserError
 
 Tick = Callable[[int, int], None]
@@ -66,7 +67,7 @@ def building(folder: Path, size: int) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class FrameStore:
-    """`images[row, view]`: uint8 (H, W, 3). A view that a demonstration lacks is black there."""
+    """`images[row, view]`: uint8 (H, W, 3), never mirrored. A view that a demonstration lacks is black there."""
 
     images: np.ndarray  # uint8 (rows, V, H, W, 3), memory-mapped
     native: tuple[int, int]  # height and width of the images before scaling
@@ -88,7 +89,9 @@ def open_frames(
     fit: (height, width) in pixels that images are scaled down to. key: says which demonstrations these are.
     Raises UserError where the images of two demonstrations differ in size, or are no images.
     """
-    folder = cache / "frames" / digest(key, [s.tolist() for s in steps], list(cameras), list(fit))
+    folder = (
+        cache / "frames" / digest("unmirrored", key, [s.tolist() for s in steps], list(cameras), list(fit))
+    )
     if not (folder / "meta.json").is_file():
         _build(folder, load, steps, cameras, fit, tick)
     try:
@@ -125,8 +128,11 @@ def _build(
                 )
             for view, camera in enumerate(cameras):
                 if camera in demo.images:
+                    shown = demo.images[camera]
+                    if track := demo.cameras.get(camera):
+                        shown, _ = unmirrored(shown, track.K)
                     for k, t in enumerate(chosen):
-                        images[row + k, view] = _resized(demo.images[camera][t], size)
+                        images[row + k, view] = _resized(np.ascontiguousarray(shown[t]), size)
             sha.update(images[row : row + len(chosen)].tobytes())
             row += len(chosen)
             if tick:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,7 @@ def save_mini(folder: Path, vlm: MiniVLM, about: dict[str, object]) -> None:
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in vlm.state_dict().items()}
     save_file(tensors, folder / "mini.safetensors.part")
     (folder / "mini.safetensors.part").replace(folder / "mini.safetensors")
-    (folder / "mini.json").write_text(
-        json.dumps({"config": dataclasses.asdict(vlm.config), **about}, indent=2)
-    )
+    (folder / "mini.json").write_text(json.dumps({"config": asdict(vlm.config), **about}, indent=2))
 
 
 def is_complete(folder: Path, steps: int) -> bool:
@@ -36,14 +34,21 @@ def is_complete(folder: Path, steps: int) -> bool:
 
 
 def made_by(folder: Path, sizes: MiniVLMConfig, pretraining: PretrainConfig) -> bool:
-    """Whether `folder` holds one of these sizes (the words come with it), trained to the end in this way."""
+    """Whether `folder` holds one of these sizes, trained to the end in this way. The words come with it, and settings
+    that are newer than it do not count."""
     try:
         about = json.loads((folder / "mini.json").read_text())
     except (OSError, ValueError):
         return False
-    wanted = json.loads(json.dumps([dataclasses.asdict(sizes), dataclasses.asdict(pretraining)]))
-    found = [{**about["config"], "words": wanted[0]["words"]}, about["pretraining"]]
-    return found == wanted and about["steps"] == pretraining.train.steps
+    wanted = json.loads(json.dumps({"config": asdict(sizes), "pretraining": asdict(pretraining)}))
+    wanted["config"]["words"] = about["config"]["words"]
+    return about["steps"] == pretraining.train.steps and all(_holds(wanted[k], about[k]) for k in wanted)
+
+
+def _holds(wanted: Any, found: Any) -> bool:
+    if isinstance(found, dict):
+        return all(k in wanted and _holds(wanted[k], found[k]) for k in found)
+    return bool(wanted == found)
 
 
 def load_mini(folder: Path) -> MiniVLM:

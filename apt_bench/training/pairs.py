@@ -67,21 +67,20 @@ class Pictures:
     things: tuple[tuple[Thing, ...], ...]
 
 
-def open_pictures(config: MiniVLMConfig, scenes: int, cache: Path, tick: Tick | None = None) -> Pictures:
-    """VIEWS pictures of each of `scenes` scenes; rendered now if they are not in the cache."""
+def open_pictures(
+    config: MiniVLMConfig, scenes: int, cache: Path, tick: Tick | None = None, first: int = 0
+) -> Pictures:
+    """VIEWS pictures of each of `scenes` scenes from number `first` on; rendered now if they are not in the cache."""
     h, w = config.image_size
     rows, cols = h // config.stride, w // config.stride
-    folder = (
-        cache
-        / "pictures"
-        / digest(SEED, scenes, VIEWS, h, w, config.stride, sorted(ITEMS), sorted(CONTAINERS))
-    )
+    what = [SEED, scenes, VIEWS, h, w, config.stride, sorted(ITEMS), sorted(CONTAINERS)]
+    folder = cache / "pictures" / digest(*what, *([first] if first else []))
     shape, cover = (VIEWS * scenes, h, w, 3), (VIEWS * scenes, MOST, rows, cols)
     if not (folder / "things.json").is_file():
         with building(folder, int(np.prod(shape) + 2 * np.prod(cover))) as part:
             images = np.memmap(part / "images.u8", np.uint8, "w+", shape=shape)
             masks = np.memmap(part / "cover.f16", np.float16, "w+", shape=cover)
-            things = _render(images, masks, scenes, tick)
+            things = _render(images, masks, range(first, first + scenes), tick)
             images.flush()
             masks.flush()
             (part / "things.json").write_text(json.dumps(things))
@@ -103,16 +102,16 @@ def scene(index: int) -> EpisodeSpec:
 
 
 def _render(
-    images: np.ndarray, masks: np.ndarray, scenes: int, tick: Tick | None
+    images: np.ndarray, masks: np.ndarray, scenes: range, tick: Tick | None
 ) -> list[list[tuple[str, float, float]]]:
     env, out = TabletopEnv(), []
     (h, w), (rows, cols) = images.shape[1:3], masks.shape[2:]
-    for index in range(scenes):
+    for place, index in enumerate(scenes):
         env.reset(scene(index))
         for k in range(VIEWS):
             if k == 2:
                 _move(env, np.random.default_rng((SEED, index)))
-            n, camera = VIEWS * index + k, (AGENTVIEW, WRIST)[k % 2]
+            n, camera = VIEWS * place + k, (AGENTVIEW, WRIST)[k % 2]
             images[n] = _scaled(env.frame(camera, SIZE), (w, h))  # as policies get them: averages
             labels, values = env.segmentation(camera, SIZE // 2)
             seen: list[tuple[str, float, float]] = []
@@ -130,7 +129,7 @@ def _render(
                 seen.append((kind, float(u), float(v)))
             out.append(seen)
         if tick:
-            tick(index + 1, scenes)
+            tick(place + 1, len(scenes))
     env.close()
     return out
 
@@ -143,7 +142,7 @@ def _scaled(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _move(env: TabletopEnv, rng: np.random.Generator) -> None:
     """Another third-person camera, and the arm somewhere above the table with its hand down."""
-    model, data, robot = env.model, env.data, env.scene.robot  # type: ignore[union-attr]
+    model, data, robot = env.model, env.data, env.scene.robot
     view = View(*(float(rng.uniform(*bounds)) for bounds in (AZIMUTH, ELEVATION, DISTANCE)))
     right, up = camera_axes(view)
     camera = model.camera(AGENTVIEW)

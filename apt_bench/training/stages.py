@@ -166,6 +166,7 @@ class _Run:
         return cache
 
     def _provenance(self, stage: int, taken: list[str]) -> dict[str, Any]:
+        native = {d.frames.native for d in self.samples.datasets}
         return {
             **circumstances(),
             "stage": stage,
@@ -173,6 +174,7 @@ class _Run:
             "cameras": list(self.recipe.data.cameras),
             "reference": self.recipe.data.reference,
             "stride": self.recipe.data.stride,
+            "image_size": list(native.pop()) if len(native) == 1 else None,
             "data": [
                 {
                     "name": name,

@@ -142,7 +142,7 @@ def losses(
 ) -> dict[str, Tensor]:
     """The losses of one micro-batch; gradients of `total` flow into whatever trains."""
     batch = batch.to(device)
-    options = {
+    options: dict[str, Any] = {
         "rotation": batch.rotation,
         "generator": torch.Generator().manual_seed(batch.noise_seed),
         "draws": config.draws,

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from parity import Golden, kit
+from scipy.spatial.transform import Rotation
 from torch.testing import assert_close
 
+from apt_bench.envs.base import ACTION_SCALE, action_towards
 from apt_bench.models import actions as A
 from apt_bench.models import diffusion as D
 from apt_bench.models.attention import attention_mask, joint_mask, visual_positions
@@ -17,6 +19,7 @@ from apt_bench.models.diffusion import add_noise, ddim_step
 from apt_bench.models.expert import token_poses
 from apt_bench.models.inputs import LANGUAGE, PAD, VISION, image_plane
 from apt_bench.models.official import from_official
+from apt_bench.policies.apt import steps
 
 CASES = [(case, stage) for case in ("plain", "hard", "own") for stage in (1, 2)]
 OWN = Path(__file__).with_name("own_expert.npz")  # by make_own_fixture.py
@@ -184,7 +187,8 @@ def test_noise_schedule() -> None:
 
 def test_control_actions() -> None:
     z = np.load(kit("golden_actions.npz"))
-    action = A.control_action(
-        z["libero/pred_pose"], z["libero/pred_gripper"], z["libero/eef_pose"], z["libero/action_scale"]
-    )
+    np.testing.assert_array_equal(z["libero/action_scale"], ACTION_SCALE)
+    rows, live = steps(z["libero/pred_pose"], z["libero/pred_gripper"]), z["libero/eef_pose"]
+    state = np.concatenate([live[:3, 3], Rotation.from_matrix(live[:3, :3]).as_rotvec()])
+    action = np.stack([action_towards(row, state) for row in rows])
     np.testing.assert_allclose(action, z["libero/env_action"], atol=1e-5)

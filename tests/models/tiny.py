@@ -108,7 +108,9 @@ def vlm(family: str) -> VLM:
     torch.manual_seed(0)
     if family == "mini":
         return MiniVLM(
-            MiniVLMConfig(words=("move", "the", "cube", "to", "bowl", "red"), image_size=(64, 64), width=64)
+            MiniVLMConfig(
+                words=("move", "the", "cube", "to", "bowl", "red"), image_size=(64, 64), width=64, layers=4
+            )
         )
     return wrap(model(family), tokenizer(), **({"side": 64} if "qwen" in family else {}))
 

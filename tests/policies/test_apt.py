@@ -8,20 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
+from apt_bench.demos.recording import shrink
 from apt_bench.envs.base import AGENTVIEW, WRIST, Camera, Observation
 from apt_bench.errors import UserError
 from apt_bench.models import checkpoint
-from apt_bench.models.actions import control_action, rotation_matrix, rotation_vector
 from apt_bench.models.config import ExpertConfig
 from apt_bench.models.mini_vlm import MiniVLM, MiniVLMConfig
 from apt_bench.models.vla import VLA, VLMSpec, build_expert
-from apt_bench.policies.apt import CONTROL_SCALE, AptPolicy, follow
+from apt_bench.policies.apt import AptPolicy, steps
 
 
 def pose(rng: np.random.Generator) -> np.ndarray:
     out = np.eye(4)
-    out[:3, :3], out[:3, 3] = rotation_matrix(rng.normal(size=3)), rng.normal(size=3) * 0.3
+    out[:3, :3], out[:3, 3] = Rotation.from_rotvec(rng.normal(size=3)).as_matrix(), rng.normal(size=3) * 0.3
     return out
 
 
@@ -39,7 +40,7 @@ def observation(i: int, instruction: str = "move the cube") -> Observation:
     )
 
 
-def network(folder: Path, stage: int = 2) -> Path:
+def network(folder: Path, stage: int = 2, provenance: dict | None = None) -> Path:
     torch.manual_seed(0)
     mini = MiniVLMConfig(width=32, heads=2, image_size=(64, 64))
     vlm = MiniVLM(mini)
@@ -47,7 +48,7 @@ def network(folder: Path, stage: int = 2) -> Path:
     expert = build_expert(config)
     for p in expert.parameters():
         p.data += 0.1 * torch.randn_like(p)
-    return checkpoint.save(folder, VLA(vlm, expert, VLMSpec(name="mini", mini=mini)), {})
+    return checkpoint.save(folder, VLA(vlm, expert, VLMSpec(name="mini", mini=mini)), provenance or {})
 
 
 @pytest.mark.parametrize("two_stage", [True, False])
@@ -105,37 +106,56 @@ def test_only_a_stage_2_policy_hears_the_instruction(tmp_path: Path, stage: int)
     assert np.array_equal(a, b) == (stage == 1)
 
 
-@pytest.mark.parametrize("tracking", [1.0, 0.3])
-def test_actions_are_those_of_the_released_evaluator_where_the_arm_tracks_as_foreseen(
-    tracking: float,
-) -> None:
-    """An arm that covers `tracking` of each command, each converted against its live pose, as the release does."""
+def test_chunks_are_the_poses_at_the_control_rate() -> None:
+    """Between two predictions the hand moves straight and turns evenly; the gripper opens above 0.8."""
     rng = np.random.default_rng(0)
-    live, targets, opening = pose(rng), [], np.array([0.9, 0.79, 0.81, -0.2])
-    target = live
-    for _ in opening:
-        target = target.copy()
-        target[:3, 3] += rng.normal(size=3) * 0.02
-        target[:3, :3] = rotation_matrix(rng.normal(size=3) * 0.1) @ target[:3, :3]
-        targets.append(target)
-    ours = follow(np.stack(targets), opening, live, tracking)
-    for target, o, action in zip(targets, opening, ours, strict=True):
-        np.testing.assert_allclose(action, control_action(target, o, live, CONTROL_SCALE), atol=1e-9)
-        moved = live.copy()
-        moved[:3, 3] += tracking * action[:3] * 0.05
-        moved[:3, :3] = rotation_matrix(tracking * action[3:6] * 0.5) @ live[:3, :3]
-        live = moved
-    if tracking == 1.0:
-        np.testing.assert_allclose(live, targets[-1], atol=1e-9)
-    assert ours[:, 6].tolist() == [-1.0, 1.0, -1.0, 1.0]
+    poses, openness = np.stack([pose(rng) for _ in range(3)]), np.array([1.0, 0.7, 0.9])
+    plain, dense = steps(poses, openness), steps(poses, openness, stride=4)
+    assert (plain.shape, dense.shape) == ((3, 7), (9, 7))
+    np.testing.assert_allclose(dense[::4], plain, atol=1e-9)
+    np.testing.assert_allclose(plain[:, :3], poses[:, :3, 3])
+    np.testing.assert_allclose(Rotation.from_rotvec(plain[:, 3:6]).as_matrix(), poses[:, :3, :3], atol=1e-9)
+    np.testing.assert_allclose(dense[2, :3], poses[:2, :3, 3].mean(0))
+    whole, half = (
+        Rotation.from_rotvec(dense[k, 3:6]) * Rotation.from_rotvec(dense[0, 3:6]).inv() for k in (4, 2)
+    )
+    np.testing.assert_allclose((half * half).as_matrix(), whole.as_matrix(), atol=1e-9)
+    assert dense[:, 6].tolist() == [
+        -1,
+        -1,
+        -1,
+        1,
+        1,
+        1,
+        1,
+        -1,
+        -1,
+    ]  # openness 1, .925, .85, .775, .7, .75, .8, .85, .9
 
 
-def test_rotation_vectors_are_exact_near_0_and_pi() -> None:
-    rng = np.random.default_rng(0)
-    axis = rng.normal(size=(200, 3))
-    axis /= np.linalg.norm(axis, axis=1, keepdims=True)
-    for angle in (0.0, 1e-9, 1e-4, 1.0, 3.0, np.pi - 1e-7):
-        np.testing.assert_allclose(rotation_vector(rotation_matrix(axis * angle)), axis * angle, atol=1e-7)
+def test_the_network_is_fed_as_its_checkpoint_was_trained(tmp_path: Path) -> None:
+    trained = {"cameras": [WRIST], "stride": 3, "image_size": [32, 32]}
+    policy = AptPolicy(network(tmp_path / "policy", provenance=trained), device="cpu")
+    assert policy.spec.cameras == (WRIST,)
+    assert policy.spec.horizon == 16
+    obs = observation(0)
+    small = shrink(obs.images[WRIST], 32)
+    half = obs.cameras[WRIST].K.copy()
+    half[:2] /= 2
+    half[:2, 2] -= 0.25
+    same = dataclasses.replace(
+        obs, images={WRIST: small}, cameras={WRIST: Camera(half, obs.cameras[WRIST].pose)}
+    )
+    (a, ra), (b, rb) = (policy.inputs([o], [0]) for o in (obs, same))
+    assert torch.equal(a.pixels["images"], b.pixels["images"])
+    torch.testing.assert_close(ra.intrinsics, rb.intrinsics)
+    (chunk,) = policy.act([obs])
+    assert chunk.shape == (16, 7)
+    both = AptPolicy(tmp_path / "policy", device="cpu", cameras=[AGENTVIEW, WRIST])
+    assert both.spec.cameras == (AGENTVIEW, WRIST)
+    odd = dataclasses.replace(obs, images={WRIST: obs.images[WRIST][:48, :48]})
+    with pytest.raises(UserError, match="trained on images of 32x32 pixels, which those of 'wrist', 48x48"):
+        policy.act([odd])
 
 
 def test_bad_input_is_named(tmp_path: Path) -> None:
@@ -143,7 +163,7 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="execute=7"):
         AptPolicy(folder, execute=7)
     obs = observation(0)
-    with pytest.raises(UserError, match="calibration of \\['wrist'\\]"):
+    with pytest.raises(UserError, match="calibration of 'wrist'"):
         AptPolicy(folder, device="cpu").act(
             [dataclasses.replace(obs, cameras={AGENTVIEW: obs.cameras[AGENTVIEW]})]
         )

@@ -133,8 +133,11 @@ def test_power_verb() -> None:
     assert "168" in call("power", 50, 40, "--discordance", 20).output
     assert "388" in call("power", 50, 40).output
     assert "94.1%" in call("power", 50, 45, "--episodes", 500, "--discordance", 10).output
+    assert "79.9%" in call("power", 60, 60, "--discordance", 20, "--margin", 5, "--episodes", 500).output
+    assert ": 454" in call("power", 60, 60, "--discordance", 10, "--margin", 5, "--power", 95).output
     for bad in (
         ["50", "50"],
+        ["50", "40", "--margin", "5"],
         ["50", "140"],
         ["50", "40", "--discordance", "5"],
         ["50", "40", "--episodes", "0"],
@@ -217,7 +220,8 @@ def test_no_line_crashes_or_vanishes(tmp_path: Path, changed: list[bytes]) -> No
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.dictionaries(
-        st.sampled_from(["policy", "requested", "unavailable", "wall_seconds", "started"]), anything
+        st.sampled_from(["policy", "requested", "unavailable", "wall_seconds", "started", "sequential"]),
+        anything,
     ),
     st.dictionaries(st.sampled_from(["suite", "seed", "cells", "hash"]), anything),
 )

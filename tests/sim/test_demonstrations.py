@@ -13,8 +13,9 @@ from apt_bench.demos.recording import shrink
 from apt_bench.demos.replay import Replayer
 from apt_bench.demos.segmentation import Segmenter
 from apt_bench.envs.base import AGENTVIEW, WRIST
+from apt_bench.reading import load_object
 from apt_bench.rollout.runner import RunOptions
-from apt_bench.suites import load_object, load_suite
+from apt_bench.suites import load_suite
 
 pytestmark = pytest.mark.sim
 

@@ -140,10 +140,12 @@ def test_a_disturbed_episode_pushes_the_arm_and_replays(env):
     plain = episodes("rigid_pick_place", "so")[0]
     pushed = dataclasses.replace(plain, args={**plain.args, "disturbance": 0.6})
     still = np.tile([0.0, 0, 0, 0, 0, 0, -1], (60, 1))
-    hands = []
+    hands, starts = [], set()
     for spec in (plain, pushed, pushed):
         env.reset(spec)
+        starts.add(env.outcome().start_hash)
         hands.append([env.step_chunk(a[None], look=False).state[:3] for a in still])
+    assert len(starts) == 1  # the same scene
     calm, first, again = np.array(hands)
     assert np.abs(calm - calm[0]).max() < 0.005
     assert np.abs(first - first[0]).max() > 0.02

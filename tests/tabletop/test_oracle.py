@@ -4,14 +4,19 @@ import pytest
 
 from apt_bench.envs.tabletop import TabletopEnv
 from apt_bench.policies.oracle import OraclePolicy
+from apt_bench.policies.oracle.geometry import World
+from apt_bench.policies.oracle.grasps import find_grasps
+from apt_bench.policies.oracle.push import Push, SetAside, find_push, make_room
+from apt_bench.policies.oracle.spots import find_spots
 from apt_bench.suites import load_suite
 
 pytestmark = pytest.mark.sim
 CELLS = [
     ("rigid_pick_place", "uoue", 0.98),
     ("rigid_pick_place", "uc", 0.98),
-    ("rigid_pick_place", "so_ur5e", 0.90),
+    ("rigid_pick_place", "so_ur5e", 0.98),
     ("clutter_pick_place", "uo", 0.90),
+    ("composite", "coaching_seen", 0.95),
     ("composite", "coaching_unseen", 0.95),
     ("composite", "chaining", 0.95),
 ]
@@ -44,3 +49,25 @@ def test_the_oracle_solves_the_first_scene(env, suite, cell, rate):
 def test_the_oracle_solves_the_cell(env, suite, cell, rate):
     outcomes = [solve(env, spec) for spec in load_suite(suite).select([cell])]
     assert sum(o.success for o in outcomes) >= rate * len(outcomes)
+
+
+@pytest.mark.parametrize(
+    ("task", "init", "kind"),
+    [("to_bowl", 0, Push), ("to_plate", 14, SetAside)],
+    ids=["push", "set aside"],
+)
+def test_room_is_made_where_neighbours_leave_no_grasp(env, task, init, kind):
+    suite = load_suite("clutter_pick_place")
+    spec = next(s for s in suite.select(["so"], tasks=[task]) if s.key.init == init)
+    scene = env.reset(spec, privileged=True).scene
+    world, (item, place) = World(scene), scene.goal[0].args
+    spot = find_spots(world, item, place, scene.goal[0].predicate)[0].position
+
+    def graspable():
+        return any(grasp.cost < 1 for grasp in find_grasps(world, item, spot))
+
+    assert not graspable()
+    assert isinstance(find_push(world, item, spot), kind)
+    for action in make_room(world, item, spot):
+        env.step_chunk(action[None], look=False)
+    assert graspable()

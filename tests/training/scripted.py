@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from apt_bench.demos.format import ACTION_SCALE, CameraTrack, DemoInfo, Demonstration
+from apt_bench.demos.format import CameraTrack, DemoInfo, Demonstration
 from apt_bench.demos.hdf5 import write_hdf5
+from apt_bench.envs.base import ACTION_SCALE
 from apt_bench.suites import EpisodeKey
 
 SIZE, FOCAL, HEIGHT = 64, 80.0, 1.0

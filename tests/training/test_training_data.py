@@ -9,11 +9,17 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from scripted import demonstration, write
+from scripted import SIZE, demonstration, write
 
+from apt_bench.demos.format import CameraTrack
 from apt_bench.demos.hdf5 import write_hdf5
+from apt_bench.envs.base import Camera, Observation
 from apt_bench.errors import UserError
 from apt_bench.models.actions import decode_chunk
+from apt_bench.models.config import ExpertConfig
+from apt_bench.models.mini_vlm import MiniVLM, MiniVLMConfig
+from apt_bench.models.vla import VLA, VLMSpec, build_expert
+from apt_bench.policies.apt import AptPolicy
 from apt_bench.training.augment import AugmentConfig, augment, view_order
 from apt_bench.training.data import DataConfig, Samples, idle, open_samples, read_episode
 
@@ -111,6 +117,46 @@ def test_augmented_versions_are_reproducible_and_differ() -> None:
     assert not np.array_equal(versions[0], versions[1])
     orders = {tuple(view_order(config, frame, 0, 2)) for frame in range(20)}
     assert orders == {(0, 1), (1, 0)}
+
+
+def test_a_mirror_image_reaches_the_network_as_the_plain_one(cache: Path, tmp_path: Path) -> None:
+    """LIBERO's images are mirrored, with a negative focal length: training data and the policy both turn them back, so
+    the same scene gives the same pixels, intrinsics and codes."""
+    plain = demonstration(0)
+    (track,) = plain.cameras.values()
+    flip = np.array([[-1, 0, SIZE - 1], [0, 1, 0], [0, 0, 1.0]])
+    mirrored = dataclasses.replace(
+        plain,
+        images={"agentview": plain.images["agentview"][:, :, ::-1]},
+        cameras={"agentview": CameraTrack(flip @ track.K, track.pose)},
+    )
+    assert mirrored.cameras["agentview"].K[0, 0] < 0
+    write_hdf5(tmp_path / "plain.hdf5", [plain])
+    write_hdf5(tmp_path / "mirrored.hdf5", [mirrored])
+    streams = [samples(cache, tmp_path / f"{name}.hdf5") for name in ("plain", "mirrored")]
+    picks = streams[0].pick(range(6))
+    shown = [s.images(picks.rows, picks.versions, np.ones((6, 1), bool)) for s in streams]
+    np.testing.assert_array_equal(np.array(shown[0]), np.array(shown[1]))
+    batches = [s.batch(range(6), s.pick(range(6))) for s in streams]
+    assert torch.equal(batches[0].target, batches[1].target)
+    torch.testing.assert_close(batches[0].robot.intrinsics, batches[1].robot.intrinsics)
+    # A point of the scene: in both, and in what the policy makes of either observation, at the same pixel.
+    vlm = MiniVLM(MiniVLMConfig(width=32, heads=2, layers=2, image_size=(SIZE, SIZE)))
+    expert = build_expert(ExpertConfig(vlm=vlm.shape, width=32, heads=2, depth=2, horizon=8))
+    policy = AptPolicy("none", model=VLA(vlm, expert, VLMSpec("mini")), cameras=["agentview"], device="cpu")
+    step = int(picks.episodes[0].kept[picks.steps[0]])
+    for demo in (plain, mirrored):
+        image, camera = demo.images["agentview"][step], demo.cameras["agentview"]
+        at = camera.K @ np.linalg.inv(camera.pose[step])[:3] @ [*demo.state[step, :3], 1]
+        u, v = (at[:2] / at[2]).round().astype(int)
+        assert image[v, u].min() > 200  # the white dot that the hand is
+        seen = {"agentview": Camera(camera.K, camera.pose[step])}
+        obs = Observation({"agentview": image}, demo.state[step], "go", cameras=seen)
+        prompt, robot = policy.inputs([obs], [0])
+        pixels = ((prompt.pixels["images"][0].permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
+        np.testing.assert_array_equal(pixels, shown[0][0][0])
+        for name in ("intrinsics", "camera_pose", "ee_pose", "ref_pose", "openness"):
+            torch.testing.assert_close(getattr(robot, name)[0], getattr(batches[0].robot, name)[0])
 
 
 def test_images_are_scaled_to_the_vlm_and_intrinsics_do_not_notice(cache: Path, tmp_path: Path) -> None:

@@ -155,8 +155,8 @@ class SceneKey:
         return Draw("cycle", self.scene, self.task, self.seed, turn, *salt).shuffled(choices)[place]
 
 
-_NOT_SCENE = ("robot", "chain", "stages")
-"""Arguments of a cell that leave the scene as it is: coaching and chaining see the same ones."""
+_NOT_SCENE = ("disturbance", "robot", "chain", "stages")
+"""Arguments of a cell that leave the scene as it is: coaching and chaining see the same ones, disturbed or not."""
 
 
 def scene_spec(args: Mapping[str, Any], task: str, init: int, seed: int) -> SceneSpec:

@@ -13,6 +13,7 @@ from apt_bench.envs.base import Scene
 ITERATIONS = 60
 DAMPING = 0.02
 STRETCH = 0.95  # share of the arm's length that can be used well
+FOLDED = 0.55  # of its length: nearer to the base it does not turn the hand freely
 FLIPPED = 0.06  # rad beyond straight
 LIMIT = 0.25  # rad from a joint's end from which on it is a bad posture
 

@@ -24,6 +24,7 @@ from apt_bench.policies.oracle.motion import (
     pointing,
     turned,
     up,
+    upright,
 )
 from apt_bench.policies.oracle.paths import plan
 
@@ -117,7 +118,7 @@ def pull(world: World, joint: int, travel: float, done: Callable[[], bool], atte
     out = world.scene.data.xaxis[joint] * np.sign(travel)
     bar = handle(world, joint, out)
     grip = (bar.max(0) + bar.min(0)) / 2
-    if not any(_free(world, joint, grip, facing(out, float(lean))) for lean in LEANS):
+    if all(grip[2] + world.below(facing(out, float(lean))) < world.surface for lean in LEANS):
         return (yield from hook(world, bar, out, travel, done, attempt))
     rotation = facing(out, float(LEANS[attempt % len(LEANS)]))
     before = grip - 0.09 * rotation[:, 2]
@@ -138,10 +139,6 @@ def pull(world: World, joint: int, travel: float, done: Callable[[], bool], atte
     yield from go(world, world.grip + up(0.15), rotation, OPEN, tolerance=0.03, steps=25)
     yield from go(world, world.grip, DOWN, OPEN, angle=0.2, steps=25)
     return done()
-
-
-def _free(world: World, joint: int, position: np.ndarray, rotation: np.ndarray) -> bool:
-    return world.arm.cost(position, rotation, world.part_geoms(joint)) < 1
 
 
 def hook(
@@ -178,6 +175,8 @@ def push(world: World, joint: int, travel: float, done: Callable[[], bool]) -> M
     rotation = facing(-into, PUSH_LEAN)
     if world.arm.stretch(above, rotation) > STRETCH:  # a hand that leans back stretches the arm
         rotation = pointing(world, before, into, UPRIGHT_LEAN)
+        yield from follow(world, plan(world, above, DOWN, world.obstacles()), DOWN, CLOSE)
+        yield from go(world, above, upright(rotation), CLOSE, tolerance=0.03, angle=0.2)
     yield from follow(world, plan(world, above, rotation, world.obstacles()), rotation, CLOSE)
     yield from go(world, above, rotation, CLOSE, tolerance=0.02)
     yield from go(world, before, rotation, CLOSE, tolerance=0.012, steps=40, straight=True)

@@ -92,6 +92,10 @@ class World:
                 boxes.append([points.min(0), points.max(0)])
         return np.array(boxes)
 
+    def below(self, rotation: np.ndarray) -> float:
+        """How much higher than the grip the lowest corner of the open hand is (negative: lower), m."""
+        return float(np.minimum(*(self.hand_boxes * rotation[2]).swapaxes(0, 1)).sum(1).min())
+
     def air(self, points: np.ndarray, origin: np.ndarray, boxes: np.ndarray | None = None) -> float:
         """Distance (largest of the three components) of the nearest point to the open hand (or other boxes); negative:
         inside it. points (3, n) and origin (3,) of the hand, both along the axes of its tool frame."""

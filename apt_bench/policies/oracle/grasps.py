@@ -24,6 +24,8 @@ ASKEW = 0.3  # cost per unit of slope
 MARGINS = (0.004, 0.0, -0.004)  # m of air around the hand; the next one where nothing is found
 TILTS = np.deg2rad([0, 20])  # of the hand away from the base, to reach far
 LIFTED = 0.06  # m
+BACK = np.deg2rad(30)  # of the hand towards the base, so that the arm need not fold up
+FOLDED = 0.4  # share of the arm's length nearer than which it does
 NEAR = 0.88  # share of the arm's length that needs no tilt
 SLACK = 0.1  # extra cost of the arm's posture that is still good
 
@@ -62,7 +64,8 @@ def find_grasps(
     shift = None if destination is None else destination - world.position(name)
     around = others[np.linalg.norm(others[:, :2] - centre[:2], axis=1) < 0.22]
     cloud = _thinned(np.concatenate([points, around]))
-    tilts = TILTS if world.arm.stretch(centre, DOWN) > NEAR else TILTS[:1]
+    stretch = world.arm.stretch(centre, DOWN)
+    tilts = TILTS if stretch > NEAR else TILTS[:1] - (BACK if stretch < FOLDED else 0)
     frames = list(hands) or [
         leaning(world, centre, float(tilt)) @ turned(yaw) for tilt in tilts for yaw in YAWS
     ]
@@ -89,10 +92,11 @@ def find_grasps(
     return sorted(found, key=lambda g: g.cost)[:limit]
 
 
-def clearance(world: World, name: str) -> float:
-    """Air (m) around the open hand at the best grasp from straight above; negative: something is in its way."""
+def clearance(world: World, name: str, *but: str) -> float:
+    """Air (m) around the open hand at the best grasp from straight above; negative: something is in its way, other
+    than the objects `but`."""
     points, centre = world.points(name), world.centre(name)
-    others = world.obstacles(name)
+    others = world.obstacles(name, *but)
     near = others[np.linalg.norm(others[:, :2] - centre[:2], axis=1) < 0.22]
     cloud, best = _thinned(np.concatenate([points, near])), -np.inf
     for yaw in YAWS[:-1]:  # -90 degrees is 90 degrees

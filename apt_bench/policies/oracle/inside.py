@@ -7,16 +7,19 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from scipy.spatial import cKDTree
 
-from apt_bench.policies.oracle.articulated import facing, sideways
+from apt_bench.policies.oracle.articulated import facing, rotation_matrix, sideways
 from apt_bench.policies.oracle.geometry import World
 from apt_bench.policies.oracle.grasps import Grasp, find_grasps
 from apt_bench.policies.oracle.motion import CLOSE, OPEN, Motion, action_towards, follow, go, hold, up
 from apt_bench.policies.oracle.paths import plan
+from apt_bench.policies.oracle.skills import pick, place
 
 LEANS = np.deg2rad([45, 60, 35])  # of the hand that reaches in
 CORRIDOR = 0.04  # m: half width and half height of what has to be free before a room can be entered
+THIN = 0.03  # m: what is wider is no handle and no wall, and slips out of a leaning hand
 DEPTHS = (0.0, 0.3, 0.6)  # where a thing is put: share of the way from the room's middle to its opening
 LATERAL = np.linspace(-0.8, 0.8, 9)  # share of its half width
+SWAY = 0.03  # m that a thing held by its handle may hang lower on the way
 SILL = 0.015  # m above the floor at which a thing is carried in
 
 
@@ -53,7 +56,7 @@ def ways_in(world: World, name: str, target: str, out: np.ndarray) -> Iterator[t
     around = np.linalg.norm((others - centre)[:, :2], axis=1) < 0.03
     floor = float(others[around & (others[:, 2] < centre[2]), 2].max(initial=world.surface))
     tree = cKDTree(others[others[:, 2] > floor + 0.005])
-    hands = [sideways(facing(out, float(lean))) for lean in LEANS]
+    hands = _hands(out)
     for share in DEPTHS:
         best = (-1.0, centre)
         for side in LATERAL:
@@ -64,33 +67,78 @@ def ways_in(world: World, name: str, target: str, out: np.ndarray) -> Iterator[t
         geoms = frozenset(world.scene.objects[name].geoms)
         shift = spot - world.position(name)
         for grasp in find_grasps(world, name, spot, hands=hands):
-            if grasp.cost < 1 and world.arm.cost(grasp.position + shift, grasp.rotation, geoms) < 1:
+            there = world.arm.cost(grasp.position + shift, grasp.rotation, geoms)
+            if grasp.width < THIN and grasp.cost < 1 and there < 1:
                 yield spot, grasp
 
 
+def turn_round(world: World, name: str, out: np.ndarray) -> Motion:
+    """Set a thing down again where it stands, its handle towards `out`."""
+    here = world.position(name)
+    for turn in (np.pi, np.pi / 2, -np.pi / 2):
+        back = _about_z(-turn)
+        if any(g.width < THIN for g in find_grasps(world, name, hands=_hands(back @ out))):
+            break
+    else:
+        yield from hold(world, OPEN, 1)
+        return False
+    geoms = frozenset(world.scene.objects[name].geoms)
+    best: tuple[float, Grasp, float] | None = None
+    for grasp in find_grasps(world, name):
+        for angle in {turn, turn - 2 * np.pi if turn == np.pi else turn}:
+            spin = _about_z(angle)
+            there = here + spin @ (grasp.position - here)
+            cost = grasp.cost + world.arm.cost(there, spin @ grasp.rotation, geoms)
+            if best is None or cost < best[0]:
+                best = cost, grasp, angle
+    if best is None or not (yield from pick(world, name, best[1])):
+        return False
+    _, grasp, angle = best
+    half, whole = (_about_z(share * angle) @ grasp.rotation for share in (0.5, 1.0))
+    yield from go(world, world.grip + up(0.02), half, CLOSE, tolerance=0.03, steps=40)
+    yield from go(world, world.grip, whole, CLOSE, tolerance=0.03, steps=40)
+    yield from place(world, name, here, 0.0, lambda: False, whole)
+    for rotation in (half, grasp.rotation):  # back the way it came, not on into the wrist's stop
+        yield from go(world, world.grip, rotation, OPEN, tolerance=0.05, angle=0.3, steps=30)
+    return False
+
+
+def _about_z(angle: float) -> np.ndarray:
+    return rotation_matrix(np.array([0.0, 0.0, angle]))
+
+
+def _hands(out: np.ndarray) -> list[np.ndarray]:
+    return [sideways(facing(out, float(lean))) for lean in LEANS]
+
+
 def put_in(
-    world: World, name: str, spot: np.ndarray, out: np.ndarray, done: Callable[[], bool], rotation: np.ndarray
+    world: World,
+    name: str,
+    target: str,
+    spot: np.ndarray,
+    out: np.ndarray,
+    rotation: np.ndarray,
+    done: Callable[[], bool],
 ) -> Motion:
-    """Carry the held object before the opening, in, and let go; `spot` (3,) for its origin, `out` (3,) the way out."""
+    """Carry the held object before the opening of the region `target`, in, and let go; `spot` (3,) for its origin,
+    `out` (3,) the way out."""
     load = world.points(name)
     hang = world.grip[2] - load[:, 2].min()
-    radius = float(np.linalg.norm((load - world.grip)[:, :2], axis=1).max()) + 0.01
     others = world.obstacles(name)
-    walls = others[(np.abs((others - spot) @ np.cross(out, [0, 0, 1.0])) < 0.03) & (others[:, 2] > spot[2])]
-    way = float(((walls - spot) @ out).max() - ((load - world.position(name)) @ out).min()) + 0.02
+    parent = world.points(world.scene.regions[target].parent) - spot
+    walls = parent[(np.abs(parent @ np.cross(out, [0, 0, 1.0])) < CORRIDOR) & (parent[:, 2] > 0)]
+    way = float((walls @ out).max() - ((load - world.position(name)) @ out).min()) + 0.02
     outside = spot + way * out + up(SILL)
     above = world.grip + outside - world.position(name)
-    path = plan(world, above, rotation, others, hang, radius)
-    first = world.grip  # up before it goes sideways: the load is wide, and what it could hit is near
-    first[2] = max(point[2] for point in path)
-    yield from go(world, world.arm.within(first, rotation), rotation, CLOSE, tolerance=0.02, steps=25)
+    radius = float(np.linalg.norm((load - world.grip)[:, :2], axis=1).max()) + 0.01
+    path = plan(world, above, rotation, others, hang + SWAY, radius)
     yield from follow(world, path, rotation, CLOSE)
-    for target in (outside, spot + up(SILL), spot):
+    for point in (outside, spot + up(SILL), spot):
         for _ in range(50):
-            offset = target - world.position(name)
+            offset = point - world.position(name)
             if np.linalg.norm(offset) < 0.01 or not world.gripped(name):
                 break
-            if target is spot and world.supported(name):
+            if point is spot and world.supported(name):
                 break
             yield action_towards(world, world.grip + offset, rotation, CLOSE)
     yield from hold(world, OPEN, 5)

@@ -16,6 +16,7 @@ OPEN, CLOSE = -1.0, 1.0
 GAIN = 40.0  # action units per metre: twice the distance is asked for, because the controller lags behind
 ROTATION_GAIN = 4.0  # action units per radian: twice the angle
 CAREFUL = 0.87  # share of the arm's length from which on it stretches slowly
+WRIST = np.pi / 4  # rad from `DOWN` to the middle of the range of the Panda's last joint
 DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
 """Tool frame that points straight down, fingers along world y."""
 
@@ -32,12 +33,21 @@ def turned(yaw: float) -> np.ndarray:
 
 
 def pointing(world: World, at: np.ndarray, direction: np.ndarray, lean: float) -> np.ndarray:
-    """Tool frame of a hand that points along the horizontal `direction` (3,) by `lean` (rad) from straight down, its
-    fingers side by side: of the two, the one that is easier for the arm at the position `at` (3,)."""
+    """Tool frame of a hand at the position `at` (3,) that points along the horizontal `direction` (3,) by `lean` (rad)
+    from straight down, its fingers side by side: of the two, the one that keeps the wrist nearer to its middle."""
     approach = direction * np.sin(lean) - up(np.cos(lean))
+    azimuth = float(np.arctan2(*(at[:2] - world.arm.base)[::-1]))
+    middle = turned(azimuth + WRIST)[:, 0]
     x = np.array([-direction[1], direction[0], 0.0])
-    frames = [np.stack([s * x, np.cross(approach, s * x), approach], axis=1) for s in (1.0, -1.0)]
-    return min(frames, key=lambda frame: world.arm.cost(at, frame))
+    x *= 1.0 if x @ middle >= 0 else -1.0
+    return np.stack([x, np.cross(approach, x), approach], axis=1)
+
+
+def upright(rotation: np.ndarray) -> np.ndarray:
+    """The same hand without its lean: on the way to and from a leaning pose the wrist then turns only about the
+    vertical and does not wind up."""
+    x = np.array([*rotation[:2, 0], 0.0]) / np.linalg.norm(rotation[:2, 0])
+    return np.stack([x, np.cross([0, 0, -1.0], x), [0, 0, -1.0]], axis=1)
 
 
 def action_towards(world: World, position: np.ndarray, rotation: np.ndarray, gripper: float) -> np.ndarray:

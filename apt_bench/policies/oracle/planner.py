@@ -10,7 +10,7 @@ from apt_bench.envs.base import Atom
 from apt_bench.policies.oracle.articulated import joint_of, operate
 from apt_bench.policies.oracle.geometry import World
 from apt_bench.policies.oracle.grasps import find_grasps
-from apt_bench.policies.oracle.inside import opening, put_in, ways_in
+from apt_bench.policies.oracle.inside import opening, put_in, turn_round, ways_in
 from apt_bench.policies.oracle.motion import OPEN, Motion, hold
 from apt_bench.policies.oracle.plate import can_slide, is_flat, rim_grasps, slide
 from apt_bench.policies.oracle.push import make_room
@@ -72,16 +72,21 @@ def move_object(world: World, atom: Atom, attempt: int) -> Motion:
     if out is not None:
         ways = list(ways_in(world, name, place_name, out))
         if not ways:
-            yield from hold(world, OPEN, 1)
+            yield from turn_round(world, name, out)
+            ways = list(ways_in(world, name, place_name, out))
+        if not ways:
             return False
         inside, grasp = ways[attempt % len(ways)]
         if not (yield from pick(world, name, grasp)):
             return False
-        return (yield from put_in(world, name, inside, out, done, grasp.rotation))
-    spots = find_spots(world, name, place_name, atom.predicate)
+        return (yield from put_in(world, name, place_name, inside, out, grasp.rotation, done))
+    others = (a for a in world.scene.goal if a.args[1:] == (place_name,) and a.args[0] != name)
+    shared = atom.predicate == "on" and any(not world.scene.holds(a) for a in others)
+    spots = find_spots(world, name, place_name, atom.predicate, shared)
     spot = world.variation.choose(spots, attempt)
-    grasps = [] if is_flat(world, name) else find_grasps(world, name, spot.position)
-    for _ in range(0 if is_flat(world, name) else PUSHES):
+    flat = is_flat(world, name)
+    grasps = [] if flat else find_grasps(world, name, spot.position)
+    for _ in range(0 if flat or attempt >= PUSHES else PUSHES):
         if any(g.cost < 1 for g in grasps) or not (yield from make_room(world, name, spot.position)):
             break
         grasps = find_grasps(world, name, spot.position)

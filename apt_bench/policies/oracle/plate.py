@@ -43,9 +43,8 @@ def rim_grasps(world: World, name: str, destination: np.ndarray, limit: int = 6)
         reach = float(((points - centre) @ out)[strip].max(initial=0.0))
         for lean in LEANS:
             rotation = facing(out, float(lean))
-            lowest = np.minimum(*(world.hand_boxes * rotation[2]).swapaxes(0, 1)).sum(1).min()
             position = centre + (reach - BITE) * out
-            position[2] = points[:, 2].min() + FLOOR - lowest
+            position[2] = points[:, 2].min() + FLOOR - world.below(rotation)
             cost = LEAN * float(lean)
             if len(others) and world.air((others @ rotation).T, position @ rotation) < 0.004:
                 cost += 1

@@ -13,12 +13,11 @@ from dataclasses import dataclass, replace
 import mujoco
 import numpy as np
 
-from apt_bench.policies.oracle.arm import STRETCH
+from apt_bench.policies.oracle.arm import FOLDED, STRETCH
 from apt_bench.policies.oracle.geometry import World
 from apt_bench.policies.oracle.grasps import Grasp, clearance, find_grasps
 from apt_bench.policies.oracle.motion import (
     CLOSE,
-    DOWN,
     OPEN,
     Motion,
     action_towards,
@@ -26,6 +25,7 @@ from apt_bench.policies.oracle.motion import (
     go,
     pointing,
     up,
+    upright,
 )
 from apt_bench.policies.oracle.paths import plan
 from apt_bench.policies.oracle.skills import pick, place
@@ -44,7 +44,10 @@ GAIN = 0.002  # m of air that a push must win
 SPEED = 0.2  # m/s of an imagined push
 UPRIGHT = np.cos(np.deg2rad(15))
 DEEP = 0.004  # m by which an imagined push may press things into each other
-LEAD = 0.010  # m that the hand is sent ahead
+LEAD = 0.015  # m that the hand is sent ahead
+GOOD = 0.7  # cost of a grasp that is worth a push
+EASY = 0.2  # cost of a posture from which the arm gets away again
+HIGHER = 0.08  # m above the place where a push begins, from where the hand goes down
 TIPS = 16  # the first corners of the hand's boxes are its fingers'
 HAND = 0.3  # m around it in which it may hit something
 ACROSS = 0.012  # half width (m) of what the closed fingers meet
@@ -85,11 +88,13 @@ def make_room(world: World, name: str, destination: np.ndarray) -> Motion:
 
 def push_along(world: World, push: Push) -> Motion:
     """Come down behind the thing, push it, and rise."""
-    above = push.start + up(0.08)
-    yield from follow(world, plan(world, above, DOWN, world.obstacles()), push.rotation, push.gripper)
+    above = push.start + up(HIGHER)
+    straight = upright(push.rotation)
+    yield from follow(world, plan(world, above, straight, world.obstacles()), straight, push.gripper)
+    yield from go(world, above, straight, push.gripper, tolerance=0.03, angle=0.2)
     yield from go(world, above, push.rotation, push.gripper, tolerance=0.015, angle=0.1)
     yield from go(
-        world, push.start, push.rotation, push.gripper, tolerance=0.006, angle=0.1, steps=40, straight=True
+        world, push.start, push.rotation, push.gripper, tolerance=0.01, angle=0.15, steps=40, straight=True
     )
     origin = world.position(push.name)
     for _ in range(60):
@@ -101,7 +106,7 @@ def push_along(world: World, push: Push) -> Motion:
         yield action_towards(world, push.start + ahead * push.direction, push.rotation, push.gripper)
     back = world.grip - 0.02 * push.direction
     yield from go(world, back, push.rotation, push.gripper, tolerance=0.01, steps=10)
-    yield from go(world, world.grip + up(0.12), DOWN, OPEN, tolerance=0.03, angle=0.5, steps=20)
+    yield from go(world, world.grip + up(0.12), straight, OPEN, tolerance=0.03, angle=0.2, steps=25)
     return True
 
 
@@ -118,8 +123,11 @@ def find_push(world: World, name: str, destination: np.ndarray) -> Push | SetAsi
     room for the hand."""
     best: tuple[float, Push] | None = None
     most: tuple[float, Push | SetAside] | None = None
+    neighbours = _neighbours(world, name)
+    if clearance(world, name, *neighbours[1:]) < ROOM:
+        return None  # they are not what is in the way
     now = clearance(world, name)
-    for other in _neighbours(world, name):
+    for other in neighbours:
         for index, direction in enumerate(_directions(world, name)):
             extra = OBLIQUE * (index >= 4)
             pushes = _contacts(world, other, direction)
@@ -138,7 +146,7 @@ def find_push(world: World, name: str, destination: np.ndarray) -> Push | SetAsi
                     most = value, pushes[0]
     if best is not None:
         return best[1]
-    for aside, after in _asides(world, name):
+    for aside, after in _asides(world, name, neighbours[1:]):
         room = clearance(after, name)
         if room > ROOM and _graspable(after, name, destination):
             return aside
@@ -147,11 +155,11 @@ def find_push(world: World, name: str, destination: np.ndarray) -> Push | SetAsi
     return most[1] if most else None
 
 
-def _asides(world: World, name: str) -> Iterator[tuple[SetAside, World]]:
-    """Neighbours that can be put down elsewhere, away from `name`; the shortest ways first."""
+def _asides(world: World, name: str, neighbours: list[str]) -> Iterator[tuple[SetAside, World]]:
+    """Which neighbours can be put down elsewhere, away from `name`; the shortest ways first."""
     model, scene = world.scene.model, world.scene
     options = []
-    for other in _neighbours(world, name)[1:]:
+    for other in neighbours:
         grasps = [g for g in find_grasps(world, other, limit=2) if g.cost < 1]
         outwards = world.position(other) - world.position(name)
         options += [(other, grasps[0], d) for d in _directions(world, name) if grasps and d @ outwards > 0.01]
@@ -170,7 +178,7 @@ def _asides(world: World, name: str) -> Iterator[tuple[SetAside, World]]:
 
 def _graspable(world: World, name: str, destination: np.ndarray) -> bool:
     grasps = find_grasps(world, name, destination, limit=1)
-    return bool(grasps) and grasps[0].cost < 1
+    return bool(grasps) and grasps[0].cost < GOOD
 
 
 def _neighbours(world: World, name: str) -> list[str]:
@@ -195,14 +203,15 @@ def _contacts(world: World, name: str, direction: np.ndarray) -> list[Push]:
     everything = world.obstacles()
     points, centre = world.points(name), world.centre(name)
     beside = np.array([-direction[1], direction[0], 0.0])
-    met = points[np.abs((points - centre) @ beside) < ACROSS]
-    if not len(met):
+    strip = points[np.abs((points - centre) @ beside) < ACROSS]
+    if not len(strip):
         return []
-    rear = float((met @ direction).min())
+    rear = float((strip @ direction).min())
     cloud = _near(everything, centre)
     finger = abs(float(world.hand_boxes[0].mean(axis=0)[0]))
     found = []
-    behind = np.array([*(centre + direction * (rear - centre @ direction))[:2], world.surface + 0.05])
+    behind = centre + direction * (rear - centre @ direction - BEHIND)
+    behind[2] = world.surface + 0.05
     for lean in LEANS:
         rotation = pointing(world, behind, direction, float(lean))
         for gripper, offset in ((CLOSE, 0.0), (OPEN, finger), (OPEN, -finger)):
@@ -212,7 +221,9 @@ def _contacts(world: World, name: str, direction: np.ndarray) -> list[Push]:
             position += direction * (rear - centre @ direction - BEHIND - tips)
             position[2] = world.surface + 0.006 - float(corners[:, 2].min())
             push = Push(name, direction, 0.0, position, rotation, gripper)
-            if _free(world, cloud, push, position):
+            met = (position + direction * (BEHIND + FREE)) @ rotation
+            palm = world.air((points @ rotation).T.copy(), met, _boxes(world, gripper)[2:])
+            if palm > FREE and _free(world, cloud, push, position):  # a palm against its top would topple it
                 found.append(push)
     return found
 
@@ -226,10 +237,14 @@ def _passes(world: World, push: Push) -> bool:
 def _free(world: World, cloud: np.ndarray, push: Push, position: np.ndarray) -> bool:
     """Whether the pushing hand can be at a position (3,) without touching the points (n, 3) or the table."""
     air = world.air((cloud @ push.rotation).T.copy(), position @ push.rotation, _boxes(world, push.gripper))
-    if air < FREE or world.arm.stretch(position, push.rotation) > STRETCH:
+    stretch = (
+        world.arm.stretch(position, push.rotation),
+        world.arm.stretch(position + up(HIGHER), upright(push.rotation)),
+    )
+    if air < FREE or min(stretch) < FOLDED or max(stretch) > STRETCH:
         return False
     things = [g for o in world.scene.objects.values() for g in o.geoms]
-    return world.arm.cost(position, push.rotation, things) < 1
+    return world.arm.cost(position, push.rotation, things) < EASY
 
 
 def _boxes(world: World, gripper: float) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from apt_bench.policies.oracle.arm import STRETCH
 from apt_bench.policies.oracle.geometry import World
@@ -25,6 +26,8 @@ from apt_bench.policies.oracle.paths import plan
 
 RISE = 0.012  # m that a held thing has risen after the hand has by LIFTED (it may swing down below the grip)
 NEAR_FLOOR = 0.03  # m above the spot within which a touch means that it stands
+UNDER = 0.008  # m around a thing in which nothing may hang over it
+FARTHEST = 0.15  # m that a thing is drawn aside
 BLOCKED = 0.015  # m short of the grasp: something is in the way
 
 
@@ -47,13 +50,32 @@ def pick(world: World, name: str, grasp: Grasp) -> Motion:
         return False
     yield from close_fingers(world)
     before = world.position(name)[2]
-    lifted = world.arm.within(grasp.position + up(LIFTED), grasp.rotation)
+    aside = from_under(world, name)
+    if aside.any():
+        yield from go(world, world.grip + aside + up(0.005), grasp.rotation, CLOSE, tolerance=0.015, steps=25)
+    lifted = world.arm.within(grasp.position + aside + up(LIFTED), grasp.rotation)
     yield from go(world, lifted, grasp.rotation, CLOSE, tolerance=0.015, steps=20)
     if world.gripped(name) and world.position(name)[2] - before > RISE:
         return True
     yield from hold(world, OPEN, 4)
     yield from go(world, above, grasp.rotation, OPEN, tolerance=0.02, steps=20)
     return False
+
+
+def from_under(world: World, name: str) -> np.ndarray:
+    """(3,) horizontal way of a thing out from under a fixture that hangs over its edge; zero where it can go up."""
+    load = world.points(name)
+    fixed = [world.points(n) for n, o in world.scene.objects.items() if not o.movable]
+    others = np.concatenate(fixed) if fixed else np.zeros((0, 3))
+    others = others[others[:, 2] > load[:, 2].max()]
+    if not len(others):
+        return np.zeros(3)
+    over = others[cKDTree(load[:, :2]).query(others[:, :2])[0] < UNDER]
+    away = (load.mean(0) - over.mean(0)) * [1, 1, 0] if len(over) else np.zeros(3)
+    if np.linalg.norm(away) < UNDER:
+        return np.zeros(3)
+    away /= np.linalg.norm(away)
+    return away * min(float((over @ away).max() - (load @ away).min()) + 2 * UNDER, FARTHEST)
 
 
 def place(

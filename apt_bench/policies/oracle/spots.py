@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,8 +28,9 @@ class Spot:
     cost: float
 
 
-def find_spots(world: World, name: str, target: str, predicate: str) -> list[Spot]:
-    """Spots for an object in or on a region or another object, best first; never empty."""
+def find_spots(world: World, name: str, target: str, predicate: str, shared: bool = False) -> list[Spot]:
+    """Spots for an object in or on a region or another object, best first; never empty. `shared`: another thing will
+    come beside it, so it goes to the end farther from the robot, along its own narrow side."""
     shape = world.points(name) - world.position(name)  # a grasp from above keeps its orientation
     others = world.obstacles(name)
     middle = _middle(world, target)
@@ -49,6 +50,10 @@ def find_spots(world: World, name: str, target: str, predicate: str) -> list[Spo
         far = max(0.0, world.arm.stretch(grip, DOWN) - STRETCH + 0.03)
         off = float(np.linalg.norm(centre[:2] - middle[:2]))
         spots.append(Spot(position, DROP if predicate == "in" else 0.0, off + crowd + 5 * far))
+    if shared:
+        side = np.eye(3)[int(np.ptp(shape[:, 1]) < np.ptp(shape[:, 0]))]
+        side *= np.sign(side[:2] @ (middle[:2] - world.arm.base)) or 1.0
+        spots = [replace(s, cost=s.cost - 2 * float(side @ (s.position - middle))) for s in spots]
     ground = min(s.position[2] for s in spots)  # what stands higher stands on something that lies there
     return sorted(spots, key=lambda s: s.cost + ON_TOP * (s.position[2] - ground))
 

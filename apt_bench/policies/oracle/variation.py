@@ -16,8 +16,8 @@ MEMORY = 12  # control steps over which the aim error changes
 FADE = 0.12  # m from the target below which it dies out
 SLOWEST = 0.55  # share of full speed
 VIA = 0.035  # m to each side, and above: where an approach comes from
-NEAR_MISS = 0.15  # of grasps: aimed badly
-MISSED_BY = (0.01, 0.02)  # m
+NEAR_MISS = 0.2  # of grasps: aimed badly
+MISSED_BY = (0.015, 0.03)  # m
 CHOICE = 0.06  # cost by which a choice may be worse than the best
 
 
