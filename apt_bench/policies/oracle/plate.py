@@ -9,7 +9,7 @@ import numpy as np
 from apt_bench.policies.oracle.articulated import facing
 from apt_bench.policies.oracle.geometry import World
 from apt_bench.policies.oracle.grasps import LEAN, Grasp
-from apt_bench.policies.oracle.motion import CLOSE, DOWN, OPEN, Motion, action_towards, follow, go, up
+from apt_bench.policies.oracle.motion import CLOSE, OPEN, Motion, action_towards, follow, go, turned, up
 from apt_bench.policies.oracle.paths import plan
 
 AZIMUTHS = np.deg2rad(np.arange(-180, 180, 15))
@@ -24,6 +24,9 @@ PRESS, LIGHTER = 0.003, 0.0005  # m below the surface that the hand aims at; les
 STICKS = 0.002  # m in one control step
 FLAT = 0.03  # m
 DRAG = 0.5  # of full speed
+YAWS = np.deg2rad([0, 90, 45, -45])  # of the dragging hand
+FREE = 0.02  # m of air around it that is enough
+LOST = 0.05  # m from the middle: the thing has stayed behind
 
 
 def rim_grasps(world: World, name: str, destination: np.ndarray, limit: int = 6) -> list[Grasp]:
@@ -74,21 +77,29 @@ def slide(world: World, name: str, spot: np.ndarray, done: Callable[[], bool]) -
     points = world.points(name)
     near = np.linalg.norm(points[:, :2] - centre[:2], axis=1) < 0.015
     contact = np.array([*centre[:2], points[near, 2].max(initial=points[:, 2].min())])
+    others = world.obstacles(name)
+    others = others[np.linalg.norm(others[:, :2] - centre[:2], axis=1) < 0.3]
+
+    def room(hand: np.ndarray) -> float:
+        air = world.air((others @ hand).T, contact @ hand, world.fist_boxes) if len(others) else FREE
+        return min(air, FREE)  # among hands with room enough, the first
+
+    hand = max((turned(yaw) for yaw in YAWS), key=room)
     above = contact + up(0.06)
-    yield from follow(world, plan(world, above, DOWN, world.obstacles()), DOWN, CLOSE)
-    yield from go(world, above, DOWN, CLOSE, tolerance=0.012, angle=0.06)
-    yield from go(world, contact, DOWN, CLOSE, tolerance=0.004, steps=20, straight=True)
+    yield from follow(world, plan(world, above, hand, world.obstacles()), hand, CLOSE)
+    yield from go(world, above, hand, CLOSE, tolerance=0.012, angle=0.06)
+    yield from go(world, contact, hand, CLOSE, tolerance=0.004, steps=50, straight=True)
     press, last = PRESS, world.grip
     for _ in range(160):
         offset = spot - world.position(name)
-        if done():
+        if done() or np.linalg.norm((world.grip - world.centre(name))[:2]) > LOST:
             break
         target = world.grip + offset
         press += LIGHTER if np.linalg.norm(world.grip - last) > STICKS else -LIGHTER
         press = float(np.clip(press, -PRESS, PRESS))
         target[2], last = world.grip[2] - press, world.grip
-        action = action_towards(world, target, DOWN, CLOSE)
+        action = action_towards(world, target, hand, CLOSE)
         action[:2] *= DRAG
         yield action
-    yield from go(world, world.grip + up(0.1), DOWN, OPEN, tolerance=0.03, steps=15)
+    yield from go(world, world.grip + up(0.1), hand, OPEN, tolerance=0.03, steps=15)
     return done()
