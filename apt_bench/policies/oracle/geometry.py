@@ -101,7 +101,7 @@ class World:
         inside it. points (3, n) and origin (3,) of the hand, both along the axes of its tool frame."""
         local = points - origin[:, None]
         return min(
-            float(np.maximum(low[:, None] - local, local - high[:, None]).max(0).min())
+            float(np.maximum(low[:, None] - local, local - high[:, None]).max(0).min(initial=np.inf))
             for low, high in (self.hand_boxes if boxes is None else boxes)
         )
 

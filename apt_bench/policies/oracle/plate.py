@@ -49,7 +49,7 @@ def rim_grasps(world: World, name: str, destination: np.ndarray, limit: int = 6)
             position = centre + (reach - BITE) * out
             position[2] = points[:, 2].min() + FLOOR - world.below(rotation)
             cost = LEAN * float(lean)
-            if len(others) and world.air((others @ rotation).T, position @ rotation) < 0.004:
+            if world.air((others @ rotation).T, position @ rotation) < 0.004:
                 cost += 1
             cost += world.arm.cost(position + up(0.01), rotation, geoms)  # the tips may touch the table
             if cost < 1:
@@ -81,8 +81,9 @@ def slide(world: World, name: str, spot: np.ndarray, done: Callable[[], bool]) -
     others = others[np.linalg.norm(others[:, :2] - centre[:2], axis=1) < 0.3]
 
     def room(hand: np.ndarray) -> float:
-        air = world.air((others @ hand).T, contact @ hand, world.fist_boxes) if len(others) else FREE
-        return min(air, FREE)  # among hands with room enough, the first
+        return min(
+            world.air((others @ hand).T, contact @ hand, world.fist_boxes), FREE
+        )  # among hands with room enough, the first
 
     hand = max((turned(yaw) for yaw in YAWS), key=room)
     above = contact + up(0.06)
