@@ -100,11 +100,11 @@ def test_it_learns_to_point() -> None:
         losses = pair_losses(
             vlm, heads, pair_batch(shown, np.arange(16), speaker, 4, np.random.default_rng(step))
         )
-        first = first or float(losses["total"])
+        first = first or losses["total"].item()
         losses["total"].backward()
         optim.step()
         optim.zero_grad()
-    assert float(losses["total"]) < 0.5 * first
+    assert losses["total"].item() < 0.5 * first
     found = grounding(vlm, heads, shown, np.arange(16), "where is the {} ?")
     assert found["seen"] > 0.6  # a guess: 0.02
 
