@@ -36,8 +36,8 @@ def play(env: LiberoEnv, script: Callable[[World], Iterator[np.ndarray]], cell: 
     assert scene is not None
     for _, action in zip(range(budget), script(World(scene)), strict=False):
         env.step_chunk(action[None])
-    failure, events = env.tracker.finish(env.success)
-    return Outcome(env.success, True, env.steps, "", "", failure, events)
+    failure, events = env.tracker.finish(env.stages.success)
+    return Outcome(env.stages.success, True, env.steps, "", "", failure, events)
 
 
 def lift(world: World, name: str) -> Iterator[np.ndarray]:
