@@ -115,7 +115,7 @@ def first_look(recipe: Recipe, policy: Path, out: Path, console: Console) -> Non
     options = RunOptions(
         suite=wanted.suite,
         policy="apt_bench.policies.apt:AptPolicy",
-        policy_args=(f"weights={policy}", f"cameras=[{', '.join(recipe.data.cameras)}]"),
+        policy_args=(f"weights={policy}",),
         cells=wanted.cells,
         episodes=wanted.episodes,
         execute=wanted.execute,
