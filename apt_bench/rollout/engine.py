@@ -89,7 +89,7 @@ def ray_session(address: str | None, asked: int | None, episodes: int) -> Iterat
                     _temp_dir=stack.enter_context(_reaped_folder()),
                     **quiet,
                 )
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # Ray raises bare ones, too
             where = f"join the Ray cluster at '{address}'" if address else "start Ray on this machine"
             raise UserError(f"Cannot {where}: {error}. Use --workers 0 to run without it.") from None
         stack.callback(ray.shutdown)
