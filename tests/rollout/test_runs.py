@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import imageio.v2 as imageio
 import numpy as np
 import pytest
 
 from apt_bench.errors import UserError
-from apt_bench.records import RunStore, exclusive
+from apt_bench.records import RunStore, differing_settings, exclusive
 from apt_bench.rollout.engine import auto_workers
+from apt_bench.rollout.runner import RunOptions, dry_plan
 from apt_bench.rollout.schedule import Schedule
 from apt_bench.rollout.workers import film
 from apt_bench.suites import load_suite
@@ -118,3 +121,11 @@ def test_schedule_keeps_a_worker_on_its_scene():
 
 def test_auto_workers():
     assert [auto_workers(c, gb) for c, gb in ((2, 24), (16, 24), (8, 3), (64, 512))] == [2, 4, 1, 64]
+
+
+def test_the_committed_reference_run_has_todays_protocol():
+    reference = Path(__file__).parents[2] / "results/reference/oracle-rigid_pick_place"
+    options = RunOptions("rigid_pick_place", "oracle", episodes=10, out=reference)
+    plan = dry_plan(options)
+    assert differing_settings(plan.protocol, RunStore(reference).protocol()) == []
+    assert not plan.todo
