@@ -377,10 +377,7 @@ def _passes(pairs: int, margin: float, only_run: np.ndarray, only_baseline: np.n
     above = stats.tango_score(-margin, pairs, only_run, only_baseline) > stats.normal_quantile(0.90)
     drop = margin + EXTRA
     rarer = np.minimum(only_run, only_baseline)
-    low, high = (
-        -1,
-        int(rarer.max()) + 1,
-    )  # the power falls with the noise: `low` has enough of it, `high` has not
+    low, high = -1, int(rarer.max()) + 1  # power falls with the noise: `low` has enough, `high` has not
     while high - low > 1:
         middle = (low + high) // 2
         enough = stats.paired_power(pairs, drop, min(1.0, 2 * middle / pairs + drop), 0.10) >= POWER

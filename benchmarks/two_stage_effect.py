@@ -94,13 +94,11 @@ def evaluate(policy: Path, out: Path, options: argparse.Namespace, console: Cons
 
 
 def probe(vlm: MiniVLM, folder: Path, cache: Path, scenes: int) -> dict[str, float]:
-    """Nouns found in the robot's sentence, by the heads of pretraining, on scenes behind its last."""
+    """Nouns found in the robot's sentence, by the heads of pretraining, on scenes that come after its `scenes`."""
     heads = Heads(vlm.config.width)
     heads.load_state_dict(load_file(folder / "heads.safetensors"))
-    pictures = open_pictures(vlm.config, scenes, cache)
-    return grounding(
-        vlm, heads, pictures, np.arange(VIEWS * (scenes - PROBE_SCENES), VIEWS * scenes), SENTENCE
-    )
+    pictures = open_pictures(vlm.config, PROBE_SCENES, cache, first=scenes)
+    return grounding(vlm, heads, pictures, np.arange(VIEWS * PROBE_SCENES), SENTENCE)
 
 
 def do(job: Job, options: argparse.Namespace, console: Console) -> None:

@@ -1,3 +1,27 @@
 import os
+import sys
+from collections.abc import Callable
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+from apt_bench.cli import main
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Calls apt-bench in this process and gives its stdout; where it is to refuse (code 2), its one line on stderr."""
+
+    def call(*words: object, code: int = 2) -> str:
+        monkeypatch.setattr(sys, "argv", ["apt-bench", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        assert stop.value.code == code, out + err
+        assert "Traceback" not in err
+        if code == 2:
+            assert len(err.strip().splitlines()) == 1, err
+        return err if code == 2 else out
+
+    return call

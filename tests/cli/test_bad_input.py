@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-
-from apt_bench.cli import main
 
 ROOT = Path(__file__).parents[2]
 TOY = ["--suite", "tests/toy_suite.yaml"]
@@ -17,22 +14,10 @@ BAD = [*TOY, "--policy", "tests.toy:BadPolicy", "--policy-arg"]
 
 
 @pytest.fixture
-def cli(monkeypatch, capsys, tmp_path):
+def cli(cli, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(str(ROOT))
-
-    def call(*words: str, code: int = 2) -> str:
-        monkeypatch.setattr(sys, "argv", ["apt-bench", *words])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capsys.readouterr()
-        assert stop.value.code == code, out + err
-        assert "Traceback" not in err
-        if code == 2:
-            assert len(err.strip().splitlines()) == 1, err
-        return err if code == 2 else out
-
-    return call
+    return cli
 
 
 @pytest.fixture

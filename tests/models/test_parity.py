@@ -22,6 +22,7 @@ from apt_bench.models.official import from_official
 from apt_bench.policies.apt import steps
 
 CASES = [(case, stage) for case in ("plain", "hard", "own") for stage in (1, 2)]
+NAMES = {"ids": lambda p: f"{p[0]}-stage{p[1]}"}
 OWN = Path(__file__).with_name("own_expert.npz")  # by make_own_fixture.py
 
 
@@ -29,7 +30,7 @@ def near(actual: torch.Tensor, expected: torch.Tensor, atol: float, rtol: float 
     assert_close(actual.float(), expected.float(), atol=atol, rtol=rtol)
 
 
-@pytest.fixture(params=CASES, ids=lambda p: f"{p[0]}-stage{p[1]}")
+@pytest.fixture(params=CASES, **NAMES)
 def golden(request: pytest.FixtureRequest) -> Golden:
     case, stage = request.param
     return Golden.load(OWN if case == "own" else kit("golden_expert_A.npz"), case, stage)
@@ -125,9 +126,8 @@ def _record_blocks(expert: torch.nn.Module) -> tuple[dict, dict]:
     return vl, action
 
 
+@pytest.mark.parametrize("golden", [c for c in CASES if c[0] != "own"], indirect=True, **NAMES)
 def test_released_bf16_autocast(golden: Golden) -> None:
-    if not golden.has("train/eps_autocast_bf16_cpu"):
-        pytest.skip("only the parity kit has bf16 arrays")
     expert, t = golden.expert(), golden.here("train/timestep")
     with torch.autocast("cpu", torch.bfloat16):
         rotation = golden.here("train/avg_pose")[:, :3, :3]
@@ -137,10 +137,10 @@ def test_released_bf16_autocast(golden: Golden) -> None:
     near(eps, golden.here("train/eps"), 0.06)
 
 
+@pytest.mark.parametrize("golden", [c for c in CASES if c != ("own", 1)], indirect=True, **NAMES)
 def test_sampling(golden: Golden) -> None:
-    """20 DDIM steps from the fixture's noise, each step on its own and all of them together, down to world poses."""
-    if not golden.has("infer/ddim_x"):
-        pytest.skip("our own arrays hold one sampling run, in Stage 2")
+    """20 DDIM steps from the fixture's noise, each step on its own and all of them together, down to world poses. (Our
+    own arrays hold one such run, in Stage 2.)"""
     expert, features, robot = golden.expert(), golden.features(), golden.robot()
     timesteps = golden.here("infer/ddim_timesteps").tolist()
     assert D.ddim_timesteps() == timesteps

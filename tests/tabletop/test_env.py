@@ -25,13 +25,6 @@ CELLS = [
 OPEN, CLOSED = -1.0, 1.0
 
 
-@pytest.fixture(scope="module")
-def env():
-    env = TabletopEnv()
-    yield env
-    env.close()
-
-
 def episodes(suite, cell, count=1):
     return load_suite(suite).select([cell], episodes=count)
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from apt_bench.envs.tabletop import TabletopEnv
 from apt_bench.policies.oracle import OraclePolicy
 from apt_bench.policies.oracle.geometry import World
 from apt_bench.policies.oracle.grasps import find_grasps
@@ -20,13 +19,6 @@ CELLS = [
     ("composite", "coaching_unseen", 0.95),
     ("composite", "chaining", 0.95),
 ]
-
-
-@pytest.fixture(scope="module")
-def env():
-    env = TabletopEnv()
-    yield env
-    env.close()
 
 
 def solve(env, spec):

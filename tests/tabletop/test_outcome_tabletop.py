@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from apt_bench.envs.base import Atom
-from apt_bench.envs.tabletop import TabletopEnv
 from apt_bench.policies.oracle.geometry import World
 from apt_bench.policies.oracle.grasps import find_grasps
 from apt_bench.policies.oracle.motion import CLOSE, OPEN, close_fingers, go, hold, up
@@ -13,13 +12,6 @@ from apt_bench.policies.oracle.skills import pick
 from apt_bench.suites import load_suite
 
 pytestmark = pytest.mark.sim
-
-
-@pytest.fixture(scope="module")
-def env():
-    env = TabletopEnv()
-    yield env
-    env.close()
 
 
 class Cast:

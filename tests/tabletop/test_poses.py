@@ -23,13 +23,6 @@ pytestmark = pytest.mark.sim
 SPEC = load_suite("rigid_pick_place").select(["so"], episodes=1)[0]
 
 
-@pytest.fixture(scope="module")
-def env():
-    env = TabletopEnv()
-    yield env
-    env.close()
-
-
 class Poses:
     """Answers rows (32, 7) of poses."""
 

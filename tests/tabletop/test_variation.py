@@ -3,19 +3,11 @@
 import numpy as np
 import pytest
 
-from apt_bench.envs.tabletop import TabletopEnv
 from apt_bench.errors import UserError
 from apt_bench.policies.oracle import OraclePolicy
 from apt_bench.suites import load_suite
 
 pytestmark = pytest.mark.sim
-
-
-@pytest.fixture(scope="module")
-def env():
-    env = TabletopEnv()
-    yield env
-    env.close()
 
 
 def path(env, spec, policy):

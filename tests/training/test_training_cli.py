@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import resource
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import torch
 import yaml
 from scripted import demonstration, write
 
-from apt_bench.cli import main
 from apt_bench.demos.hdf5 import write_hdf5
 from apt_bench.models import checkpoint
 from apt_bench.models.actions import decode_chunk
@@ -26,22 +24,6 @@ from apt_bench.training.stages import stage_checkpoint
 
 CLI = Callable[..., str]
 SHORT = ["--no-two-stage", "--steps", "2", "--device", "cpu"]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CLI:
-    def call(*words: object, code: int = 2) -> str:
-        monkeypatch.setattr(sys, "argv", ["apt-bench", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capsys.readouterr()
-        assert stop.value.code == code, out + err
-        assert "Traceback" not in err
-        if code == 2:
-            assert len(err.strip().splitlines()) == 1, err
-        return err if code == 2 else out
-
-    return call
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ MARGINS = (0.004, 0.0, -0.004)  # m of air around the hand; the next one where n
 TILTS = np.deg2rad([0, 20])  # of the hand away from the base, to reach far
 LIFTED = 0.06  # m
 BACK = np.deg2rad(30)  # of the hand towards the base, so that the arm need not fold up
-FOLDED = 0.4  # share of the arm's length nearer than which it does
+LEAN_BACK = 0.4  # share of the arm's length nearer than which the hand does
 TALL = 0.05  # m: a hand that leans back does not get low enough for what is flatter
 NEAR = 0.88  # share of the arm's length that needs no tilt
 SLACK = 0.1  # extra cost of the arm's posture that is still good
@@ -66,7 +66,7 @@ def find_grasps(
     around = others[np.linalg.norm(others[:, :2] - centre[:2], axis=1) < 0.22]
     cloud = _thinned(np.concatenate([points, around]))
     stretch = world.arm.stretch(centre, DOWN)
-    folded = stretch < FOLDED and np.ptp(points[:, 2]) > TALL
+    folded = stretch < LEAN_BACK and np.ptp(points[:, 2]) > TALL
     tilts = TILTS if stretch > NEAR else TILTS[:1] - (BACK if folded else 0)
     frames = list(hands) or [
         leaning(world, centre, float(tilt)) @ turned(yaw) for tilt in tilts for yaw in YAWS

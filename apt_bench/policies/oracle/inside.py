@@ -100,7 +100,7 @@ def turn_round(world: World, name: str, out: np.ndarray) -> Motion:
     yield from place(world, name, here, 0.0, lambda: False, whole)
     for rotation in (half, grasp.rotation):  # back the way it came, not on into the wrist's stop
         yield from go(world, world.grip, rotation, OPEN, tolerance=0.05, angle=0.3, steps=30)
-    return False
+    return True
 
 
 def _about_z(angle: float) -> np.ndarray:

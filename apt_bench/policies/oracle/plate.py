@@ -16,9 +16,7 @@ AZIMUTHS = np.deg2rad(np.arange(-180, 180, 15))
 LEANS = np.deg2rad([12, 7])  # of the hand outwards, so that the outer finger gets under the rim
 BITE = 0.022  # m of the rim between the fingers
 STRIP = 0.01  # half width of a finger
-FLOOR = (
-    -0.004
-)  # m between the lowest corner of the boxes around the open fingers and what the thing stands on
+FLOOR = -0.004  # m from what the thing stands on to the lowest corner of the boxes around the open fingers
 LEVEL = 0.01  # m: what stands higher does not stand on the table
 PRESS, LIGHTER = 0.003, 0.0005  # m below the surface that the hand aims at; less of it while the hand sticks
 STICKS = 0.002  # m in one control step
@@ -81,11 +79,9 @@ def slide(world: World, name: str, spot: np.ndarray, done: Callable[[], bool]) -
     others = others[np.linalg.norm(others[:, :2] - centre[:2], axis=1) < 0.3]
 
     def room(hand: np.ndarray) -> float:
-        return min(
-            world.air((others @ hand).T, contact @ hand, world.fist_boxes), FREE
-        )  # among hands with room enough, the first
+        return min(world.air((others @ hand).T, contact @ hand, world.fist_boxes), FREE)
 
-    hand = max((turned(yaw) for yaw in YAWS), key=room)
+    hand = max((turned(yaw) for yaw in YAWS), key=room)  # the first of those with room enough
     above = contact + up(0.06)
     yield from follow(world, plan(world, above, hand, world.obstacles()), hand, CLOSE)
     yield from go(world, above, hand, CLOSE, tolerance=0.012, angle=0.06)

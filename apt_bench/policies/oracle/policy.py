@@ -18,7 +18,7 @@ class OraclePolicy:
     """Solves tasks from ground truth: the ceiling of a suite, and the check that a task can be solved at all.
 
     One decision per control step, so that every motion is closed loop. variation: 0 = the same plain motions every
-    time; 1 = varied ones, for demonstrations (speed, approach, aim, near misses, knocks), drawn from the episode's name
+    time; 1 = varied ones, for demonstrations (speed, approach, aim, near misses), drawn from the episode's name
     and `seed`: the same episode has the same actions. Raises UserError for an amount outside 0 to 2.
     """
 

@@ -170,9 +170,9 @@ def _asides(world: World, name: str, neighbours: list[str]) -> Iterator[tuple[Se
             data.qpos[start : start + 3] += length * direction
             mujoco.mj_forward(model, data)
             mine = np.isin(data.contact.geom, list(scene.objects[other].geoms)).any(axis=1)
-            upright = (np.abs(data.contact.frame[mine, 2]) > 0.9).all()
+            stands = (np.abs(data.contact.frame[mine, 2]) > 0.9).all()
             spot, hand = world.position(other) + length * direction, grasp.position + length * direction
-            if upright and world.arm.cost(hand, grasp.rotation, scene.objects[other].geoms) < 1:
+            if stands and world.arm.cost(hand, grasp.rotation, scene.objects[other].geoms) < 1:
                 yield SetAside(other, grasp, spot), world.imagined(data)
 
 
@@ -272,7 +272,7 @@ def _imagine(world: World, name: str, direction: np.ndarray) -> Iterator[tuple[f
     held = data.qpos[addresses].copy()
     dof = int(model.body_dofadr[scene.objects[name].body])
     bodies = [scene.objects[n].body for n in world.movables()]
-    upright = data.xmat[bodies, 8].copy()
+    before = data.xmat[bodies, 8].copy()
     done = 0.0
     for length in LENGTHS:
         for _ in range(int((length - done) / SPEED / model.opt.timestep)):
@@ -281,7 +281,7 @@ def _imagine(world: World, name: str, direction: np.ndarray) -> Iterator[tuple[f
             data.qpos[addresses], data.qvel[dofs] = held, 0
         done = length
         mujoco.mj_forward(model, data)
-        toppled = (np.abs(data.xmat[bodies, 8] - upright) > 1 - UPRIGHT).any()
+        toppled = (np.abs(data.xmat[bodies, 8] - before) > 1 - UPRIGHT).any()
         mine = np.isin(data.contact.geom, list(scene.objects[name].geoms)).any(axis=1)
         if toppled or (data.contact.dist[mine] < -DEEP).any():
             return

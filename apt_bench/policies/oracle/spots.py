@@ -55,7 +55,8 @@ def find_spots(world: World, name: str, target: str, predicate: str, shared: boo
         side *= np.sign(side[:2] @ (middle[:2] - world.arm.base)) or 1.0
         spots = [replace(s, cost=s.cost - 2 * float(side @ (s.position - middle))) for s in spots]
     ground = min(s.position[2] for s in spots)  # what stands higher stands on something that lies there
-    return sorted(spots, key=lambda s: s.cost + ON_TOP * (s.position[2] - ground))
+    spots = [replace(s, cost=s.cost + ON_TOP * float(s.position[2] - ground)) for s in spots]
+    return sorted(spots, key=lambda s: s.cost)
 
 
 def _middle(world: World, target: str) -> np.ndarray:
