@@ -32,7 +32,7 @@ from apt_bench.training.config import load_recipe
 from apt_bench.training.data import open_samples
 from apt_bench.training.features import Batches, open_cache
 from apt_bench.training.stages import open_vlm
-from apt_bench.training.trainer import losses, optimizer, read
+from apt_bench.training.trainer import losses, optimizers, read
 
 STEPS, SIZE, TOKENS = 60, 128, 160
 """Steps of a demonstration, pixels, and tokens of one Qwen prompt (two views of 64, template and instruction)."""
@@ -109,13 +109,14 @@ def main() -> None:
         samples, _ = open_samples(recipe.data, 32, 0, vlm.image_size, Path(tmp))
         cached = Batches(samples, model, args.batch, open_cache(model, samples, Path(tmp)))
         live = Batches(samples, model, args.batch)
-        optim = optimizer(model, recipe.stage1)
+        optims = optimizers(model, recipe.stage1)
 
         def step(batches: Batches, draws: int) -> None:
             config = dataclasses.replace(recipe.stage1, draws=draws)
             losses(model, *batches[0], config)["total"].backward()
-            optim.step()
-            optim.zero_grad()
+            for optim in optims:
+                optim.step()
+                optim.zero_grad()
 
         draws = recipe.stage1.draws
         fast, slow = (seconds(lambda b=b: step(b, 1), args.repeats) for b in (cached, live))

@@ -5,7 +5,7 @@
     python benchmarks/two_stage_effect.py --table                                   # only what is there
 
 Killed at any point, the same command goes on: demonstrations, VLM, features, stages and episodes are each found
-again. Arms share demonstrations and the pretrained VLM; the two-stage arms of one seed share their prior. One-stage
+again. Training takes one core; on several, start it several times with other --seeds (and --workers 0). Arms share demonstrations and the pretrained VLM; the two-stage arms of one seed share their prior. One-stage
 arms come with Stage 2's steps (`joint`) and with those of both stages (`total`).
 
 Of every cell the table gives, with 95 % intervals over the episodes of all seeds (Wilson; seeds are listed apart, since
@@ -35,7 +35,7 @@ from apt_bench.records import EpisodeRecord
 from apt_bench.rollout.runner import RunOptions, run
 from apt_bench.stats import wilson
 from apt_bench.training.complete import completed
-from apt_bench.training.config import Recipe, load_recipe
+from apt_bench.training.config import Episodes, Recipe, load_recipe
 from apt_bench.training.frames import default_cache
 from apt_bench.training.pairs import VIEWS, open_pictures
 from apt_bench.training.pretrain import Heads, grounding
@@ -52,6 +52,8 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 PRIOR = "prior alone"
 SPLITS = ("train_redundant", "train", "train_ambiguous")
+SCENES = 7
+"""Seed of the scenes that training seed 0 is tested in, the suite's own; seed s has those of SCENES + s."""
 SENTENCE = "move the {} to the plate ."
 PROBE_SCENES = 50
 
@@ -71,22 +73,29 @@ class Job:
 
 def recipe_of(job: Job, config: str, out: Path) -> Recipe:
     """The mini recipe with this arm's switches. Two-stage arms after the first take its prior."""
-    over = {**ARMS[job.arm], "seed": job.seed, "collect": {"cells": [job.split]}, "evaluate": {"suite": ""}}
+    over = {
+        **ARMS[job.arm],
+        "seed": job.seed,
+        "collect": {"cells": [job.split]},
+    }
     first = next(iter(ARMS))
     if over["two_stage"] and job.arm != first:
         over["prior"] = str(stage_checkpoint(dataclasses.replace(job, arm=first).folder(out), 1))
     return load_recipe(config, over)
 
 
-def evaluate(policy: Path, out: Path, options: argparse.Namespace, console: Console) -> list[EpisodeRecord]:
-    """Episodes of all cells; those that are there are not run again."""
+def evaluate(
+    policy: Path, seed: int, look: Episodes, out: Path, options: argparse.Namespace, console: Console
+) -> list[EpisodeRecord]:
+    """Episodes of all cells, in scenes that belong to the training seed; those that are there are not run again."""
     wanted = RunOptions(
         suite="rigid_pick_place",
         policy="apt_bench.policies.apt:AptPolicy",
-        policy_args=(f"weights={policy}",),
+        policy_args=(f"weights={policy}", *look.policy_args),
         cells=tuple(options.cells),
         episodes=options.episodes,
-        execute=options.execute,
+        seed=SCENES + seed,
+        execute=look.execute,
         workers=options.workers,
         out=out,
     )
@@ -113,10 +122,12 @@ def do(job: Job, options: argparse.Namespace, console: Console) -> None:
     policy = run_recipe(recipe, session)
     weights, scenes = Path(recipe.vlm_weights), recipe.pretrain.scenes
     found: dict[str, Any] = {"seconds": round(time.perf_counter() - began)}
-    records = {job.arm: evaluate(policy, folder / "evaluation", options, console)}
+    records = {job.arm: evaluate(policy, job.seed, recipe.evaluate, folder / "evaluation", options, console)}
     if recipe.two_stage and not recipe.prior:
         prior = stage_checkpoint(folder, 1)
-        records[PRIOR] = evaluate(prior, folder / "evaluation_of_prior", options, console)
+        records[PRIOR] = evaluate(
+            prior, job.seed, recipe.evaluate, folder / "evaluation_of_prior", options, console
+        )
     found["cells"] = {arm: counts(rows) for arm, rows in records.items()}
     vlm = checkpoint.load(policy).vlm
     assert isinstance(vlm, MiniVLM)
@@ -195,9 +206,10 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--splits", default=",".join(SPLITS))
     parser.add_argument("--cells", default="so,uo,uc,uoue")
-    parser.add_argument("--arms", default="", help="comma list of words; arms that hold one of them")
+    parser.add_argument(
+        "--arms", default="", help="only arms whose names hold one of these words, divided by ;"
+    )
     parser.add_argument("--episodes", type=int, default=50, help="per task, two tasks a cell")
-    parser.add_argument("--execute", type=int, default=8)
     parser.add_argument("--workers", default="auto")
     parser.add_argument("--table", action="store_true", help="only print")
     options = parser.parse_args()
@@ -205,12 +217,12 @@ def main() -> None:
     options.splits, options.cells = options.splits.split(","), options.cells.split(",")
     torch.set_num_threads(1)
     console = Console(width=200)
-    words = [w for w in options.arms.split(",") if w]
+    words = [w.strip() for w in options.arms.split(";") if w.strip()]
     if not options.table:
         for seed in options.seeds:
             for split in options.splits:
-                for k, arm in enumerate(ARMS):
-                    if k == 0 or not words or any(w in arm for w in words):
+                for arm in ARMS:
+                    if not words or any(w in arm for w in words):
                         do(Job(split, seed, arm), options, console)
     table(options, console)
 

@@ -50,6 +50,9 @@ def collect_command(
     failures: Annotated[
         bool, typer.Option("--failures", help="Keep every episode, each with its success: rollouts as data.")
     ] = False,
+    look_every: Annotated[
+        int, typer.Option(help="Control steps from one image to the next; those between repeat it (hdf5).")
+    ] = 1,
     policy: Annotated[str, typer.Option(help="Whose episodes they are.")] = "oracle",
     policy_arg: PolicyArgs = None,
     workers: Workers = "auto",
@@ -77,7 +80,7 @@ def collect_command(
         unpinned=unpinned,
     )
     console = plain_console()
-    found = collect(options, out, console, format, words(cameras), size, segmentation, failures)  # type: ignore[arg-type]
+    found = collect(options, out, console, format, words(cameras), size, segmentation, failures, look_every)  # type: ignore[arg-type]
     result = found.run
     console.print(summary(result.records, Counter(key.cell for key in result.missing)))
     what = f"episodes ({found.successes} successes)" if failures else "demonstrations"

@@ -55,18 +55,23 @@ def collect(
     size: int = 256,
     segmentation: bool = False,
     failures: bool = False,
+    look_every: int = 1,
 ) -> Collected:
     """Run `options` (its `out` is not used) and keep the successes, or with `failures` every episode, in the folder
-    `out`.
+    `out`. look_every: control steps from one image to the next; a training that looks at no others needs no others.
 
     Raises UserError for bad input, and where `out` holds demonstrations of other settings.
     """
     if size < 1:
         raise UserError(f"--size must be at least 1, not {size}.")
+    if look_every < 1:
+        raise UserError(f"--look-every must be at least 1, not {look_every}.")
+    if look_every > 1 and (segmentation or format == "lerobot"):
+        raise UserError("--look-every goes with --format hdf5, without --segmentation.")
     if segmentation and format == "lerobot":
         raise UserError("LeRobotDataset has no place for segmentation. Use --format hdf5.")
     settings = {"format": format, "cameras": list(cameras), "size": size, "segmentation": segmentation}
-    _check_settings(out, {**settings, "failures": failures})
+    _check_settings(out, {**settings, "failures": failures, "look_every": look_every})
     if options.policy == "oracle" and not any(a.startswith("variation=") for a in options.policy_args):
         options = dataclasses.replace(options, policy_args=(*options.policy_args, VARIED))
     suite = load_suite(options.suite)
@@ -80,6 +85,7 @@ def collect(
         control_hz=suite.control_hz,
         segmentation=segmentation,
         failures=failures,
+        look_every=look_every,
         simulator=versions(suite.simulator),
     )
     try:
@@ -107,7 +113,7 @@ def _check_settings(out: Path, settings: dict[str, object]) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is not a folder.")
     if path.is_file():
-        old = {"failures": False, **json.loads(path.read_text())}
+        old = {"failures": False, "look_every": 1, **json.loads(path.read_text())}
         if old != settings and holds_demos(out):
             differing = [f"{k}: {old.get(k)} there, {v} now" for k, v in settings.items() if old.get(k) != v]
             raise UserError(

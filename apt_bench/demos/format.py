@@ -42,6 +42,9 @@ class DemoInfo:
     )  # its EpisodeSpec's `env`, `args`; `simulator` versions
     max_opening: float = MAX_OPENING
     control_hz: int = 20
+    look_every: int = (
+        1  # control steps from one look to the next; between, images and cameras repeat the last
+    )
 
     def to_json(self) -> str:
         """For an attribute or a column of a file."""

@@ -151,10 +151,11 @@ class PositionCode(Protocol):
 def _transform(M: Tensor, x: Tensor) -> Tensor:
     """Apply M (B, L, 4, 4) to each group of 4 channels in the first half of the heads of x (B, L, H, d)."""
     B, L, H, d = x.shape
+    first, second = x.chunk(2, -1)
     with torch.autocast(x.device.type, enabled=False):
-        groups = x[..., : d // 2].float().reshape(B, L, H * d // 8, 4)
+        groups = first.float().reshape(B, L, H * d // 8, 4)
         moved = (groups @ M.transpose(-1, -2)).reshape(B, L, H, d // 2)
-    return torch.cat([moved.to(x.dtype), x[..., d // 2 :]], -1)
+    return torch.cat([moved.to(x.dtype), second], -1)
 
 
 class PRoPE:
@@ -194,7 +195,7 @@ class RoPE:
 
     def _turn(self, x: Tensor) -> Tensor:
         still, moving = x.chunk(2, -1)
-        a, b = moving[..., 0::2], moving[..., 1::2]
+        a, b = moving.unflatten(-1, (-1, 2)).unbind(-1)
         cos, sin = self.cos[:, :, None], self.sin[:, :, None]
         pairs = torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2)
         return torch.cat([still, pairs.to(x.dtype)], -1)

@@ -45,6 +45,9 @@ class ExpertConfig:
       `sample`, which learns small data far faster.
     - position_scale: what positions (m) are multiplied with inside the network, the loss and the noise. At 1
       (released) centimetres drown in unit noise, and the gripper's number outweighs them in the loss.
+    - plane: height (m, world z) of the plane that visual tokens lie on, roughly that of the things on a table. Each
+      token is told where its ray meets it, seen from the end effector in the reference camera's axes: where an action
+      would have to go to reach what is seen there. None (released): depth must be learned.
     """
 
     arch: Literal["apt", "pi", "groot"] = "apt"
@@ -61,6 +64,7 @@ class ExpertConfig:
     step_index: bool = False
     prediction: Literal["noise", "sample"] = "noise"
     position_scale: float = 1.0
+    plane: float | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in {

@@ -17,7 +17,7 @@ from apt_bench.models.attention import Block, PositionCode, PRoPE, RoPE, attenti
 from apt_bench.models.base import ActionExpert, Context, Memory
 from apt_bench.models.config import ExpertConfig
 from apt_bench.models.fusion import LayerwiseFusion
-from apt_bench.models.inputs import RobotState, VLFeatures, image_plane
+from apt_bench.models.inputs import RobotState, VLFeatures, image_plane, plane_points
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class APTExpert(ActionExpert):
         self.ray_embed = nn.Linear(2, config.width)
         nn.init.zeros_(self.ray_embed.weight)
         nn.init.zeros_(self.ray_embed.bias)
+        self.plane_embed = nn.Linear(3, config.width) if config.plane is not None else None
         self.fusion = LayerwiseFusion(config.depth, config.vlm.width, config.width, config.fusion)
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in self.plan)
 
@@ -70,10 +71,15 @@ class APTExpert(ActionExpert):
     def vl_stream(self, features: VLFeatures, robot: RobotState) -> Tensor:
         """The VL part of the stream before the first block, (B, L, width)."""
         x = self.embed(features.embeds.to(self.embed.weight.dtype))
-        return x + self.ray_embed(image_plane(features, robot)) * features.is_visual[..., None]
+        x = x + self.ray_embed(image_plane(features, robot)) * features.is_visual[..., None]
+        if self.plane_embed is None or self.config.plane is None:
+            return x
+        points = plane_points(features, robot, self.config.plane) * self.config.position_scale
+        return x + self.plane_embed(points) * features.is_visual[..., None]
 
     def observe(self, features: VLFeatures, robot: RobotState, rotation: Tensor | None = None) -> Context:
         """Run the VL part of the stream, keeping each block's keys and values for the action tokens."""
+        x = self.vl_stream(features, robot)
         robot = robot.recentred(rotation)
         prefix = self.tokens.prefix(robot)
         arms, per_arm = prefix.shape[1], prefix.shape[2] + self.config.horizon
@@ -95,7 +101,6 @@ class APTExpert(ActionExpert):
         }
         action_masks = {iso: attention_mask(types, everyone, iso) for iso in (False, True)}
 
-        x = self.vl_stream(features, robot)
         memory = []
         for block, plan in zip(self.blocks, self.plan, strict=True):
             last = plan is self.plan[-1]

@@ -150,3 +150,20 @@ def image_plane(features: VLFeatures, robot: RobotState) -> Tensor:
     K = robot.intrinsics[torch.arange(len(view), device=view.device)[:, None], view]
     focal = torch.stack([K[..., 0, 0], K[..., 1, 1]], -1)
     return torch.where(features.is_visual[..., None], (features.uv - K[..., :2, 2]) / focal, 0.0)
+
+
+def plane_points(features: VLFeatures, robot: RobotState, height: float, reach: float = 1.0) -> Tensor:
+    """Where each visual token's ray meets the plane z = `height` (m) of the world, relative to the first arm's end
+    effector, in the axes of its reference camera, as action codes are: (B, L, 3), metres.
+
+    Cut to `reach` per axis; rays that meet no plane before them count as very long. 0 at other tokens."""
+    batch = torch.arange(len(features.view), device=features.view.device)[:, None]
+    camera = robot.camera_pose[batch, features.view.clamp(min=0)]
+    xy = image_plane(features, robot)
+    ray = (camera[..., :3, :3] @ torch.cat([xy, torch.ones_like(xy[..., :1])], -1)[..., None])[..., 0]
+    start = camera[..., :3, 3]
+    steps = (height - start[..., 2]) / ray[..., 2].clamp(max=-1e-3)  # the plane lies below
+    point = start + steps.clamp(min=0)[..., None] * ray
+    axes = robot.ref_pose[:, 0, None, :3, :3].transpose(-1, -2)
+    local = (axes @ (point - robot.ee_pose[:, 0, None, :3, 3])[..., None])[..., 0]
+    return torch.where(features.is_visual[..., None], local.clamp(-reach, reach), 0.0)

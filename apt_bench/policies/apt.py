@@ -17,6 +17,7 @@ from apt_bench.envs.base import AGENTVIEW, WRIST, Observation, unmirrored
 from apt_bench.errors import UserError
 from apt_bench.models import checkpoint
 from apt_bench.models.actions import CODE_DIM, decode_chunk, make_pose
+from apt_bench.models.diffusion import SAMPLE_STEPS, TRAIN_STEPS
 from apt_bench.models.inputs import RobotState, fractional_intrinsics
 from apt_bench.models.vla import VLA
 from apt_bench.models.vlm import Prompt
@@ -34,7 +35,8 @@ class AptPolicy:
     interpolated) are those of the checkpoint's training; `cameras` overrides the first, which the authors' files do not
     tell. Mirror images are turned back, as in training. The reference camera is drawn per decision, as
     in training, or the one that the checkpoint was trained with. All draws are seeded by (episode, step, seed): a batch
-    equals the single calls up to float32 rounding, and a rerun equals the first run.
+    equals the single calls up to float32 rounding, and a rerun equals the first run. `sample_steps`:
+    denoising steps per decision.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class AptPolicy:
         device: str | None = None,
         cameras: Sequence[str] | None = None,
         execute: int = 3,
+        sample_steps: int = SAMPLE_STEPS,
         seed: int = 0,
         model: VLA | None = None,
     ) -> None:
@@ -54,7 +57,11 @@ class AptPolicy:
         horizon = (self.model.expert.config.horizon - 1) * self.stride + 1
         if not 1 <= execute <= horizon:
             raise UserError(f"Policy apt: execute={execute}; its chunks have {horizon} steps.")
-        self.seed = seed
+        if sample_steps < 1 or TRAIN_STEPS % sample_steps:
+            raise UserError(
+                f"Policy apt: sample_steps={sample_steps} must divide the {TRAIN_STEPS} noise levels of training."
+            )
+        self.seed, self.sample_steps = seed, sample_steps
         views = tuple(cameras or trained.get("cameras", (AGENTVIEW, WRIST)))
         reference = str(trained.get("reference", ""))
         if reference and reference not in views:
@@ -85,7 +92,9 @@ class AptPolicy:
         prompt, robot = self.inputs(observations, [camera for camera, _ in draws])
         features = self.model.features(prompt.to(self.device))
         noise = torch.stack([noise for _, noise in draws])[:, None]
-        codes = self.model.expert.sample(features, robot.to(self.device), noise.to(self.device)).cpu()
+        codes = self.model.expert.sample(
+            features, robot.to(self.device), noise.to(self.device), self.sample_steps
+        ).cpu()
         poses, openness = decode_chunk(codes.double(), robot.ee_pose.double(), robot.ref_pose.double())
         return [
             steps(pose, opening, self.stride)

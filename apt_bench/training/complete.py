@@ -36,8 +36,16 @@ def _demos(recipe: Recipe, session: Session, console: Console) -> Path:
     wanted = recipe.collect
     folder = session.cache / "demos" / f"{wanted.suite}-{digest(dataclasses.asdict(wanted))}"
     session.report.say(f"Demonstrations of {wanted.suite}, {wanted.episodes} per task, in {folder}")
-    options = RunOptions(suite=wanted.suite, policy="oracle", cells=wanted.cells, episodes=wanted.episodes)
-    found = collect(options, folder, console, "hdf5", recipe.data.cameras, wanted.size)
+    options = RunOptions(
+        suite=wanted.suite,
+        policy="oracle",
+        policy_args=wanted.policy_args,
+        cells=wanted.cells,
+        episodes=wanted.episodes,
+    )
+    found = collect(
+        options, folder, console, "hdf5", recipe.data.cameras, wanted.size, look_every=wanted.look_every
+    )
     if found.run.stopped or not found.demonstrations:
         raise UserError(
             f"Collecting demonstrations stopped: {found.run.message}. The same command goes on from here."
@@ -115,7 +123,7 @@ def first_look(recipe: Recipe, policy: Path, out: Path, console: Console) -> Non
     options = RunOptions(
         suite=wanted.suite,
         policy="apt_bench.policies.apt:AptPolicy",
-        policy_args=(f"weights={policy}",),
+        policy_args=(f"weights={policy}", *wanted.policy_args),
         cells=wanted.cells,
         episodes=wanted.episodes,
         execute=wanted.execute,

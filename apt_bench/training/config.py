@@ -38,13 +38,16 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class Episodes:
-    """Cells of a suite with so many episodes per task. size: pixels of collected images. execute: control steps per
+    """Cells of a suite with so many episodes per task. size: pixels of collected images. look_every: control steps
+    from one of them to the next. policy_args: NAME=VALUE of the expert, or of the policy. execute: control steps per
     decision, None = the policy's own choice."""
 
     suite: str = ""
     cells: tuple[str, ...] = ()
     episodes: int = 1
     size: int = 128
+    look_every: int = 1
+    policy_args: tuple[str, ...] = ()
     execute: int | None = None
 
 

@@ -37,10 +37,10 @@ class DataConfig:
 
     data: files or folders of demonstrations, or hub ids. weights: how often each is drawn from; () = equally.
     stride: control steps from one action of a chunk to the next. look_every: only every so many steps is a
-    decision, which saves images and features; actions keep all steps. held_out: share of each dataset's
-    episodes kept for validation. reference: the camera in whose axes actions are coded; empty = drawn per
-    sample, as the release does. rotate_world: a random world frame per sample, as the release has (see
-    `RobotState.recentred`).
+    decision, which saves images and features; actions keep all steps. Where demonstrations were recorded with fewer
+    looks, only these are. held_out: share of each dataset's episodes kept for validation. reference: the camera in
+    whose axes actions are coded; empty = drawn per sample, as the release does. rotate_world: a random world frame per
+    sample, as the release has (see `RobotState.recentred`).
     """
 
     data: tuple[str, ...] = ()
@@ -75,12 +75,13 @@ class Episode:
 
     ee_pose, target_pose (T, 4, 4), openness, target_open (T,); K (V, 3, 3) in pixels as read, in fractions of
     the image in a `Dataset`; camera_pose (T, V, 4, 4); present (V,) bool. `kept` (T,): the steps of the
-    demonstration that these are.
+    demonstration that these are; `looks` (D,): those among them at which a decision is learned.
     """
 
     name: str
     instruction: str
     kept: np.ndarray
+    looks: np.ndarray
     ee_pose: np.ndarray
     openness: np.ndarray
     target_pose: np.ndarray
@@ -134,6 +135,9 @@ def read_episode(demo: Demonstration, config: DataConfig) -> Episode:
         name=demo.info.episode,
         instruction=demo.info.instruction,
         kept=kept,
+        looks=np.flatnonzero(kept % demo.info.look_every == 0)[
+            :: -(-config.look_every // demo.info.look_every)
+        ],
         ee_pose=demo.achieved[kept],
         openness=demo.openness[kept].astype(np.float64),
         target_pose=demo.commanded[kept],
@@ -202,12 +206,7 @@ class Samples:
 
     def decisions(self) -> list[tuple[Episode, int]]:
         """The episode and step behind every frame row."""
-        return [
-            (e, step)
-            for d in self.datasets
-            for e in d.episodes
-            for step in range(0, len(e), self.config.look_every)
-        ]
+        return [(e, step) for d in self.datasets for e in d.episodes for step in e.looks.tolist()]
 
     def pick(self, numbers: Sequence[int] | range) -> Picks:
         """The samples of these numbers."""
@@ -221,11 +220,11 @@ class Samples:
             dataset = self.datasets[which]
             index = int(rng.integers(len(dataset.episodes)))
             episode = dataset.episodes[index]
-            decision = int(rng.integers(-(-len(episode) // self.config.look_every)))
+            decision = int(rng.integers(len(episode.looks)))
             rows.append(int(offsets[which] + dataset.first_row[index]) + decision)
             versions.append(self.config.augment.version(rng, n))
             episodes.append(episode)
-            steps.append(decision * self.config.look_every)
+            steps.append(int(episode.looks[decision]))
         views = len(self.config.cameras)
         orders = [view_order(self.config.augment, r, v, views) for r, v in zip(rows, versions, strict=True)]
         instructions = tuple(e.instruction for e in episodes)
@@ -335,7 +334,7 @@ def _dataset(
 ) -> Dataset:
     without, seen = demos.only(()), demos.only(config.cameras)
     episodes = tuple(read_episode(demo, config) for demo in without)
-    looked = [e.kept[:: config.look_every] for e in episodes]
+    looked = [e.kept[e.looks] for e in episodes]
     frames = open_frames(
         seen.__getitem__, looked, config.cameras, fit, f"{stamp} {demos.fingerprint}", cache, tick
     )

@@ -28,6 +28,7 @@ from apt_bench.models.mini_vlm import PAD_ID, MiniVLM, MiniVLMConfig, mini_mask
 from apt_bench.training.config import PretrainConfig
 from apt_bench.training.frames import default_cache
 from apt_bench.training.mini import save_mini
+from apt_bench.training.muon import Muon
 from apt_bench.training.pairs import VIEWS, Pictures, Sentence, Speaker, Thing, open_pictures, vocabulary
 from apt_bench.training.progress import Metrics, Report
 from apt_bench.training.trainer import TrainConfig
@@ -262,15 +263,12 @@ def pretrain(
 
 
 def optimizers(vlm: MiniVLM, heads: Heads, rule: TrainConfig) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024, scaled to AdamW's step as in arXiv 2502.16982) for the matrices of the decoder, which
-    learns with fewer steps; AdamW for all else."""
+    """Muon for the matrices of the decoder, which learns with fewer steps; AdamW for all else."""
     matrices = [p for p in vlm.layers.parameters() if p.ndim == 2]
     inside = set(matrices)
     rest = [p for p in (*vlm.parameters(), *heads.parameters()) if p not in inside]
     return [
-        torch.optim.Muon(
-            matrices, lr=rule.lr, weight_decay=rule.weight_decay, adjust_lr_fn="match_rms_adamw"
-        ),
+        Muon(matrices, rule.lr, rule.weight_decay),
         torch.optim.AdamW(rest, lr=rule.lr, weight_decay=rule.weight_decay),
     ]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def save(
     out: Path,
     step: int,
     model: VLA,
-    optim: torch.optim.Optimizer,
+    optims: Sequence[torch.optim.Optimizer],
     config: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> Path:
@@ -56,7 +56,7 @@ def save(
     older = latest(out)
     try:
         checkpoint.save(part, model, {**provenance, "step": step})
-        save_file(_optimizer_tensors(model, optim), part / "optimizer.safetensors")
+        save_file(_optimizer_tensors(model, optims), part / "optimizer.safetensors")
         (part / "training.json").write_text(json.dumps({"step": step, "config": dict(config)}, indent=2))
         for path in (*part.iterdir(), part):
             _flush(path)
@@ -75,8 +75,10 @@ def save(
     return folder
 
 
-def restore(folder: Path, model: VLA, optim: torch.optim.Optimizer, config: Mapping[str, Any]) -> int:
-    """Load a checkpoint into `model` and `optim`; returns the number of steps it has behind it.
+def restore(
+    folder: Path, model: VLA, optims: Sequence[torch.optim.Optimizer], config: Mapping[str, Any]
+) -> int:
+    """Load a checkpoint into `model` and `optims`; returns the number of steps it has behind it.
 
     Raises UserError where it is of another architecture, or was trained with other settings."""
     theirs = ExpertConfig.from_dict(_json(folder / "config.json")["expert"])
@@ -102,7 +104,7 @@ def restore(folder: Path, model: VLA, optim: torch.optim.Optimizer, config: Mapp
     model.expert.load_state_dict(loaded.expert.state_dict())
     model.train()
     try:
-        _load_optimizer(load_file(folder / "optimizer.safetensors"), model, optim)
+        _load_optimizer(load_file(folder / "optimizer.safetensors"), model, optims)
     except (OSError, SafetensorError, KeyError) as error:
         raise UserError(f"{folder} is damaged ({error}). Delete it and start this stage again.") from error
     return int(training["step"])
@@ -112,20 +114,23 @@ def _names(model: VLA) -> dict[int, str]:
     return {id(p): name for name, p in model.named_parameters()}
 
 
-def _optimizer_tensors(model: VLA, optim: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _optimizer_tensors(model: VLA, optims: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
     names = _names(model)
     return {
         f"{key}.{names[id(p)]}": value.detach().cpu().contiguous().clone()
+        for optim in optims
         for p, state in optim.state.items()
         for key, value in state.items()
     }
 
 
-def _load_optimizer(tensors: Mapping[str, Tensor], model: VLA, optim: torch.optim.Optimizer) -> None:
+def _load_optimizer(
+    tensors: Mapping[str, Tensor], model: VLA, optims: Sequence[torch.optim.Optimizer]
+) -> None:
     names = _names(model)
-    for group in optim.param_groups:
-        for p in group["params"]:
-            keys = ("step", "exp_avg", "exp_avg_sq")
+    keys = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
+    for optim in optims:
+        for p in (p for group in optim.param_groups for p in group["params"]):
             found = {key: tensors[name] for key in keys if (name := f"{key}.{names[id(p)]}") in tensors}
             if found:  # parameters that never had a gradient have no state
                 optim.state[p] = {k: v.clone() if k == "step" else v.to(p.device) for k, v in found.items()}

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from apt_bench.errors import UserError
@@ -28,6 +28,7 @@ from apt_bench.training import saving
 from apt_bench.training.data import Batch
 from apt_bench.training.features import Batches, Inputs
 from apt_bench.training.frames import digest
+from apt_bench.training.muon import Muon
 from apt_bench.training.progress import Metrics, Report, plot_losses
 
 
@@ -36,7 +37,8 @@ class TrainConfig:
     """One stage of training. Defaults: the released APT (METHOD 2.11).
 
     batch: samples per optimiser step; micro: samples per forward pass, 0 = all of them (gradients are
-    accumulated over batch / micro passes). draws: noise levels tried per sample and step; what is seen is
+    accumulated over batch / micro passes). optimizer: `muon` = Muon for the matrices of transformer blocks, AdamW for
+    all else. draws: noise levels tried per sample and step; what is seen is
     digested once for all. eval_samples: held-out samples that the validation loss averages over. loaders:
     processes that prepare batches, 0 = this one. precision `auto`: bf16 autocast on a GPU that has it, else
     fp32. prior_share, llr_weight: lambda and beta of LangForce (models/langforce.py), for that recipe alone.
@@ -45,6 +47,7 @@ class TrainConfig:
     steps: int = 100_000
     batch: int = 256
     micro: int = 0
+    optimizer: Literal["adamw", "muon"] = "adamw"
     draws: int = 1
     lr: float = 1e-4
     vlm_lr: float = 1e-5
@@ -68,11 +71,15 @@ class TrainConfig:
                 raise UserError(f"Training: {name} is {getattr(self, name)}; it must be at least 1.")
         if self.micro and self.batch % self.micro:
             raise UserError(f"Training: batch {self.batch} is not a multiple of micro {self.micro}.")
-        if self.schedule not in ("constant", "cosine") or self.precision not in ("auto", "fp32", "bf16"):
-            raise UserError(
-                f"Training: schedule '{self.schedule}' must be constant or cosine, precision '{self.precision}' "
-                "auto, fp32 or bf16."
-            )
+        for name, allowed in {
+            "schedule": ("constant", "cosine"),
+            "precision": ("auto", "fp32", "bf16"),
+            "optimizer": ("adamw", "muon"),
+        }.items():
+            if getattr(self, name) not in allowed:
+                raise UserError(
+                    f"Training: {name} is '{getattr(self, name)}'; it must be one of {', '.join(allowed)}."
+                )
 
     @property
     def passes(self) -> int:
@@ -111,23 +118,32 @@ class World:
             dist.barrier()
 
 
-def optimizer(model: VLA, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over what trains: expert weights with and without decay, and the VLM's at their own rate."""
-    expert = list(model.expert.named_parameters())
-    vlm = [p for p in model.vlm.parameters() if p.requires_grad]
-    groups = [
-        {
-            "params": [p for n, p in expert if is_decayed(n)],
-            "lr": config.lr,
-            "weight_decay": config.weight_decay,
-        },
-        {"params": [p for n, p in expert if not is_decayed(n)], "lr": config.lr, "weight_decay": 0.0},
-    ]
-    if vlm:
-        groups.append({"params": vlm, "lr": config.vlm_lr, "weight_decay": config.vlm_weight_decay})
-    for group in groups:
-        group["full_lr"] = group["lr"]
-    return torch.optim.AdamW(groups)
+def optimizers(model: VLA, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """AdamW over what trains: expert weights with and without decay, and the VLM's at their own rate; or Muon for the
+    matrices of both and AdamW for the rest."""
+    found: dict[tuple[str, bool, bool], list[nn.Parameter]] = {}
+    for part, module in (("expert", model.expert), ("vlm", model.vlm)):
+        for name, p in module.named_parameters():
+            if p.requires_grad:
+                muon = config.optimizer == "muon" and is_matrix(name, p)
+                found.setdefault((part, muon, part == "vlm" or is_decayed(name)), []).append(p)
+    kinds: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
+    for (part, muon, decayed), params in found.items():
+        lr, decay = {
+            "expert": (config.lr, config.weight_decay),
+            "vlm": (config.vlm_lr, config.vlm_weight_decay),
+        }[part]
+        decay = decay if decayed else 0.0
+        kinds[muon].append({"params": params, "lr": lr, "weight_decay": decay, "full_lr": lr})
+    out: list[torch.optim.Optimizer] = [torch.optim.AdamW(kinds[False])]
+    return [*out, Muon(kinds[True], config.lr)] if kinds[True] else out
+
+
+def is_matrix(name: str, p: Tensor) -> bool:
+    """Whether Muon trains it: the weight of a linear in a transformer block, of the expert or of a VLM's decoder."""
+    return (
+        p.ndim == 2 and ("blocks." in name or "layers." in name) and "norm" not in name and "lora" not in name
+    )
 
 
 def read(inputs: Prompt | VLFeatures, model: VLA, device: str) -> VLFeatures:
@@ -175,14 +191,15 @@ def train(
     world = world or World()
     out.mkdir(parents=True, exist_ok=True)
     model.to(device).train()
-    optim = optimizer(model, config)
+    optims = optimizers(model, config)
     half = _half(config.precision, device)
     last = saving.latest(out)
     settings = asdict(config) | identity(model, data)
-    start = saving.restore(last, model, optim, settings) if last else 0
+    start = saving.restore(last, model, optims, settings) if last else 0
     if start:
         report.say(f"{title}: going on after step {start}")
-    trained = [p for group in optim.param_groups for p in group["params"]]
+    groups = [group for optim in optims for group in optim.param_groups]
+    trained = [p for group in groups for p in group["params"]]
     stream = _stream(data, start, config)
     metrics = Metrics(out, start) if world.rank == 0 else None
     began, done = time.perf_counter(), start
@@ -190,7 +207,7 @@ def train(
 
     with report.bar(title, config.steps, start) as bar:
         for step in range(start, config.steps):
-            for group in optim.param_groups:
+            for group in groups:
                 group["lr"] = group["full_lr"] * config.rate(step)
             parts = []
             for _ in range(config.passes):
@@ -202,8 +219,9 @@ def train(
             norm = torch.nn.utils.clip_grad_norm_(trained, config.clip)
             if not (loss.isfinite().all() and norm.isfinite()):
                 raise UserError(_diverged(step, config, out))
-            optim.step()
-            optim.zero_grad(set_to_none=True)
+            for optim in optims:
+                optim.step()
+                optim.zero_grad(set_to_none=True)
             window.append(dict(zip(found, loss.tolist(), strict=True)) | {"grad_norm": float(norm)})
 
             number, final = step + 1, step + 1 == config.steps
@@ -211,7 +229,7 @@ def train(
             if number % config.log_every == 0 or final:
                 speed = (number - done) * config.batch / (time.perf_counter() - began)
                 values = {k: sum(w[k] for w in window) / len(window) for k in window[0]}
-                values = {"loss": values.pop("total"), **values, "lr": optim.param_groups[0]["lr"]}
+                values = {"loss": values.pop("total"), **values, "lr": groups[0]["lr"]}
                 values["samples_per_s"] = round(speed, 2)
                 window, began, done = [], time.perf_counter(), number
                 bar.to(number, f"loss {values['loss']:.3f}, {speed:.0f} samples/s")
@@ -223,7 +241,7 @@ def train(
                 metrics.write(number, values)
                 report.tracker.log({f"{title}/{k}": v for k, v in {"step": number, **values}.items()})
             if (number % config.save_every == 0 or final) and world.rank == 0:
-                last = saving.save(out, number, model, optim, settings, provenance)
+                last = saving.save(out, number, model, optims, settings, provenance)
             world.barrier()
     if metrics:
         metrics.close()

@@ -29,7 +29,9 @@ OPTIONS = RunOptions(suite=SUITE, policy="tests.toy:PushPolicy", cells=("push",)
 
 
 def toy(out: Path, **changes: object) -> Collected:
-    settings = {k: changes.pop(k) for k in ("format", "size", "cameras", "failures") if k in changes}
+    settings = {
+        k: changes.pop(k) for k in ("format", "size", "cameras", "failures", "look_every") if k in changes
+    }
     options = dataclasses.replace(OPTIONS, **changes)  # type: ignore[arg-type]
     return collect(
         options, out, Console(file=io.StringIO()), **{"cameras": (AGENTVIEW,), "size": 64, **settings}
@@ -49,6 +51,23 @@ def test_only_successes_are_kept_and_all_replay_bit_for_bit(tmp_path: Path) -> N
     }
     replayer = Replayer(SUITE)
     assert all(replayer.replay(e).reproduced for e in demos.entries)
+
+
+def test_fewer_looks_change_nothing_but_the_images_between_them(tmp_path: Path) -> None:
+    toy(tmp_path / "all", limit=6)
+    toy(tmp_path / "some", limit=6, look_every=3)
+    everything, some = (open_demos(tmp_path / d) for d in ("all", "some"))
+    for a, b in zip(everything, some, strict=True):
+        assert b.info == dataclasses.replace(a.info, look_every=3)
+        assert np.array_equal(a.actions, b.actions)
+        assert np.array_equal(a.state, b.state)
+        seen = a.images[AGENTVIEW][np.arange(len(a)) // 3 * 3]
+        assert np.array_equal(b.images[AGENTVIEW], seen)
+        assert not np.array_equal(b.images[AGENTVIEW], a.images[AGENTVIEW])
+    with pytest.raises(UserError, match="look_every: 3 there, 1 now"):
+        toy(tmp_path / "some", limit=6)
+    with pytest.raises(UserError, match="--look-every goes with --format hdf5"):
+        toy(tmp_path / "lerobot", limit=2, look_every=2, format="lerobot")
 
 
 def test_a_replay_of_other_actions_is_not_taken_for_a_reproduction(tmp_path: Path) -> None:

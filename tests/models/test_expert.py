@@ -15,7 +15,7 @@ from apt_bench.models.base import inherit, is_decayed
 from apt_bench.models.config import ExpertConfig, VLMShape
 from apt_bench.models.diffusion import ddim_sample
 from apt_bench.models.expert import plan_blocks
-from apt_bench.models.inputs import LANGUAGE, VISION, VLFeatures, random_rotations
+from apt_bench.models.inputs import LANGUAGE, VISION, RobotState, VLFeatures, plane_points, random_rotations
 from apt_bench.models.vla import build_expert
 
 SMALL = ExpertConfig(
@@ -78,6 +78,7 @@ VARIANTS: list[dict] = [
     {"step_index": True},
     {"prediction": "sample"},
     {"prediction": "sample", "position_scale": 8.0},
+    {"plane": -0.3},
 ]
 
 
@@ -103,6 +104,33 @@ def test_scaled_positions_stay_inside_the_network(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(net.expert, "predict", lambda *_: inside)  # a network that knows
     assert net.expert.loss(features, robot(2), target)["total"] == 0
     assert_close(net.expert.sample(features, robot(2), torch.randn_like(target)), target)
+
+
+def test_visual_tokens_know_where_they_lie_on_the_plane() -> None:
+    """The token that shows a point of the plane is told the action code that would bring the end effector there."""
+    view = torch.tensor([[-1, 0, 0, 1]])
+    point = torch.tensor([0.3, -0.2, 0.9])
+    axes = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])  # straight down
+    cameras = make_pose(axes.expand(2, 3, 3), torch.tensor([[0.1, 0.1, 1.5], [0.4, 0.0, 1.2]]))[None]
+    K = torch.tensor([[0.8, 0, 0.5], [0, 1.1, 0.5], [0, 0, 1.0]])
+    local = (point - cameras[0, :, :3, 3]) @ axes  # of the point in each camera's frame
+    pixel = local[:, :2] / local[:, 2:] * torch.tensor([0.8, 1.1]) + 0.5
+    uv = torch.stack([torch.zeros(2), pixel[0], torch.tensor([0.9, 0.1]), pixel[1]])[None]
+    hand = make_pose(random_rotations(1), torch.tensor([[0.0, 0.1, 1.1]]))[:, None]
+    state = RobotState(
+        cameras, K.expand(1, 2, 3, 3), torch.ones(1, 2, dtype=torch.bool), hand, cameras[:, 1:], torch.ones(1, 1),
+        torch.ones(1, 1, dtype=torch.bool),
+    )  # fmt: skip
+    features = VLFeatures(
+        torch.zeros(1, 4, 8), torch.zeros(0, 1, 4, 8), (), torch.ones(1, 4).long(), view, uv
+    )
+    found = plane_points(features, state, height=0.9)
+    target = make_pose(hand[0, 0, :3, :3], point)[None, None, None]
+    code = encode_chunk(target, torch.ones(1, 1, 1), hand, cameras[:, 1:])
+    assert_close(found[0, 1], code[0, 0, 0, :3])
+    assert_close(found[0, 3], code[0, 0, 0, :3])
+    assert not torch.allclose(found[0, 2], found[0, 1], atol=0.05)
+    assert torch.equal(found[0, 0], torch.zeros(3))
 
 
 def test_the_released_prior_cannot_tell_the_steps_of_a_chunk_apart() -> None:

@@ -93,6 +93,8 @@ def test_a_batch_gives_what_singles_give_and_draws_are_seeded(tmp_path: Path) ->
         np.testing.assert_allclose(policy.act([obs])[0], chunk, atol=1e-3)
         assert set(chunk[:, 6]) <= {-1.0, 1.0}
     np.testing.assert_array_equal(policy.act(observations[:1])[0], policy.act(observations[:1])[0])
+    quick = AptPolicy(tmp_path / "policy", device="cpu", sample_steps=2).act(observations[:1])[0]
+    assert not np.allclose(quick, together[0], atol=1e-3)
     later = dataclasses.replace(observations[0], step=observations[0].step + 3)
     assert not np.allclose(policy.act([later])[0], together[0], atol=1e-3)
 
@@ -162,6 +164,8 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
     folder = network(tmp_path / "policy")
     with pytest.raises(UserError, match="execute=7"):
         AptPolicy(folder, execute=7)
+    with pytest.raises(UserError, match="sample_steps=7 must divide"):
+        AptPolicy(folder, sample_steps=7)
     obs = observation(0)
     with pytest.raises(UserError, match="calibration of 'wrist'"):
         AptPolicy(folder, device="cpu").act(

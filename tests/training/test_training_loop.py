@@ -21,9 +21,10 @@ from apt_bench.models.vla import VLA, build_expert
 from apt_bench.training.config import load_recipe
 from apt_bench.training.data import open_samples
 from apt_bench.training.features import Batches
+from apt_bench.training.muon import Muon, orthogonal
 from apt_bench.training.progress import Progress, Report, read_metrics
 from apt_bench.training.stages import Session, open_vlm, run_recipe, stage_checkpoint
-from apt_bench.training.trainer import TrainConfig, losses, optimizer
+from apt_bench.training.trainer import TrainConfig, losses, optimizers
 
 ARCHITECTURES = ("apt", "pi", "groot")
 
@@ -54,10 +55,18 @@ class Killer(Report):
             yield progress
 
 
-def test_a_killed_run_resumes_to_the_same_bits(config: Path, cache: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_killed_run_resumes_to_the_same_bits(
+    config: Path, cache: Path, tmp_path: Path, optimizer: str
+) -> None:
     recipe = load_recipe(
         str(config),
-        {"vlm_mode": "full", "train": {"save_every": 3}, "stage1": {"steps": 3}, "stage2": {"steps": 9}},
+        {
+            "vlm_mode": "full",
+            "train": {"save_every": 3, "optimizer": optimizer},
+            "stage1": {"steps": 3},
+            "stage2": {"steps": 9},
+        },
     )
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run_recipe(recipe, session(whole, cache))
@@ -156,7 +165,8 @@ def test_gradients_reach_exactly_what_the_mode_says(config: Path, cache: Path, a
 
 def test_weight_decay_spares_biases_and_norms(config: Path, cache: Path) -> None:
     model, _ = network(config, cache, vlm_mode="full")
-    groups = optimizer(model, TrainConfig()).param_groups
+    (adamw,) = optimizers(model, TrainConfig())
+    groups = adamw.param_groups
     assert [g["weight_decay"] for g in groups] == [1e-2, 0.0, 1e-10]
     assert [g["lr"] for g in groups] == [1e-4, 1e-4, 1e-5]
     names = {id(p): n for n, p in model.expert.named_parameters()}
@@ -164,6 +174,32 @@ def test_weight_decay_spares_biases_and_norms(config: Path, cache: Path) -> None
     assert {n for n in names.values() if n.endswith(".bias")} <= spared
     assert "fusion.gate" not in spared
     assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
+
+
+def test_muon_trains_the_matrices_of_blocks_and_nothing_else(config: Path, cache: Path) -> None:
+    model, _ = network(config, cache, vlm_mode="full")
+    adamw, muon = optimizers(model, TrainConfig(optimizer="muon"))
+    names = {id(p): n for n, p in model.named_parameters()}
+    chosen = {names[id(p)] for g in muon.param_groups for p in g["params"]}
+    assert {"expert.blocks.0.attn.qkv.weight", "vlm.layers.1.ffn.up_proj.weight"} <= chosen
+    assert all(n.endswith(".weight") and "norm" not in n for n in chosen)
+    assert {g["lr"] for g in muon.param_groups} == {1e-4, 1e-5}
+    everything = [id(p) for o in (adamw, muon) for g in o.param_groups for p in g["params"]]
+    assert sorted(everything) == sorted(map(id, model.parameters()))
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (4, 9), (9, 4)])
+def test_muon_steps_are_nearly_orthogonal_and_as_large_as_adamws(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    spectrum = torch.linalg.svdvals(orthogonal(torch.randn(shape)))
+    assert spectrum.min() > 0.5
+    assert spectrum.max() < 1.3
+    p = torch.nn.Parameter(torch.zeros(256, 256))
+    p.grad = torch.randn(256, 256)
+    Muon([p], lr=0.1).step()
+    assert (
+        0.015 < p.square().mean().sqrt() < 0.025
+    )  # AdamW moves each weight by about 0.2 lr (arXiv 2502.16982)
 
 
 def test_learning_rate_warms_up_and_then_holds_or_falls() -> None:
