@@ -5,8 +5,9 @@
     python benchmarks/two_stage_effect.py --table                                   # only what is there
 
 Killed at any point, the same command goes on: demonstrations, VLM, features, stages and episodes are each found
-again. Training takes one core; on several, start it several times with other --seeds (and --workers 0). Arms share demonstrations and the pretrained VLM; the two-stage arms of one seed share their prior. One-stage
-arms come with Stage 2's steps (`joint`) and with those of both stages (`total`).
+again. Training takes one core: on several, start it once per core with other --seeds, and --workers 0. Arms share
+demonstrations and the pretrained VLM; the two-stage arms of one seed share their prior. One-stage arms come with
+Stage 2's steps (`joint`) and with those of both stages (`total`).
 
 Of every cell the table gives, with 95 % intervals over the episodes of all seeds (Wilson; seeds are listed apart, since
 episodes of one training are not independent of each other): success, the right item touched first, anything lifted.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ SAMPLE_STEPS = 20
 LOSS_WEIGHTS = {"position": 30.0, "rotation": 10.0, "gripper": 10.0}
 
 
+@cache
 def signal_levels(steps: int = TRAIN_STEPS) -> Tensor:
     """abar_t, t = 0 ... steps-1: the share of signal variance left after t+1 noising steps. float32 (steps,)."""
 
