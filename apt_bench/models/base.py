@@ -65,7 +65,7 @@ class ActionTokens(nn.Module):
     def __init__(self, config: ExpertConfig, step_index: bool) -> None:
         super().__init__()
         width = config.width
-        self.position_scale = config.position_scale
+        self.position_scale, self.floor = config.position_scale, config.plane or 0.0
         self.history_encoder = small_mlp(CODE_DIM - 1, width)
         self.action_encoder = small_mlp(CODE_DIM, width)
         self.position_encoder = small_mlp(3, width)
@@ -80,16 +80,19 @@ class ActionTokens(nn.Module):
         position = camera_position(code, robot.ee_pose, robot.ref_pose)
         return tokens + self.position_encoder(position) + self.arm_embed[:, : tokens.shape[1]]
 
-    def prefix(self, robot: RobotState) -> Tensor:
-        """(B, E, P, width). History of length 1 is a constant code without its gripper number."""
+    def prefix(self, robot: RobotState, ee_world: Tensor) -> Tensor:
+        """(B, E, P, width). History of length 1 is a constant code without its gripper number.
+
+        ee_world: end-effector poses (B, E, 4, 4) in the world as the robot knows it, its z upwards."""
         code = standstill(robot.openness)[:, :, None]
         tokens = self._placed(self.history_encoder(code[..., :-1]), code, robot)
         if self.proprio_encoder is None:
             return tokens
-        # The pose in the reference camera's frame, coded like an action from that camera, and the gripper.
-        here = encode_chunk(
-            robot.ee_pose[:, :, None], robot.openness[..., None], robot.ref_pose, robot.ref_pose
-        )
+        # Pose and gripper, coded like an action that would bring the hand there from the world's origin.
+        origin = torch.eye(4, dtype=ee_world.dtype, device=ee_world.device).repeat(*ee_world.shape[:2], 1, 1)
+        origin[..., 2, 3] = self.floor
+        here = encode_chunk(ee_world[:, :, None], robot.openness[..., None], origin, origin)
+        here = scaled(here, self.position_scale).to(code.dtype)
         return torch.cat([tokens, self._placed(self.proprio_encoder(here), code, robot)], 2)
 
     def steps(self, noisy: Tensor, robot: RobotState) -> Tensor:

@@ -38,16 +38,18 @@ class ExpertConfig:
     - fusion: `convex` (released) or `additive` (paper's equation 3).
     - insertion: where Stage 2 puts its new blocks: `before` their partner (released), `after` it (paper), or
       `tokens`: no new blocks, language is un-masked in the old ones (the paper's ablation).
-    - proprio: an extra token with end-effector pose and gripper opening (paper); the released form has none.
+    - proprio: an extra token with end-effector pose in the world and gripper opening (paper, which does not say in
+      which frame); the released form has none.
     - step_index: a learned embedding of each step's index in the chunk. The released Stage 1 has nothing that tells
       one step from another (its blocks have no RoPE), so it can only learn what all steps have in common.
     - prediction: what the network answers, and where its L1 loss is taken: the `noise` (released) or the clean
       `sample`, which learns small data far faster.
     - position_scale: what positions (m) are multiplied with inside the network, the loss and the noise. At 1
       (released) centimetres drown in unit noise, and the gripper's number outweighs them in the loss.
-    - plane: height (m, world z) of the plane that visual tokens lie on, roughly that of the things on a table. Each
-      token is told where its ray meets it, seen from the end effector in the reference camera's axes: where an action
-      would have to go to reach what is seen there. None (released): depth must be learned.
+    - plane: height (m, world z) of the plane that visual tokens lie on, roughly that of the things on a table; the
+      proprio token counts heights from there. Each token is told where its ray meets the plane, seen from the end
+      effector in the reference camera's axes: where an action would have to go to reach what is seen there. None
+      (released): depth must be learned.
     """
 
     arch: Literal["apt", "pi", "groot"] = "apt"

@@ -80,8 +80,8 @@ class APTExpert(ActionExpert):
     def observe(self, features: VLFeatures, robot: RobotState, rotation: Tensor | None = None) -> Context:
         """Run the VL part of the stream, keeping each block's keys and values for the action tokens."""
         x = self.vl_stream(features, robot)
-        robot = robot.recentred(rotation)
-        prefix = self.tokens.prefix(robot)
+        ee_world, robot = robot.ee_pose, robot.recentred(rotation)
+        prefix = self.tokens.prefix(robot, ee_world)
         arms, per_arm = prefix.shape[1], prefix.shape[2] + self.config.horizon
         types = self._action_types(robot, per_arm)
         pose, action_pose = token_poses(features, robot, per_arm)
