@@ -291,6 +291,11 @@ class Block(nn.Module):
         self.norm2 = StreamNorm(width)
         self.ffn = FeedForward(width)
 
+    def silence(self) -> None:
+        """Make it the identity; what it would add begins at zero and learns from there."""
+        for p in (*self.attn.out.parameters(), *self.ffn.down_proj.parameters()):
+            p.zero_()
+
     def forward(
         self,
         x: Tensor,

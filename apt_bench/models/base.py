@@ -121,6 +121,9 @@ class ActionExpert(nn.Module, ABC):
         """Which Stage-1 block each block inherits from; the rivals insert no new ones."""
         return tuple(range(len(self.blocks)))
 
+    def silence_new_blocks(self) -> None:
+        """Let blocks without a source begin as the identity."""
+
     @property
     @abstractmethod
     def needed_layers(self) -> tuple[int, ...]:
@@ -210,11 +213,18 @@ def scaled(code: Tensor, factor: float) -> Tensor:
     return torch.cat([code[..., POSITION] * factor, code[..., POSITION.stop :]], -1)
 
 
-def inherit(prior: ActionExpert, policy: ActionExpert, what: Literal["all", "blocks"] = "all") -> list[str]:
+def inherit(
+    prior: ActionExpert,
+    policy: ActionExpert,
+    what: Literal["all", "blocks"] = "all",
+    new_blocks: Literal["random", "identity"] = "random",
+) -> list[str]:
     """Start Stage 2 (`policy`) from Stage 1 (`prior`); returns the names that were taken over.
 
     `blocks` takes only the transformer blocks, as the released loader does by mistake; `all` takes everything that
-    exists in both. New blocks keep their own start either way.
+    exists in both. New blocks keep their own start (`random`, as released), or begin by doing nothing (`identity`), so
+    that the policy begins as the prior: their outputs are zero, and the VLM layers that are fused behind them hardly
+    count (NEW_GATE).
     """
     old, new = prior.state_dict(), policy.state_dict()
     taken: dict[str, Tensor] = {}
@@ -225,6 +235,8 @@ def inherit(prior: ActionExpert, policy: ActionExpert, what: Literal["all", "blo
     if what == "all":
         taken |= {k: v for k, v in old.items() if k in new and not k.startswith("blocks.")}
     policy.load_state_dict({**new, **taken})
+    if new_blocks == "identity":
+        policy.silence_new_blocks()
     return sorted(taken)
 
 

@@ -19,6 +19,9 @@ from apt_bench.models.config import ExpertConfig
 from apt_bench.models.fusion import LayerwiseFusion
 from apt_bench.models.inputs import RobotState, VLFeatures, image_plane, plane_points
 
+NEW_GATE = 2.0
+"""Of the fusion behind a new block that begins as the identity: 0.88 of the stream is kept."""
+
 
 @dataclass(frozen=True)
 class BlockPlan:
@@ -62,6 +65,16 @@ class APTExpert(ActionExpert):
     def sources(self) -> tuple[int | None, ...]:
         """Stage-1 block of each block, None for new ones."""
         return tuple(plan.source for plan in self.plan)
+
+    @torch.no_grad()
+    def silence_new_blocks(self) -> None:
+        """See `inherit`."""
+        for block, plan in zip(self.blocks, self.plan, strict=True):
+            if plan.source is None:
+                assert isinstance(block, Block)
+                block.silence()
+                if self.config.fusion == "convex":
+                    self.fusion.gate[plan.tap] = NEW_GATE
 
     @property
     def needed_layers(self) -> tuple[int, ...]:

@@ -58,7 +58,8 @@ class Recipe:
     recipe: `plain`, or `langforce` (models/langforce.py), which trains the VLM and a GR00T-style expert in one stage.
     ki: action gradients do not reach the VLM, which here has no other loss: the same as vlm_mode frozen, and
     said so in the tables. vlm_mode: how Stage 2 treats the VLM; Stage 1 freezes it always. inherit: what
-    Stage 2 takes over from the prior, `blocks` = what the released loader does. budget: a one-stage control
+    Stage 2 takes over from the prior, `blocks` = what the released loader does. new_blocks: how Stage 2's new blocks
+    begin, `random` = as released, `identity` = the policy begins as the prior. budget: a one-stage control
     trains as many steps as Stage 2 (`joint`) or as both stages together (`total`). prior: a Stage-1
     checkpoint to start from instead of training one. vlm_weights: folder of a pretrained mini VLM, or `auto`:
     as `pretrain` says, from the cache or now. collect: where demonstrations come from if none are given.
@@ -73,6 +74,7 @@ class Recipe:
     ki: bool = False
     vlm_mode: VLMMode = "frozen"
     inherit: Literal["all", "blocks"] = "all"
+    new_blocks: Literal["random", "identity"] = "random"
     budget: Literal["joint", "total"] = "joint"
     prior: str = ""
     seed: int = 0

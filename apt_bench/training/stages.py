@@ -114,7 +114,7 @@ class _Run:
         spec = dataclasses.replace(self.spec, mode="frozen" if stage == 1 else recipe.vlm_mode)
         torch.manual_seed(2 * recipe.seed + stage - 1)
         expert = build_expert(recipe.expert_config(stage, self.vlm.shape))
-        taken = inherit(prior.expert, expert, recipe.inherit) if prior else []
+        taken = inherit(prior.expert, expert, recipe.inherit, recipe.new_blocks) if prior else []
         self.vlm.set_mode(spec.mode)
         model = VLA(self.vlm, expert, spec).to(session.device)
         title = f"stage {stage}" if recipe.two_stage else "one stage"

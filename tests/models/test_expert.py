@@ -16,7 +16,7 @@ from apt_bench.models.config import ExpertConfig, VLMShape
 from apt_bench.models.diffusion import ddim_sample
 from apt_bench.models.expert import plan_blocks
 from apt_bench.models.inputs import LANGUAGE, VISION, RobotState, VLFeatures, plane_points, random_rotations
-from apt_bench.models.vla import build_expert
+from apt_bench.models.vla import VLA, build_expert
 
 SMALL = ExpertConfig(
     vlm=VLMShape(width=16, layers=8, kv_heads=2, head_dim=16), width=32, heads=4, depth=8, horizon=4
@@ -67,6 +67,37 @@ def test_stage_2_inherits(arch: str) -> None:
                 assert (name in taken) == (source is not None)
         for name in [k for k in new if not k.startswith("blocks.")]:
             assert torch.equal(new[name], old[name] if what == "all" else fresh[name]), name
+
+
+@pytest.mark.parametrize("fusion", ["convex", "additive"])
+def test_a_policy_can_begin_as_its_prior(fusion: str) -> None:
+    """New blocks that begin as the identity leave it to the fusion behind them to make a difference."""
+    prior, policy, other = (vla("mini", "apt", stage, fusion=fusion) for stage in (1, 2, 2))
+    for p in prior.expert.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    inherit(prior.expert, policy.expert, "all", "identity")
+    inherit(prior.expert, other.expert, "all", "random")
+    for net in (policy, other):
+        net.vlm.load_state_dict(prior.vlm.state_dict())
+    state, noise = robot(2), torch.randn(2, 1, 4, 10)
+
+    def answer(net: VLA, text: str = "red cube") -> torch.Tensor:
+        features = net.features(net.vlm.prepare(images(2), [text, text], blind=net.blind))
+        return net.expert.sample(features, state, noise, steps=2)
+
+    wanted = answer(prior)
+    apart = [float((answer(net) - wanted).abs().mean()) for net in (policy, other)]
+    assert apart[0] < 0.5 * apart[1]
+    assert torch.equal(answer(policy), answer(policy, "the bowl"))  # language cannot be heard yet
+    with torch.no_grad():
+        policy.expert.fusion.gate[[0, 2]] = (
+            100.0 if fusion == "convex" else -100.0
+        )  # and without that fusion nothing differs
+    assert_close(answer(policy), wanted, atol=1e-5, rtol=1e-4)
+    policy.expert.loss(
+        policy.features(policy.vlm.prepare(images(2), ["red cube", "the bowl"])), state, noise
+    )["total"].backward()
+    assert policy.expert.blocks[0].attn.out.weight.grad.abs().sum() > 0
 
 
 VARIANTS: list[dict] = [
