@@ -13,6 +13,7 @@ from apt_bench.demos.collect import collect
 from apt_bench.errors import UserError
 from apt_bench.rollout.runner import RunOptions, run
 from apt_bench.stats import wilson
+from apt_bench.suites import load_suite
 from apt_bench.training.config import Recipe
 from apt_bench.training.frames import digest
 from apt_bench.training.mini import is_complete, made_by
@@ -34,7 +35,10 @@ def completed(recipe: Recipe, session: Session, console: Console) -> Recipe:
 
 def _demos(recipe: Recipe, session: Session, console: Console) -> Path:
     wanted = recipe.collect
-    folder = session.cache / "demos" / f"{wanted.suite}-{digest(dataclasses.asdict(wanted))}"
+    suite = load_suite(wanted.suite)  # whose cells say what is collected, and may be others tomorrow
+    cells = [dataclasses.asdict(cell) for cell in suite.cells]
+    name = digest(dataclasses.asdict(wanted), suite.version, suite.seed, cells)
+    folder = session.cache / "demos" / f"{suite.name}-{name}"
     session.report.say(f"Demonstrations of {wanted.suite}, {wanted.episodes} per task, in {folder}")
     options = RunOptions(
         suite=wanted.suite,

@@ -61,14 +61,3 @@ def test_varied_motions_still_succeed(env):
     specs = load_suite("rigid_pick_place").select(["so"])
     won = sum(path(env, spec, OraclePolicy(variation=1.0))[1].success for spec in specs)
     assert won >= 0.95 * len(specs)
-
-
-def test_misses_are_mended(env):
-    """Grasps that are all but always aimed badly: tried again, and in the end right."""
-    spec = load_suite("rigid_pick_place").select(["so"], episodes=1)[0]
-    plain, _ = path(env, spec, OraclePolicy())
-    missed, outcome = path(env, spec, OraclePolicy(misses=0.6, seed=3))
-    assert outcome.success
-    assert len(missed) > len(plain) + 10
-    with pytest.raises(UserError, match="misses must be a share"):
-        OraclePolicy(misses=1)

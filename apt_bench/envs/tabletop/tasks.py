@@ -52,8 +52,8 @@ def check_args(cell: Cell) -> None:
         if not isinstance(share, int | float) or not 0 <= share <= 1:
             raise UserError(f"{where}: args need an ambiguity between 0 and 1, not {share!r}.")
     push = args.get("disturbance", 0)
-    if not isinstance(push, int | float) or not 0 <= push <= 1:
-        raise UserError(f"{where}: the disturbance must lie between 0 and 1, not {push!r}.")
+    if not isinstance(push, int | float) or not 0 <= push <= 2:
+        raise UserError(f"{where}: the disturbance must lie between 0 and 2, not {push!r}.")
     if not set(args.get("stages", ("store",))) <= {"store", "plate"}:
         raise UserError(f"{where}: stages are store and plate, not {args['stages']!r}.")
 

@@ -19,18 +19,15 @@ class OraclePolicy:
 
     One decision per control step, so that every motion is closed loop. variation: 0 = the same plain motions every
     time; 1 = varied ones, for demonstrations (speed, approach, aim, near misses), drawn from the episode's name
-    and `seed`: the same episode has the same actions. misses: share of grasps that are aimed badly and have to be tried
-    again; without it as much of it as of all else. Raises UserError for an amount outside 0 to 2.
+    and `seed`: the same episode has the same actions. Raises UserError for an amount outside 0 to 2.
     """
 
     spec = PolicySpec(name="oracle", horizon=1, execute=1, privileged=True, placement="worker")
 
-    def __init__(self, variation: float = 0.0, seed: int = 0, misses: float | None = None) -> None:
+    def __init__(self, variation: float = 0.0, seed: int = 0) -> None:
         if not isinstance(variation, int | float) or not 0 <= variation <= 2:
             raise UserError(f"The oracle's variation must be a number from 0 to 2, not {variation!r}.")
-        if misses is not None and not (isinstance(misses, int | float) and 0 <= misses < 1):
-            raise UserError(f"The oracle's misses must be a share from 0 to below 1, not {misses!r}.")
-        self._variation, self._seed, self._misses = float(variation), seed, misses
+        self._variation, self._seed = float(variation), seed
         self._experts: dict[str, Iterator[np.ndarray]] = {}
 
     def reset(self, episodes: Sequence[str]) -> None:
@@ -49,6 +46,6 @@ class OraclePolicy:
                 "The oracle needs the scene's ground truth: run it in an environment that gives it."
             )
         if observation.episode not in self._experts:
-            variation = Variation(self._variation, self._misses, observation.episode, self._seed)
+            variation = Variation(self._variation, observation.episode, self._seed)
             self._experts[observation.episode] = expert(World(observation.scene, variation))
         return next(self._experts[observation.episode])[None].astype(np.float64)

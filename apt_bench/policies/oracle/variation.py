@@ -16,7 +16,7 @@ MEMORY = 12  # control steps over which the aim error changes
 FADE = 0.12  # m from the target below which it dies out
 SLOWEST = 0.55  # share of full speed
 VIA = 0.035  # m to each side, and above: where an approach comes from
-NEAR_MISS = 0.2  # of grasps, where nothing else is said: aimed badly
+NEAR_MISS = 0.2  # of grasps: aimed badly
 MISSED_BY = (0.015, 0.03)  # m
 CHOICE = 0.06  # cost by which a choice may be worse than the best
 
@@ -35,11 +35,10 @@ C = TypeVar("C", bound=Choice)
 
 class Variation:
     """How the motions of one episode differ from the plain ones. `amount`: 0 = not at all, 1 = as in demonstrations;
-    all sizes and probabilities scale with it. `misses`: share of grasps aimed badly, None = as `amount` says."""
+    all sizes and probabilities scale with it."""
 
-    def __init__(self, amount: float = 0.0, misses: float | None = None, *key: str | int) -> None:
+    def __init__(self, amount: float = 0.0, *key: str | int) -> None:
         self.amount = amount
-        self._misses = amount * NEAR_MISS if misses is None else misses
         digest = hashlib.sha256("\n".join(map(str, key)).encode()).digest()
         self._random = np.random.default_rng(int.from_bytes(digest[:8], "little"))
         self._error = np.zeros(3)
@@ -66,7 +65,7 @@ class Variation:
 
     def near_miss(self) -> np.ndarray:
         """(3,) by how far the next grasp is aimed badly; mostly zero."""
-        if self._random.random() >= self._misses:
+        if self._random.random() >= self.amount * NEAR_MISS:
             return np.zeros(3)
         angle, size = self._random.uniform(0, 2 * np.pi), self._random.uniform(*MISSED_BY)
         return size * np.array([np.cos(angle), np.sin(angle), self._random.random()])
