@@ -11,7 +11,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from apt_bench.demos.recording import shrink
-from apt_bench.envs.base import AGENTVIEW, WRIST, Camera, Observation
+from apt_bench.envs.base import AGENTVIEW, WRIST, Camera, Observation, action_towards
 from apt_bench.errors import UserError
 from apt_bench.models import checkpoint
 from apt_bench.models.config import ExpertConfig
@@ -171,3 +171,11 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         AptPolicy(folder, device="cpu").act(
             [dataclasses.replace(obs, cameras={AGENTVIEW: obs.cameras[AGENTVIEW]})]
         )
+
+
+def test_a_pose_that_comes_from_another_process_becomes_an_action() -> None:
+    target, state = np.arange(7) / 10, np.zeros(9)
+    state[:6] = 0.1
+    expected = action_towards(target, state)
+    target.flags.writeable = False  # as arrays are that Ray delivers
+    np.testing.assert_array_equal(action_towards(target, state), expected)
