@@ -30,7 +30,7 @@ WORDS, CELLS, VIEWS = 21, 64, 2
 SIZES = {
     "full": ExpertConfig(),
     "mini": ExpertConfig(
-        vlm=VLMShape(128, 4, 4, 32, None), width=96, heads=4, depth=4, horizon=16, step_index=True
+        vlm=VLMShape(128, 4, 4, 32, None), width=96, heads=3, depth=4, horizon=16, step_index=True
     ),
 }
 

@@ -106,7 +106,7 @@ def main() -> None:
         recipe = load_recipe("mini", over)
         vlm, spec = open_vlm(recipe)
         model = VLA(vlm, build_expert(recipe.expert_config(1, vlm.shape)), spec)
-        samples, _ = open_samples(recipe.data, 32, 0, vlm.image_size, Path(tmp))
+        samples, _ = open_samples(recipe.data, model.expert.config.horizon, 0, vlm.image_size, Path(tmp))
         cached = Batches(samples, model, args.batch, open_cache(model, samples, Path(tmp)))
         live = Batches(samples, model, args.batch)
         optims = optimizers(model, recipe.stage1)
