@@ -38,7 +38,7 @@ from apt_bench.stats import wilson
 from apt_bench.training.complete import completed
 from apt_bench.training.config import Episodes, Recipe, load_recipe
 from apt_bench.training.frames import default_cache
-from apt_bench.training.pairs import VIEWS, open_pictures
+from apt_bench.training.pairs import LOOKS, open_pictures
 from apt_bench.training.pretrain import Heads, grounding
 from apt_bench.training.progress import Report
 from apt_bench.training.stages import Session, run_recipe, stage_checkpoint
@@ -105,10 +105,10 @@ def evaluate(
 
 def probe(vlm: MiniVLM, folder: Path, cache: Path, scenes: int) -> dict[str, float]:
     """Nouns found in the robot's sentence, by the heads of pretraining, on scenes that come after its `scenes`."""
-    heads = Heads(vlm.config.width)
+    heads = Heads(vlm.config.width, vlm.config.views)
     heads.load_state_dict(load_file(folder / "heads.safetensors"))
     pictures = open_pictures(vlm.config, PROBE_SCENES, cache, first=scenes)
-    return grounding(vlm, heads, pictures, np.arange(VIEWS * PROBE_SCENES), SENTENCE)
+    return grounding(vlm, heads, pictures, np.arange(LOOKS * PROBE_SCENES), SENTENCE)
 
 
 def do(job: Job, options: argparse.Namespace, console: Console) -> None:

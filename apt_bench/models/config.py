@@ -38,6 +38,8 @@ class ExpertConfig:
     - fusion: `convex` (released) or `additive` (paper's equation 3).
     - insertion: where Stage 2 puts its new blocks: `before` their partner (released), `after` it (paper), or
       `tokens`: no new blocks, language is un-masked in the old ones (the paper's ablation).
+    - taps: the VLM layer fused behind each block; () = `depth` layers evenly from first to last (released). The new
+      blocks of a small expert on a small VLM would else read words before the VLM has found what they mean.
     - proprio: an extra token with end-effector pose in the world and gripper opening (paper, which does not say in
       which frame); the released form has none.
     - step_index: a learned embedding of each step's index in the chunk. The released Stage 1 has nothing that tells
@@ -62,6 +64,7 @@ class ExpertConfig:
     max_arms: int = 4
     fusion: Literal["convex", "additive"] = "convex"
     insertion: Literal["before", "after", "tokens"] = "before"
+    taps: tuple[int, ...] = ()
     proprio: bool = False
     step_index: bool = False
     prediction: Literal["noise", "sample"] = "noise"
@@ -89,6 +92,11 @@ class ExpertConfig:
             raise UserError(
                 f"Expert config: depth {self.depth}; it must be even, as Stage 1 has half the blocks."
             )
+        if self.taps and (len(self.taps) != self.depth or not set(self.taps) <= set(range(self.vlm.layers))):
+            raise UserError(
+                f"Expert config: taps {list(self.taps)}; there must be {self.depth}, one per block of Stage 2, each "
+                f"from 0 to {self.vlm.layers - 1}."
+            )
         if self.arch == "pi" and self.depth != self.vlm.layers:
             raise UserError(
                 f"Expert config: depth {self.depth}; the "
@@ -108,4 +116,5 @@ class ExpertConfig:
             if key not in known:
                 raise UserError(f"Expert config: unknown key '{key}'. {did_you_mean(key, known)}")
         vlm = values.get("vlm", {})
-        return cls(**{**values, "vlm": vlm if isinstance(vlm, VLMShape) else VLMShape(**vlm)})
+        vlm = vlm if isinstance(vlm, VLMShape) else VLMShape(**vlm)
+        return cls(**{**values, "vlm": vlm, "taps": tuple(values.get("taps", ()))})

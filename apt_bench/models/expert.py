@@ -52,7 +52,7 @@ class APTExpert(ActionExpert):
     def __init__(self, config: ExpertConfig) -> None:
         super().__init__(config, config.step_index)
         self.plan = plan_blocks(config)
-        self.taps = config.vlm.evenly(config.depth)
+        self.taps = config.taps or config.vlm.evenly(config.depth)
         self.embed = nn.Linear(config.vlm.width, config.width)
         self.ray_embed = nn.Linear(2, config.width)
         nn.init.zeros_(self.ray_embed.weight)
@@ -79,7 +79,7 @@ class APTExpert(ActionExpert):
     @property
     def needed_layers(self) -> tuple[int, ...]:
         """The taps of all blocks but the last, behind which nothing reads the VL stream."""
-        return tuple(self.taps[plan.tap] for plan in self.plan[:-1])
+        return tuple(dict.fromkeys(self.taps[plan.tap] for plan in self.plan[:-1]))
 
     def vl_stream(self, features: VLFeatures, robot: RobotState) -> Tensor:
         """The VL part of the stream before the first block, (B, L, width)."""

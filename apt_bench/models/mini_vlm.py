@@ -30,7 +30,7 @@ FIRST_WORD = FIRST_BYTE + 256
 @dataclass(frozen=True)
 class MiniVLMConfig:
     """`words` are the known words; image_size is (height, width) in pixels, both multiples of `stride` (a power
-    of 2)."""
+    of 2). views: how many views it can tell apart; any further ones look like the last."""
 
     words: tuple[str, ...] = ()
     width: int = 128
@@ -39,6 +39,7 @@ class MiniVLMConfig:
     image_size: tuple[int, int] = (128, 128)
     stride: int = 16
     max_text: int = 96
+    views: int = 2
 
     def __post_init__(self) -> None:
         if any(side % self.stride for side in self.image_size) or self.stride & (self.stride - 1):
@@ -112,6 +113,7 @@ class MiniVLM(VLM):
         self.shape = VLMShape(width, config.layers, config.heads, width // config.heads, None)
         self.stem = Stem(width, config.stride)
         self.cell_embed = nn.Parameter(0.02 * torch.randn(self.grid[0] * self.grid[1], width))
+        self.view_embed = nn.Parameter(0.02 * torch.randn(config.views, width))
         self.word_embed = nn.Embedding(self.tokenizer.size, width)
         self.text_embed = nn.Embedding(config.max_text, width)
         nn.init.normal_(self.word_embed.weight, std=0.02)
@@ -151,9 +153,10 @@ class MiniVLM(VLM):
         stacked = np.stack(flat) if flat else np.zeros((0, *self.image_size, 3), np.uint8)
         return {"images": torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 127.5 - 1}
 
-    def embed_images(self, images: Tensor) -> Tensor:
-        """(n, 3, H, W) in -1 ... 1 -> (n, cells, width), row-major."""
-        return self.stem(images).flatten(2).transpose(1, 2) + self.cell_embed
+    def embed_images(self, images: Tensor, view: Tensor) -> Tensor:
+        """(n, 3, H, W) in -1 ... 1, and which view each is, (n,) -> (n, cells, width), row-major."""
+        whose = self.view_embed[view.clamp(max=self.config.views - 1)]
+        return self.stem(images).flatten(2).transpose(1, 2) + self.cell_embed + whose[:, None]
 
     def embed_text(self, ids: Tensor, index: Tensor) -> Tensor:
         """Token ids and their index in their sentence, (B, L) -> (B, L, width)."""
@@ -180,7 +183,9 @@ class MiniVLM(VLM):
         # Queries have no place in the sentence: word n is word n whether they stand before it or behind.
         x = self.embed_text(prompt.ids, (text & ~prompt.query).long().cumsum(1) - 1)
         x = self.with_queries(x, prompt)
-        x = x.masked_scatter(visual[..., None], self.embed_images(prompt.pixels["images"]).to(x.dtype))
+        view = prompt.view[visual].reshape(-1, len(self.cell_embed))[:, 0]
+        seen = self.embed_images(prompt.pixels["images"], view)
+        x = x.masked_scatter(visual[..., None], seen.to(x.dtype))
         needed = None if kv else max(layers, default=-1) + 1
         outputs, pairs, _ = self.decode(x, mini_mask(prompt.view, text.long()), needed)
         return VLFeatures(

@@ -33,23 +33,27 @@ SEED = 1_000_003
 
 SPLITS = ("seen", "unseen")
 MOST = 8
-"""Things in one picture, at most."""
+"""Things in one picture, at most, and in one look."""
 VISIBLE = 0.0015
 """Share of the picture that a thing must cover to be spoken of."""
-POSES = 2
-"""Of arm and camera per scene: the suites' start, and a random one, as it may be on the way."""
-VIEWS = 2 * POSES
-"""Pictures per scene: third person and wrist in every pose."""
+LOOKS = 2
+"""At a scene: the suites' start, and a random pose of arm and camera, as it may be on the way."""
+CAMERAS = (AGENTVIEW, WRIST)
+"""Pictures of one look, in the order in which policies get them."""
 REACH = np.array([0.7, 0.6, 0.4, 0.6, 0.3, 0.7, 0.8])
 """Largest distance (rad) of a random pose's joints from home."""
 
 
+Place = tuple[float, float]
+"""A centre in a picture, as a fraction of its width and height."""
+
+
 @dataclass(frozen=True)
 class Thing:
-    """Something visible: its catalogue name and its centre, as a fraction of the picture's width and height."""
+    """Something visible: its catalogue name and its place in each of a look's pictures, None where it is not seen."""
 
     name: str
-    centre: tuple[float, float]
+    places: tuple[Place | None, ...]
 
     @property
     def phrases(self) -> tuple[str, ...]:
@@ -59,8 +63,8 @@ class Thing:
 
 @dataclass(frozen=True)
 class Pictures:
-    """images: uint8 (n, H, W, 3). cover: (n, MOST, rows, columns), share of each visual token that a thing
-    fills. things: per picture, in the order of `cover`."""
+    """n looks. images: uint8 (n, views, H, W, 3). cover: (n, MOST, views, rows, columns), share of each visual token
+    that a thing fills. things: per look, in the order of `cover`."""
 
     images: np.ndarray
     cover: np.ndarray
@@ -70,12 +74,12 @@ class Pictures:
 def open_pictures(
     config: MiniVLMConfig, scenes: int, cache: Path, tick: Tick | None = None, first: int = 0
 ) -> Pictures:
-    """VIEWS pictures of each of `scenes` scenes from number `first` on; rendered now if they are not in the cache."""
+    """LOOKS at each of `scenes` scenes from number `first` on; rendered now if they are not in the cache."""
     h, w = config.image_size
-    rows, cols = h // config.stride, w // config.stride
-    what = [SEED, scenes, VIEWS, h, w, config.stride, sorted(ITEMS), sorted(CONTAINERS)]
+    rows, cols, count = h // config.stride, w // config.stride, LOOKS * len(CAMERAS) * scenes
+    what = [SEED, scenes, LOOKS * len(CAMERAS), h, w, config.stride, sorted(ITEMS), sorted(CONTAINERS)]
     folder = cache / "pictures" / digest(*what, *([first] if first else []))
-    shape, cover = (VIEWS * scenes, h, w, 3), (VIEWS * scenes, MOST, rows, cols)
+    shape, cover = (count, h, w, 3), (count, MOST, rows, cols)
     if not (folder / "things.json").is_file():
         with building(folder, int(np.prod(shape) + 2 * np.prod(cover))) as part:
             images = np.memmap(part / "images.u8", np.uint8, "w+", shape=shape)
@@ -84,12 +88,29 @@ def open_pictures(
             images.flush()
             masks.flush()
             (part / "things.json").write_text(json.dumps(things))
-    read = json.loads((folder / "things.json").read_text())
-    return Pictures(
-        np.memmap(folder / "images.u8", np.uint8, "r", shape=shape),
-        np.memmap(folder / "cover.f16", np.float16, "r", shape=cover),
-        tuple(tuple(Thing(name, (u, v)) for name, u, v in picture) for picture in read),
-    )
+    images = np.memmap(folder / "images.u8", np.uint8, "r", shape=shape)
+    masks = np.memmap(folder / "cover.f16", np.float16, "r", shape=cover)
+    return paired(images, masks, json.loads((folder / "things.json").read_text()))
+
+
+def paired(
+    images: np.ndarray, masks: np.ndarray, seen: Sequence[Sequence[tuple[str, float, float]]]
+) -> Pictures:
+    """Looks from single pictures: images (n * views, H, W, 3), masks (n * views, MOST, rows, columns), and the name
+    and centre of what is in each picture, in the order of `masks`."""
+    views = len(CAMERAS)
+    n = len(images) // views
+    cover = np.zeros((n, MOST, views, *masks.shape[2:]), np.float16)
+    things = []
+    for look in range(n):
+        places: dict[str, list[Place | None]] = {}
+        for view in range(views):
+            for slot, (name, u, v) in enumerate(seen[views * look + view]):
+                if name in places or len(places) < MOST:
+                    places.setdefault(name, [None] * views)[view] = (u, v)
+                    cover[look, list(places).index(name), view] = masks[views * look + view, slot]
+        things.append(tuple(Thing(name, tuple(found)) for name, found in places.items()))
+    return Pictures(images.reshape(n, views, *images.shape[1:]), cover, tuple(things))
 
 
 def scene(index: int) -> EpisodeSpec:
@@ -108,10 +129,10 @@ def _render(
     (h, w), (rows, cols) = images.shape[1:3], masks.shape[2:]
     for place, index in enumerate(scenes):
         env.reset(scene(index))
-        for k in range(VIEWS):
-            if k == 2:
+        for k, camera in enumerate(LOOKS * CAMERAS):
+            if k == len(CAMERAS):
                 _move(env, np.random.default_rng((SEED, index)))
-            n, camera = VIEWS * place + k, (AGENTVIEW, WRIST)[k % 2]
+            n = LOOKS * len(CAMERAS) * place + k
             images[n] = _scaled(env.frame(camera, SIZE), (w, h))  # as policies get them: averages
             labels, values = env.segmentation(camera, SIZE // 2)
             seen: list[tuple[str, float, float]] = []
@@ -192,7 +213,7 @@ def vocabulary() -> tuple[str, ...]:
 
 
 class Speaker:
-    """Makes sentences about a picture."""
+    """Makes sentences about a look; left and right, before and behind are those of its first picture."""
 
     def __init__(self, tokenizer: MiniTokenizer) -> None:
         self.tokenizer = tokenizer
@@ -202,7 +223,7 @@ class Speaker:
         kinds = [self._exists, self._count]
         if things:
             kinds += [self._point, self._point, self._mention, self._mention, self._caption]
-        if len(things) > 1:
+        if sum(t.places[0] is not None for t in things) > 1:
             kinds += [self._relation, self._relation]
         return kinds[rng.integers(len(kinds))](things, rng)
 
@@ -240,8 +261,9 @@ class Speaker:
 
     def _relation(self, things: Sequence[Thing], rng: np.random.Generator) -> Sentence:
         """`what is left of the bowl ? the pear`: the nearest thing on that side, where there is one."""
-        centres = np.array([t.centre for t in things])
-        index = int(rng.integers(len(things)))
+        shown = [i for i, t in enumerate(things) if t.places[0]]
+        centres = np.array([t.places[0] or (np.nan, np.nan) for t in things])
+        index = shown[rng.integers(len(shown))]
         away = centres - centres[index]
         side, axis, sign = (("left of", 0, -1), ("right of", 0, 1), ("behind", 1, -1), ("in front of", 1, 1))[
             rng.integers(4)

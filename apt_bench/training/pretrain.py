@@ -1,11 +1,11 @@
 """Pretraining of the mini VLM on pictures and sentences (`pairs.py`), without actions.
 
-Five losses: next words of captions and answers; where in the picture a noun phrase points, read at its last
-token (as in Kosmos-2, arXiv 2306.14824); which thing a visual token shows (as in GLIP, arXiv 2112.03857); how far from
-the token that thing's centre is (as in CenterNet, arXiv 1904.07850: a token is 16 pixels wide, a grasp needs more); and
-the attention of a noun to its thing in one head, which shortens the time to grounding by far. Places, attention and
-centres are asked for from the second layer on, since an expert taps all layers. Several sentences share one pass over
-their picture.
+Six losses: next words of captions and answers; where in each picture of a look a noun phrase points, read at its last
+token as one of many places (as in Kosmos-2, arXiv 2306.14824) and as a point (as in Molmo, arXiv 2409.17146); which
+thing a visual token shows (as in GLIP, arXiv 2112.03857); how far from the token that thing's centre is (as in
+CenterNet, arXiv 1904.07850: a token is 16 pixels wide, a grasp needs more); and the attention of a noun to its thing,
+in one head per view, which shortens the time to grounding by far. Places, attention and centres are asked for from the
+second layer on. Several sentences share one pass over their look.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from apt_bench.training.config import PretrainConfig
 from apt_bench.training.frames import default_cache
 from apt_bench.training.mini import save_mini
 from apt_bench.training.muon import Muon
-from apt_bench.training.pairs import VIEWS, Pictures, Sentence, Speaker, Thing, open_pictures, vocabulary
+from apt_bench.training.pairs import LOOKS, Pictures, Sentence, Speaker, Thing, open_pictures, vocabulary
 from apt_bench.training.progress import Metrics, Report
 from apt_bench.training.trainer import TrainConfig
 
@@ -46,9 +46,10 @@ NAMES = (*ITEMS, *CONTAINERS)
 class Heads(nn.Module):
     """What pretraining needs beside the VLM, and policies do not."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, views: int) -> None:
         super().__init__()
-        self.where = nn.Linear(width, BINS * BINS)
+        self.where = nn.Linear(width, views * BINS * BINS)
+        self.point = nn.Linear(width, views * 2)
         self.what = nn.Linear(width, width)
         self.offset = nn.Linear(width, 2)
         self.scale = nn.Parameter(torch.tensor(2.0))
@@ -56,12 +57,12 @@ class Heads(nn.Module):
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Pictures and their sentences as tensors. Lists of indices: nouns (n, 3) = picture, token, thing."""
+    """Looks and their sentences as tensors. Lists of indices: nouns (n, 3) = look, token, thing."""
 
-    images: Tensor  # (B, 3, H, W) in -1 ... 1
-    cover: Tensor  # (B, MOST, cells)
+    images: Tensor  # (B, V, 3, H, W) in -1 ... 1
+    cover: Tensor  # (B, MOST, V, cells)
     names: Tensor  # (B, MOST), index into NAMES, -1 where there is none
-    centre: Tensor  # (B, MOST, 2)
+    centre: Tensor  # (B, MOST, V, 2), NaN where it is not seen
     ids: Tensor  # (B, L)
     index: Tensor  # (B, L), place in the sentence
     sentence: Tensor  # (B, L), 0 = padding
@@ -72,19 +73,17 @@ class PairBatch:
 def pair_batch(
     pictures: Pictures, chosen: np.ndarray, speaker: Speaker, sentences: int, rng: np.random.Generator
 ) -> PairBatch:
-    """Sentences about these pictures, each in another light."""
+    """Sentences about these looks, each picture in another light."""
     said = [[speaker.say(pictures.things[n], rng) for _ in range(sentences)] for n in chosen]
     batch = collate(pictures, chosen, said)
-    light, tint = (
-        rng.uniform(0.8, 1.2, (len(chosen), 1, 1, 1)),
-        rng.uniform(0.93, 1.07, (len(chosen), 3, 1, 1)),
-    )
+    n, views = batch.images.shape[:2]
+    light, tint = rng.uniform(0.8, 1.2, (n, views, 1, 1, 1)), rng.uniform(0.93, 1.07, (n, views, 3, 1, 1))
     relit = (batch.images + 1) * torch.from_numpy(light * tint).float() - 1
     return dataclasses.replace(batch, images=relit.clamp(-1, 1))
 
 
 def collate(pictures: Pictures, chosen: np.ndarray, said: list[list[Sentence]]) -> PairBatch:
-    """`said[i]` belongs to picture `chosen[i]`."""
+    """`said[i]` belongs to look `chosen[i]`."""
     length = max(sum(len(s.ids) for s in sentences) for sentences in said)
     shape = (len(chosen), length)
     ids, index, number = np.full(shape, PAD_ID), np.zeros(shape, int), np.zeros(shape, int)
@@ -97,15 +96,16 @@ def collate(pictures: Pictures, chosen: np.ndarray, said: list[list[Sentence]]) 
             predicted[i, start + s.answer : stop] = True
             nouns += [(i, start + place, thing) for place, thing in s.nouns]
             start = stop
-    most = pictures.cover.shape[1]
-    names, centre = np.full((len(chosen), most), -1), np.zeros((len(chosen), most, 2))
+    most, views = pictures.cover.shape[1:3]
+    names, centre = np.full((len(chosen), most), -1), np.full((len(chosen), most, views, 2), np.nan)
     for i, n in enumerate(chosen):
         for k, thing in enumerate(pictures.things[n]):
-            names[i, k], centre[i, k] = NAMES.index(thing.name), thing.centre
+            names[i, k] = NAMES.index(thing.name)
+            centre[i, k] = [place or (np.nan, np.nan) for place in thing.places]
     order = np.sort(chosen)  # memory maps like ascending reads
     back = np.searchsorted(order, chosen)
-    images = torch.from_numpy(pictures.images[order][back]).permute(0, 3, 1, 2).float() / 127.5 - 1
-    cover = torch.from_numpy(pictures.cover[order][back].astype(np.float32)).flatten(2)
+    images = torch.from_numpy(pictures.images[order][back]).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+    cover = torch.from_numpy(pictures.cover[order][back].astype(np.float32)).flatten(3)
     tensors = (
         names,
         centre.astype(np.float32),
@@ -119,50 +119,62 @@ def collate(pictures: Pictures, chosen: np.ndarray, said: list[list[Sentence]]) 
 
 
 def pair_losses(vlm: MiniVLM, heads: Heads, batch: PairBatch) -> dict[str, Tensor]:
-    """The five losses, means over what they are about."""
+    """The six losses, means over what they are about."""
     states, maps = _run(vlm, batch)
-    cells = vlm.grid[0] * vlm.grid[1]
-    text, visual = states[-1][:, cells:], states[-1][:, :cells]
+    views, cells = batch.cover.shape[2:]
+    visual_tokens = views * cells
+    text, visual = states[-1][:, visual_tokens:], states[-1][:, :visual_tokens]
     b, t = batch.predicted.nonzero(as_tuple=True)
     words = F.cross_entropy(text[b, t - 1] @ vlm.word_embed.weight.T, batch.ids[b, t])
     i, token, thing = batch.nouns.unbind(1)
-    nouns = torch.stack([h[i, cells + token] for h in states])
-    place = _location(batch.centre[i, thing])
-    where = F.cross_entropy(heads.where(nouns).flatten(0, 1), place.repeat(len(states), 1))
+    nouns = torch.stack([h[i, visual_tokens + token] for h in states])
+    place = batch.centre[i, thing]  # (n, V, 2)
+    seen = place.isfinite().all(-1)
+    spots = heads.where(nouns).unflatten(-1, (views, -1))[:, seen]
+    where = F.cross_entropy(spots.flatten(0, 1), _location(place[seen]).repeat(len(states), 1))
+    points = heads.point(nouns).unflatten(-1, (views, 2))[:, seen]
+    point = (points - (place[seen] - 0.5) / NEAR).abs().mean()
     cover = batch.cover[i, thing]
-    cover = cover / cover.sum(1, keepdim=True).clamp(min=1e-6)
-    looked = -(cover * torch.stack([m[i, token] for m in maps])).sum(2).mean()
+    cover = (cover / cover.sum(-1, keepdim=True).clamp(min=1e-6))[seen]
+    looked = -(cover * torch.stack([m[i, token][seen] for m in maps])).sum(-1).mean()
     share, best = batch.cover.max(1)
+    share, best = share.flatten(1), best.flatten(1)  # (B, V * cells)
     shown = share > 0.4
     touched = share > 0.15
-    centre = batch.centre.gather(1, best[..., None].expand(-1, -1, 2))
-    apart = torch.stack([heads.offset(h[:, :cells][touched]) for h in states])
-    offset = (apart - (centre - cell_centres(vlm))[touched] / NEAR).abs().mean()
+    whose = batch.centre.repeat_interleave(cells, 2)  # (B, MOST, V * cells, 2)
+    centre = whose.gather(1, best[:, None, :, None].expand(-1, 1, -1, 2))[:, 0]
+    apart = torch.stack([heads.offset(h[:, :visual_tokens][touched]) for h in states])
+    offset = (apart - (centre - cell_centres(vlm).repeat(views, 1))[touched] / NEAR).abs().mean()
     vectors = F.normalize(heads.what(visual[shown]), dim=-1) @ F.normalize(name_vectors(vlm), dim=-1).T
     what = F.cross_entropy(heads.scale.exp() * vectors, batch.names.gather(1, best)[shown])
     return {
         "words": words,
         "where": where,
+        "point": point,
         "looked": looked,
         "what": what,
         "offset": offset,
-        "total": words + where + looked + what + offset,
+        "total": words + where + point + looked + what + offset,
     }
 
 
 def _run(vlm: MiniVLM, batch: PairBatch) -> tuple[list[Tensor], list[Tensor]]:
-    """Of each layer but the first: its states under the final norm, (B, cells + L, width), and the log of how text
-    attends to the cells in head 0, (B, L, cells)."""
-    seen = vlm.embed_images(batch.images)
-    cells = seen.shape[1]
-    x = torch.cat([seen, vlm.embed_text(batch.ids, batch.index)], 1)
-    none = batch.sentence.new_zeros(len(x), cells)
-    view = torch.cat([none, torch.full_like(batch.sentence, -1)], 1)
+    """Of each layer but the first: its states under the final norm, (B, V * cells + L, width), and the log of how text
+    attends to the cells: to those of view v in head v, as a share of what that head gives to all cells, (B, L, V,
+    cells)."""
+    n, views = batch.images.shape[:2]
+    whose = torch.arange(views)
+    seen = vlm.embed_images(batch.images.flatten(0, 1), whose.repeat(n)).unflatten(0, (n, views))
+    cells = seen.shape[2]
+    x = torch.cat([seen.flatten(1, 2), vlm.embed_text(batch.ids, batch.index)], 1)
+    view = torch.cat([whose.repeat_interleave(cells).expand(n, -1), torch.full_like(batch.sentence, -1)], 1)
+    none = batch.sentence.new_zeros(n, views * cells)
     outputs, kv, queries = vlm.decode(x, mini_mask(view, torch.cat([none, batch.sentence], 1)))
     maps = []
     for (keys, _), q in zip(kv[1:], queries[1:], strict=True):
-        score = q[:, cells:, 0] @ keys[:, :cells, 0].transpose(1, 2) / q.shape[-1] ** 0.5
-        maps.append(score.log_softmax(-1))
+        k, q = keys[:, : views * cells, :views].transpose(1, 2), q[:, views * cells :, :views].transpose(1, 2)
+        score = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).log_softmax(-1).unflatten(-1, (views, cells))
+        maps.append(torch.stack([score[:, v, :, v] for v in range(views)], 2))
     return [vlm.norm(h) for h in outputs[1:]], maps
 
 
@@ -175,7 +187,7 @@ def cell_centres(vlm: MiniVLM) -> Tensor:
 
 def name_vectors(vlm: MiniVLM) -> Tensor:
     """A vector for each thing of the catalogue: the mean embedding of its first name's words. (names, width)."""
-    phrases = [Thing(name, (0.0, 0.0)).phrases[0] for name in NAMES]
+    phrases = [Thing(name, ()).phrases[0] for name in NAMES]
     return torch.stack([vlm.word_embed(torch.tensor(vlm.tokenizer(p))).mean(0) for p in phrases])
 
 
@@ -190,8 +202,8 @@ def _location(centre: Tensor) -> Tensor:
 def grounding(
     vlm: MiniVLM, heads: Heads, pictures: Pictures, chosen: np.ndarray, form: str, layer: int = -1
 ) -> dict[str, float]:
-    """Share of things whose place is found within NEAR of the picture's width when they stand in `form` (a
-    sentence with one {}): of seen and unseen items, and of containers. Read behind VLM layer `layer`, not 0."""
+    """Share of places found within NEAR of the picture's width when a thing stands in `form` (a sentence with one
+    {}), each picture counted: of seen and unseen items, and of containers. Read behind VLM layer `layer`, not 0."""
     speaker, found = Speaker(vlm.tokenizer), {"seen": [], "unseen": [], "containers": []}  # type: ignore[var-annotated]
     before, _, behind = form.partition("{}")
     for n in chosen:
@@ -201,12 +213,15 @@ def grounding(
         said = [speaker.compose(before, (t.phrases[0], k), behind) for k, t in enumerate(things)]
         batch = collate(pictures, np.array([n]), [said])
         states, _ = _run(vlm, batch)
-        tokens = batch.nouns[:, 1] + vlm.grid[0] * vlm.grid[1]
-        best = heads.where(states[layer][0, tokens]).argmax(1)
-        guess = torch.stack([best % BINS, best // BINS], 1).add(0.5).div(BINS)
-        for thing, place in zip(things, guess.tolist(), strict=True):
+        views, cells = batch.cover.shape[2:]
+        tokens = batch.nouns[:, 1] + views * cells
+        best = heads.where(states[layer][0, tokens]).unflatten(-1, (views, -1)).argmax(-1)
+        guess = torch.stack([best % BINS, best // BINS], -1).add(0.5).div(BINS)
+        for thing, spots in zip(things, guess.tolist(), strict=True):
             group = ITEMS[thing.name].split if thing.name in ITEMS else "containers"
-            found[group].append(np.hypot(*np.subtract(place, thing.centre)) < NEAR)
+            for spot, place in zip(spots, thing.places, strict=True):
+                if place:
+                    found[group].append(np.hypot(*np.subtract(spot, place)) < NEAR)
     return {k: round(float(np.mean(v)), 4) if v else float("nan") for k, v in found.items()}
 
 
@@ -227,9 +242,10 @@ def pretrain(
     out.mkdir(parents=True, exist_ok=True)
     vlm.set_mode("full")
     vlm.train()
-    heads, speaker, rule = Heads(vlm.config.width), Speaker(vlm.tokenizer), config.train
-    first_held = VIEWS * (config.scenes - config.held_out)
-    held = np.arange(first_held, VIEWS * config.scenes)
+    heads = Heads(vlm.config.width, pictures.cover.shape[2])
+    speaker, rule = Speaker(vlm.tokenizer), config.train
+    first_held = LOOKS * (config.scenes - config.held_out)
+    held = np.arange(first_held, LOOKS * config.scenes)
     trained = nn.ModuleDict({"vlm": vlm, "heads": heads})
     optims = optimizers(vlm, heads, rule)
     settings = json.dumps([dataclasses.asdict(vlm.config), dataclasses.asdict(config), seed])

@@ -15,7 +15,7 @@ from apt_bench.models.mini_vlm import END_ID, FIRST_WORD, MiniVLMConfig
 from apt_bench.suites import load_suite
 from apt_bench.training.config import PretrainConfig
 from apt_bench.training.mini import load_mini, made_by
-from apt_bench.training.pairs import MOST, VIEWS, Pictures, Speaker, Thing, open_pictures, vocabulary
+from apt_bench.training.pairs import LOOKS, MOST, Pictures, Speaker, Thing, open_pictures, paired, vocabulary
 from apt_bench.training.pretrain import (
     Heads,
     grounding,
@@ -34,19 +34,21 @@ COLOURS = ((220, 20, 20), (20, 40, 220), (60, 200, 40), (240, 240, 240))
 
 
 def pictures(count: int) -> Pictures:
-    """Coloured squares on grey, each named after something of the catalogue."""
+    """Looks at coloured squares on grey, each named after something of the catalogue; a name that is in both pictures
+    of a look is elsewhere in each."""
+    count *= 2
     rng = np.random.default_rng(0)
     images, cover = np.full((count, 64, 64, 3), 90, np.uint8), np.zeros((count, MOST, 4, 4), np.float16)
     things = []
     for n in range(count):
         here = []
         for k, cell in enumerate(rng.choice(16, 3, replace=False)):
-            which, (row, col) = rng.integers(4), divmod(int(cell), 4)
+            which, (row, col) = (n // 2 + n % 2 + k) % 4, divmod(int(cell), 4)
             images[n, 16 * row : 16 * row + 16, 16 * col : 16 * col + 16] = COLOURS[which]
             cover[n, k, row, col] = 1
-            here.append(Thing(NAMES[which], ((col + 0.5) / 4, (row + 0.5) / 4)))
-        things.append(tuple(here))
-    return Pictures(images, cover, tuple(things))
+            here.append((NAMES[which], (col + 0.5) / 4, (row + 0.5) / 4))
+        things.append(here)
+    return paired(images, cover, things)
 
 
 def test_the_robots_sentence_form_stays_out_but_its_nouns_are_known() -> None:
@@ -61,14 +63,18 @@ def test_the_robots_sentence_form_stays_out_but_its_nouns_are_known() -> None:
             assert not unknown, spec.prompt
     tokenizer = new_mini(SIZES).tokenizer
     for name in (*ITEMS, *CONTAINERS):
-        for phrase in Thing(name, (0, 0)).phrases:
+        for phrase in Thing(name, ()).phrases:
             assert min(tokenizer(phrase)) >= FIRST_WORD, phrase
 
 
 def test_sentences_mean_what_they_say() -> None:
     speaker = Speaker(new_mini(SIZES).tokenizer)
     words = {v: k for k, v in speaker.tokenizer.ids.items()}
-    things = (Thing("red_can", (0.2, 0.5)), Thing("bowl", (0.8, 0.5)))
+    things = (
+        Thing("red_can", ((0.2, 0.5), None)),
+        Thing("bowl", ((0.8, 0.5), (0.1, 0.5))),
+        Thing("pear", (None, (0.5, 0.5))),
+    )
     rng, seen = np.random.default_rng(0), set()
     for _ in range(300):
         s = speaker.say(things, rng)
@@ -84,7 +90,7 @@ def test_sentences_mean_what_they_say() -> None:
         if text.strip().startswith("what is left of the red"):
             assert answer == "nothing"
         if text.strip().startswith("how many"):
-            assert answer == "two"
+            assert answer == "three"
         if answer == "no":
             assert not any(p in text.split("there a")[1] for t in things for p in t.phrases)
     assert seen >= {"where is", "there is", "what is", "is there", "how many"}
@@ -93,7 +99,7 @@ def test_sentences_mean_what_they_say() -> None:
 def test_it_learns_to_point() -> None:
     torch.manual_seed(0)
     shown, vlm = pictures(16), new_mini(SIZES)
-    heads, speaker = Heads(vlm.config.width), Speaker(vlm.tokenizer)
+    heads, speaker = Heads(vlm.config.width, 2), Speaker(vlm.tokenizer)
     optim = torch.optim.AdamW([*vlm.parameters(), *heads.parameters()], lr=3e-3)
     first: dict[str, float] = {}
     for step in range(150):
@@ -106,6 +112,7 @@ def test_it_learns_to_point() -> None:
         optim.zero_grad()
     assert losses["total"].item() < 0.5 * first["total"]
     assert losses["offset"].item() < 0.5 * first["offset"]
+    assert losses["point"].item() < 0.5 * first["point"]
     found = grounding(vlm, heads, shown, np.arange(16), "where is the {} ?")
     assert found["seen"] > 0.6  # a guess: 0.02
 
@@ -123,9 +130,9 @@ def test_a_short_run_on_rendered_scenes(tmp_path: Path) -> None:
     named = {t.name for things in shown.things for t in things}
     assert len(named & set(ITEMS)) > 5
     assert named & set(CONTAINERS)
-    assert shown.images[::2].std() > 20
-    assert all(len(things) >= 4 for things in shown.things[::VIEWS])
-    assert (shown.images[0] != shown.images[2]).mean() > 0.2  # another camera, another pose of the arm
+    assert shown.images[:, 0].std() > 20
+    assert all(sum(t.places[0] is not None for t in things) >= 4 for things in shown.things[::LOOKS])
+    assert (shown.images[0, 0] != shown.images[1, 0]).mean() > 0.2  # another camera, another pose of the arm
 
 
 class Killed(Exception):
@@ -139,7 +146,7 @@ def test_a_killed_pretraining_goes_on_to_the_same_weights(
         save_state(*args)  # type: ignore[arg-type]
         raise Killed
 
-    shown = pictures(4 * VIEWS)
+    shown = pictures(4 * LOOKS)
     monkeypatch.setattr("apt_bench.training.pretrain.open_pictures", lambda *_: shown)
     rule = TrainConfig(steps=4, batch=4, warmup=1, schedule="cosine", lr=1e-3, log_every=1, save_every=2)
     config = PretrainConfig(scenes=4, held_out=1, sentences=3, train=rule)
