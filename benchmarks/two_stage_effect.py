@@ -72,17 +72,19 @@ class Job:
         return out / self.split / f"seed{self.seed}" / self.arm.replace(", ", "-").replace(" ", "_")
 
 
-def recipe_of(job: Job, config: str, out: Path) -> Recipe:
-    """The mini recipe with this arm's switches. Two-stage arms after the first take its prior."""
+def recipe_of(job: Job, options: argparse.Namespace) -> Recipe:
+    """The mini recipe with this arm's switches. Two-stage arms after the first take its prior, if it still lies there."""
     over = {
         **ARMS[job.arm],
         "seed": job.seed,
         "collect": {"cells": [job.split]},
+        "stage1": {"steps": options.stage1_steps},
+        "stage2": {"steps": options.stage2_steps},
     }
-    first = next(iter(ARMS))
-    if over["two_stage"] and job.arm != first:
-        over["prior"] = str(stage_checkpoint(dataclasses.replace(job, arm=first).folder(out), 1))
-    return load_recipe(config, over)
+    first = dataclasses.replace(job, arm=next(iter(ARMS))).folder(options.out)
+    if over["two_stage"] and job.folder(options.out) != first and (first / "stage1").is_dir():
+        over["prior"] = str(stage_checkpoint(first, 1))
+    return load_recipe(options.config, over)
 
 
 def evaluate(
@@ -119,12 +121,12 @@ def do(job: Job, options: argparse.Namespace, console: Console) -> None:
     console.rule(f"{job.split}, seed {job.seed}: {job.arm}")
     session = Session(folder, cache=options.cache, report=Report(console))
     began = time.perf_counter()
-    recipe = completed(recipe_of(job, options.config, options.out), session, console)
+    recipe = completed(recipe_of(job, options), session, console)
     policy = run_recipe(recipe, session)
     weights, scenes = Path(recipe.vlm_weights), recipe.pretrain.scenes
     found: dict[str, Any] = {"seconds": round(time.perf_counter() - began)}
     records = {job.arm: evaluate(policy, job.seed, recipe.evaluate, folder / "evaluation", options, console)}
-    if recipe.two_stage and not recipe.prior:
+    if recipe.two_stage and job.arm == next(iter(ARMS)):
         prior = stage_checkpoint(folder, 1)
         records[PRIOR] = evaluate(
             prior, job.seed, recipe.evaluate, folder / "evaluation_of_prior", options, console
@@ -203,6 +205,8 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("results/two-stage-effect"))
     parser.add_argument("--config", default="mini")
+    parser.add_argument("--stage1-steps", type=int, default=600)
+    parser.add_argument("--stage2-steps", type=int, default=600)
     parser.add_argument("--cache", type=Path, default=default_cache())
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--splits", default=",".join(SPLITS))
