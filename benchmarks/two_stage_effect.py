@@ -73,7 +73,7 @@ class Job:
 
 
 def recipe_of(job: Job, options: argparse.Namespace) -> Recipe:
-    """The mini recipe with this arm's switches. Two-stage arms after the first take its prior, if it still lies there."""
+    """The mini recipe with this arm's switches. Two-stage arms after the first take its prior, if it is there."""
     over = {
         **ARMS[job.arm],
         "seed": job.seed,

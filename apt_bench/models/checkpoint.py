@@ -114,6 +114,9 @@ def sha256(source: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+SHIPPED = Path(__file__).parents[1] / "training" / "weights" / "mini_policy"
+"""What `apt-bench train --two-stage` made of the mini recipe."""
+
 LABELS = {"apt": "APT", "pi": "pi-style", "groot": "GR00T-style"}
 
 
@@ -137,7 +140,9 @@ def about(source: str | Path) -> dict[str, Any]:
 
 
 def locate(source: str | Path) -> Path:
-    """The local path of a checkpoint, fetched from the hub if need be."""
+    """The local path of a checkpoint: of a folder or file, of the one that ships (`mini`), or fetched from the hub."""
+    if str(source) == "mini":
+        return SHIPPED
     path = Path(source).expanduser()
     if path.exists():
         return path

@@ -58,14 +58,14 @@ def _demos(recipe: Recipe, session: Session, console: Console) -> Path:
 
 
 COST = {
-    "demonstration": 2.4,
-    "scene": 0.083,
-    "pretraining": 0.0151,
+    "demonstration": 3.0,
+    "scene": 0.15,
+    "pretraining": 0.03,
     "episode": 5.0,
 }
 STAGE_COST = {"stage1": (0.006, 0.0017), "stage2": (0.012, 0.0039)}
 """Seconds of one core (AMD EPYC, one thread) as measured with the mini recipe: a demonstration; a scene of
-pretraining's pictures, and a picture in one of its steps; a sample in a step of either stage on cached features, and
+pretraining's pictures, and a look at one in a step; a sample in a step of either stage on cached features, and
 each of its noise draws; an evaluated episode."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from scipy.spatial.transform import Rotation
 
 from apt_bench.demos.recording import shrink
@@ -18,6 +19,7 @@ from apt_bench.models.config import ExpertConfig
 from apt_bench.models.mini_vlm import MiniVLM, MiniVLMConfig
 from apt_bench.models.vla import VLA, VLMSpec, build_expert
 from apt_bench.policies.apt import AptPolicy, steps
+from apt_bench.rollout.runner import RunOptions, run
 
 
 def pose(rng: np.random.Generator) -> np.ndarray:
@@ -179,3 +181,17 @@ def test_a_pose_that_comes_from_another_process_becomes_an_action() -> None:
     expected = action_towards(target, state)
     target.flags.writeable = False  # as arrays are that Ray delivers
     np.testing.assert_array_equal(action_towards(target, state), expected)
+
+
+@pytest.mark.sim
+def test_the_shipped_policy_does_what_it_is_told(tmp_path: Path) -> None:
+    options = RunOptions(
+        suite="rigid_pick_place",
+        policy="apt_mini",
+        cells=("so",),
+        episodes=2,
+        workers="0",
+        out=tmp_path / "run",
+    )
+    records = run(options, Console(quiet=True)).records
+    assert sum(r.outcome == "success" for r in records) >= 3  # of 4; 29 of 30 when it was shipped
