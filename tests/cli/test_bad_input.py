@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from apt_bench.rendering import choose_backend
+
 ROOT = Path(__file__).parents[2]
 TOY = ["--suite", "tests/toy_suite.yaml"]
 PUSH = [*TOY, "--policy", "tests.toy:PushPolicy"]
@@ -107,6 +109,7 @@ def test_no_gl_library(run, monkeypatch, tmp_path):
     text = (ROOT / "tests/toy_suite.yaml").read_text() + f"simulator: {{mujoco: {version('mujoco')}}}\n"
     (tmp_path / "gl.yaml").write_text(text)
     monkeypatch.setenv("MUJOCO_GL", "vulkan")
+    choose_backend.cache_clear()  # another test of this process may have rendered
     message = run("--suite", str(tmp_path / "gl.yaml"), "--policy", "tests.toy:PushPolicy")
     assert "MUJOCO_GL=vulkan is no renderer" in message
 
