@@ -172,9 +172,7 @@ def action_towards(target: np.ndarray, state: np.ndarray) -> np.ndarray:
 
     target (7,): position (m, world), rotation vector (rad), gripper; state: `Observation.state`. As the released LIBERO
     evaluator of APT: [p_target - p, rotvec(R_target R^-1)] / scale, not clipped; the gripper's number stays."""
-    wanted = np.array(
-        target[3:6]
-    )  # a copy: what another process sent is read-only, which from_rotvec refuses
+    wanted = np.array(target[3:6])  # arrays from another process are read-only, which from_rotvec refuses
     turn = Rotation.from_rotvec(wanted) * Rotation.from_rotvec(state[3:6]).inv()
     move = np.concatenate([target[:3] - state[:3], turn.as_rotvec()])
     return np.concatenate([move / ACTION_SCALE, target[6:]])

@@ -115,7 +115,7 @@ def sha256(source: str | Path) -> str:
 
 
 SHIPPED = Path(__file__).parents[1] / "training" / "weights" / "mini_policy"
-"""What `apt-bench train --two-stage` made of the mini recipe."""
+"""A policy trained by the mini recipe."""
 
 LABELS = {"apt": "APT", "pi": "pi-style", "groot": "GR00T-style"}
 

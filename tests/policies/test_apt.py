@@ -195,3 +195,10 @@ def test_the_shipped_policy_does_what_it_is_told(tmp_path: Path) -> None:
     )
     records = run(options, Console(quiet=True)).records
     assert sum(r.outcome == "success" for r in records) >= 3  # of 4; 29 of 30 when it was shipped
+
+
+@pytest.mark.parametrize("taps", [(1, 2), (0, 1, 2, 3)])
+def test_taps_that_do_not_fit_are_refused(taps: tuple[int, ...]) -> None:
+    shape = MiniVLM(MiniVLMConfig()).shape  # three layers
+    with pytest.raises(UserError, match="from 0 to 2"):
+        ExpertConfig(vlm=shape, width=96, heads=3, depth=4, taps=taps)
