@@ -9,9 +9,10 @@ again. Training takes one core: on several, start it once per core with other --
 demonstrations and the pretrained VLM; the two-stage arms of one seed share their prior. One-stage arms come with
 Stage 2's steps (`joint`) and with those of both stages (`total`).
 
-Of every cell the table gives, with 95 % intervals over the episodes of all seeds (Wilson; seeds are listed apart, since
-episodes of one training are not independent of each other): success, the right item touched first, anything lifted.
-Of every arm: the share of nouns that the VLM finds in the robot's sentence before and after.
+The table (Markdown) gives of every cell: success, the right item touched first, anything lifted; and the differences
+between two stages and one on the same scenes (Newcombe, paired). Its 95 % intervals are over the episodes of all seeds;
+episodes of one training are not independent of each other, so seeds are listed too. Of every arm: the share of nouns
+that the VLM finds in the robot's sentence after training.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 from safetensors.torch import load_file
 
 from apt_bench.models import checkpoint
 from apt_bench.models.mini_vlm import MiniVLM
 from apt_bench.records import EpisodeRecord
 from apt_bench.rollout.runner import RunOptions, run
-from apt_bench.stats import wilson
+from apt_bench.stats import newcombe_paired, wilson
 from apt_bench.training.complete import completed
 from apt_bench.training.config import Episodes, Recipe, load_recipe
 from apt_bench.training.frames import default_cache
@@ -46,12 +47,23 @@ from apt_bench.training.stages import Session, run_recipe, stage_checkpoint
 ARMS: dict[str, dict[str, Any]] = {
     "two stages, frozen": {"two_stage": True, "vlm_mode": "frozen"},
     "two stages, VLM trained": {"two_stage": True, "vlm_mode": "full"},
+    "two stages, frozen, new blocks random": {
+        "two_stage": True,
+        "vlm_mode": "frozen",
+        "new_blocks": "random",
+    },
     "one stage, KI, joint steps": {"two_stage": False, "ki": True},
     "one stage, KI, total steps": {"two_stage": False, "ki": True, "budget": "total"},
     "one stage, VLM trained, joint steps": {"two_stage": False, "vlm_mode": "full"},
     "one stage, VLM trained, total steps": {"two_stage": False, "vlm_mode": "full", "budget": "total"},
 }
+CONTRASTS = [
+    (f"two stages, {ours}", f"one stage, {rival}, {budget} steps")
+    for ours, rival in (("frozen", "KI"), ("frozen, new blocks random", "KI"), ("VLM trained", "VLM trained"))
+    for budget in ("joint", "total")
+]
 PRIOR = "prior alone"
+MEASURES = ("success", "right", "lifted")
 SPLITS = ("train_redundant", "train", "train_ambiguous")
 SCENES = 7
 """Seed of the scenes that training seed 0 is tested in, the suite's own; seed s has those of SCENES + s."""
@@ -77,7 +89,7 @@ def recipe_of(job: Job, options: argparse.Namespace) -> Recipe:
     over = {
         **ARMS[job.arm],
         "seed": job.seed,
-        "collect": {"cells": [job.split]},
+        "data": {"data": options.demos[job.split]},
         "stage1": {"steps": options.stage1_steps},
         "stage2": {"steps": options.stage2_steps},
     }
@@ -87,9 +99,15 @@ def recipe_of(job: Job, options: argparse.Namespace) -> Recipe:
     return load_recipe(options.config, over)
 
 
+def demonstrations(split: str, options: argparse.Namespace, console: Console) -> list[str]:
+    """Collected, or found in the cache. Once a run: two processes cannot look at the same time."""
+    recipe = load_recipe(options.config, {"collect": {"cells": [split]}})
+    return list(completed(recipe, Session(options.out, options.cache, Report(console)), console).data.data)
+
+
 def evaluate(
     policy: Path, seed: int, look: Episodes, out: Path, options: argparse.Namespace, console: Console
-) -> list[EpisodeRecord]:
+) -> Sequence[EpisodeRecord]:
     """Episodes of all cells, in scenes that belong to the training seed; those that are there are not run again."""
     wanted = RunOptions(
         suite="rigid_pick_place",
@@ -131,71 +149,111 @@ def do(job: Job, options: argparse.Namespace, console: Console) -> None:
         records[PRIOR] = evaluate(
             prior, job.seed, recipe.evaluate, folder / "evaluation_of_prior", options, console
         )
-    found["cells"] = {arm: counts(rows) for arm, rows in records.items()}
+    found["cells"] = {arm: outcomes(rows) for arm, rows in records.items()}
     vlm = checkpoint.load(policy).vlm
     assert isinstance(vlm, MiniVLM)
     found["grounding"] = probe(vlm, weights, options.cache, scenes)
-    (folder / "result.json").write_text(json.dumps(found, indent=2))
+    (folder / "result.json").write_text(json.dumps(found))
 
 
-def counts(records: Sequence[EpisodeRecord]) -> dict[str, dict[str, int]]:
-    """By cell: episodes, successes, right item touched first, any item lifted. Errors are missing data."""
-    out: dict[str, dict[str, int]] = {}
-    for r in records:
-        if r.outcome == "error":
-            continue
-        cell = out.setdefault(r.key.cell, dict.fromkeys(("episodes", "success", "right", "lifted"), 0))
-        item, *containers = r.events["targets"]
-        touched = [name for name in r.events["touched"] if name not in containers]
-        cell["episodes"] += 1
-        cell["success"] += r.outcome == "success"
-        cell["right"] += bool(touched) and touched[0] == item
-        cell["lifted"] += bool(r.events["lifted"])
+def outcomes(records: Sequence[EpisodeRecord]) -> dict[str, dict[str, list[int | None]]]:
+    """By cell and measure (`MEASURES`) 1 or 0 per episode, in the order of tasks and episodes, so that arms can be
+    paired. Errors are missing data: None."""
+    out: dict[str, dict[str, list[int | None]]] = {}
+    for r in sorted(records, key=lambda r: (r.key.task, r.key.init)):
+        item, *containers = r.events["targets"] if r.outcome != "error" else [""]
+        touched = [name for name in r.events["touched"] if name not in containers] if item else []
+        found = (r.outcome == "success", touched[:1] == [item], bool(item and r.events["lifted"]))
+        cell = out.setdefault(r.key.cell, {m: [] for m in MEASURES})
+        for measure, value in zip(MEASURES, found, strict=True):
+            cell[measure].append(int(value) if item else None)
     return out
 
 
-def table(options: argparse.Namespace, console: Console) -> None:
-    """What is there."""
+def table(options: argparse.Namespace) -> str:
+    """What is there, in Markdown."""
+    lines = []
     for split in options.splits:
-        shown = Table(title=f"rigid_pick_place, trained on {split}: success / right item / lifted, %")
-        shown.add_column("arm")
-        shown.add_column("seeds", justify="right")
-        for cell in options.cells:
-            shown.add_column(cell, justify="right")
-        shown.add_column("nouns found: seen, unseen, containers")
-        for arm in (PRIOR, *ARMS):
-            results = list(_results(split, arm, options))
-            if not results:
-                continue
-            row = [arm, str(len(results))]
-            for cell in options.cells:
-                rows = [r["cells"][arm][cell] for r in results if cell in r["cells"].get(arm, {})]
-                row.append(_rates(rows))
-            found = [r["grounding"] for r in results] if arm != PRIOR else []
-            row.append(
-                " ".join(f"{np.nanmean([f[k] for f in found]):.2f}" for k in found[0]) if found else ""
-            )
-            shown.add_row(*row)
-        if shown.row_count:
-            console.print(shown)
+        found = {arm: _results(split, arm, options) for arm in (PRIOR, *ARMS)}
+        arms = {arm: results for arm, results in found.items() if results}
+        if not arms:
+            continue
+        lines += [
+            f"## Trained on {split}",
+            "",
+            "Success, % [95 %] / right item first / lifted (success by seed).",
+            "",
+        ]
+        rows = []
+        for arm, results in arms.items():
+            nouns = [] if arm == PRIOR else [list(r["grounding"].values()) for r in results.values()]
+            shown = " ".join(f"{x:.2f}" for x in np.nanmean(nouns, 0)) if nouns else ""
+            rows.append([arm, *(_rates(arm, results, cell) for cell in options.cells), shown])
+        lines += _markdown(["arm", *options.cells, "nouns found: seen, unseen, containers"], rows)
+        rows = [
+            [f"{a} - {b}", measure, *(_difference(a, b, arms, cell, measure) for cell in options.cells)]
+            for a, b in CONTRASTS
+            if a in arms and b in arms
+            for measure in MEASURES
+        ]
+        if rows:
+            lines += ["", "Paired by scene: points [95 %] (by seed).", ""]
+            lines += _markdown(["difference", "of", *options.cells], rows)
+        lines.append("")
+    return "\n".join(lines)
 
 
-def _results(split: str, arm: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def _results(split: str, arm: str, options: argparse.Namespace) -> dict[int, dict[str, Any]]:
+    out = {}
     for seed in options.seeds:
         path = Job(split, seed, next(iter(ARMS)) if arm == PRIOR else arm).folder(options.out) / "result.json"
         if path.is_file():
-            yield json.loads(path.read_text())
+            out[seed] = json.loads(path.read_text())
+    return out
 
 
-def _rates(rows: list[dict[str, int]]) -> str:
-    n = sum(r["episodes"] for r in rows)
+def _done(results: dict[str, Any], arm: str, cell: str, measure: str) -> list[int | None]:
+    values: list[int | None] = results["cells"][arm].get(cell, {}).get(measure, [])
+    return values
+
+
+def _rates(arm: str, results: dict[int, dict[str, Any]], cell: str) -> str:
+    by_seed = {
+        m: [[v for v in _done(r, arm, cell, m) if v is not None] for r in results.values()] for m in MEASURES
+    }
+    success = by_seed["success"]
+    n, won = sum(map(len, success)), sum(map(sum, success))
     if not n:
         return ""
-    won = sum(r["success"] for r in rows)
     low, high = wilson(won, n)
-    rest = " / ".join(f"{100 * sum(r[k] for r in rows) / n:.0f}" for k in ("right", "lifted"))
-    each = ", ".join(f"{100 * r['success'] / r['episodes']:.0f}" for r in rows)
-    return f"{100 * won / n:.0f} [{100 * low:.0f}, {100 * high:.0f}] / {rest}\n({each})"
+    rest = " / ".join(f"{100 * sum(map(sum, by_seed[m])) / n:.0f}" for m in MEASURES[1:])
+    each = ", ".join(f"{100 * np.mean(s):.0f}" for s in success if s)
+    return f"{100 * won / n:.0f} [{100 * low:.0f}, {100 * high:.0f}] / {rest} ({each})"
+
+
+def _difference(a: str, b: str, arms: dict[str, dict[int, dict[str, Any]]], cell: str, measure: str) -> str:
+    pairs = [
+        [
+            (x, y)
+            for x, y in zip(
+                _done(arms[a][seed], a, cell, measure), _done(arms[b][seed], b, cell, measure), strict=True
+            )
+            if x is not None and y is not None
+        ]
+        for seed in arms[a]
+        if seed in arms[b]
+    ]
+    count = Counter(pair for seed in pairs for pair in seed)
+    if not count:
+        return ""
+    low, high = newcombe_paired(count[1, 1], count[1, 0], count[0, 1], count[0, 0])
+    all_of_them = (count[1, 0] - count[0, 1]) / count.total()
+    each = ", ".join(f"{100 * np.mean([x - y for x, y in seed]):+.0f}" for seed in pairs if seed)
+    return f"{100 * all_of_them:+.0f} [{100 * low:+.0f}, {100 * high:+.0f}] ({each})"
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def main() -> None:
@@ -224,12 +282,13 @@ def main() -> None:
     console = Console(width=200)
     words = [w.strip() for w in options.arms.split(";") if w.strip()]
     if not options.table:
+        options.demos = {split: demonstrations(split, options, console) for split in options.splits}
         for seed in options.seeds:
             for split in options.splits:
                 for arm in ARMS:
                     if not words or any(w in arm for w in words):
                         do(Job(split, seed, arm), options, console)
-    table(options, console)
+    print(table(options))
 
 
 if __name__ == "__main__":
