@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -64,6 +65,7 @@ CONTRASTS = [
 ]
 PRIOR = "prior alone"
 MEASURES = ("success", "right", "lifted")
+ALL = "all cells"
 SPLITS = ("train_redundant", "train", "train_ambiguous")
 SCENES = 7
 """Seed of the scenes that training seed 0 is tested in, the suite's own; seed s has those of SCENES + s."""
@@ -79,9 +81,11 @@ class Job:
     seed: int
     arm: str
 
-    def folder(self, out: Path) -> Path:
+    def folder(self, options: argparse.Namespace) -> Path:
         """Where its run lies."""
-        return out / self.split / f"seed{self.seed}" / self.arm.replace(", ", "-").replace(" ", "_")
+        steps = f"{options.stage1_steps}+{options.stage2_steps}"
+        arm = self.arm.replace(", ", "-").replace(" ", "_")
+        return Path(options.out, steps, self.split, f"seed{self.seed}", arm)
 
 
 def recipe_of(job: Job, options: argparse.Namespace) -> Recipe:
@@ -93,8 +97,8 @@ def recipe_of(job: Job, options: argparse.Namespace) -> Recipe:
         "stage1": {"steps": options.stage1_steps},
         "stage2": {"steps": options.stage2_steps},
     }
-    first = dataclasses.replace(job, arm=next(iter(ARMS))).folder(options.out)
-    if over["two_stage"] and job.folder(options.out) != first and (first / "stage1").is_dir():
+    first = dataclasses.replace(job, arm=next(iter(ARMS))).folder(options)
+    if over["two_stage"] and job.folder(options) != first and (first / "stage1").is_dir():
         over["prior"] = str(stage_checkpoint(first, 1))
     return load_recipe(options.config, over)
 
@@ -133,7 +137,7 @@ def probe(vlm: MiniVLM, folder: Path, cache: Path, scenes: int) -> dict[str, flo
 
 def do(job: Job, options: argparse.Namespace, console: Console) -> None:
     """Train, evaluate, probe; writes `result.json` into the job's folder."""
-    folder = job.folder(options.out)
+    folder = job.folder(options)
     if (folder / "result.json").is_file():
         return
     console.rule(f"{job.split}, seed {job.seed}: {job.arm}")
@@ -179,7 +183,7 @@ def table(options: argparse.Namespace) -> str:
         if not arms:
             continue
         lines += [
-            f"## Trained on {split}",
+            f"## Trained on {split}, {options.stage1_steps} + {options.stage2_steps} steps",
             "",
             "Success, % [95 %] / right item first / lifted (success by seed).",
             "",
@@ -191,14 +195,18 @@ def table(options: argparse.Namespace) -> str:
             rows.append([arm, *(_rates(arm, results, cell) for cell in options.cells), shown])
         lines += _markdown(["arm", *options.cells, "nouns found: seen, unseen, containers"], rows)
         rows = [
-            [f"{a} - {b}", measure, *(_difference(a, b, arms, cell, measure) for cell in options.cells)]
+            [
+                f"{a} - {b}",
+                measure,
+                *(_difference(a, b, arms, cell, measure) for cell in (*options.cells, ALL)),
+            ]
             for a, b in CONTRASTS
             if a in arms and b in arms
             for measure in MEASURES
         ]
         if rows:
             lines += ["", "Paired by scene: points [95 %] (by seed).", ""]
-            lines += _markdown(["difference", "of", *options.cells], rows)
+            lines += _markdown(["difference", "of", *options.cells, ALL], rows)
         lines.append("")
     return "\n".join(lines)
 
@@ -206,15 +214,16 @@ def table(options: argparse.Namespace) -> str:
 def _results(split: str, arm: str, options: argparse.Namespace) -> dict[int, dict[str, Any]]:
     out = {}
     for seed in options.seeds:
-        path = Job(split, seed, next(iter(ARMS)) if arm == PRIOR else arm).folder(options.out) / "result.json"
+        path = Job(split, seed, next(iter(ARMS)) if arm == PRIOR else arm).folder(options) / "result.json"
         if path.is_file():
             out[seed] = json.loads(path.read_text())
     return out
 
 
 def _done(results: dict[str, Any], arm: str, cell: str, measure: str) -> list[int | None]:
-    values: list[int | None] = results["cells"][arm].get(cell, {}).get(measure, [])
-    return values
+    found: dict[str, dict[str, list[int | None]]] = results["cells"][arm]
+    cells = found if cell == ALL else [cell]
+    return [value for name in cells for value in found.get(name, {}).get(measure, [])]
 
 
 def _rates(arm: str, results: dict[int, dict[str, Any]], cell: str) -> str:
@@ -270,7 +279,9 @@ def main() -> None:
     parser.add_argument("--splits", default=",".join(SPLITS))
     parser.add_argument("--cells", default="so,uo,uc,uoue")
     parser.add_argument(
-        "--arms", default="", help="only arms whose names hold one of these words, divided by ;"
+        "--arms",
+        default="",
+        help="only arms in whose names one of these regular expressions is found, divided by ;",
     )
     parser.add_argument("--episodes", type=int, default=50, help="per task, two tasks a cell")
     parser.add_argument("--workers", default="auto")
@@ -286,7 +297,7 @@ def main() -> None:
         for seed in options.seeds:
             for split in options.splits:
                 for arm in ARMS:
-                    if not words or any(w in arm for w in words):
+                    if not words or any(re.search(w, arm) for w in words):
                         do(Job(split, seed, arm), options, console)
     print(table(options))
 
