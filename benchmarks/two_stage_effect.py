@@ -146,7 +146,10 @@ def do(job: Job, options: argparse.Namespace, console: Console) -> None:
     recipe = completed(recipe_of(job, options), session, console)
     policy = run_recipe(recipe, session)
     weights, scenes = Path(recipe.vlm_weights), recipe.pretrain.scenes
-    found: dict[str, Any] = {"seconds": round(time.perf_counter() - began)}
+    found: dict[str, Any] = {
+        "seconds": round(time.perf_counter() - began),
+        "held_out": last_held_out(folder / "stage2" / "metrics.jsonl"),
+    }
     records = {job.arm: evaluate(policy, job.seed, recipe.evaluate, folder / "evaluation", options, console)}
     if recipe.two_stage and job.arm == next(iter(ARMS)):
         prior = stage_checkpoint(folder, 1)
@@ -158,6 +161,12 @@ def do(job: Job, options: argparse.Namespace, console: Console) -> None:
     assert isinstance(vlm, MiniVLM)
     found["grounding"] = probe(vlm, weights, options.cache, scenes)
     (folder / "result.json").write_text(json.dumps(found))
+
+
+def last_held_out(metrics: Path) -> float:
+    """The loss on held-out demonstrations at the end of training."""
+    value: float = json.loads(metrics.read_text().splitlines()[-1])["held_out"]
+    return value
 
 
 def outcomes(records: Sequence[EpisodeRecord]) -> dict[str, dict[str, list[int | None]]]:
@@ -192,8 +201,11 @@ def table(options: argparse.Namespace) -> str:
         for arm, results in arms.items():
             nouns = [] if arm == PRIOR else [list(r["grounding"].values()) for r in results.values()]
             shown = " ".join(f"{x:.2f}" for x in np.nanmean(nouns, 0)) if nouns else ""
-            rows.append([arm, *(_rates(arm, results, cell) for cell in options.cells), shown])
-        lines += _markdown(["arm", *options.cells, "nouns found: seen, unseen, containers"], rows)
+            losses = ", ".join(f"{r['held_out']:.2f}" for r in results.values()) if nouns else ""
+            rows.append([arm, *(_rates(arm, results, cell) for cell in options.cells), shown, losses])
+        lines += _markdown(
+            ["arm", *options.cells, "nouns found: seen, unseen, containers", "held-out loss by seed"], rows
+        )
         rows = [
             [
                 f"{a} - {b}",
