@@ -9,10 +9,11 @@ again. Training takes one core: on several, start it once per core with other --
 demonstrations and the pretrained VLM; the two-stage arms of one seed share their prior. One-stage arms come with
 Stage 2's steps (`joint`) and with those of both stages (`total`).
 
-The table (Markdown) gives of every cell: success, the right item touched first, anything lifted; and the differences
-between two stages and one on the same scenes (Newcombe, paired). Its 95 % intervals are over the episodes of all seeds;
-episodes of one training are not independent of each other, so seeds are listed too. Of every arm: the share of nouns
-that the VLM finds in the robot's sentence after training.
+The table (Markdown) gives of every cell: success, the right item touched first, anything lifted, and of the episodes
+that put the right item into a container those that chose the right container; and the differences between two stages
+and one on the same scenes (Newcombe, paired). Its 95 % intervals are over the episodes of all seeds; episodes of one
+training are not independent of each other, so seeds are listed too. Of every arm: the share of nouns that the VLM finds
+in the robot's sentence after training.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from apt_bench.envs.tabletop.catalog import CONTAINERS
 from apt_bench.models import checkpoint
 from apt_bench.models.mini_vlm import MiniVLM
 from apt_bench.records import EpisodeRecord
@@ -64,7 +66,7 @@ CONTRASTS = [
     for budget in ("joint", "total")
 ]
 PRIOR = "prior alone"
-MEASURES = ("success", "right", "lifted")
+MEASURES = ("success", "right", "lifted", "container")
 ALL = "all cells"
 SPLITS = ("train_redundant", "train", "train_ambiguous")
 SCENES = 7
@@ -84,6 +86,8 @@ class Job:
     def folder(self, options: argparse.Namespace) -> Path:
         """Where its run lies."""
         steps = f"{options.stage1_steps}+{options.stage2_steps}"
+        if options.demos_per_task:
+            steps += f"-{options.demos_per_task}demos"
         arm = self.arm.replace(", ", "-").replace(" ", "_")
         return Path(options.out, steps, self.split, f"seed{self.seed}", arm)
 
@@ -105,7 +109,10 @@ def recipe_of(job: Job, options: argparse.Namespace) -> Recipe:
 
 def demonstrations(split: str, options: argparse.Namespace, console: Console) -> list[str]:
     """Collected, or found in the cache. Once a run: two processes cannot look at the same time."""
-    recipe = load_recipe(options.config, {"collect": {"cells": [split]}})
+    collect: dict[str, Any] = {"cells": [split]}
+    if options.demos_per_task:
+        collect["episodes"] = options.demos_per_task
+    recipe = load_recipe(options.config, {"collect": collect})
     return list(completed(recipe, Session(options.out, options.cache, Report(console)), console).data.data)
 
 
@@ -171,15 +178,28 @@ def last_held_out(metrics: Path) -> float:
 
 def outcomes(records: Sequence[EpisodeRecord]) -> dict[str, dict[str, list[int | None]]]:
     """By cell and measure (`MEASURES`) 1 or 0 per episode, in the order of tasks and episodes, so that arms can be
-    paired. Errors are missing data: None."""
+    paired. `container`: of the episodes that put the item into one, those with the right one first. What is
+    missing is None: errors, and there the episodes that put it nowhere."""
     out: dict[str, dict[str, list[int | None]]] = {}
     for r in sorted(records, key=lambda r: (r.key.task, r.key.init)):
         item, *containers = r.events["targets"] if r.outcome != "error" else [""]
         touched = [name for name in r.events["touched"] if name not in containers] if item else []
-        found = (r.outcome == "success", touched[:1] == [item], bool(item and r.events["lifted"]))
+        put = [
+            on
+            for placed in (r.events["placements"] if item else [])
+            if placed["object"] == item
+            for on in placed["on"]
+            if on in CONTAINERS
+        ]
+        found = {
+            "success": r.outcome == "success",
+            "right": touched[:1] == [item],
+            "lifted": bool(item and r.events["lifted"]),
+            "container": put[0] in containers if put else None,
+        }
         cell = out.setdefault(r.key.cell, {m: [] for m in MEASURES})
-        for measure, value in zip(MEASURES, found, strict=True):
-            cell[measure].append(int(value) if item else None)
+        for measure, value in found.items():
+            cell[measure].append(int(value) if item and value is not None else None)
     return out
 
 
@@ -192,9 +212,10 @@ def table(options: argparse.Namespace) -> str:
         if not arms:
             continue
         lines += [
-            f"## Trained on {split}, {options.stage1_steps} + {options.stage2_steps} steps",
+            f"## Trained on {split}, {options.stage1_steps} + {options.stage2_steps} steps"
+            + (f", {options.demos_per_task} demonstrations per task" if options.demos_per_task else ""),
             "",
-            "Success, % [95 %] / right item first / lifted (success by seed).",
+            "Success, % [95 %] / right item first / lifted / right container (success by seed).",
             "",
         ]
         rows = []
@@ -242,14 +263,13 @@ def _rates(arm: str, results: dict[int, dict[str, Any]], cell: str) -> str:
     by_seed = {
         m: [[v for v in _done(r, arm, cell, m) if v is not None] for r in results.values()] for m in MEASURES
     }
-    success = by_seed["success"]
-    n, won = sum(map(len, success)), sum(map(sum, success))
-    if not n:
+    n, won = ({m: sum(map(count, by_seed[m])) for m in MEASURES} for count in (len, sum))
+    if not n["success"]:
         return ""
-    low, high = wilson(won, n)
-    rest = " / ".join(f"{100 * sum(map(sum, by_seed[m])) / n:.0f}" for m in MEASURES[1:])
-    each = ", ".join(f"{100 * np.mean(s):.0f}" for s in success if s)
-    return f"{100 * won / n:.0f} [{100 * low:.0f}, {100 * high:.0f}] / {rest} ({each})"
+    low, high = wilson(won["success"], n["success"])
+    success, *rest = (f"{100 * won[m] / n[m]:.0f}" if n[m] else "-" for m in MEASURES)
+    each = ", ".join(f"{100 * np.mean(seed):.0f}" for seed in by_seed["success"] if seed)
+    return f"{success} [{100 * low:.0f}, {100 * high:.0f}] / {' / '.join(rest)} ({each})"
 
 
 def _difference(a: str, b: str, arms: dict[str, dict[int, dict[str, Any]]], cell: str, measure: str) -> str:
@@ -286,6 +306,7 @@ def main() -> None:
     parser.add_argument("--config", default="mini")
     parser.add_argument("--stage1-steps", type=int, default=600)
     parser.add_argument("--stage2-steps", type=int, default=600)
+    parser.add_argument("--demos-per-task", type=int, default=0, help="demonstrations; 0: as the recipe says")
     parser.add_argument("--cache", type=Path, default=default_cache())
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--splits", default=",".join(SPLITS))
