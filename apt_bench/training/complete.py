@@ -89,7 +89,8 @@ def _announce(recipe: Recipe, session: Session) -> None:
         "What will be done, and its time on an idle machine where nothing is in the cache yet:"
     )
     for title, (what, seconds) in parts.items():
-        session.report.say(f"  {title:<15} {what:<28} {seconds / 60:4.0f} min")
+        if seconds:
+            session.report.say(f"  {title:<15} {what:<28} {seconds / 60:4.0f} min")
 
 
 SHIPPED = Path(__file__).parent / "weights" / "mini_vlm"
