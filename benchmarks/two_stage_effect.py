@@ -178,8 +178,8 @@ def last_held_out(metrics: Path) -> float:
 
 def outcomes(records: Sequence[EpisodeRecord]) -> dict[str, dict[str, list[int | None]]]:
     """By cell and measure (`MEASURES`) 1 or 0 per episode, in the order of tasks and episodes, so that arms can be
-    paired. `container`: of the episodes that put the item into one, those with the right one first. What is
-    missing is None: errors, and there the episodes that put it nowhere."""
+    paired. `container`: of the episodes that put the item into one, those with the right one first (a success may
+    end before it lies still). What is missing is None: errors, and there the episodes that put it nowhere."""
     out: dict[str, dict[str, list[int | None]]] = {}
     for r in sorted(records, key=lambda r: (r.key.task, r.key.init)):
         item, *containers = r.events["targets"] if r.outcome != "error" else [""]
@@ -195,7 +195,7 @@ def outcomes(records: Sequence[EpisodeRecord]) -> dict[str, dict[str, list[int |
             "success": r.outcome == "success",
             "right": touched[:1] == [item],
             "lifted": bool(item and r.events["lifted"]),
-            "container": put[0] in containers if put else None,
+            "container": put[0] in containers if put else r.outcome == "success" or None,
         }
         cell = out.setdefault(r.key.cell, {m: [] for m in MEASURES})
         for measure, value in found.items():
