@@ -195,7 +195,7 @@ def outcomes(records: Sequence[EpisodeRecord]) -> dict[str, dict[str, list[int |
             "success": r.outcome == "success",
             "right": touched[:1] == [item],
             "lifted": bool(item and r.events["lifted"]),
-            "container": put[0] in containers if put else r.outcome == "success" or None,
+            "container": put[0] in containers if put else (True if r.outcome == "success" else None),
         }
         cell = out.setdefault(r.key.cell, {m: [] for m in MEASURES})
         for measure, value in found.items():
