@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.records import EpisodeRecord, RunStore
 from apt_bench.suites import EpisodeKey, iter_suites
 

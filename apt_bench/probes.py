@@ -18,7 +18,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 
-from apt_bench.errors import UserError, did_you_mean
+from apt_bench.core.errors import UserError, did_you_mean
 from apt_bench.suites import EpisodeSpec
 
 SYNONYMS = (

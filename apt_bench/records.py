@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.suites import EpisodeKey
 
 OutcomeName = Literal["success", "failure", "timeout", "error"]

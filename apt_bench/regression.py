@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import stats as sps
 
 from apt_bench import stats
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.reporting.data import (
     COVERAGE_GATE,
     KEY,

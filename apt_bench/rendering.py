@@ -16,7 +16,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 
 CANDIDATES = ("egl", "osmesa")
 KNOWN = (*CANDIDATES, "glfw", "cgl")

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from apt_bench.errors import UserError
-from apt_bench.paths import data_dir
+from apt_bench.core.errors import UserError
+from apt_bench.core.paths import data_dir
 from apt_bench.records import EpisodeRecord
 from apt_bench.suites import EpisodeSpec
 from apt_bench.validation import Finding

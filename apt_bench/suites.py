@@ -16,9 +16,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from apt_bench.errors import UserError, did_you_mean
-from apt_bench.paths import data_dir
-from apt_bench.reading import build, load_object, read_yaml
+from apt_bench.core.config import build, load_object, read_yaml
+from apt_bench.core.errors import UserError, did_you_mean
+from apt_bench.core.paths import data_dir
 
 STALE = "@stale"
 
@@ -96,11 +96,21 @@ class EpisodeSpec:
     flags: tuple[str, ...] = ()
 
     @cached_property
+    def _scene_digest(self) -> bytes:
+        scene = json.dumps([dict(self.args), self.key.task, self.key.init, self.key.seed], sort_keys=True)
+        return hashlib.sha256(scene.encode()).digest()
+
+    @cached_property
     def env_seed(self) -> int:
         """Seed of everything random in the scene: from what the scene is, not from the cell's name or the prompt, so
         `spatial_task` and `spatial_task@stale` see the same initial states. 32 bits of SHA-256."""
-        scene = json.dumps([dict(self.args), self.key.task, self.key.init, self.key.seed], sort_keys=True)
-        return int.from_bytes(hashlib.sha256(scene.encode()).digest()[:4], "little")
+        return int.from_bytes(self._scene_digest[:4], "little")
+
+    @cached_property
+    def noise_key(self) -> str:
+        """What a policy seeds its noise with: names scene, initial state and seed, neither cell nor prompt. The same
+        scene under another sentence gets the same noise. 32 hex digits of SHA-256."""
+        return hashlib.sha256(b"noise" + self._scene_digest).hexdigest()[:32]
 
 
 @dataclass(frozen=True)

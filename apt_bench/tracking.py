@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from apt_bench.errors import UserError, did_you_mean
+from apt_bench.core.errors import UserError, did_you_mean
 
 TRACKERS = ("none", "wandb", "trackio")
 PROJECT = "apt-bench"

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from apt_bench.errors import UserError, did_you_mean
+from apt_bench.core.errors import UserError, did_you_mean
 from apt_bench.records import OUTCOMES, EpisodeRecord, OutcomeName, RunStore
 from apt_bench.suites import EpisodeKey
 

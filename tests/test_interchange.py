@@ -13,7 +13,7 @@ from runs import add, record, write_run
 from typer.testing import CliRunner
 
 from apt_bench.cli import build
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.interchange import benchmarks, eval_info, import_eval_info, read_eval_info
 from apt_bench.records import RunStore
 from apt_bench.regression import compare

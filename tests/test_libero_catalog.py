@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from apt_bench.core.errors import UserError
 from apt_bench.envs.base import Atom
 from apt_bench.envs.libero import audit, catalog, cell_tasks
 from apt_bench.envs.libero.bddl import parse_bddl, read_bddl
-from apt_bench.errors import UserError
 from apt_bench.suites import Cell, load_suite
 
 

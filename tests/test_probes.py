@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.probes import PROBES, SWAPPED_TASK, expand
 from apt_bench.suites import EpisodeSpec, load_suite
 

@@ -11,7 +11,7 @@ import pytest
 from runs import PROTOCOL, add, make_run, record, write_run
 
 from apt_bench import stats
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.regression import check, compare, pairs_to_pass, pass_chance
 from apt_bench.reporting import verdicts
 from apt_bench.reporting.data import Run, episode_frame, load_run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from apt_bench import rendering
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 
 
 @pytest.fixture(autouse=True)

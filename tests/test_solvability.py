@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from apt_bench import solvability
 from apt_bench.cli import validate
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.records import EpisodeRecord, RunStore
 from apt_bench.suites import EpisodeSpec, iter_suites, load_suite
 

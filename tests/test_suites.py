@@ -1,9 +1,9 @@
 import pytest
 import yaml
 
-from apt_bench.errors import UserError
-from apt_bench.paths import data_dir
-from apt_bench.reading import load_object
+from apt_bench.core.config import load_object
+from apt_bench.core.errors import UserError
+from apt_bench.core.paths import data_dir
 from apt_bench.suites import Cell, Suite, Task, load_suite
 
 HEADLINE = [f"{s}_{p}" for s in ("spatial", "object", "goal", "long") for p in ("pos", "task")]
@@ -86,7 +86,7 @@ def test_select_says_what_is_wrong(suite: Suite, arguments: dict, word: str) -> 
     ("change", "word"),
     [
         ({"episods": 3}, "unknown key 'episods'. Did you mean 'episodes'"),
-        ({"episodes": "many"}, "episodes is 'many'; it must be of type int"),
+        ({"episodes": "many"}, "episodes is 'many'; it must be a whole number"),
         ({"cells": {"a": {"label": "A", "instruction": "file"}}}, "cell 'a': key 'max_steps' is missing"),
         ({"cells": {}}, "at least one"),
     ],

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from apt_bench import tracking
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.rollout.runner import RunOptions, RunResult, run
 
 

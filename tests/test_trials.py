@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from apt_bench.cli import build
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.regression import compare
 from apt_bench.reporting.data import load_runs
 from apt_bench.reporting.table import Rate

@@ -13,8 +13,8 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
+from apt_bench.core.errors import UserError
 from apt_bench.envs.base import ACTION_DIM, AGENTVIEW, Observation, Outcome
-from apt_bench.errors import UserError
 from apt_bench.policies.base import PolicySpec
 from apt_bench.suites import Cell, EpisodeSpec, Suite, Task
 

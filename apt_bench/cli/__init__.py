@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import tempfile
+import traceback
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from apt_bench.errors import UserError
+from apt_bench.core.errors import INTERNAL_ERROR, UserError
+from apt_bench.core.text import one_line, say
 
 FIRST = ("run", "report", "compare", "ls", "validate", "doctor")
 """What the help shows first."""
@@ -53,24 +56,41 @@ def build(verb: str | None = None) -> typer.Typer:
 
 
 def main() -> None:
-    """Entry point: a message on stderr and exit code 2 for bad input, 130 when interrupted."""
+    """Entry point: a message on stderr and exit code 2 for bad input, 70 for an error of apt-bench itself, 130 when
+    interrupted."""
+    for stream in (sys.stdout, sys.stderr):  # a locale that is not UTF-8 must not end a run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if os.getcwd() not in sys.path:  # --policy my_module:MyPolicy, env: my_module:MyEnv
         sys.path.insert(0, os.getcwd())
     try:
         build(sys.argv[1] if len(sys.argv) > 1 else None)()
     except UserError as error:
-        print(f"apt-bench: {error}", file=sys.stderr)
+        say(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("apt-bench: interrupted. The same command goes on from here.", file=sys.stderr)
+        say("interrupted. Rerun the same command to resume.")
         sys.exit(130)
+    except BrokenPipeError:  # `apt-bench ls tasks | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        say(crashed(error))
+        sys.exit(INTERNAL_ERROR)
 
 
-def plain_console() -> Console:
-    """Where verbs print. Into a pipe or a file a line is a row: never wrapped to a terminal's width."""
-    return Console(width=None if sys.stdout.isatty() else 1000, highlight=False)
+def crashed(error: BaseException) -> str:
+    """One line about an error that apt-bench did not expect; the traceback goes to a file, which the line names."""
+    text = "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace")
+    try:
+        handle, path = tempfile.mkstemp(prefix="apt-bench-error-", suffix=".txt")
+        with open(handle, "wb") as file:
+            file.write(text)
+    except OSError as unwritten:
+        path = f"nowhere ({unwritten.strerror})"
+    return f"internal error: {one_line(f'{type(error).__name__}: {error}', 300)}. The traceback is in {path}."
 
 
 def words(text: str | None) -> tuple[str, ...]:
-    """A comma list of the command line."""
-    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
+    """A comma list of the command line; what is named twice is one."""
+    return tuple(dict.fromkeys(word.strip() for word in (text or "").split(",") if word.strip()))

@@ -19,11 +19,11 @@ from apt_bench.cli import (
     TaskList,
     Unpinned,
     Workers,
-    plain_console,
     words,
 )
 from apt_bench.cli.run import summary
-from apt_bench.errors import UserError, did_you_mean
+from apt_bench.core.errors import UserError, did_you_mean
+from apt_bench.core.text import plain_console
 
 
 def register(app: typer.Typer) -> None:

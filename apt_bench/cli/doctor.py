@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from apt_bench import rendering
-from apt_bench.cli import plain_console
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
+from apt_bench.core.text import plain_console
 from apt_bench.policies.registry import load_baseline
 from apt_bench.rollout.engine import auto_workers, ray_session
 from apt_bench.rollout.identity import cores, free_memory_gb, versions

@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from apt_bench.cli import plain_console, words
-from apt_bench.errors import UserError
+from apt_bench.cli import words
+from apt_bench.core.errors import UserError
+from apt_bench.core.text import plain_console
 from apt_bench.records import RunStore
 from apt_bench.solvability import on_record
 from apt_bench.suites import Suite, iter_suites, load_suite

@@ -10,11 +10,12 @@ import typer
 from rich.progress import track
 from rich.table import Table
 
-from apt_bench.cli import CellList, PolicyArgs, PolicyName, SuiteName, TaskList, plain_console, words
-from apt_bench.errors import UserError
+from apt_bench.cli import CellList, PolicyArgs, PolicyName, SuiteName, TaskList, words
+from apt_bench.core.config import load_object
+from apt_bench.core.errors import UserError
+from apt_bench.core.text import plain_console
 from apt_bench.policies.registry import find_policy
 from apt_bench.probes import PROBES, expand
-from apt_bench.reading import load_object
 from apt_bench.rollout.first_decision import ChunkChange, first_decisions
 from apt_bench.suites import load_suite
 

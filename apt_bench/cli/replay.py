@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
-from apt_bench.cli import plain_console
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
+from apt_bench.core.text import plain_console
 from apt_bench.rollout.identity import versions
 
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from apt_bench.cli import plain_console
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
+from apt_bench.core.text import plain_console
 
 
 def register(app: typer.Typer) -> None:

@@ -26,10 +26,10 @@ from apt_bench.cli import (
     TrackName,
     Unpinned,
     Workers,
-    plain_console,
     words,
 )
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
+from apt_bench.core.text import plain_console
 from apt_bench.records import EpisodeRecord, sequential_words
 from apt_bench.rollout.engine import auto_workers
 from apt_bench.rollout.identity import cores, free_memory_gb

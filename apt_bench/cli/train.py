@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
-from apt_bench.cli import RayAddress, TrackName, plain_console
-from apt_bench.errors import UserError
+from apt_bench.cli import RayAddress, TrackName
+from apt_bench.core.errors import UserError
+from apt_bench.core.text import plain_console
 from apt_bench.tracking import find_tracker, tracking
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from apt_bench.cli import plain_console, words
+from apt_bench.cli import words
+from apt_bench.core.text import plain_console
 
 
 def register(app: typer.Typer) -> None:

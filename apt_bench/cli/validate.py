@@ -11,9 +11,10 @@ import typer
 from rich.console import Console
 
 from apt_bench import solvability
-from apt_bench.cli import CellList, SuiteName, TaskList, plain_console, words
-from apt_bench.errors import UserError
-from apt_bench.reading import load_object
+from apt_bench.cli import CellList, SuiteName, TaskList, words
+from apt_bench.core.config import load_object
+from apt_bench.core.errors import UserError
+from apt_bench.core.text import plain_console
 from apt_bench.suites import load_suite
 from apt_bench.validation import Finding
 

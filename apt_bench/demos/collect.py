@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.progress import track
 
 from apt_bench import rendering
+from apt_bench.core.errors import UserError
 from apt_bench.demos.dataset import open_demos
 from apt_bench.demos.format import DemoInfo
 from apt_bench.demos.hdf5 import index_hdf5, merge_hdf5
 from apt_bench.demos.lerobot import LeRobotWriter, index_lerobot
 from apt_bench.demos.recording import LOOSE, Recording
-from apt_bench.errors import UserError
 from apt_bench.rollout.identity import versions
 from apt_bench.rollout.runner import RunOptions, RunResult, run
 from apt_bench.suites import load_suite

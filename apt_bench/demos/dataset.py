@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from apt_bench.core.errors import UserError
 from apt_bench.demos.format import DemoInfo, Demonstration
 from apt_bench.demos.hdf5 import index_hdf5
 from apt_bench.demos.lerobot import index_lerobot
-from apt_bench.errors import UserError
 
 SUFFIXES = (".hdf5", ".h5")
 

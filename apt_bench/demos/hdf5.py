@@ -32,10 +32,10 @@ import h5py
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from apt_bench.core.errors import UserError
 from apt_bench.demos.format import CameraTrack, DemoInfo, Demonstration
 from apt_bench.demos.mjcf import cameras_from_mjcf
 from apt_bench.envs.base import AGENTVIEW, WRIST
-from apt_bench.errors import UserError
 
 RGB = {AGENTVIEW: "agentview_rgb", WRIST: "eye_in_hand_rgb"}
 """Camera -> LIBERO's dataset; others are `NAME_rgb`."""

@@ -23,10 +23,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from apt_bench.core.errors import UserError
 from apt_bench.demos.format import CameraTrack, DemoInfo, Demonstration
 from apt_bench.demos.video import CODEC, PIXELS, Mp4Writer, read_mp4
 from apt_bench.envs.base import AGENTVIEW, WRIST
-from apt_bench.errors import UserError
 
 VERSION = "v3.0"
 IMAGES = "observation.images."

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from apt_bench.core.config import load_object
+from apt_bench.core.errors import UserError
 from apt_bench.demos.format import MAX_OPENING, CameraTrack, DemoInfo, Demonstration
 from apt_bench.demos.hdf5 import write_hdf5
 from apt_bench.demos.segmentation import Segmenter
 from apt_bench.envs.base import AGENTVIEW, Camera, Env, Observation, Outcome, Scene
-from apt_bench.errors import UserError
-from apt_bench.reading import load_object
 from apt_bench.suites import EpisodeSpec
 
 LOOSE = "loose"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from apt_bench.core.config import load_object
+from apt_bench.core.errors import UserError
 from apt_bench.demos.dataset import Entry
 from apt_bench.demos.video import Mp4Writer
 from apt_bench.envs.base import Env
-from apt_bench.errors import UserError
-from apt_bench.reading import load_object
 from apt_bench.suites import load_suite
 
 FRAME_EVERY = 2

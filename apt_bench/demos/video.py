@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from imageio_ffmpeg import get_ffmpeg_exe
 
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 
 CODEC, PIXELS = "h264", "yuv420p"
 _ENCODE = ["-c:v", "libx264", "-pix_fmt", PIXELS, "-preset", "veryfast", "-crf", "18", "-g", "2", "-bf", "0"]

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
+from apt_bench.core.config import load_object
 from apt_bench.envs.base import Env
-from apt_bench.reading import load_object
 from apt_bench.records import RunStore
 from apt_bench.suites import EpisodeSpec, load_suite
 

@@ -18,9 +18,9 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from apt_bench.core.config import load_object
+from apt_bench.core.errors import UserError
 from apt_bench.envs.base import ACTION_DIM, AGENTVIEW, WRIST, Env, Observation
-from apt_bench.errors import UserError
-from apt_bench.reading import load_object
 from apt_bench.suites import iter_suites, load_suite
 
 STATE_DIM = 8

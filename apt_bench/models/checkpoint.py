@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.models.config import ExpertConfig, VLMShape
 from apt_bench.models.lora import merge
 from apt_bench.models.official import from_official, strip_wrappers

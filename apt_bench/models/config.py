@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from apt_bench.errors import UserError, did_you_mean
+from apt_bench.core.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.models.config import VLMShape
 from apt_bench.models.inputs import VLFeatures
 from apt_bench.models.vlm import VLM, Prompt, Turn

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.models.inputs import RobotState, TensorRecord
 from apt_bench.models.vla import VLA
 from apt_bench.models.vlm import VLM, Prompt

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.models.attention import KV, Attention, FeedForward, NoCode, RMSNorm, attend
 from apt_bench.models.config import VLMShape
 from apt_bench.models.inputs import VLFeatures

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from apt_bench.errors import UserError, did_you_mean
+from apt_bench.core.errors import UserError, did_you_mean
 from apt_bench.models.base import ActionExpert
 from apt_bench.models.config import ExpertConfig
 from apt_bench.models.expert import APTExpert

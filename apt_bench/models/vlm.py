@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.models.config import VLMShape
 from apt_bench.models.inputs import LANGUAGE, PAD, VISION, TensorRecord, VLFeatures
 from apt_bench.models.lora import add_lora, merge_lora

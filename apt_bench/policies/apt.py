@@ -12,9 +12,9 @@ import torch
 from scipy.spatial.transform import Rotation, Slerp
 from torch import Tensor
 
+from apt_bench.core.errors import UserError
 from apt_bench.demos.recording import shrink
 from apt_bench.envs.base import AGENTVIEW, WRIST, Observation, unmirrored
-from apt_bench.errors import UserError
 from apt_bench.models import checkpoint
 from apt_bench.models.actions import CODE_DIM, decode_chunk, make_pose
 from apt_bench.models.diffusion import SAMPLE_STEPS, TRAIN_STEPS

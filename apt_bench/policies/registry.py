@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import yaml
 
-from apt_bench.errors import UserError, did_you_mean
-from apt_bench.paths import data_dir
+from apt_bench.core.config import build, load_object, read_yaml
+from apt_bench.core.errors import UserError, did_you_mean
+from apt_bench.core.paths import data_dir
 from apt_bench.policies.base import Policy, PolicySpec
-from apt_bench.reading import build, load_object, read_yaml
 
 
 @dataclass(frozen=True)

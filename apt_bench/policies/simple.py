@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from apt_bench.core.errors import UserError
 from apt_bench.envs.base import ACTION_DIM, Observation
-from apt_bench.errors import UserError
 from apt_bench.policies.base import PolicySpec
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from apt_bench import stats
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.records import EpisodeRecord, RunStore, differing_settings, protocol_hash, sequential_words
 from apt_bench.suites import STALE, EpisodeKey, Suite, load_suite
 

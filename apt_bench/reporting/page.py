@@ -14,7 +14,7 @@ import jinja2
 from matplotlib.figure import Figure
 
 import apt_bench
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.reporting import charts, details
 from apt_bench.reporting.ablation import gain_table
 from apt_bench.reporting.data import Run, suite_names

@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from apt_bench.errors import UserError
-from apt_bench.paths import data_dir
+from apt_bench.core.errors import UserError
+from apt_bench.core.paths import data_dir
 
 SOURCE = "arXiv 2606.12366"
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from apt_bench.core.errors import PolicyFault
 from apt_bench.envs.base import Observation
-from apt_bench.errors import PolicyFault
 from apt_bench.policies.base import Policy
 from apt_bench.rollout.episode import ask, guarded
 

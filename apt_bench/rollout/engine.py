@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.policies.base import Policy, PolicySpec
 from apt_bench.policies.registry import PolicyRef
 from apt_bench.rollout.identity import cores, free_memory_gb

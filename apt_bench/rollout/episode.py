@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from apt_bench.core.errors import PolicyFault, UserError
 from apt_bench.envs.base import ACTION_DIM, Env, Observation, Outcome, action_towards
-from apt_bench.errors import PolicyFault, UserError
 from apt_bench.policies.base import Policy, PolicySpec
 from apt_bench.records import EpisodeRecord, OutcomeName
 from apt_bench.suites import EpisodeSpec

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from apt_bench import probes, rendering
-from apt_bench.errors import PolicyFault, UserError
+from apt_bench.core.errors import PolicyFault, UserError
 from apt_bench.policies.base import PolicySpec
 from apt_bench.policies.registry import PolicyRef, find_policy
 from apt_bench.policies.simple import save_actions

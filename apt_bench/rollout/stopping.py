@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.records import EpisodeRecord, RunStore, differing_settings
 from apt_bench.suites import EpisodeKey, EpisodeSpec
 

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from apt_bench.core.config import load_object
+from apt_bench.core.errors import UserError
 from apt_bench.envs.base import Env, Observation
-from apt_bench.errors import UserError
 from apt_bench.policies.base import Policy, PolicySpec
 from apt_bench.policies.registry import PolicyRef
-from apt_bench.reading import load_object
 from apt_bench.records import EpisodeRecord
 from apt_bench.rollout.batching import Batcher
 from apt_bench.rollout.episode import LocalClient, PolicyClient, run_episode

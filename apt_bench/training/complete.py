@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from apt_bench.core.errors import UserError
 from apt_bench.demos.collect import collect
-from apt_bench.errors import UserError
 from apt_bench.rollout.runner import RunOptions, run
 from apt_bench.stats import wilson
 from apt_bench.suites import load_suite

@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 import yaml
 
-from apt_bench.errors import UserError, did_you_mean
+from apt_bench.core.config import build, read_yaml
+from apt_bench.core.errors import UserError, did_you_mean
 from apt_bench.models.config import ExpertConfig, VLMShape
 from apt_bench.models.vla import VLMSpec
 from apt_bench.models.vlm import VLMMode
-from apt_bench.reading import build, read_yaml
 from apt_bench.training.data import DataConfig
 from apt_bench.training.trainer import TrainConfig
 

@@ -18,10 +18,10 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from apt_bench.core.errors import UserError
 from apt_bench.demos.dataset import Demos, open_demos
 from apt_bench.demos.format import Demonstration
 from apt_bench.envs.base import AGENTVIEW, WRIST, unmirrored
-from apt_bench.errors import UserError
 from apt_bench.models.actions import encode_chunk
 from apt_bench.models.inputs import RobotState, fractional_intrinsics
 from apt_bench.training.augment import AugmentConfig, augment, view_order

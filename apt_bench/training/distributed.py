@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.training.config import Recipe
 from apt_bench.training.progress import Report
 from apt_bench.training.stages import Session, run_recipe

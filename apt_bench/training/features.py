@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.models.inputs import PAD, VLFeatures
 from apt_bench.models.langforce import Branches
 from apt_bench.models.vla import VLA

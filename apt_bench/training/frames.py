@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from apt_bench.core.errors import UserError
 from apt_bench.demos.format import Demonstration
 from apt_bench.envs.base import unmirrored
-from apt_bench.errors import UserError
 
 Tick = Callable[[int, int], None]
 """Called with (done, total) while something long goes on."""

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.models.checkpoint import load_strictly
 from apt_bench.models.mini_vlm import MiniVLM, MiniVLMConfig
 from apt_bench.training.config import PretrainConfig

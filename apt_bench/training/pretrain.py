@@ -23,8 +23,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from apt_bench.core.errors import UserError
 from apt_bench.envs.tabletop.catalog import CONTAINERS, ITEMS
-from apt_bench.errors import UserError
 from apt_bench.models.mini_vlm import PAD_ID, MiniVLM, MiniVLMConfig, mini_mask
 from apt_bench.training.config import PretrainConfig
 from apt_bench.training.frames import default_cache

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.models import checkpoint, langforce
 from apt_bench.models.base import inherit
 from apt_bench.models.vla import VLA, VLMSpec, build_expert

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.models.base import is_decayed
 from apt_bench.models.inputs import VLFeatures
 from apt_bench.models.langforce import Branches, langforce_loss

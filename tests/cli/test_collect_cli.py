@@ -5,9 +5,9 @@ import typer
 from typer.testing import CliRunner
 
 from apt_bench.cli import collect, replay
+from apt_bench.core.errors import UserError
 from apt_bench.demos.hdf5 import write_hdf5
 from apt_bench.demos.video import read_mp4
-from apt_bench.errors import UserError
 from tests.demos.samples import sample
 
 app = typer.Typer()

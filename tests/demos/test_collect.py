@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from apt_bench.core.errors import UserError
 from apt_bench.demos.collect import Collected, collect, seal
 from apt_bench.demos.dataset import open_demos
 from apt_bench.demos.hdf5 import write_hdf5
 from apt_bench.demos.recording import Recording, RecordingEnv, shrink, track
 from apt_bench.demos.replay import Replayer
 from apt_bench.envs.base import AGENTVIEW, Camera
-from apt_bench.errors import UserError
 from apt_bench.rollout.runner import RunOptions
 from apt_bench.suites import EpisodeKey, load_suite
 from tests.demos.samples import sample

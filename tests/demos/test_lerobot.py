@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from apt_bench.core.errors import UserError
 from apt_bench.demos.dataset import open_demos
 from apt_bench.demos.lerobot import LeRobotWriter
-from apt_bench.errors import UserError
 from tests.demos.samples import sample
 
 

@@ -14,7 +14,7 @@ from tiny import images, model, robot, tokenizer, vla, vlm
 from torch import Tensor
 from torch.testing import assert_close
 
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.models import checkpoint
 from apt_bench.models.base import inherit, is_decayed
 from apt_bench.models.config import ExpertConfig

@@ -9,7 +9,7 @@ import torch
 from tiny import images, robot, vla
 from torch.testing import assert_close
 
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.models.actions import decode_chunk, encode_chunk, make_pose
 from apt_bench.models.base import inherit, is_decayed
 from apt_bench.models.config import ExpertConfig, VLMShape

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from tiny import images, model, robot, tokenizer, vla, vlm
 from torch.testing import assert_close
 
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.models import checkpoint
 from apt_bench.models.hf_vlm import wrap
 from apt_bench.models.langforce import Branches, check, instruction_nll, langforce_loss

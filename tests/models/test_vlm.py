@@ -8,7 +8,7 @@ import torch
 from tiny import FAMILIES, images, model, robot, tokenizer, vla, vlm
 from torch.testing import assert_close
 
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.models.hf_vlm import QwenVLM, load_hf
 from apt_bench.models.inputs import LANGUAGE, PAD, VISION
 from apt_bench.models.vlm import letterbox

@@ -11,9 +11,9 @@ import torch
 from rich.console import Console
 from scipy.spatial.transform import Rotation
 
+from apt_bench.core.errors import UserError
 from apt_bench.demos.recording import shrink
 from apt_bench.envs.base import AGENTVIEW, WRIST, Camera, Observation, action_towards
-from apt_bench.errors import UserError
 from apt_bench.models import checkpoint
 from apt_bench.models.config import ExpertConfig
 from apt_bench.models.mini_vlm import MiniVLM, MiniVLMConfig

@@ -18,7 +18,7 @@ from runs import add, record, write_run
 from typer.testing import CliRunner, Result
 
 from apt_bench.cli import build
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.records import EpisodeRecord
 from apt_bench.reporting.data import load_run, load_runs
 from apt_bench.reporting.page import write_report

@@ -4,8 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from apt_bench.core.errors import PolicyFault
 from apt_bench.envs.base import AGENTVIEW, Observation
-from apt_bench.errors import PolicyFault
 from apt_bench.rollout.batching import Batcher
 from tests.toy import HostedBadPolicy, HostedPushPolicy, PushPolicy
 

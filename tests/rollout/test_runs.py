@@ -8,7 +8,7 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.records import RunStore, differing_settings, exclusive
 from apt_bench.rollout.engine import auto_workers
 from apt_bench.rollout.runner import RunOptions, dry_plan

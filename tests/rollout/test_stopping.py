@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from apt_bench.cli import build
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.records import RunStore, sequential_words
 from apt_bench.regression import compare
 from apt_bench.reporting.data import load_runs

@@ -9,9 +9,9 @@ import mujoco
 import numpy as np
 import pytest
 
+from apt_bench.core.errors import UserError
 from apt_bench.envs.base import AGENTVIEW, WRIST
 from apt_bench.envs.libero import LiberoEnv
-from apt_bench.errors import UserError
 from apt_bench.suites import EpisodeSpec, load_suite
 
 pytestmark = pytest.mark.sim

@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from apt_bench.core.errors import UserError
 from apt_bench.envs.base import Atom
 from apt_bench.envs.tabletop import TabletopEnv, audit
 from apt_bench.envs.tabletop.catalog import ITEMS
 from apt_bench.envs.tabletop.containers import LID_TRAVEL
 from apt_bench.envs.tabletop.shapes import shape_of
 from apt_bench.envs.tabletop.specs import BOX, TABLE_Z
-from apt_bench.errors import UserError
 from apt_bench.policies.oracle.arm import Arm
 from apt_bench.policies.oracle.motion import DOWN
 from apt_bench.suites import load_suite

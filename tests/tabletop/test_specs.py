@@ -5,6 +5,7 @@ import dataclasses
 
 import pytest
 
+from apt_bench.core.errors import UserError
 from apt_bench.envs.tabletop import audit, specs
 from apt_bench.envs.tabletop.catalog import ITEMS, PLATED, STORED, conflict, items
 from apt_bench.envs.tabletop.containers import BOX_INSIDE
@@ -12,7 +13,6 @@ from apt_bench.envs.tabletop.fingerprints import FINGERPRINTS
 from apt_bench.envs.tabletop.layouts import ambiguous
 from apt_bench.envs.tabletop.shapes import shape_of
 from apt_bench.envs.tabletop.tasks import cell_tasks
-from apt_bench.errors import UserError
 from apt_bench.suites import Cell, load_suite
 
 SUITES = ("rigid_pick_place", "clutter_pick_place", "composite")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.policies.oracle import OraclePolicy
 from apt_bench.suites import load_suite
 

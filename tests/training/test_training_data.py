@@ -11,10 +11,10 @@ import pytest
 import torch
 from scripted import SIZE, demonstration, write
 
+from apt_bench.core.errors import UserError
 from apt_bench.demos.format import CameraTrack
 from apt_bench.demos.hdf5 import write_hdf5
 from apt_bench.envs.base import Camera, Observation
-from apt_bench.errors import UserError
 from apt_bench.models.actions import decode_chunk
 from apt_bench.models.config import ExpertConfig
 from apt_bench.models.mini_vlm import MiniVLM, MiniVLMConfig

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.models.inputs import VLFeatures
 from apt_bench.models.vla import VLA, build_expert
 from apt_bench.training.augment import AugmentConfig

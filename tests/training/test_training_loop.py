@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.models import checkpoint
 from apt_bench.models.vla import VLA, build_expert
 from apt_bench.training.config import load_recipe

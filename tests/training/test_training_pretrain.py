@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from apt_bench.core.errors import UserError
 from apt_bench.envs.tabletop.catalog import CONTAINERS, ITEMS
-from apt_bench.errors import UserError
 from apt_bench.models.mini_vlm import END_ID, FIRST_WORD, MiniVLMConfig
 from apt_bench.suites import load_suite
 from apt_bench.training.config import PretrainConfig

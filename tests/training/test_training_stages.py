@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from apt_bench.cli import main
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 from apt_bench.models import checkpoint
 from apt_bench.models.base import inherit
 from apt_bench.models.config import VLMShape

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from apt_bench.core.errors import UserError
 from apt_bench.envs.base import Atom
-from apt_bench.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from apt_bench.core.errors import UserError, did_you_mean
+from apt_bench.core.paths import data_dir
 from apt_bench.envs.base import Atom
 from apt_bench.envs.libero.bddl import read_bddl
 from apt_bench.envs.libero.defects import DEFECTS
-from apt_bench.errors import UserError, did_you_mean
-from apt_bench.paths import data_dir
 from apt_bench.suites import Cell, Task
 
 MANIFEST = "libero_manifest.json"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from apt_bench.core.errors import UserError, did_you_mean
 from apt_bench.envs.base import ACTION_DIM, AGENTVIEW, WRIST, Camera, Observation, Outcome
 from apt_bench.envs.libero.camera import SIZE, camera_geometry
 from apt_bench.envs.libero.catalog import base_goal, bddl_path, goals, load_inits
@@ -16,7 +17,6 @@ from apt_bench.envs.libero.engine import Engine
 from apt_bench.envs.libero.scene import LiberoScene
 from apt_bench.envs.outcome import OutcomeTracker
 from apt_bench.envs.stages import Stages
-from apt_bench.errors import UserError, did_you_mean
 from apt_bench.suites import EpisodeSpec
 
 CAMERAS = {AGENTVIEW: "agentview", WRIST: "robot0_eye_in_hand"}
@@ -177,6 +177,7 @@ class LiberoEnv:
             state=self._state.astype(np.float32),
             instruction=self.stages.instruction(spec.prompt),
             episode=spec.key.id,
+            noise_key=spec.noise_key,
             step=self.steps,
             cameras=geometry,
             scene=self.scene if self.privileged else None,

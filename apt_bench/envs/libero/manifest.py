@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from apt_bench.core.paths import data_dir
 from apt_bench.envs.libero.bddl import read_bddl
 from apt_bench.envs.libero.catalog import (
     MANIFEST,
@@ -21,7 +22,6 @@ from apt_bench.envs.libero.catalog import (
     sentence_in_name,
 )
 from apt_bench.envs.libero.runtime import import_libero, numpy_seed, quiet
-from apt_bench.paths import data_dir
 
 BASES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
 VARIANTS = ("", "_swap", "_task", "_lan", "_object", "_env")

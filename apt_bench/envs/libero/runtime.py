@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from apt_bench.errors import UserError
+from apt_bench.core.errors import UserError
 
 CACHED_MODELS = 3  # each holds about 1 GB with its GL context
 

@@ -8,8 +8,8 @@ import mujoco
 import numpy as np
 
 from apt_bench import rendering
+from apt_bench.core.errors import UserError
 from apt_bench.envs.base import Camera
-from apt_bench.errors import UserError
 
 SIZE = 256
 LIMIT = 512

@@ -10,6 +10,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from apt_bench.core.errors import UserError, did_you_mean
 from apt_bench.envs.base import ACTION_DIM, AGENTVIEW, WRIST, Observation, Outcome, axis_angle
 from apt_bench.envs.outcome import Failure, OutcomeTracker
 from apt_bench.envs.stages import Stages
@@ -19,7 +20,6 @@ from apt_bench.envs.tabletop.osc import GRIPPER_SPEED, OperationalSpaceControlle
 from apt_bench.envs.tabletop.robots import RobotSpec, robot_spec
 from apt_bench.envs.tabletop.scene import SUBSTEPS, TabletopScene, compile_scene
 from apt_bench.envs.tabletop.specs import SceneSpec, scene_spec
-from apt_bench.errors import UserError, did_you_mean
 from apt_bench.suites import EpisodeSpec
 
 CAMERAS = (AGENTVIEW, WRIST)
@@ -187,6 +187,7 @@ class TabletopEnv:
             state=self._state(),
             instruction=self._stages.instruction(self._spec.prompt),
             episode=self._spec.key.id,
+            noise_key=self._spec.noise_key,
             step=self._steps,
             cameras=cameras,
             scene=self.scene if self._privileged else None,

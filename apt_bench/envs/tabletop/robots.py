@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from apt_bench.errors import UserError, did_you_mean
+from apt_bench.core.errors import UserError, did_you_mean
 
 BASE = (-0.66, 0.0, 0.912)
 """World position (m) of the arm's base, as on LIBERO's tables."""

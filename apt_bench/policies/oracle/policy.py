@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from apt_bench.core.errors import UserError
 from apt_bench.envs.base import Observation
-from apt_bench.errors import UserError
 from apt_bench.policies.base import PolicySpec
 from apt_bench.policies.oracle.geometry import World
 from apt_bench.policies.oracle.planner import expert

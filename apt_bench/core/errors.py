@@ -1,4 +1,4 @@
-"""The errors that a person can mend. The CLI prints their message alone and exits with their code."""
+"""The errors that a person can mend, and those that the harness gives its own meaning."""
 
 from __future__ import annotations
 
@@ -14,6 +14,15 @@ class UserError(Exception):
 
 class PolicyFault(UserError):
     """A policy raised, or returned something that is not a finite (n, 7) chunk."""
+
+
+class ServerLost(ConnectionError):
+    """A policy raises this when its server cannot be reached or does not answer: missing data, not a failure of the
+    policy. The episode is run again."""
+
+
+INTERNAL_ERROR = 70
+"""Exit code of an error that apt-bench did not expect (`EX_SOFTWARE`)."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -1,0 +1,1 @@
+"""What every other package rests on: errors, files, configuration, text made safe to print."""

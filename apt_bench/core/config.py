@@ -1,0 +1,201 @@
+"""YAML and JSON into frozen dataclasses, and objects by name: what suites, policies and training settings share."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+
+from apt_bench.core.errors import UserError, did_you_mean
+from apt_bench.core.files import INTEGERS, read_text
+
+YAML_LIMIT, YAML_VALUES = 2**20, 100_000
+"""Bytes of a YAML file, and values in it with aliases written out, at most."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a number may be, both ends included; `above` and `below` exclude theirs."""
+
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def check(self, value: float, where: str) -> None:
+        """Raises UserError for a number that lies outside."""
+        if (
+            (self.least is not None and value < self.least)
+            or (self.most is not None and value > self.most)
+            or (self.above is not None and value <= self.above)
+            or (self.below is not None and value >= self.below)
+        ):
+            raise UserError(f"{where} is {value}; it must be {self}.")
+
+    def __str__(self) -> str:
+        words = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
+        return " and ".join(f"{word} {limit:g}" for word, limit in words.items() if limit is not None)
+
+
+Count = Annotated[int, Range(least=1, most=10**9)]
+"""A number of things: at least one."""
+
+Natural = Annotated[int, Range(least=0, most=2**63 - 1)]
+"""A number from zero, seeds included."""
+
+Positive = Annotated[float, Range(above=0)]
+Share = Annotated[float, Range(least=0, below=1)]
+"""A part of a whole that leaves something."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is repeated in one mapping: YAML would silently keep the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and names.count(key.value) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"'{key.value}' is defined twice", key.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of a YAML text. Raises UserError, beginning with `where`, for anything else, and for text that aliases
+    blow up."""
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{where} is not YAML: {error}") from None
+    except RecursionError:
+        raise UserError(f"{where} is nested too deeply.") from None
+    except (ValueError, OverflowError) as error:  # an impossible date, a number of 5,000 digits
+        raise UserError(f"{where} is not YAML: {error}.") from None
+    left = YAML_VALUES
+    stack = [(value, 0)]
+    while stack:
+        item, depth = stack.pop()
+        left -= 1
+        if left < 0 or depth > 50:
+            raise UserError(f"{where} has more than {YAML_VALUES:,} values, or more than 50 levels.")
+        if isinstance(item, dict):
+            stack += [(v, depth + 1) for v in item.values()]
+        elif isinstance(item, (list, tuple, set)):
+            stack += [(v, depth + 1) for v in item]
+    return value
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a file. Raises UserError where there is none."""
+    raw = parse_yaml(read_text(path, YAML_LIMIT), str(path))
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: expected a mapping, found {type(raw).__name__}.")
+    return raw
+
+
+def build(kind: Any, raw: Any, where: str) -> Any:
+    """A value of type `kind` from YAML's plain ones; an unknown, missing or mistyped key is a UserError that names its
+    place, which begins with `where`. Values that are of the type already stay. Numbers are finite, and lie in the
+    `Range` of an `Annotated` type."""
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return raw if isinstance(raw, kind) else _build_dataclass(kind, raw, where)
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        value = build(args[0], raw, where)
+        for rule in args[1:]:
+            if isinstance(rule, Range) and value is not None:
+                rule.check(value, where)
+        return value
+    if origin is Literal:
+        if not any(raw == a and type(raw) is type(a) for a in args):
+            raise UserError(f"{where} is {raw!r}; it must be one of {', '.join(map(str, args))}.")
+        return raw
+    if origin is tuple:
+        several = raw if isinstance(raw, (list, tuple)) else [raw]
+        return tuple(build(args[0], value, where) for value in several)
+    if origin in (typing.Union, types.UnionType):  # of one type and None
+        (one,) = (a for a in args if a is not types.NoneType)
+        return None if raw is None else build(one, raw, where)
+    if kind in (float, int):
+        return _number(kind, raw, where)
+    if origin in (Mapping, dict) or kind is Mapping:
+        kind = Mapping
+    if isinstance(kind, type) and not isinstance(raw, kind):
+        raise UserError(f"{where} is {_shown(raw)}; it must be of type {kind.__name__}.")
+    return raw
+
+
+def _number(kind: type, raw: Any, where: str) -> Any:
+    word = "a whole number" if kind is int else "a number"
+    value = raw
+    if kind is float and isinstance(raw, (int, str)) and not isinstance(raw, bool):
+        try:
+            value = float(raw)  # YAML reads 1e-4 as text
+        except (ValueError, OverflowError):
+            raise UserError(f"{where} is {_shown(raw)}; it must be a number.") from None
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise UserError(f"{where} is {_shown(raw)}; it must be {word}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where} is {_shown(raw)}; it must be finite.")
+    if isinstance(value, int) and abs(value) >= INTEGERS:
+        raise UserError(f"{where} is {_shown(raw)}, which is too large.")
+    return value
+
+
+def _shown(raw: Any) -> str:
+    try:
+        text = repr(raw)
+    except (RecursionError, ValueError):  # a number of 5,000 digits
+        text = f"a {type(raw).__name__}"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _build_dataclass(kind: type, raw: Any, where: str) -> Any:
+    if not isinstance(raw, Mapping):
+        raise UserError(f"{where}: expected a mapping, found {type(raw).__name__}.")
+    hints = typing.get_type_hints(kind, include_extras=True)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for key in raw:
+        if key not in fields:
+            raise UserError(f"{where}: unknown key '{key}'. {did_you_mean(str(key), fields)}")
+    for name, f in fields.items():
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and name not in raw:
+            raise UserError(f"{where}: key '{name}' is missing.")
+    return kind(**{k: build(hints[k], v, f"{where}: {k}") for k, v in raw.items()})
+
+
+def load_object(path: str) -> Any:
+    """The object named "module:attribute". Raises UserError where there is none, or where importing the module fails,
+    whatever it raises or calls: argparse and `sys.exit` in a person's module included."""
+    module, _, attribute = path.partition(":")
+    if not module or not attribute:
+        raise UserError(f"'{path}' is not of the form module:name.")
+    try:
+        found = import_module(module)
+    except ModuleNotFoundError as error:
+        raise UserError(f"Cannot import '{module}' (from '{path}'): {error}.") from None
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise UserError(
+            f"Cannot import '{module}' (from '{path}'): it raised {type(error).__name__}: {error}."
+        ) from error
+    try:
+        return getattr(found, attribute)
+    except AttributeError:
+        raise UserError(f"Module '{module}' has no '{attribute}'.") from None
+
+
+def checked(kind: Any, name: str) -> Callable[[Any], Any]:
+    """A callback for an option of the command line: the value as `build` would take it; None stays."""
+    return lambda value: None if value is None else build(kind, value, name)

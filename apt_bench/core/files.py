@@ -1,0 +1,200 @@
+"""Files: read within a limit, written whole or not at all, folders locked against a second writer."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from apt_bench.core.errors import UserError
+
+TEXT_LIMIT = 64 * 2**20
+"""Bytes of a JSON or YAML file that is read, at most."""
+
+PART = ".part"
+"""Suffix of a file or folder that is being written; what bears it after a crash is worth nothing."""
+
+INTEGERS = 2**63
+"""Whole numbers in files lie below this."""
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in the system's words: `No space left on device`."""
+    return str(getattr(error, "strerror", None) or error or type(error).__name__)
+
+
+def read_bytes(path: Path, limit: int = TEXT_LIMIT) -> bytes:
+    """The content of a regular file. Raises UserError where it cannot be read or is longer than `limit` bytes."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {reason(error)}.") from None
+    except ValueError as error:  # a null byte in the name
+        raise UserError(f"'{path}' is no path: {error}.") from None
+    if len(content) > limit:
+        raise UserError(f"{path} is longer than {limit:,} bytes, the most that is read of such a file.")
+    return content
+
+
+def read_text(path: Path, limit: int = TEXT_LIMIT) -> str:
+    """The same as text: UTF-8, whatever the locale; a byte order mark is dropped."""
+    try:
+        return read_bytes(path, limit).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.") from None
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text. Raises ValueError where it is none, where a number is not finite or has more than 63
+    bits, where a key is repeated, or where text has half of a surrogate pair, which cannot be written again."""
+    try:
+        value = json.loads(
+            text,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            parse_int=_bounded,
+            object_pairs_hook=_object,
+        )
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def read_json(path: Path, limit: int = TEXT_LIMIT) -> dict[str, Any]:
+    """The object in a JSON file, see `parse_json`. Raises UserError where there is none."""
+    text = read_text(path, limit)
+    try:
+        value = parse_json(text)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}.") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged: expected an object, found {type(value).__name__}.")
+    return value
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:40]} is too large")
+    return value
+
+
+def _bounded(text: str) -> int:
+    if len(text) > 20 or abs(value := int(text)) >= INTEGERS:
+        raise ValueError(f"the number {text[:40]} is too large")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key '{twice}' is repeated")
+    return value
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is there as a whole or not at all: beside its place, flushed to the disk, then renamed.
+
+    Raises OSError; nothing of the attempt stays."""
+    part = path.with_name(path.name + PART)
+    try:
+        with open(part, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        try_remove(part)
+        raise
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """`write_whole` of an indented JSON object. What cannot be encoded is escaped."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    write_whole(path, text.encode("utf-8", "backslashreplace"))
+
+
+def try_remove(path: Path) -> None:
+    """Remove a file or folder as far as that can be done."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError:
+        pass
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def inside(folder: Path, name: str) -> Path:
+    """`folder / name`, for a name from a file. Raises UserError where that leaves the folder, by `..`, an absolute path
+    or a link."""
+    try:
+        path = folder / name
+        if path.resolve().is_relative_to(folder.resolve()):
+            return path
+    except (OSError, ValueError, RuntimeError):  # a null byte, a loop of links
+        pass
+    raise UserError(f"'{name}' leaves the folder {folder}.")
+
+
+NOT_LOCKABLE = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""What file systems without locks answer."""
+
+
+@contextmanager
+def exclusive(folder: Path, who: str) -> Iterator[None]:
+    """Keep a second writer out of this folder (made if needed) while the block runs. The lock dies with its process.
+
+    who: what writes there, for the message: `apt-bench run`. Where the system has no such locks, a note on stderr says
+    that nothing keeps a second writer out. Raises UserError where another process holds the lock."""
+    from apt_bench.core.text import say
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except (OSError, ValueError) as error:
+        raise UserError(f"Cannot write to {folder}: {reason(error)}. Give --out another directory.") from None
+    try:
+        if not _locked(handle, folder, who):
+            say(f"{folder} cannot be locked here. Do not start a second {who} in it while this one runs.")
+        yield
+    finally:
+        os.close(handle)
+
+
+def _locked(handle: int, folder: Path, who: str) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        raise UserError(f"Another {who} is writing to {folder}. Wait for it, or give --out.") from None
+    except OSError as error:
+        if error.errno in NOT_LOCKABLE:
+            return False
+        raise UserError(f"Cannot lock {folder}: {reason(error)}.") from None
