@@ -121,12 +121,10 @@ class Observation:
     state: np.ndarray
     instruction: str
     episode: str = ""  # EpisodeKey.id
-    noise_key: str = (
-        ""  # EpisodeSpec.noise_key: seed a policy's noise with this and `step`, never with `episode`
-    )
     step: int = 0  # control steps taken since settling
     cameras: Mapping[str, Camera] = field(default_factory=dict)
     scene: Scene | None = None  # only for policies whose spec says privileged
+    noise_key: str = ""  # EpisodeSpec.noise_key: seed noise with it and `step`, never with `episode`
 
 
 @dataclass(frozen=True)
