@@ -5,8 +5,14 @@ from collections.abc import Callable
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from apt_bench.cli import main
+
+_COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
+settings.register_profile("quick", max_examples=25, derandomize=True, **_COMMON)
+settings.register_profile("long", max_examples=1500, **_COMMON)
+settings.load_profile("quick")
 
 
 @pytest.fixture

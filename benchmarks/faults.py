@@ -1,0 +1,528 @@
+"""Break runs and trainings on purpose for as long as asked, resume them, and check that nothing was lost.
+
+    python benchmarks/faults.py --minutes 60 [--seed 0] [--only worker,disk] [--out FOLDER]
+
+Each round starts `apt-bench run` on the toy suite of tests/ (MuJoCo, no renderer) with two Ray workers, or a small
+`apt-bench train --two-stage`, injects faults at random moments, and repeats the command until it ends with exit code 0.
+Then the records or weights must be those of an undisturbed run: no key missing, none twice, every hash equal. A
+traceback on the terminal, an exit code that means something else, a leftover process or file is a defect as well.
+
+Needs the `dev` extra. As root (and where `mount` is allowed) the run directory lies on a small disk of its own, which
+fills up or becomes read-only; otherwise a limit on the size of files stands in for the full disk. The exit code is 0
+only where no defect was found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/training")]
+
+from apt_bench.records import EpisodeRecord  # noqa: E402
+
+SUITE = "tests/toy_suite.yaml"
+POLICIES = ("tests.toy:PushPolicy", "tests.toy:HostedPushPolicy")
+EPISODES = 30
+PATIENCE = 300.0
+"""Seconds after which a command that does not end is a defect."""
+
+Results = dict[str, tuple[object, ...]]
+
+
+@dataclass
+class Campaign:
+    """What was injected and what was found wrong."""
+
+    seed: int
+    home: Path
+    injections: Counter[str] = field(default_factory=Counter)
+    rounds: Counter[str] = field(default_factory=Counter)
+    lost: int = 0
+    doubled: int = 0
+    different: int = 0
+    defects: list[str] = field(default_factory=list)
+
+    def defect(self, text: str) -> None:
+        """Note something wrong."""
+        self.defects.append(text)
+        print(f"DEFECT: {text}", flush=True)
+
+    def card(self) -> dict[str, object]:
+        """Everything counted, as JSON."""
+        return {
+            "seed": self.seed,
+            "injections": dict(sorted(self.injections.items())),
+            "injections_total": self.injections.total(),
+            "rounds": dict(self.rounds),
+            "lost": self.lost,
+            "doubled": self.doubled,
+            "different": self.different,
+            "defects": self.defects,
+        }
+
+
+# --- faults -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Target:
+    """A command that is running, and where it writes."""
+
+    process: subprocess.Popen[str]
+    out: Path
+    disk: Disk | None = None
+
+    def family(self) -> list[psutil.Process]:
+        """Everything the command started."""
+        try:
+            return psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.Error:
+            return []
+
+    def named(self, word: str) -> list[psutil.Process]:
+        """Its processes whose command line holds the word."""
+        found = []
+        for process in self.family():
+            try:
+                if word in " ".join(process.cmdline()):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+
+Fault = Callable[[Target, random.Random], bool]
+"""Injects itself; whether it could."""
+
+
+def kill_one(word: str, number: int = signal.SIGKILL) -> Fault:
+    """A signal to one process of this name."""
+
+    def fault(target: Target, rng: random.Random) -> bool:
+        found = target.named(word)
+        if not found:
+            return False
+        try:
+            rng.choice(found).send_signal(number)
+        except psutil.Error:
+            return False
+        return True
+
+    return fault
+
+
+def signal_driver(number: int, group: bool = False) -> Fault:
+    """A signal to the driver, or to its whole group as a terminal sends it."""
+
+    def fault(target: Target, rng: random.Random) -> bool:
+        if target.process.poll() is not None:
+            return False
+        (os.killpg if group else os.kill)(target.process.pid, number)
+        return True
+
+    return fault
+
+
+def full_disk(target: Target, rng: random.Random) -> bool:
+    """No byte more can be written."""
+    if target.disk:
+        return target.disk.fill()
+    try:
+        size = max((p.stat().st_size for p in target.out.rglob("*") if p.is_file()), default=0)
+        resource.prlimit(target.process.pid, resource.RLIMIT_FSIZE, (size + 100, resource.RLIM_INFINITY))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def read_only(target: Target, rng: random.Random) -> bool:
+    """The disk becomes read-only."""
+    return target.disk is not None and target.disk.mount("remount,ro")
+
+
+def vanish(target: Target, rng: random.Random) -> bool:
+    """The run directory is moved away; `heal` moves it back."""
+    try:
+        target.out.rename(away(target.out))
+    except OSError:
+        return False
+    return True
+
+
+def away(out: Path) -> Path:
+    """Where `vanish` moves a run directory."""
+    return out.with_name(out.name + "-away")
+
+
+RUN_FAULTS: dict[str, Fault] = {
+    "worker": kill_one("ray::RolloutActor"),
+    "worker hangs": kill_one("ray::RolloutActor", signal.SIGSTOP),
+    "policy": kill_one("ray::PolicyHost"),
+    "driver": signal_driver(signal.SIGKILL),
+    "interrupt": signal_driver(signal.SIGINT, group=True),
+    "terminate": signal_driver(signal.SIGTERM),
+    "gcs": kill_one("gcs_server"),
+    "raylet": kill_one("raylet/raylet"),
+    "full disk": full_disk,
+    "read-only disk": read_only,
+    "vanished folder": vanish,
+}
+TRAINING_FAULTS: dict[str, Fault] = {
+    "training killed": signal_driver(signal.SIGKILL),
+    "training interrupted": signal_driver(signal.SIGINT, group=True),
+    "training: full disk": full_disk,
+    "training: vanished folder": vanish,
+}
+MILD = ("worker", "worker hangs", "policy")
+"""After these the same command goes on."""
+
+
+class Disk:
+    """A tmpfs of its own for one run directory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(folder)]
+        self.mounted = subprocess.run(command, capture_output=True).returncode == 0
+
+    def mount(self, options: str) -> bool:
+        """Change the mount's options; whether that worked."""
+        return subprocess.run(["mount", "-o", options, str(self.folder)], capture_output=True).returncode == 0
+
+    def fill(self) -> bool:
+        """Leave no room."""
+        try:
+            with open(self.folder / "ballast", "wb") as file:
+                while True:
+                    file.write(b"\0" * 4096)
+                    file.flush()
+        except OSError:
+            return True
+
+    def heal(self) -> None:
+        """Room again, and writable."""
+        self.mount("remount,rw")
+        (self.folder / "ballast").unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Unmount."""
+        subprocess.run(["umount", "-l", str(self.folder)], capture_output=True)
+
+
+# --- commands -----------------------------------------------------------------------------------------------
+
+
+def start(words: list[str], campaign: Campaign) -> subprocess.Popen[str]:
+    """`apt-bench` with these words, in a process group of its own; its output goes to a file beside."""
+    log = open(campaign.home / "output.txt", "w")  # noqa: SIM115  # the child keeps it
+    environ = {**os.environ, "TMPDIR": str(campaign.home / "tmp"), "OMP_NUM_THREADS": "1"}
+    environ |= {"TOY_FAULTS": str(campaign.home / "toy"), "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "apt_bench.cli", *words],
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        cwd=ROOT,
+        env=environ,
+    )
+
+
+def finish(target: Target, campaign: Campaign, allowed: tuple[int, ...]) -> int:
+    """Wait for the end; an exit code that is not allowed or a traceback is a defect."""
+    family = target.family()
+    try:
+        code = target.process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        campaign.defect(f"did not end within {PATIENCE:.0f} s: {tail(campaign)}")
+        os.killpg(target.process.pid, signal.SIGKILL)
+        code = target.process.wait()
+    text = (campaign.home / "output.txt").read_text(errors="replace")
+    if code not in allowed or (code != -signal.SIGKILL and "Traceback" in text):
+        campaign.defect(f"exit code {code}: {tail(campaign)}")
+    leftover = gone(family)
+    if leftover:
+        campaign.defect(f"left running: {leftover}")
+    return code
+
+
+def gone(family: list[psutil.Process]) -> list[str]:
+    """What of these processes still runs after 30 s."""
+    end = time.monotonic() + 30
+    while True:
+        left = [p for p in family if p.is_running() and status(p) != psutil.STATUS_ZOMBIE]
+        if not left or time.monotonic() > end:
+            return [f"{p.pid} {' '.join(command(p))[:80]}" for p in left]
+        time.sleep(0.1)
+
+
+def status(process: psutil.Process) -> str:
+    """Of a process that may be gone."""
+    try:
+        return process.status()
+    except psutil.Error:
+        return psutil.STATUS_ZOMBIE
+
+
+def command(process: psutil.Process) -> list[str]:
+    """Its words, as far as they can be read."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return ["gone"]
+
+
+def tail(campaign: Campaign) -> str:
+    """The end of what the command printed."""
+    return (campaign.home / "output.txt").read_text(errors="replace")[-1500:]
+
+
+def heal(target: Target, campaign: Campaign) -> None:
+    """Give the command back what the faults took from it."""
+    if target.disk:
+        target.disk.heal()
+    moved = away(target.out)
+    if moved.exists():
+        if target.out.exists():
+            if any(target.out.rglob("*.jsonl")) or any(target.out.rglob("*.safetensors")):
+                campaign.defect(f"{target.out.name} was made anew after it had vanished, and written to")
+            shutil.rmtree(target.out)
+        moved.rename(target.out)
+
+
+# --- rounds -------------------------------------------------------------------------------------------------
+
+
+def lines(out: Path) -> int:
+    """Records so far, wherever the directory is."""
+    for folder in (out, away(out)):
+        if (path := folder / "episodes.jsonl").exists():
+            return path.read_bytes().count(b"\n")
+    return 0
+
+
+def results(out: Path, campaign: Campaign) -> Results:
+    """What must not depend on how a run went. A key with two results is counted as doubled."""
+    found: Results = {}
+    path = out / "episodes.jsonl"
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        record = EpisodeRecord.from_json(line)
+        if record.outcome == "error":
+            continue
+        campaign.doubled += record.key.id in found
+        found[record.key.id] = (
+            record.outcome,
+            record.steps,
+            record.decisions,
+            record.start_hash,
+            record.end_hash,
+        )
+    return found
+
+
+def disturb(
+    target: Target,
+    faults: dict[str, Fault],
+    progress: Callable[[], int],
+    campaign: Campaign,
+    rng: random.Random,
+) -> None:
+    """Inject faults at random moments until the command ends or one has been injected that ends it."""
+    begun, seen = time.monotonic(), progress()
+    wait = rng.uniform(0, 5) if rng.random() < 0.25 else None  # also while it is starting
+    while target.process.poll() is None and time.monotonic() - begun < PATIENCE:
+        early = wait is not None and time.monotonic() - begun > wait
+        if not early and progress() < seen + rng.randint(1, 6):
+            time.sleep(0.05)
+            continue
+        name = rng.choice(list(faults))
+        if faults[name](target, rng):
+            campaign.injections[name] += 1
+            if name not in MILD:
+                return
+        wait, seen = None, progress()
+
+
+def run_round(
+    number: int, faults: dict[str, Fault], references: dict[str, Results], campaign: Campaign
+) -> None:
+    """One run directory, from empty to complete."""
+    rng = random.Random(f"{campaign.seed}/{number}")
+    policy = POLICIES[number % len(POLICIES)]
+    disk = Disk(campaign.home / f"disk{number}") if hasattr(os, "geteuid") and os.geteuid() == 0 else None
+    if disk and not disk.mounted:
+        disk = None
+    out = (disk.folder if disk else campaign.home) / f"run{number}"
+    words = ["run", "--suite", SUITE, "--policy", policy, "--episodes", str(EPISODES), "--out", str(out)]
+    words += ["--workers", "2", "--attempts", "9", "--hang-timeout", "8"]
+    for _ in range(60):
+        target = Target(start(words, campaign), out, disk)
+        disturb(target, faults, lambda: lines(out), campaign, rng)
+        code = finish(target, campaign, (0, 1, 130, -signal.SIGKILL, -signal.SIGTERM))
+        heal(target, campaign)
+        if code in (0, 2):
+            break
+    if code != 0:
+        campaign.defect(f"round {number} was never complete")
+    found, wanted = results(out, campaign), references[policy]
+    campaign.lost += len(wanted.keys() - found.keys())
+    campaign.different += sum(found[k] != wanted[k] for k in found.keys() & wanted.keys())
+    if found.keys() - wanted.keys():
+        campaign.defect(f"round {number} has episodes that nobody asked for")
+    if parts := [str(p) for p in out.rglob("*.part")]:
+        campaign.defect(f"round {number} left {parts}")
+    if disk:
+        disk.remove()
+    campaign.rounds["run"] += 1
+
+
+def weights(out: Path) -> str:
+    """SHA-256 of the policy that a training left."""
+    return hashlib.sha256((out / "policy/model.safetensors").read_bytes()).hexdigest()
+
+
+def training_words(campaign: Campaign, out: Path, cache: Path) -> list[str]:
+    """A training of half a minute."""
+    config = campaign.home / "tiny.yaml"
+    if not config.exists():
+        from conftest import TINY
+        from scripted import write
+
+        data = write(campaign.home / "go.hdf5", 12)
+        tiny = {**TINY, "data": {**TINY["data"], "data": [str(data)]}}
+        tiny |= {"stage1": {"steps": 120}, "stage2": {"steps": 120}, "cache_features": False}
+        tiny["train"] = {**TINY["train"], "save_every": 5, "eval_every": 60}
+        config.write_text(yaml.safe_dump(tiny))
+    return [
+        "train",
+        "--two-stage",
+        "--config",
+        str(config),
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+        "--cache",
+        str(cache),
+    ]
+
+
+def training_round(number: int, faults: dict[str, Fault], wanted: str, campaign: Campaign) -> None:
+    """One training, from nothing to a policy."""
+    rng = random.Random(f"{campaign.seed}/training/{number}")
+    out = campaign.home / f"training{number}"
+    words = training_words(campaign, out, campaign.home / f"cache{number}")
+
+    def steps() -> int:
+        found = [0]
+        for folder in (out, away(out)):
+            found += [int(p.name[5:]) for p in folder.rglob("step_*") if p.name[5:].isdigit()]
+        return sum(found) // 5
+
+    for _ in range(60):
+        target = Target(start(words, campaign), out)
+        disturb(target, faults, steps, campaign, rng)
+        code = finish(target, campaign, (0, 1, 2, 130, -signal.SIGKILL))
+        heal(target, campaign)
+        if code == 0:
+            break
+    if code != 0:
+        campaign.defect(f"training {number} was never complete")
+    if (out / "policy").exists():
+        campaign.different += weights(out) != wanted
+    else:
+        campaign.lost += 1
+    campaign.rounds["training"] += 1
+    shutil.rmtree(out, ignore_errors=True)
+
+
+def main() -> int:
+    """Parse, run, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="comma list of faults; default: all")
+    parser.add_argument("--out", type=Path, help="write the counts to this JSON file")
+    args = parser.parse_args()
+    known = RUN_FAULTS | TRAINING_FAULTS
+    only = [word.strip() for word in args.only.split(",") if word.strip()] or list(known)
+    if unknown := [name for name in only if name not in known]:
+        parser.error(f"no fault '{unknown[0]}'; known: {', '.join(known)}")
+    run_faults = {k: v for k, v in RUN_FAULTS.items() if k in only}
+    training_faults = {k: v for k, v in TRAINING_FAULTS.items() if k in only}
+    home = Path(tempfile.mkdtemp(prefix="faults-"))
+    for folder in ("tmp", "toy"):
+        (home / folder).mkdir()
+    campaign = Campaign(args.seed, home)
+    references, wanted = {}, ""
+    if run_faults:
+        for i, policy in enumerate(POLICIES):
+            out = home / f"reference{i}"
+            words = [
+                "run",
+                "--suite",
+                SUITE,
+                "--policy",
+                policy,
+                "--episodes",
+                str(EPISODES),
+                "--workers",
+                "0",
+            ]
+            finish(Target(start([*words, "--out", str(out)], campaign), out), campaign, (0,))
+            references[policy] = results(out, campaign)
+    if training_faults:
+        out = home / "reference-training"
+        finish(Target(start(training_words(campaign, out, home / "cache"), campaign), out), campaign, (0,))
+        wanted = weights(out)
+    (home / "toy/slow-").touch()  # episodes that last long enough to be hit
+    end, number = time.monotonic() + 60 * args.minutes, 0
+    while time.monotonic() < end and len(campaign.defects) < 20:
+        if training_faults and (number % 4 == 3 or not run_faults):
+            training_round(number, training_faults, wanted, campaign)
+        else:
+            run_round(number, run_faults, references, campaign)
+        number += 1
+        print(
+            f"{campaign.injections.total()} injections, {sum(campaign.rounds.values())} rounds: {campaign.lost} lost, "
+            f"{campaign.doubled} doubled, {campaign.different} different, {len(campaign.defects)} other defects",
+            flush=True,
+        )
+        if args.out:
+            args.out.write_text(json.dumps(campaign.card(), indent=2) + "\n")
+    for name, count in sorted(campaign.injections.items()):
+        print(f"{name:28}{count:6}")
+    if leftover := [p.name for p in (home / "tmp").iterdir()]:
+        print(f"Left in the temporary folder (the next command sweeps it): {', '.join(leftover[:8])}")
+    wrong = campaign.lost + campaign.doubled + campaign.different + len(campaign.defects)
+    if not wrong:
+        shutil.rmtree(home, ignore_errors=True)
+    else:
+        print(f"What the commands wrote is in {home}")
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
