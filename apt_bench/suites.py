@@ -14,13 +14,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from apt_bench.core.config import build, load_object, read_yaml
+from apt_bench.core.config import Count, Name, Natural, Range, build, check_fields, load_object, read_yaml
 from apt_bench.core.errors import UserError, did_you_mean
 from apt_bench.core.paths import data_dir
+from apt_bench.core.text import one_line
 
 STALE = "@stale"
+
+Steps = Annotated[int, Range(least=1, most=10**6)]
+"""Control steps of an episode."""
+
+Hertz = Annotated[int, Range(least=1, most=10_000)]
 
 
 @dataclass(frozen=True)
@@ -51,28 +57,36 @@ class Task:
     people to read, and `prompts_of(init, seed)` the sentences.
     """
 
-    name: str
+    name: Name
     prompts: Mapping[str, str]
     args: Mapping[str, Any]
     group: str
-    inits: int
+    inits: Natural
     unavailable: str | None = None
     flags: Mapping[int | None, tuple[str, ...]] = field(default_factory=dict)
     prompts_of: Callable[[int, int], Mapping[str, str]] | None = None
 
+    def __post_init__(self) -> None:
+        build(Name, self.name, "the name of a task")
+        build(Natural, self.inits, f"task '{self.name}': inits")
+        build(Mapping[str, str], self.prompts, f"task '{self.name}': prompts")
+
 
 @dataclass(frozen=True)
 class Cell:
-    """One column of a table. `args` go to the task provider."""
+    """One column of a table. `args` go to the task provider. Raises UserError for values that cannot be meant."""
 
-    name: str
+    name: Name
     label: str
-    max_steps: int
+    max_steps: Steps
     instruction: str  # source of the sent sentence: a key of Task.prompts
     args: Mapping[str, Any] = field(default_factory=dict)
     headline: bool = True
     control: str | None = None  # the unperturbed twin, "suite:cell"
     about: str = ""
+
+    def __post_init__(self) -> None:
+        check_fields(self, f"cell '{one_line(self.name, 60)}'")
 
     @property
     def stale(self) -> bool:
@@ -115,18 +129,19 @@ class EpisodeSpec:
 
 @dataclass(frozen=True)
 class Suite:
-    """A benchmark: cells, and where their tasks and environments come from."""
+    """A benchmark: cells, and where their tasks and environments come from. Raises UserError for values that cannot be
+    meant."""
 
-    name: str
-    version: int
+    name: Name
+    version: Natural
     title: str
     env: str  # "module:Class" of the environment
     tasks: str  # "module:function", called with a Cell, gives its list of Task
-    episodes: int  # initial states per task by default
-    settle_steps: int
-    seed: int
+    episodes: Count  # initial states per task by default
+    settle_steps: Annotated[int, Range(least=0, most=10**6)]
+    seed: Natural
     cells: tuple[Cell, ...]
-    control_hz: int = 20
+    control_hz: Hertz = 20
     about: str = ""
     checks: str | None = (
         None  # "module:function" for `apt-bench validate`: (Suite, premises=bool) -> Findings
@@ -136,6 +151,13 @@ class Suite:
     )
     published: str | None = None  # CSV of the paper's rows, in results/published
     simulator: Mapping[str, str] = field(default_factory=dict)  # package -> version that the protocol means
+
+    def __post_init__(self) -> None:
+        where = f"suite '{one_line(self.name, 60)}'"
+        check_fields(self, where)
+        names = [c.name for c in self.cells]
+        if twice := {n for n in names if names.count(n) > 1}:
+            raise UserError(f"{where}: cell '{sorted(twice)[0]}' stands there twice.")
 
     def cell(self, name: str) -> Cell:
         """The cell of this name; `NAME@stale` is the same cell under the file name's sentence."""
@@ -150,8 +172,14 @@ class Suite:
         raise UserError(f"Suite '{self.name}' has no cell '{name}'. {did_you_mean(name, known)}")
 
     def cell_tasks(self, cell: Cell) -> list[Task]:
-        """The tasks of a cell, from the provider that the YAML names."""
+        """The tasks of a cell, from the provider that the YAML names. Raises UserError where it gives anything else."""
         tasks: list[Task] = load_object(self.tasks)(cell)
+        names = [t.name if isinstance(t, Task) else None for t in tasks]
+        if None in names or len(set(names)) < len(names):
+            raise UserError(
+                f"Suite '{self.name}': {self.tasks} must give a list of Task with different names for cell "
+                f"'{cell.name}'; it gave {one_line(names, 300)}."
+            )
         return tasks
 
     def select(
@@ -166,17 +194,20 @@ class Suite:
         """The episodes asked for, cell by cell, task by task. Without `cells`: the headline cells.
 
         tasks: names, or indices in the cell ("3"); a name may be shortened to any part that only fits some tasks.
-        Raises UserError for anything unknown, and where more initial states are asked for than there are.
+        What is named twice, also in two ways, is one. Raises UserError for anything unknown, for numbers that cannot
+        be meant, and where more initial states are asked for than there are.
         """
-        chosen = [self.cell(c) for c in cells] if cells else [c for c in self.cells if c.headline]
-        count = self.episodes if episodes is None else episodes
-        if count < 1:
-            raise UserError(f"--episodes must be at least 1, not {count}.")
+        chosen = (
+            [self.cell(c) for c in dict.fromkeys(cells)] if cells else [c for c in self.cells if c.headline]
+        )
+        count: int = build(Count, self.episodes if episodes is None else episodes, "--episodes")
+        seed = build(Natural | None, seed, "--seed")
+        limit = build(Count | None, limit, "--limit")
         specs: list[EpisodeSpec] = []
         unmatched = set(tasks or ())
         for cell in chosen:
             for index, task in enumerate(self.cell_tasks(cell)):
-                hits = {t for t in tasks or () if t == str(index) or (not t.isdigit() and t in task.name)}
+                hits = {t for t in tasks or () if t == str(index) or (not t.isdecimal() and t in task.name)}
                 if tasks and not hits:
                     continue
                 unmatched -= hits
@@ -235,21 +266,27 @@ def suite_names() -> list[str]:
 
 def load_suite(name: str) -> Suite:
     """A shipped suite by name, or any suite by the path of its YAML file."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else data_dir("suites") / f"{name}.yaml"
-    if not path.is_file():
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(
+                f"No file '{name}'. Give --suite the path of a YAML file, or a name of `apt-bench ls suites`."
+            )
+    elif name in suite_names():
+        path = data_dir("suites") / f"{name}.yaml"
+    else:
         raise UserError(f"No suite '{name}'. {did_you_mean(name, suite_names())}")
     raw = read_yaml(path)
     cells = raw.get("cells")
     if not isinstance(cells, dict) or not cells:
         raise UserError(f"{path}: 'cells' must map at least one name to a cell.")
+    for cell, about in cells.items():
+        if not isinstance(about, dict):
+            raise UserError(f"{path}: cell '{cell}': expected a mapping, found {type(about).__name__}.")
     raw["cells"] = tuple(
-        build(Cell, {"name": c, **(cell if isinstance(cell, dict) else {})}, f"{path}: cell '{c}'")
-        for c, cell in cells.items()
+        build(Cell, {"name": c, **about}, f"{path}: cell '{c}'") for c, about in cells.items()
     )
     suite: Suite = build(Suite, raw, str(path))
-    names = [c.name for c in suite.cells]
-    if twice := {n for n in names if names.count(n) > 1}:
-        raise UserError(f"{path}: cell '{sorted(twice)[0]}' stands there twice.")
     return suite
 
 

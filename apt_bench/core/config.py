@@ -15,7 +15,9 @@ from typing import Annotated, Any, Literal
 import yaml
 
 from apt_bench.core.errors import UserError, did_you_mean
-from apt_bench.core.files import INTEGERS, read_text
+from apt_bench.core.files import read_text
+from apt_bench.core.jsonable import INTEGERS
+from apt_bench.core.text import plain
 
 YAML_LIMIT, YAML_VALUES = 2**20, 100_000
 """Bytes of a YAML file, and values in it with aliases written out, at most."""
@@ -44,6 +46,30 @@ class Range:
         words = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
         return " and ".join(f"{word} {limit:g}" for word, limit in words.items() if limit is not None)
 
+
+@dataclass(frozen=True)
+class OneName:
+    """What names a file or a folder as a whole: no slash, no leading dot, nothing that cannot be shown."""
+
+    most: int = 180  # bytes: what is added to it must fit, too
+
+    def check(self, value: str, where: str) -> None:
+        """Raises UserError for any other text."""
+        if (
+            not value
+            or value != value.strip()
+            or value.startswith(".")
+            or any(c in "/\\" for c in value)
+            or plain(value, keep="") != value
+            or len(value.encode()) > self.most
+        ):
+            raise UserError(
+                f"{where} is {_shown(value)}; a name has 1 to {self.most} bytes, no slash, no control character, "
+                "and no dot or space at its start."
+            )
+
+
+Name = Annotated[str, OneName()]
 
 Count = Annotated[int, Range(least=1, most=10**9)]
 """A number of things: at least one."""
@@ -112,7 +138,7 @@ def build(kind: Any, raw: Any, where: str) -> Any:
     if origin is Annotated:
         value = build(args[0], raw, where)
         for rule in args[1:]:
-            if isinstance(rule, Range) and value is not None:
+            if isinstance(rule, (Range, OneName)) and value is not None:
                 rule.check(value, where)
         return value
     if origin is Literal:
@@ -121,13 +147,24 @@ def build(kind: Any, raw: Any, where: str) -> Any:
         return raw
     if origin is tuple:
         several = raw if isinstance(raw, (list, tuple)) else [raw]
-        return tuple(build(args[0], value, where) for value in several)
+        if args[-1] is Ellipsis:
+            args = args[:1] * len(several)
+        if len(several) != len(args):
+            raise UserError(f"{where} is {_shown(raw)}; it must have {len(args)} values.")
+        return tuple(build(one, value, where) for one, value in zip(args, several, strict=True))
     if origin in (typing.Union, types.UnionType):  # of one type and None
         (one,) = (a for a in args if a is not types.NoneType)
         return None if raw is None else build(one, raw, where)
     if kind in (float, int):
         return _number(kind, raw, where)
-    if origin in (Mapping, dict) or kind is Mapping:
+    if kind is Any:
+        return raw
+    if origin in (Mapping, dict) and isinstance(raw, Mapping):
+        return {
+            build(args[0], key, f"{where}: the key {_shown(key)}"): build(args[1], value, f"{where}: {key}")
+            for key, value in raw.items()
+        }
+    if origin in (Mapping, dict):
         kind = Mapping
     if isinstance(kind, type) and not isinstance(raw, kind):
         raise UserError(f"{where} is {_shown(raw)}; it must be of type {kind.__name__}.")
@@ -172,6 +209,12 @@ def _build_dataclass(kind: type, raw: Any, where: str) -> Any:
         if required and name not in raw:
             raise UserError(f"{where}: key '{name}' is missing.")
     return kind(**{k: build(hints[k], v, f"{where}: {k}") for k, v in raw.items()})
+
+
+def check_fields(value: Any, where: str) -> None:
+    """What `build` checks of a configuration, for one that was made in Python: its `__post_init__` calls this."""
+    for name, hint in typing.get_type_hints(type(value), include_extras=True).items():
+        build(hint, getattr(value, name), f"{where}: {name}")
 
 
 def load_object(path: str) -> Any:

@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from apt_bench.core.errors import UserError
+from apt_bench.core.jsonable import INTEGERS, jsonable
 
 TEXT_LIMIT = 64 * 2**20
 """Bytes of a JSON or YAML file that is read, at most."""
 
 PART = ".part"
 """Suffix of a file or folder that is being written; what bears it after a crash is worth nothing."""
-
-INTEGERS = 2**63
-"""Whole numbers in files lie below this."""
 
 
 def reason(error: BaseException) -> str:
@@ -52,13 +50,15 @@ def read_text(path: Path, limit: int = TEXT_LIMIT) -> str:
         raise UserError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.") from None
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, constants: bool = False) -> Any:
     """The value of a JSON text. Raises ValueError where it is none, where a number is not finite or has more than 63
-    bits, where a key is repeated, or where text has half of a surrogate pair, which cannot be written again."""
+    bits, where a key is repeated, or where text has half of a surrogate pair, which cannot be written again.
+
+    constants: take `NaN` and `Infinity`, which older versions wrote."""
     try:
         value = json.loads(
             text,
-            parse_constant=_no_constant,
+            parse_constant=float if constants else _no_constant,
             parse_float=_finite,
             parse_int=_bounded,
             object_pairs_hook=_object,
@@ -125,9 +125,9 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """`write_whole` of an indented JSON object. What cannot be encoded is escaped."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    write_whole(path, text.encode("utf-8", "backslashreplace"))
+    """`write_whole` of an indented JSON object, of anything that `jsonable` takes."""
+    text = json.dumps(jsonable(value), indent=2, ensure_ascii=False) + "\n"
+    write_whole(path, text.encode())
 
 
 def try_remove(path: Path) -> None:

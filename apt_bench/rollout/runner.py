@@ -21,7 +21,8 @@ from apt_bench.core.errors import PolicyFault, UserError
 from apt_bench.policies.base import PolicySpec
 from apt_bench.policies.registry import PolicyRef, find_policy
 from apt_bench.policies.simple import save_actions
-from apt_bench.records import EpisodeRecord, RunStore, exclusive, finished_keys, protocol_hash
+from apt_bench.core.files import exclusive
+from apt_bench.records import EpisodeRecord, RunStore, finished_keys, protocol_hash
 from apt_bench.rollout import identity
 from apt_bench.rollout.engine import PolicyActor, RayPool, Stream, policy_actors, ray_session, run_local
 from apt_bench.rollout.episode import POLICY_FAULT, error_record
@@ -204,7 +205,7 @@ def run(
             workers = stack.enter_context(ray_session(options.ray_address, asked, len(specs)))
             actors = policy_actors(ref, workers, home)
             todo = plan(options, suite, specs, ref, actors[0].spec())
-        stack.enter_context(exclusive(todo.out))
+        stack.enter_context(exclusive(todo.out, "apt-bench run"))
         renders = bool(suite.simulator) and (todo.policy_spec.cameras or video.which != "none") and todo.todo
         book = _Book(todo, dataclasses.asdict(rendering.describe()) if renders else None)
         if not actors and asked != 0 and todo.todo:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from apt_bench.core.errors import UserError
-from apt_bench.records import RunStore, differing_settings, exclusive
+from apt_bench.core.files import exclusive
+from apt_bench.records import RunStore, differing_settings
 from apt_bench.rollout.engine import auto_workers
 from apt_bench.rollout.runner import RunOptions, dry_plan
 from apt_bench.rollout.schedule import Schedule
@@ -50,7 +51,7 @@ def test_a_run_can_be_extended_but_not_changed(here, tmp_path):
         here(execute=1)
     with pytest.raises(UserError, match=r"another policy \(args.noise: None there, 0.1 now\)"):
         here(policy_args=("noise=0.1",))
-    with exclusive(tmp_path / "run"), pytest.raises(UserError, match="Another apt-bench run"):
+    with exclusive(tmp_path / "run", "apt-bench run"), pytest.raises(UserError, match="Another apt-bench run"):
         here()
 
 
