@@ -5,31 +5,48 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from apt_bench import stats
-from apt_bench.reporting.data import KEY, Run, cell_label
+from apt_bench.contrasts import join, paired_contrast
+from apt_bench.core.text import file_name
+from apt_bench.reporting.data import Run, cell_label
 from apt_bench.reporting.published import published
-from apt_bench.reporting.table import PUBLISHED, Column, Rate, Row, Table, Value, file_name
+from apt_bench.reporting.table import PUBLISHED, Column, Rate, Row, Table, Value, own_key
 from apt_bench.reporting.tables import PUBLISHED_NOTE, TICKS
 
 SAME = ("architecture", "knowledge_insulation", "finetune_vlm")
-"""What `run.json` says of a policy that both runs of a pair must share; `two_stage` is what tells them apart."""
+"""What `run.json` says of a policy that both runs of a pair must share, beside its arguments; `two_stage` is what tells
+them apart."""
 
 
 def gain_table(
     runs: Sequence[Run], suite: str, cells: Sequence[str], with_published: bool = True
 ) -> Table | None:
     """2-Stage minus 1-Stage per cell, in points; None where there is no such pair. Measured pairs are matched by
-    episode (Newcombe's paired interval). The published ones are differences of Table 2's cells."""
-    rows = [row for a in runs for b in runs if (row := _measured(a, b, suite, cells))]
+    episode (the interval of `compare`). The published ones are differences of Table 2's cells."""
+    pairs = [(a, b, values) for a in runs for b in runs if (values := _measured(a, b, suite, cells))]
+    labels = [_label([(k, a.policy.get(k)) for k in SAME]) or a.label for a, _, _ in pairs]
+    rows = [
+        Row(
+            {"method": f"{label} ({a.label} − {b.label})" if labels.count(label) > 1 else label, **values},
+            "measured",
+        )
+        for label, (a, b, values) in zip(labels, pairs, strict=True)
+    ]
     if with_published and suite == "rigid_pick_place":
         rows += _published(cells)
     if not rows:
         return None
-    columns = [Column("method", "Policy", align="left"), *(Column(c, cell_label(suite, c)) for c in cells)]
-    notes = ["Percentage points, measured pairs with Newcombe's paired 95% interval."]
+    columns = [
+        Column("method", "Policy", align="left"),
+        *(Column(_key(c), cell_label(suite, c)) for c in cells),
+    ]
+    notes = ["Percentage points, measured pairs with the 95% interval of `apt-bench compare`."]
     if any(r.kind == "published" for r in rows):
         notes.append(PUBLISHED_NOTE)
     return Table(f"gain_{file_name(suite)}", "2-Stage minus 1-Stage", columns, rows, tuple(notes))
+
+
+def _key(cell: str) -> str:
+    return own_key(cell, "method")
 
 
 def _label(settings: Sequence[tuple[str, object]]) -> str:
@@ -38,26 +55,24 @@ def _label(settings: Sequence[tuple[str, object]]) -> str:
     return ", ".join([architecture, *on]).strip(", ")
 
 
-def _measured(two: Run, one: Run, suite: str, cells: Sequence[str]) -> Row | None:
+def _measured(two: Run, one: Run, suite: str, cells: Sequence[str]) -> dict[str, Value]:
+    """Gain by cell; empty where the runs are no pair."""
     if two.policy.get("two_stage") is not True or one.policy.get("two_stage") is not False:
-        return None
+        return {}
     if any(two.policy.get(k) != one.policy.get(k) for k in SAME) or two.protocol_id != one.protocol_id:
-        return None
-    values: dict[str, Value] = {"method": _label([(k, two.policy.get(k)) for k in SAME]) or two.label}
+        return {}
+    if two.settings != one.settings:
+        return {}
+    values: dict[str, Value] = {}
     for cell in cells:
-        a, b = (r.frame[(r.frame.suite == suite) & (r.frame.cell == cell) & r.frame.done] for r in (two, one))
-        pairs = a[[*KEY, "success"]].merge(b[[*KEY, "success"]], on=KEY)
+        pairs = join(*(r.frame[(r.frame.suite == suite) & (r.frame.cell == cell)] for r in (two, one)))
         if len(pairs):
-            up = int((pairs.success_x & ~pairs.success_y).sum())
-            down = int((~pairs.success_x & pairs.success_y).sum())
-            both = int((pairs.success_x & pairs.success_y).sum())
-            interval = stats.newcombe_paired(both, up, down, len(pairs) - both - up - down)
-            values[cell] = Rate((up - down) / len(pairs), *interval, signed=True)
-    return Row(values, "measured") if len(values) > 1 else None
+            values[_key(cell)] = Rate.of(paired_contrast(cell, pairs).difference, signed=True)
+    return values
 
 
 def _published(cells: Sequence[str]) -> list[Row]:
-    rows = published("rigid_pick_place.csv")
+    rows = published("rigid_pick_place.csv", ("method", "two_stage", *SAME[1:]))
     found = []
     for two in rows:
         for one in rows:
@@ -69,6 +84,6 @@ def _published(cells: Sequence[str]) -> list[Row]:
                 }
                 for cell in cells:
                     gain = (two.number(cell) - one.number(cell)) / 100
-                    values[cell] = None if math.isnan(gain) else Rate(gain, signed=True)
+                    values[_key(cell)] = None if math.isnan(gain) else Rate(gain, signed=True)
                 found.append(Row(values, "published"))
     return found

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -14,15 +16,19 @@ import pandas as pd
 
 from apt_bench import stats
 from apt_bench.core.errors import UserError
-from apt_bench.records import EpisodeRecord, RunStore, differing_settings, protocol_hash, sequential_words
-from apt_bench.suites import STALE, EpisodeKey, Suite, load_suite
+from apt_bench.core.files import reason
+from apt_bench.core.text import one_line, plain
+from apt_bench.records import RunStore, differing_settings, protocol_hash, sequential_words
+from apt_bench.reporting.frame import DEFAULT_PROMPT, episode_frame
+from apt_bench.reporting.frame import KEY as KEY
+from apt_bench.suites import STALE, Suite, load_suite
+from apt_bench.suites import suite_names as shipped_suites
 
 COVERAGE_GATE = 0.98
 """Below this share of finished episodes a cell does not enter an average."""
 
-DEFAULT_PROMPT = "default"
-
-KEY = ["suite", "cell", "task", "init", "seed", "prompt"]
+LABEL_LENGTH, CELL_LENGTH = 120, 60
+"""Characters of a run's name and of a cell's label in a report, at most."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +57,49 @@ class Run:
         return {**policy, **about} if isinstance(about, Mapping) else policy
 
     @cached_property
+    def identity(self) -> str | None:
+        """What tells one policy from another: class, arguments, weights and execute horizon, never a name. None where
+        run.json does not say (trials, imported files): then nothing is known to be the same policy."""
+        policy = self.info.get("policy")
+        if not isinstance(policy, Mapping) or not policy.get("policy"):
+            return None
+        weights = policy.get("weights_sha256") or policy.get("weights")
+        parts = [policy["policy"], self.settings, weights, self.protocol.get("execute")]
+        return json.dumps(parts, sort_keys=True, default=str)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The policy's arguments, without the path of weights that are known by their hash."""
+        args, path = self.policy.get("args"), self.policy.get("weights")
+        hashed = bool(self.policy.get("weights_sha256"))
+        return (
+            {k: v for k, v in args.items() if not (hashed and v == path)} if isinstance(args, Mapping) else {}
+        )
+
+    @cached_property
     def asked(self) -> dict[tuple[str, str], int]:
-        """Episodes that were asked for, by (suite, cell)."""
-        return requested(self.info, self.frame, str(self.protocol.get("suite", "")))
+        """Episodes that were asked for under the cells' own prompts, by (suite, cell)."""
+        return _asked(self.info.get("requested"), self.frame, self._suite)
+
+    @cached_property
+    def asked_probes(self) -> dict[tuple[str, str, str], int]:
+        """Episodes that were asked for under language probes, by (suite, cell, probe). A run that does not say what was
+        asked counts what it has."""
+        noted = self.info.get("requested_probes")
+        noted = {plain(k, keep=""): v for k, v in noted.items()} if isinstance(noted, Mapping) else {}
+        there = [str(p) for p in self.probed.prompt.unique()]
+        found = {}
+        for probe in dict.fromkeys([*noted, *there]):
+            part = self.probed[self.probed.prompt == probe]
+            for (suite, cell), number in _asked(noted.get(probe), part, self._suite).items():
+                found[suite, cell, probe] = number
+        return found
+
+    @property
+    def _suite(self) -> str:
+        """The suite of cells without any record."""
+        names = [str(s) for s in self.frame.suite.unique()]
+        return names[0] if names else plain(self.protocol.get("suite", ""), keep="")
 
     @property
     def sequential(self) -> Mapping[str, Any]:
@@ -66,20 +112,27 @@ class Run:
         """Cell -> task -> why it cannot be run, as the runner noted it."""
         noted = self.info.get("unavailable")
         cells = noted.items() if isinstance(noted, Mapping) else ()
-        return {str(c): {str(t): str(w) for t, w in v.items()} for c, v in cells if isinstance(v, Mapping)}
+        return {
+            plain(c, keep=""): {str(t): str(w) for t, w in v.items()}
+            for c, v in cells
+            if isinstance(v, Mapping)
+        }
 
 
 def load_run(path: Path, label: str | None = None) -> Run:
     """Read a run directory. Raises UserError where it holds no run or a damaged one."""
-    store = RunStore.open(path)
-    info = store.run()
+    try:
+        store = RunStore.open(path)
+        info, protocol = store.run(), store.protocol()
+        frame = episode_frame(store.lines())
+    except (OSError, ValueError) as error:  # it vanished, or the path has a null byte
+        raise UserError(f"Cannot read the run in {path}: {reason(error)}.") from None
     policy = info.get("policy")
     name = policy.get("name") if isinstance(policy, Mapping) else policy
-    frame = episode_frame(store.lines())
     if not label:
         label = str(name or (frame.policy.iloc[0] if len(frame) else path.name))
     own = (frame.prompt == DEFAULT_PROMPT).to_numpy(dtype=bool)
-    return Run(label, path, store.protocol(), info, frame[own], frame[~own])
+    return Run(one_line(label, LABEL_LENGTH), path, protocol, info, frame[own], frame[~own])
 
 
 _FIRST = ("libero_pro", "libero", "rigid_pick_place", "clutter_pick_place", "composite", "libero_compose")
@@ -95,114 +148,54 @@ def load_runs(arguments: Sequence[str]) -> list[Run]:
     """Runs given as `DIR` or `NAME=DIR`. Equal labels are told apart by their directories' names."""
     runs = []
     for argument in arguments:
-        name, sep, rest = argument.partition("=")
-        named = bool(sep) and not Path(argument).exists()
-        runs.append(load_run(Path(rest if named else argument), name if named else None))
+        name, path = split_argument(argument)
+        runs.append(load_run(path, name))
     paths = [r.path.resolve() for r in runs]
-    if len(set(paths)) < len(paths):
-        raise UserError("The same run is given twice. Name each run once.")
-    for parts in (1, 2, 99):  # of the path, until no two labels agree
-        labels = [r.label for r in runs]
-        runs = [
-            dataclasses.replace(r, label=f"{r.label.split(' (')[0]} ({'/'.join(path.parts[-parts:])})")
-            if labels.count(r.label) > 1
-            else r
-            for r, path in zip(runs, paths, strict=True)
+    for i, path in enumerate(paths):
+        if path in paths[:i]:
+            raise UserError(f"The run {path} is given twice. Name each run once.")
+    labels = _distinct([r.label for r in runs], paths)
+    return [dataclasses.replace(r, label=label) for r, label in zip(runs, labels, strict=True)]
+
+
+def split_argument(argument: str) -> tuple[str | None, Path]:
+    """Name and directory of `NAME=DIR`; a directory whose own name has a `=` is one."""
+    name, sep, rest = argument.partition("=")
+    named = bool(sep) and not os.path.lexists(argument.replace("\0", "?"))
+    return (name, Path(rest)) if named else (None, Path(argument))
+
+
+def _distinct(labels: Sequence[str], paths: Sequence[Path]) -> list[str]:
+    """The labels, equal ones with as much of their paths as tells all of them apart."""
+    for parts in range(1 + max((len(p.parts) for p in paths), default=0)):
+        found = [
+            f"{label} ({plain('/'.join(path.parts[-parts:]), keep='')})"
+            if parts and labels.count(label) > 1
+            else label
+            for label, path in zip(labels, paths, strict=True)
         ]
-    return runs
+        if len(set(found)) == len(found):
+            return found
+    return [f"{number}: {label}" for number, label in enumerate(labels, 1)]
 
 
-def episode_frame(records: Iterable[EpisodeRecord]) -> pd.DataFrame:
-    """One row per key; of several records of a key the one that counts (`RunStore.episodes`).
-
-    `klass` is the outcome's class: `success`, `error`, the class of failure, or the outcome where none was recorded.
-    `told`, `grasped_told`, `memorised`, `first`: see `follows_language`. `sec_*` and `score_*`: one column per part.
-    """
-    rows: dict[EpisodeKey, dict[str, Any]] = {}
-    for r in records:
-        if r.key in rows and r.outcome == "error" and rows[r.key]["outcome"] != "error":
-            continue
-        told, grasped_told, memorised, first = follows_language(r.events)
-        scores = r.events.get("scores")
-        rows[r.key] = {
-            **{name: getattr(r.key, name) for name in KEY},
-            "policy": r.policy,
-            "prompt_text": r.prompt,
-            "outcome": r.outcome,
-            "klass": r.failure or r.outcome if r.outcome in ("failure", "timeout") else r.outcome,
-            "steps": r.steps,
-            "decisions": r.decisions,
-            "defects": ", ".join(r.flags),
-            "start_hash": r.start_hash,
-            "end_hash": r.end_hash,
-            "error": r.error,
-            "video": r.video,
-            "first": first,
-            "told": told,
-            "grasped_told": grasped_told,
-            "memorised": memorised,
-            **{f"sec_{k}": _number(v) for k, v in r.seconds.items()},
-            **{f"score_{k}": _number(v) for k, v in (scores if isinstance(scores, Mapping) else {}).items()},
-        }
-    frame = pd.DataFrame(list(rows.values()), columns=None if rows else _COLUMNS)
-    for column in ("suite", "cell", "task", "prompt", "policy", "prompt_text", "outcome", "klass", "first"):
-        frame[column] = frame[column].astype("category")
-    frame["success"] = frame.outcome == "success"
-    frame["done"] = frame.outcome != "error"
-    return frame
-
-
-_COLUMNS = [
-    *KEY, "policy", "prompt_text", "outcome", "klass", "steps", "decisions", "defects",
-    "start_hash", "end_hash", "error", "video", "first", "told", "grasped_told", "memorised",
-]  # fmt: skip
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan
-
-
-def follows_language(events: Mapping[str, Any]) -> tuple[bool | None, bool | None, bool | None, str | None]:
-    """From an episode's events: was the first thing touched one that the instruction is about; was the first thing
-    grasped one that the goal wants moved; was the unperturbed task done instead (None where it is the same task); name
-    of the first thing touched."""
-    touched, grasped = _first(events.get("touched")), _first(events.get("grasped"))
-    targets = events.get("targets")
-    told = touched in targets if touched is not None and isinstance(targets, list) and targets else None
-    goal = events.get("goal")
-    movable = {_argument(atom) for atom in goal} if isinstance(goal, Mapping) else set()
-    grasped_told = grasped in movable if grasped is not None and movable else None
-    memorised = events.get("shortcut") is not None if events.get("base_goal") else None
-    return told, grasped_told, memorised, touched
-
-
-def _first(steps: Any) -> str | None:
-    if not isinstance(steps, Mapping):
-        return None
-    timed = [(s, name) for name, s in steps.items() if isinstance(s, int | float)]
-    return min(timed)[1] if timed else None
-
-
-def _argument(atom: Any) -> str:
-    """First argument of `predicate(a, b)`."""
-    return str(atom).partition("(")[2].rstrip(")").split(",")[0].strip()
-
-
-def requested(info: Mapping[str, Any], frame: pd.DataFrame, suite: str) -> dict[tuple[str, str], int]:
-    """How many episodes were asked for, by (suite, cell), from run.json's `requested` (cell -> task -> count). A cell
-    that run.json does not name counts as asked for as far as it has records. `suite`: of a run without any record."""
+def _asked(noted: Any, frame: pd.DataFrame, suite: str) -> dict[tuple[str, str], int]:
+    """How many episodes were asked for, by (suite, cell): of each task what run.json notes (cell -> task -> count), and
+    at least as many as have records. suite: of a run without any record."""
     suites = [str(s) for s in frame.suite.unique()] or [suite]
-    asked = {(str(s), str(c)): len(g) for (s, c), g in frame.groupby(["suite", "cell"], observed=True)}
-    noted = info.get("requested")
-    if isinstance(noted, Mapping):
-        for cell, count in noted.items():
-            total = (
-                sum(v for v in count.values() if isinstance(v, int)) if isinstance(count, Mapping) else count
-            )
-            if isinstance(total, int) and not isinstance(total, bool):
-                suite = next((s for s, c in asked if c == cell), suites[0])
-                asked[suite, str(cell)] = max(total, asked.get((suite, str(cell)), 0))
-    return asked
+    groups = frame.groupby(["suite", "cell", "task"], observed=True)
+    counts = {(str(s), str(c), str(t)): len(g) for (s, c, t), g in groups}
+    of = {cell: name for name, cell, _ in counts}
+    for cell, tasks in noted.items() if isinstance(noted, Mapping) else ():
+        cell = plain(cell, keep="")
+        for task, number in tasks.items() if isinstance(tasks, Mapping) else ():
+            if isinstance(number, int) and not isinstance(number, bool):
+                key = of.get(cell, suites[0]), cell, plain(task, keep="")
+                counts[key] = max(number, counts.get(key, 0))
+    found: dict[tuple[str, str], int] = {}
+    for (name, cell, _), number in counts.items():
+        found[name, cell] = found.get((name, cell), 0) + number
+    return found
 
 
 @dataclass(frozen=True)
@@ -245,33 +238,43 @@ def cell_summaries(run: Run, frame: pd.DataFrame | None = None) -> dict[tuple[st
     """Summaries by (suite, cell), in the suite's order. With `frame`, of these episodes only."""
     part = run.frame if frame is None else frame
     groups = {(str(s), str(c)): g for (s, c), g in part.groupby(["suite", "cell"], observed=True)}
-    found = {}
-    for suite, cell in sorted({*groups, *(run.asked if frame is None else ())}, key=suite_order):
-        group = groups.get((suite, cell))
-        n = 0 if group is None else len(group)
-        done = 0 if group is None else int(group.done.sum())
-        found[suite, cell] = CellSummary(
-            suite,
-            cell,
-            cell_label(suite, cell),
-            asked=run.asked.get((suite, cell), n) if frame is None else n,
-            done=done,
-            successes=0 if group is None else int(group.success.sum()),
-            errors=n - done,
-            unavailable=run.unavailable.get(cell, {}),
-        )
-    return found
+    keys = sorted({*groups, *(run.asked if frame is None else ())}, key=suite_order)
+    asked = run.asked if frame is None else {}
+    return {key: _summary(run, *key, groups.get(key), asked.get(key)) for key in keys}
+
+
+def probe_summaries(run: Run) -> dict[tuple[str, str, str], CellSummary]:
+    """Summaries by (suite, cell, language probe), in the suite's order."""
+    names = ["suite", "cell", "prompt"]
+    groups = {(str(s), str(c), str(p)): g for (s, c, p), g in run.probed.groupby(names, observed=True)}
+    order = list(dict.fromkeys(p for _, _, p in run.asked_probes))
+    keys = sorted(run.asked_probes, key=lambda k: (suite_order(k[:2]), order.index(k[2])))
+    return {key: _summary(run, *key[:2], groups.get(key), run.asked_probes[key]) for key in keys}
+
+
+def _summary(run: Run, suite: str, cell: str, group: pd.DataFrame | None, asked: int | None) -> CellSummary:
+    n = 0 if group is None else len(group)
+    done = 0 if group is None else int(group.done.sum())
+    return CellSummary(
+        suite,
+        cell,
+        cell_label(suite, cell),
+        asked=n if asked is None else asked,
+        done=done,
+        successes=0 if group is None else int(group.success.sum()),
+        errors=n - done,
+        unavailable=run.unavailable.get(cell, {}),
+    )
 
 
 @cache
 def find_suite(name: str) -> Suite | None:
-    """The shipped suite of this name, if there is one: a run of another suite is reported under its plain names."""
-    try:
-        return load_suite(name)
-    except UserError:
-        return None
+    """The shipped suite of this name, if there is one: a run of another suite is reported under its plain names, and a
+    run never makes its reader open a file that the run names."""
+    return load_suite(name) if name in shipped_suites() else None
 
 
+@cache
 def cell_label(suite: str, cell: str) -> str:
     """The cell's label in its suite; made from its name where there is none."""
     known = find_suite(suite)
@@ -280,7 +283,18 @@ def cell_label(suite: str, cell: str) -> str:
             return known.cell(cell).label
     except UserError:
         pass
+    cell = one_line(cell, CELL_LENGTH)
     return cell.upper() if len(cell) <= 7 else cell.replace("_", " ").capitalize()
+
+
+@cache
+def task_numbers(suite: str, cell: str) -> dict[str, int]:
+    """Task -> its number in the cell, as `apt-bench ls tasks` counts; {} where the suite is not known here."""
+    known = find_suite(suite)
+    try:
+        return {t.name: i for i, t in enumerate(known.cell_tasks(known.cell(cell)))} if known else {}
+    except UserError:  # a cell of another version, or LIBERO is not installed
+        return {}
 
 
 def suite_order(key: tuple[str, str]) -> tuple[str, int, str]:

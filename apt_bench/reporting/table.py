@@ -1,4 +1,8 @@
-"""One table, written as CSV (every number), Markdown, LaTeX (booktabs) and HTML."""
+"""One table, written as CSV (every number), Markdown, LaTeX (booktabs) and HTML.
+
+What stands in a table may come from anyone's files. Each format has one function that makes a text harmless in it:
+`core.text.csv_cell`, `md`, `tex` and `markup`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from apt_bench.core.text import csv_cell, one_line
 from apt_bench.stats import Estimate
 
 NONE = "–"
@@ -84,6 +89,14 @@ class Column:
     align: Literal["left", "right", "center"] = "center"
 
 
+RUN, CELL, TASK = (Column(word.lower(), word, align="left") for word in ("Run", "Cell", "Task"))
+
+
+def own_key(name: str, *taken: str) -> str:
+    """Key of a column that is named in a file: never that of one of the table's own columns."""
+    return f"{name} " if name in taken else name
+
+
 @dataclass(frozen=True)
 class Row:
     """`kind`: published rows are printed apart and marked."""
@@ -125,13 +138,8 @@ class Table:
         return any(r.kind == "published" for r in self.rows)
 
 
-def file_name(text: str) -> str:
-    """A text as part of a file's name."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip(".") or "_"
-
-
-def plain(value: Value) -> str:
-    """A value as text, intervals in brackets."""
+def words(value: Value) -> str:
+    """A value as text of one line, intervals in brackets."""
     if value is None:
         return NONE
     if isinstance(value, Rate):
@@ -139,7 +147,7 @@ def plain(value: Value) -> str:
         return value.text() + (f" [{interval}]" if interval else "")
     if isinstance(value, float):
         return NONE if math.isnan(value) else f"{value:.3g}"
-    return str(value)
+    return one_line(value)
 
 
 def write(table: Table, folder: Path) -> list[Path]:
@@ -147,7 +155,7 @@ def write(table: Table, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{table.name}.{kind}" for kind in ("csv", "md", "tex")]
     with open(paths[0], "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(csv_rows(table))
+        csv.writer(file).writerows([csv_cell(cell) for cell in row] for row in csv_rows(table))
     paths[1].write_text(markdown(table), encoding="utf-8")
     paths[2].write_text(latex(table), encoding="utf-8")
     return paths
@@ -186,11 +194,26 @@ def _csv(value: Value, part: str) -> str:
     return str(value)
 
 
+_MARKS = re.compile(r"[\\`*\[\]~|$]|(?<![^\W_])_|_(?![^\W_])|!(?=\[)")
+_LINKS = re.compile(r"\b(?:https?|ftp):(?=//)|\bwww(?=\.)|(?<!\w)@|@(?=\S*\.)", re.IGNORECASE)
+_BLOCK = re.compile(r"#|>|[-+=]+(?=\s|$)|\d+[.)](?=\s|$)")
+
+
+def md(text: str, block: bool = False) -> str:
+    """Escaped for one line of Markdown, GitHub's included: neither markup nor HTML, no link, no further cell of a
+    table. block: the text begins a line, and must not begin a heading or a list."""
+    text = one_line(text).strip()
+    begins = block and _BLOCK.match(text)
+    text = _MARKS.sub(r"\\\g<0>", text).replace("&", "&amp;").replace("<", "&lt;")
+    return ("&#8203;" if begins else "") + _LINKS.sub(r"\g<0>&#8203;", text)
+
+
 def markdown(table: Table) -> str:
     """A pipe table, aligned for people, with its title and notes."""
-    lines = [[f"{c.group} {c.label}".strip() for c in table.columns]]
-    lines += [[plain(r.values.get(c.key)) for c in table.columns] for r in table.rows]
-    lines = [[word.replace("\n", " ").replace("|", "\\|") for word in line] for line in lines]
+    lines = [[md(f"{c.group} {c.label}".strip()) for c in table.columns]]
+    for row in table.rows:
+        values = [row.values.get(c.key) for c in table.columns]
+        lines.append([words(v) if isinstance(v, Rate) else md(words(v)) for v in values])
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
     aligns = [c.align for c in table.columns]
     fill = {"left": str.ljust, "right": str.rjust, "center": str.center}
@@ -200,13 +223,9 @@ def markdown(table: Table) -> str:
     ]
     ends = {"left": (":", "-"), "right": ("-", ":"), "center": (":", ":")}
     rule = "|".join(ends[a][0] + "-" * n + ends[a][1] for n, a in zip(widths, aligns, strict=True))
-    notes = [f"{n}  " for n in table.notes]
-    return (
-        "\n".join(
-            [f"**{table.title}**", "", padded[0], f"|{rule}|", *padded[1:], *([""] if notes else []), *notes]
-        )
-        + "\n"
-    )
+    notes = [f"{md(n, block=True)}  " for n in table.notes]
+    head = [f"**{md(table.title)}**", "", padded[0], f"|{rule}|", *padded[1:]]
+    return "\n".join([*head, *([""] if notes else []), *notes]) + "\n"
 
 
 _TEX = {
@@ -214,14 +233,20 @@ _TEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "—": "---", "−": "$-$", "±": r"$\pm$",
     "†": r"$^\dagger$", "‡": r"$^\ddagger$", "→": r"$\to$", "×": r"$\times$", "≥": r"$\geq$", "≤": r"$\leq$",
     "✓": r"\checkmark{}", "·": r"\textperiodcentered{}", "<": r"\textless{}", ">": r"\textgreater{}", "π": r"$\pi$",
-    "Δ": r"$\Delta$", "\u200b": "{}", "’": "'", "“": "``", "”": "''", "…": r"\ldots{}", "\n": " ",
+    "Δ": r"$\Delta$", "’": "'", "“": "``", "”": "''", "…": r"\ldots{}", "[": "{[}", "]": "{]}", "`": "{`}",
 }  # fmt: skip
 
 
 def tex(text: str) -> str:
-    """Escaped for LaTeX. What plain LaTeX cannot set becomes a question mark."""
-    text = text.replace("--", "-\u200b-")  # two hyphens, not a dash
-    return "".join(_TEX.get(c, c if c.isascii() and c.isprintable() else "?") for c in text)
+    """Escaped for LaTeX. What plain LaTeX cannot set becomes a question mark.
+
+    A bracket or a star at the start of a row would be an argument of the line break before it, two hyphens a dash."""
+    line = one_line(text)
+    found = "".join(
+        "{}-" if c == before == "-" else _TEX.get(c, c if c.isascii() and c.isprintable() else "?")
+        for before, c in zip(" " + line, line, strict=False)
+    )
+    return "{*}" + found[1:] if found.startswith("*") else found
 
 
 def latex(table: Table) -> str:
@@ -257,11 +282,16 @@ def _tex(value: Value) -> str:
     if isinstance(value, Rate):
         interval = value.interval()
         return tex(value.text()) + (rf" {{\scriptsize [{tex(interval)}]}}" if interval else "")
-    return tex(plain(value))
+    return tex(words(value))
 
 
 def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower())
+
+
+def markup(text: str) -> str:
+    """Escaped for HTML, inside and outside of quotes."""
+    return html.escape(one_line(text))
 
 
 def html_table(table: Table) -> str:
@@ -269,13 +299,12 @@ def html_table(table: Table) -> str:
     out = [f'<table class="data{" heat" if table.heat else ""}">', "<thead>"]
     if table.grouped:
         spans = (
-            f'<th colspan="{span}" scope="colgroup"{" class=group" if g else ""}>{html.escape(g)}</th>'
+            f'<th colspan="{span}" scope="colgroup"{" class=group" if g else ""}>{markup(g)}</th>'
             for g, span in table.groups
         )
         out.append("<tr>" + "".join(spans) + "</tr>")
     out.append(
-        "<tr>"
-        + "".join(f'<th scope="col" class="{c.align}">{html.escape(c.label)}</th>' for c in table.columns)
+        "<tr>" + "".join(f'<th scope="col" class="{c.align}">{markup(c.label)}</th>' for c in table.columns)
     )
     out.append("</tr></thead><tbody>")
     before = None
@@ -289,11 +318,11 @@ def html_table(table: Table) -> str:
 
 def _html(value: Value, column: Column, heat: bool) -> str:
     if not isinstance(value, Rate):
-        return f'<td class="{column.align}">{html.escape(plain(value))}</td>'
+        return f'<td class="{column.align}">{markup(words(value))}</td>'
     interval, style, title = value.interval(), "", ""
     if value.n is not None:
         title = f' title="{value.k} of {value.n}"'
     if heat and value.known and not value.signed:
         style = f' style="--v:{100 * value.value:.0f}%"'
-    small = f"<small>{html.escape(interval)}</small>" if interval else ""
-    return f'<td class="{column.align}"{title}{style}>{html.escape(value.text())}{small}</td>'
+    small = f"<small>{markup(interval)}</small>" if interval else ""
+    return f'<td class="{column.align}"{title}{style}>{markup(value.text())}{small}</td>'

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from apt_bench.core.text import file_name
+from apt_bench.records import policy_settings
 from apt_bench.reporting.data import (
     COVERAGE_GATE,
     CellSummary,
@@ -19,7 +21,7 @@ from apt_bench.reporting.data import (
     suite_order,
 )
 from apt_bench.reporting.published import SOURCE, PublishedRow, published
-from apt_bench.reporting.table import NONE, PUBLISHED, Column, Rate, Row, Table, Value, file_name
+from apt_bench.reporting.table import NONE, PUBLISHED, Column, Rate, Row, Table, Value, own_key
 from apt_bench.stats import wilson
 
 PUBLISHED_NOTE = f"{PUBLISHED} Published in {SOURCE}, not measured here; no intervals are given there."
@@ -71,7 +73,7 @@ def _headline(
     columns += [Column(t, TICKS[t]) for t in ticks]
     for cell, (group, word) in labels.items():
         both = shared.count(group) > 1 and group
-        columns.append(Column(cell, word if both else cell_label(suite, cell), group if both else ""))
+        columns.append(Column(_key(cell), word if both else cell_label(suite, cell), group if both else ""))
     if average:
         columns.append(Column("avg", "Avg"))
     body = [_measured(run, suite, cells, average, ticks) for run in runs]
@@ -86,6 +88,10 @@ def _headline(
     return Table(file_name(suite) + name, title, columns, body, tuple(notes + _protocol_notes(runs)))
 
 
+def _key(cell: str) -> str:
+    return own_key(cell, "method", "protocol", "avg", *TICKS)
+
+
 def split_label(label: str) -> tuple[str, str]:
     """`Spatial Task (stale prompt)` as its group and the rest."""
     group, _, word = label.partition(" ")
@@ -97,7 +103,7 @@ def _measured(run: Run, suite: str, cells: Sequence[str], average: bool, ticks: 
     values: dict[str, Value] = {"method": run.label, "protocol": run.protocol_id}
     values |= {t: _tick(run.policy[t]) if t in run.policy else "" for t in ticks}
     for cell in cells:
-        values[cell] = cell_rate(summaries.get(cell))
+        values[_key(cell)] = cell_rate(summaries.get(cell))
     if average:
         covered = all(c in summaries and summaries[c].covered for c in cells)
         part = run.frame[(run.frame.suite == suite) & run.frame.cell.isin(cells)]
@@ -126,7 +132,7 @@ def _published(row: PublishedRow, cells: Sequence[str], ticks: Sequence[str]) ->
         word = row.text.get(tick, "")
         values[tick] = _tick(word == "1" if word else None)
     known = [row.number(c) / 100 for c in cells]
-    values |= {c: Rate(v) for c, v in zip(cells, known, strict=True)}
+    values |= {_key(c): Rate(v) for c, v in zip(cells, known, strict=True)}
     values["avg"] = Rate(row.number("avg") / 100)
     return Row(values, "published")
 
@@ -147,6 +153,8 @@ def _protocol_notes(runs: Sequence[Run]) -> list[str]:
                 f"Protocol {run.protocol_id} ({run.label}) is not {runs[0].protocol_id} ({runs[0].label}): {shown}. "
                 "Scores under different protocols are not comparable."
             )
+        own = policy_settings(run.protocol, runs[0].protocol, run.label, runs[0].label)
+        notes += [f"{words}: the policy's own choice." for words in own]
     return notes
 
 
@@ -164,7 +172,8 @@ def composite_table(
 ) -> Table:
     """Two instructions in one episode: success of the first, of the second, and of both, by mode."""
     known = find_suite(suite)
-    rows = published(known.published) if with_published and known and known.published else []
+    needed = ("method", "mode")
+    rows = published(known.published, needed) if with_published and known and known.published else []
     names = list(cells) or [*dict.fromkeys(r.text["mode"] for r in rows)]
     columns = [Column("method", "Method", align="left")]
     columns += [Column(f"{c}.{s}", word, cell_label(suite, c)) for c in names for s, word in SCORES.items()]
@@ -232,7 +241,8 @@ def real_table(runs: Sequence[Run], with_published: bool = True) -> Table:
             values[f"{task}.total"] = _total([(s.successes, s.done) for s in mine.values()])
         if any((suite, c) in found for _, suite, cells in REAL.values() for c in cells):
             body.append(Row(values, "measured"))
-    rows = published("real_world.csv") if with_published else []
+    needed = ("method", "task", "split", "successes", "trials")
+    rows = published("real_world.csv", needed) if with_published else []
     for method in dict.fromkeys(r.method for r in rows):
         values = {"method": f"{method} {PUBLISHED}"}
         for task in REAL:

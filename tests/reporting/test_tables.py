@@ -148,10 +148,18 @@ def test_errors_are_missing_data_not_failures(tmp_path: Path) -> None:
 
 def test_other_protocols_are_marked_and_the_knob_is_named(tmp_path: Path) -> None:
     a = make_run(tmp_path / "a", lambda c, t, i: True, ALL)
-    b = make_run(tmp_path / "b", lambda c, t, i: True, ALL, protocol={**PROTOCOL, "execute": 5})
+    b = make_run(tmp_path / "b", lambda c, t, i: True, ALL, protocol={**PROTOCOL, "seed": 8})
     table = suite_tables([a, b], "libero_pro")[0]
     assert table.rows[0].values["protocol"] != table.rows[1].values["protocol"]
-    assert any("execute: 5 / 10" in n for n in table.notes)
+    assert any("seed: 8 / 7" in n for n in table.notes)
+
+
+def test_another_execute_horizon_is_said_and_is_no_other_protocol(tmp_path: Path) -> None:
+    a = make_run(tmp_path / "a", lambda c, t, i: True, ALL)
+    b = make_run(tmp_path / "b", lambda c, t, i: True, ALL, protocol={**PROTOCOL, "execute": 5})
+    table = suite_tables([a, b], "libero_pro")[0]
+    assert "protocol" not in [c.key for c in table.columns]
+    assert any("b executes 5 actions per decision, a 10" in n for n in table.notes)
 
 
 def test_probed_episodes_stay_out_of_the_headline(tmp_path: Path) -> None:
