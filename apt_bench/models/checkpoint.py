@@ -7,11 +7,11 @@ A checkpoint is a folder: `model.safetensors` (expert, and of the VLM whatever d
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from apt_bench.core import files
+from apt_bench.core.digests import check_digests
 from apt_bench.core.errors import UserError
+from apt_bench.core.files import read_json, write_json
 from apt_bench.models.config import ExpertConfig, VLMShape
 from apt_bench.models.lora import merge
 from apt_bench.models.official import from_official, strip_wrappers
-from apt_bench.models.vla import VLA, VLMSpec, build_expert
+from apt_bench.models.tensors import all_finite, fill, from_file, load_strictly
+from apt_bench.models.vla import VLA, VLMSpec, sketch_expert
 from apt_bench.models.vlm import VLM
 
 FORMAT = 1
@@ -42,24 +46,38 @@ def save(folder: Path, model: VLA, provenance: Mapping[str, Any]) -> Path:
         "expert": dataclasses.asdict(model.expert.config),
         "vlm": dataclasses.asdict(model.spec),
     }
-    fresh, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
+    fresh, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + OLD)
     try:
+        _recover(folder)
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
         save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, fresh / WEIGHTS)
-        (fresh / CONFIG).write_text(json.dumps(config, indent=2))
-        (fresh / PROVENANCE).write_text(json.dumps(dict(provenance), indent=2, default=str))
+        write_json(fresh / CONFIG, config)
+        write_json(fresh / PROVENANCE, json.loads(json.dumps(dict(provenance), default=str)))
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(fresh, folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(fresh, ignore_errors=True)
+        _recover(folder)
         raise UserError(
-            f"Could not save {folder}: {error}. An older checkpoint of that name is untouched; free some space."
+            f"Could not save {folder}: {files.reason(error)}. An older checkpoint of that name is untouched; free some "
+            "space."
         ) from error
     shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(fresh, folder)
-    shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+OLD = ".old"
+"""Suffix of a checkpoint while another takes its name."""
+
+
+def _recover(folder: Path) -> None:
+    """Give a checkpoint its name back that a kill between two renames took from it."""
+    old = folder.with_name(folder.name + OLD)
+    if old.is_dir() and not folder.exists():
+        os.replace(old, folder)
 
 
 def _own_weights(vlm: VLM, spec: VLMSpec) -> dict[str, Tensor]:
@@ -75,43 +93,68 @@ def load(source: str | Path, vlm: VLM | None = None) -> VLA:
     `ckpt_*.pt`.
 
     `vlm` replaces the vision-language model that the checkpoint names. The result is in evaluation mode, on the CPU.
+    Nothing is allocated that the file does not hold. Raises UserError for what is missing, damaged or does not fit.
     """
     path = locate(source)
     if path.is_file():
         return load_official(path, vlm)
-    config = _read_json(path / CONFIG)
-    if config.get("format") != FORMAT:
-        raise UserError(
-            f"{path / CONFIG}: format {config.get('format')!r}; this version reads format {FORMAT}."
-        )
-    expert = build_expert(ExpertConfig.from_dict(config["expert"]))
-    spec = VLMSpec.from_dict(config["vlm"])
-    model = VLA(vlm or spec.load(), expert, spec)
-    try:
-        tensors = load_file(path / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{path / WEIGHTS} is missing or damaged ({error}). Copy the checkpoint again."
-        ) from error
-    load_strictly(expert, _part(tensors, "expert."), str(path))
+    expert_config, spec = read_config(path)
+    check_digests(path, [WEIGHTS])
+    tensors = read_tensors(path / WEIGHTS)
     own = _part(tensors, "vlm.")
-    load_strictly(
-        model.vlm, own, str(path), may_lack=set(model.vlm.state_dict()) - set(_own_weights(model.vlm, spec))
-    )
+    expert = sketch_expert(expert_config)
+    fill(expert, _part(tensors, "expert."), str(path))
+    if vlm is None and spec.name == "mini":
+        vlm = spec.sketch()
+        fill(vlm, own, str(path))
+        return VLA(vlm, expert, spec).eval()
+    vlm = vlm or spec.load()
+    model = VLA(vlm, expert, spec)
+    load_strictly(vlm, own, str(path), may_lack=set(vlm.state_dict()) - set(_own_weights(vlm, spec)))
     return model.eval()
+
+
+def read_config(folder: Path) -> tuple[ExpertConfig, VLMSpec]:
+    """What a checkpoint's `config.json` says. Raises UserError where it says nothing that can be built."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise UserError(f"{path} is missing. Is {folder} a checkpoint folder?")
+    config = read_json(path)
+    if config.get("format") != FORMAT:
+        raise UserError(f"{path}: format {config.get('format')!r}; this version reads format {FORMAT}.")
+    for key in ("expert", "vlm"):
+        if key not in config:
+            raise UserError(f"{path}: key '{key}' is missing. Copy the checkpoint again.")
+    return (
+        ExpertConfig.from_dict(config["expert"], f"{path}: expert"),
+        VLMSpec.from_dict(config["vlm"], f"{path}: vlm"),
+    )
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; its size bounds theirs. Raises UserError where it is missing or damaged."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is missing or damaged ({files.reason(error)}). Copy the checkpoint again."
+        ) from error
 
 
 def provenance(source: str | Path) -> dict[str, Any]:
     """What a checkpoint folder says of where it comes from; {} for the authors' files."""
     path = locate(source) / PROVENANCE
-    return _read_json(path) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def sha256(source: str | Path) -> str:
     """Hash of a checkpoint's weights."""
     path = locate(source)
-    with (path if path.is_file() else path / WEIGHTS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    path = path if path.is_file() else path / WEIGHTS
+    try:
+        return files.sha256(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {files.reason(error)}.") from None
 
 
 SHIPPED = Path(__file__).parents[1] / "training" / "weights" / "mini_policy"
@@ -127,25 +170,29 @@ def about(source: str | Path) -> dict[str, Any]:
     path = locate(source)
     if path.is_file():
         return {"architecture": LABELS["apt"]}
-    config = _read_json(path / CONFIG)
+    expert, vlm = read_config(path)
     trained = provenance(path)
-    name = "LangForce" if config["vlm"].get("queries") else LABELS[config["expert"]["arch"]]
-    found: dict[str, Any] = {"architecture": name}
-    tuned = config["vlm"]["mode"] != "frozen"
+    found: dict[str, Any] = {"architecture": "LangForce" if vlm.queries else LABELS[expert.arch]}
+    tuned = vlm.mode != "frozen"
     found |= {"knowledge_insulation": not tuned, "finetune_vlm": tuned}
     recipe = trained.get("recipe")
     if isinstance(recipe, Mapping) and isinstance(recipe.get("two_stage"), bool):
         found["two_stage"] = recipe["two_stage"]
-    return found | {k: trained[k] for k in ("step",) if k in trained}
+    step = trained.get("step")
+    return found | ({"step": step} if isinstance(step, int) else {})
 
 
 def locate(source: str | Path) -> Path:
     """The local path of a checkpoint: of a folder or file, of the one that ships (`mini`), or fetched from the hub."""
     if str(source) == "mini":
         return SHIPPED
-    path = Path(source).expanduser()
-    if path.exists():
-        return path
+    try:
+        path = Path(source).expanduser()
+        _recover(path)
+        if path.exists():
+            return path
+    except (OSError, ValueError, RuntimeError) as error:  # a null byte, a name too long, no such user
+        raise UserError(f"No checkpoint at {str(source)!r}: {files.reason(error)}.") from None
     parts = str(source).split("/")
     if len(parts) < 2 or str(source).startswith(("/", ".", "~")):
         raise UserError(
@@ -166,19 +213,32 @@ def locate(source: str | Path) -> Path:
         ) from error
 
 
+PICKLE = 64 * 2**20
+"""Bytes of a torch file's pickle, which names its tensors, at most."""
+
+
 def safe_load(path: Path) -> dict[str, Any]:
-    """torch.load of tensors and plain values only. A pickle that would run code is refused."""
+    """torch.load of tensors and plain values only; tensors stay on the disk until they are read. A pickle that would
+    run code is refused, and one that is compressed: torch writes none."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            if any(
+                entry.compress_type != zipfile.ZIP_STORED
+                or (entry.filename.endswith(".pkl") and entry.file_size > PICKLE)
+                for entry in archive.infolist()
+            ):
+                raise UserError(f"{path} was refused: parts of it are compressed or too large.")
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} was refused: it holds more than tensors and numbers, and loading it could run code. "
             "If you trust its author, have them save the weights alone."
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read as a torch file ({str(error).splitlines()[0]}). Is it complete?"
-        ) from error
+    except Exception as error:  # a damaged pickle may raise anything
+        why = files.reason(error).splitlines()[0] or type(error).__name__
+        raise UserError(f"{path} cannot be read as a torch file ({why}). Is it complete?") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint dictionary.")
     return content
@@ -189,12 +249,17 @@ def load_official(path: Path, vlm: VLM | None = None) -> VLA:
     content = safe_load(path)
     if "weights" not in content:
         raise UserError(f"{path} has no 'weights'; it is not a checkpoint of the released APT.")
-    state = {from_official(k): v.float() for k, v in strip_wrappers(content["weights"]).items()}
+    size = path.stat().st_size
+    weights = from_file(content["weights"], f"{path}: weights", size)
+    state = {from_official(k): v for k, v in strip_wrappers(weights).items()}
+    # Tied token embeddings are there twice, over one storage.
+    tuned = from_file(content.get("vlm_weights", {}), f"{path}: vlm_weights", 2 * size)
     base = VLMSpec()
+    official_config(state, VLMShape())  # before gigabytes are loaded
     vlm = vlm or base.load()
-    expert = build_expert(official_config(state, vlm.shape))
-    load_strictly(expert, state, str(path))
-    for key, tensor in _official_vlm(content.get("vlm_weights", {}), vlm, path).items():
+    expert = sketch_expert(official_config(state, vlm.shape))
+    fill(expert, state, str(path))
+    for key, tensor in _official_vlm(tuned, vlm, path).items():
         vlm.state_dict()[key].copy_(tensor)
     return VLA(vlm, expert, base).eval()
 
@@ -203,10 +268,12 @@ def official_config(state: Mapping[str, Tensor], vlm: VLMShape) -> ExpertConfig:
     """The configuration that an official expert's tensors (under our names) belong to."""
     try:
         depth, width = state["fusion.gate"].shape
-        head_dim = len(state["blocks.0.attn.q_norm.weight"])
+        (head_dim,) = state["blocks.0.attn.q_norm.weight"].shape
         blocks = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
     except (KeyError, ValueError) as error:
         raise UserError(f"This is not a released APT expert: {error} is missing or misshapen.") from error
+    if not head_dim or width % head_dim:
+        raise UserError(f"This is not a released APT expert: its width {width} has heads of {head_dim}.")
     if blocks not in (depth, depth // 2):
         raise UserError(
             f"This expert has {blocks} blocks for {depth} taps; APT has as many, or half as many (Stage 1)."
@@ -233,43 +300,29 @@ def _official_vlm(weights: Mapping[str, Tensor], vlm: VLM, path: Path) -> dict[s
             raise UserError(
                 f"{path}: tensor '{prefix}{key}' has no place in the VLM. Is it of another base model?"
             )
-        if adapter:
-            out[target] = own[target].clone()
-            merge(out[target], tensor, inner[f"{name}.lora_B.default.weight"])
-        else:
+        if not adapter:
+            _check_shape(key, tensor, tuple(own[target].shape), path)
             out[target] = tensor
+            continue
+        rank, (rows, columns) = len(tensor), own[target].shape
+        other = inner.get(f"{name}.lora_B.default.weight")
+        if other is None:
+            raise UserError(f"{path}: adapter '{prefix}{name}' has no B.")
+        _check_shape(key, tensor, (rank, columns), path)
+        _check_shape(f"{name}.lora_B", other, (rows, rank), path)
+        out[target] = own[target].clone()
+        merge(out[target], tensor, other)
     return out
 
 
-def load_strictly(
-    module: nn.Module,
-    state: Mapping[str, Tensor],
-    where: str,
-    may_lack: frozenset[str] | set[str] = frozenset(),
-) -> None:
-    """load_state_dict with every missing, surplus or misshapen tensor named in one message."""
-    own = module.state_dict()
-    missing = sorted(set(own) - set(state) - may_lack)
-    surplus = sorted(set(state) - set(own))
-    wrong = [
-        f"{k} is {tuple(v.shape)}, not {tuple(own[k].shape)}"
-        for k, v in state.items()
-        if k in own and v.shape != own[k].shape
-    ]
-    if missing or surplus or wrong:
-        say = [f"{len(names)} {word} (e.g. {names[0]})" for word, names in
-               (("missing", missing), ("unknown", surplus), ("of another size", wrong)) if names]  # fmt: skip
-        raise UserError(f"{where} does not fit this {type(module).__name__}: tensors {', '.join(say)}. "
-                        "It belongs to another architecture, stage or VLM.")  # fmt: skip
-    module.load_state_dict(dict(state), strict=False)
+def _check_shape(name: str, tensor: Tensor, wanted: tuple[int, ...], path: Path) -> None:
+    if tuple(tensor.shape) != wanted or not tensor.is_floating_point():
+        raise UserError(
+            f"{path}: VLM tensor '{name}' is {tuple(tensor.shape)} of {tensor.dtype}; it must be {wanted}, of floats."
+        )
+    if not tensor.is_meta and not all_finite(tensor):
+        raise UserError(f"{path}: VLM tensor '{name}' holds NaN or infinity. The weights are of no use.")
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is missing or not JSON ({error}). Is this a checkpoint folder?") from error

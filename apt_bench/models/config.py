@@ -2,22 +2,54 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from apt_bench.core.errors import UserError, did_you_mean
+import torch
+from torch import nn
+
+from apt_bench.core.config import Positive, Range, build, check_fields
+from apt_bench.core.errors import UserError
+
+Width = Annotated[int, Range(least=8, most=16_384)]
+Layers = Annotated[int, Range(least=1, most=256)]
+Heads = Annotated[int, Range(least=1, most=256)]
+"""Sizes that no network of ours exceeds. They bound the modules that are made before `sketch` counts parameters."""
+
+PARAMETERS = 4 * 10**9
+"""Parameters of an expert, or of a mini VLM, at most: 16 GB."""
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def sketch(make: Callable[[], Module], what: str) -> Module:
+    """The network that `make` makes, without memory for its parameters (on the meta device).
+
+    what: for the message. Raises UserError where it has more than `PARAMETERS`."""
+    with torch.device("meta"):
+        network = make()
+    count = sum(p.numel() for p in network.parameters())
+    if count > PARAMETERS:
+        raise UserError(
+            f"{what} would have {count / 1e9:.1f} thousand million parameters; at most "
+            f"{PARAMETERS / 1e9:g} are built. Choose smaller sizes."
+        )
+    return network
 
 
 @dataclass(frozen=True)
 class VLMShape:
     """The geometry of a vision-language model's decoder. The default is Qwen3-VL-2B."""
 
-    width: int = 2048
-    layers: int = 28
-    kv_heads: int = 8
-    head_dim: int = 128
-    rope_theta: float | None = 5e6  # None: no rotary code
+    width: Annotated[int, Range(least=1, most=65_536)] = 2048
+    layers: Layers = 28
+    kv_heads: Heads = 8
+    head_dim: Annotated[int, Range(least=2, most=4096)] = 128
+    rope_theta: Positive | None = 5e6  # None: no rotary code
+
+    def __post_init__(self) -> None:
+        check_fields(self, "VLM shape")
 
     def evenly(self, count: int) -> tuple[int, ...]:
         """`count` layers at even distance from first to last: 0, 3, ..., 27 for 10 of 28."""
@@ -55,35 +87,24 @@ class ExpertConfig:
     """
 
     arch: Literal["apt", "pi", "groot"] = "apt"
-    stage: int = 2
+    stage: Annotated[int, Range(least=1, most=2)] = 2
     vlm: VLMShape = field(default_factory=VLMShape)
-    width: int = 768
-    heads: int = 12
-    depth: int = 10
-    horizon: int = 32
-    max_arms: int = 4
+    width: Width = 768
+    heads: Heads = 12
+    depth: Layers = 10
+    horizon: Annotated[int, Range(least=1, most=1024)] = 32
+    max_arms: Annotated[int, Range(least=1, most=64)] = 4
     fusion: Literal["convex", "additive"] = "convex"
     insertion: Literal["before", "after", "tokens"] = "before"
     taps: tuple[int, ...] = ()
     proprio: bool = False
     step_index: bool = False
     prediction: Literal["noise", "sample"] = "noise"
-    position_scale: float = 1.0
-    plane: float | None = None
+    position_scale: Annotated[float, Range(above=0, most=1e6)] = 1.0
+    plane: Annotated[float, Range(least=-1e3, most=1e3)] | None = None
 
     def __post_init__(self) -> None:
-        for name, allowed in {
-            "arch": ("apt", "pi", "groot"),
-            "stage": (1, 2),
-            "fusion": ("convex", "additive"),
-            "insertion": ("before", "after", "tokens"),
-            "prediction": ("noise", "sample"),
-        }.items():
-            if getattr(self, name) not in allowed:
-                raise UserError(
-                    f"Expert config: {name} is {getattr(self, name)!r}; it must be one of "
-                    f"{', '.join(map(str, allowed))}."
-                )
+        check_fields(self, "Expert config")
         if self.width % (8 * self.heads):
             raise UserError(
                 f"Expert config: width {self.width} with {self.heads} heads; width / heads must be a multiple of 8."
@@ -97,6 +118,10 @@ class ExpertConfig:
                 f"Expert config: taps {list(self.taps)}; there must be {self.depth}, one per block of Stage 2, each "
                 f"from 0 to {self.vlm.layers - 1}."
             )
+        if self.arch == "pi" and self.vlm.head_dim % 2:
+            raise UserError(
+                f"Expert config: the VLM's heads have {self.vlm.head_dim} channels; pi needs an even number."
+            )
         if self.arch == "pi" and self.depth != self.vlm.layers:
             raise UserError(
                 f"Expert config: depth {self.depth}; the "
@@ -109,12 +134,7 @@ class ExpertConfig:
         return self.width // self.heads
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ExpertConfig:
-        """Read from `config.json`; unknown keys are errors."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        for key in values:
-            if key not in known:
-                raise UserError(f"Expert config: unknown key '{key}'. {did_you_mean(key, known)}")
-        vlm = values.get("vlm", {})
-        vlm = vlm if isinstance(vlm, VLMShape) else VLMShape(**vlm)
-        return cls(**{**values, "vlm": vlm, "taps": tuple(values.get("taps", ()))})
+    def from_dict(cls, values: Mapping[str, Any], where: str = "Expert config") -> ExpertConfig:
+        """Read from plain values, those of `config.json` for one; `where` begins the message about a bad one."""
+        config: ExpertConfig = build(cls, values, where)
+        return config

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from apt_bench.core.errors import UserError
+from apt_bench.core.files import reason
 from apt_bench.models.config import VLMShape
 from apt_bench.models.inputs import VLFeatures
 from apt_bench.models.vlm import VLM, Prompt, Turn
@@ -320,16 +321,18 @@ def load_hf(name: str = DEFAULT, dtype: torch.dtype = torch.float32, **options: 
     from transformers import AutoModelForImageTextToText, AutoTokenizer
 
     try:
-        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, attn_implementation="sdpa")
+        model = AutoModelForImageTextToText.from_pretrained(
+            name, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
+        )
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged or foreign folder makes transformers raise anything
         where = (
             "the folder is there but could not be read"
             if Path(name).exists()
             else "no such folder, and the hub gave nothing"
         )
         raise UserError(
-            f"VLM '{name}' could not be loaded ({where}: {str(error).splitlines()[0]}). "
+            f"VLM '{name}' could not be loaded ({where}: {reason(error).splitlines()[0]}). "
             "Give a folder with a downloaded model, or go online once so that it is cached."
         ) from error
     return wrap(model, tokenizer, **options)

@@ -11,17 +11,22 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from apt_bench.core.config import Range, check_fields
 from apt_bench.core.errors import UserError
 from apt_bench.models.attention import KV, Attention, FeedForward, NoCode, RMSNorm, attend
-from apt_bench.models.config import VLMShape
+from apt_bench.models.config import Heads, Layers, VLMShape
 from apt_bench.models.inputs import VLFeatures
 from apt_bench.models.vlm import VLM, Prompt, Turn
+
+Side = Annotated[int, Range(least=8, most=4096)]
+"""Pixels of an image's side."""
 
 PAD_ID, BOS_ID, END_ID, IMAGE_ID, FIRST_BYTE = 0, 1, 2, 3, 4
 FIRST_WORD = FIRST_BYTE + 256
@@ -33,15 +38,18 @@ class MiniVLMConfig:
     of 2). views: how many views it can tell apart; any further ones look like the last."""
 
     words: tuple[str, ...] = ()
-    width: int = 128
-    heads: int = 4
-    layers: int = 3
-    image_size: tuple[int, int] = (128, 128)
-    stride: int = 16
-    max_text: int = 96
-    views: int = 2
+    width: Annotated[int, Range(least=16, most=4096)] = 128
+    heads: Heads = 4
+    layers: Layers = 3
+    image_size: tuple[Side, Side] = (128, 128)
+    stride: Annotated[int, Range(least=2, most=256)] = 16
+    max_text: Annotated[int, Range(least=3, most=65_536)] = 96
+    views: Annotated[int, Range(least=1, most=64)] = 2
 
     def __post_init__(self) -> None:
+        check_fields(self, "Mini VLM")
+        if self.width % self.heads:
+            raise UserError(f"Mini VLM: width {self.width} is not a multiple of {self.heads} heads.")
         if any(side % self.stride for side in self.image_size) or self.stride & (self.stride - 1):
             raise UserError(
                 f"Mini VLM: image size {self.image_size} and stride {self.stride}; the stride must be a power of 2 "

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
 
-from apt_bench.core.errors import UserError, did_you_mean
+from apt_bench.core.config import Range, build, check_fields
+from apt_bench.core.errors import UserError
 from apt_bench.models.base import ActionExpert
-from apt_bench.models.config import ExpertConfig
+from apt_bench.models.config import ExpertConfig, sketch
 from apt_bench.models.expert import APTExpert
 from apt_bench.models.groot_style import GR00TExpert
 from apt_bench.models.hf_vlm import DEFAULT, QwenVLM, load_hf
@@ -38,27 +38,37 @@ class VLMSpec:
     mini: MiniVLMConfig = field(default_factory=MiniVLMConfig)
     deepstack_in_taps: bool = True  # Qwen3-VL only, see QwenVLM
     dtype: Literal["float32", "bfloat16"] = "float32"
-    queries: int = 0
+    queries: Annotated[int, Range(least=0, most=4096)] = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self, "VLM config")
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> VLMSpec:
-        """Read from `config.json`; unknown keys are errors."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        for key in values:
-            if key not in known:
-                raise UserError(f"VLM config: unknown key '{key}'. {did_you_mean(key, known)}")
-        mini = dict(values.get("mini") or {})
-        mini = {k: tuple(v) if isinstance(v, list) else v for k, v in mini.items()}
-        return cls(**{**values, "mini": MiniVLMConfig(**mini)})
+    def from_dict(cls, values: Mapping[str, Any], where: str = "VLM config") -> VLMSpec:
+        """Read from plain values, those of `config.json` for one; `where` begins the message about a bad one."""
+        spec: VLMSpec = build(cls, values, where)
+        return spec
+
+    def sketch(self) -> VLM:
+        """The mini VLM without memory for its weights. Raises UserError where it would be too large."""
+
+        def make() -> VLM:
+            return self._equipped(MiniVLM(self.mini))
+
+        return sketch(make, "The mini VLM")
 
     def load(self) -> VLM:
         """The model, in its mode; the mini one comes without weights."""
         if self.name == "mini":
+            self.sketch()
             vlm: VLM = MiniVLM(self.mini)
         else:
             vlm = load_hf(self.name, getattr(torch, self.dtype))
             if isinstance(vlm, QwenVLM):
                 vlm.deepstack_in_taps = self.deepstack_in_taps
+        return self._equipped(vlm)
+
+    def _equipped(self, vlm: VLM) -> VLM:
         if self.queries:
             vlm.add_queries(self.queries)
         vlm.set_mode(self.mode)
@@ -89,5 +99,11 @@ class VLA(nn.Module):
 
 
 def build_expert(config: ExpertConfig) -> ActionExpert:
-    """A fresh expert of the architecture that `config.arch` names."""
+    """A fresh expert of the architecture that `config.arch` names. Raises UserError where it would be too large."""
+    sketch_expert(config)
     return ARCHITECTURES[config.arch](config)
+
+
+def sketch_expert(config: ExpertConfig) -> ActionExpert:
+    """The same without memory for its parameters."""
+    return sketch(lambda: ARCHITECTURES[config.arch](config), f"The {config.arch} expert")

@@ -216,7 +216,8 @@ class VLM(nn.Module, ABC):
     def add_queries(self, count: int) -> None:
         """Give the model `count` queries: the mean word and noise of deviation 0.02, always the same."""
         words = self.word_embedding.weight.detach()
-        noise = torch.randn(count, words.shape[1], generator=torch.Generator().manual_seed(42))
+        generator = torch.Generator().manual_seed(42)
+        noise = torch.randn(count, words.shape[1], generator=generator, device="cpu")
         self.queries = nn.Parameter(words.float().mean(0) + 0.02 * noise.to(words.device))
         self.set_mode(self.mode)
 
