@@ -10,6 +10,9 @@ so results pair with the default prompt's, episode by episode.
 `stale`        the sentence of the file's name where the cell's own differs: what the unperturbed task asked.
 `paraphrase`   the same meaning in other words (verbs and connectives exchanged, nouns kept).
 `punctuation`  a capital letter at the start and a full stop at the end.
+`repeat`       the same sentence once more. What changes all the same is noise that the policy draws elsewhere than from
+               `Observation.noise_key`: the floor against which the others are read. Every episode that is probed is
+               repeated once, so that the floor is as precise as what is read against it, and pairs with it.
 """
 
 from __future__ import annotations
@@ -75,12 +78,19 @@ def _swapped(spec: EpisodeSpec, others: Sequence[EpisodeSpec]) -> EpisodeSpec | 
     return dataclasses.replace(spec, prompt=chosen.prompt, prompts=prompts)
 
 
+def _repeat(spec: EpisodeSpec, others: Sequence[EpisodeSpec]) -> EpisodeSpec | None:
+    return spec
+
+
+REPEAT = "repeat"
+
 PROBES: dict[str, Callable[[EpisodeSpec, Sequence[EpisodeSpec]], EpisodeSpec | None]] = {
     "null": _null,
     "swapped": _swapped,
     "stale": _stale,
     "paraphrase": _paraphrase,
     "punctuation": _punctuation,
+    REPEAT: _repeat,
 }
 
 
@@ -94,19 +104,30 @@ def check_names(probes: Sequence[str]) -> None:
 def expand(
     specs: Sequence[EpisodeSpec], probes: Sequence[str], cell_specs: Sequence[EpisodeSpec]
 ) -> list[EpisodeSpec]:
-    """The episodes themselves, then each of them under each probe that changes its sentence.
+    """The episodes themselves, then each of them under each probe that changes its sentence, then those again under
+    their own sentence (`repeat`), whether that was asked for or not.
 
     cell_specs: at least one episode of every task of the cells involved, from which `swapped` takes its sentences.
+    What is named twice is one.
     """
     check_names(probes)
+    specs = list({s.key: s for s in specs}.values())
     by_cell: dict[str, dict[str, EpisodeSpec]] = {}
     for other in cell_specs:
         by_cell.setdefault(other.key.cell, {}).setdefault(other.key.task, other)
     out = list(specs)
-    for name in probes:
+    for name in dict.fromkeys(probes):
+        if name == REPEAT:
+            continue
         for spec in specs:
             probed = PROBES[name](spec, list(by_cell[spec.key.cell].values()))
             if probed is not None:
-                key = dataclasses.replace(spec.key, prompt=name)
-                out.append(dataclasses.replace(probed, key=key, prompt_source=f"probe:{name}"))
+                out.append(_under(name, probed))
+    changed = {dataclasses.replace(s.key, prompt="default") for s in out[len(specs) :]}
+    out += [_under(REPEAT, s) for s in specs if REPEAT in probes or s.key in changed]
     return out
+
+
+def _under(name: str, spec: EpisodeSpec) -> EpisodeSpec:
+    key = dataclasses.replace(spec.key, prompt=name)
+    return dataclasses.replace(spec, key=key, prompt_source=f"probe:{name}")

@@ -18,8 +18,9 @@ def test_scene_and_goal_stay_only_the_sentence_changes(specs: list[EpisodeSpec])
     own = {(s.key.cell, s.key.task, s.key.init): s for s in specs}
     for spec in probed[len(specs) :]:
         base = own[spec.key.cell, spec.key.task, spec.key.init]
-        assert spec.prompt != base.prompt
+        assert (spec.prompt == base.prompt) == (spec.key.prompt == "repeat")
         assert (spec.args, spec.env_seed, spec.group) == (base.args, base.env_seed, base.group)
+        assert spec.noise_key == base.noise_key
         assert spec.prompt_source == f"probe:{spec.key.prompt}"
 
 
@@ -50,6 +51,22 @@ def test_wording() -> None:
     assert texts["punctuation"] == spec.prompt.capitalize() + "."
     assert texts["paraphrase"].startswith("grab the black bowl")
     assert "plate" in texts["paraphrase"]
+
+
+def test_every_probed_episode_is_repeated_once(specs: list[EpisodeSpec]) -> None:
+    def repeated(*probes: str) -> set[tuple[str, str, int]]:
+        again = [s.key for s in expand(specs, probes, specs) if s.key.prompt == "repeat"]
+        assert len({*again}) == len(again)
+        return {(k.cell, k.task, k.init) for k in again}
+
+    every = {(s.key.cell, s.key.task, s.key.init) for s in specs}
+    assert repeated() == set()
+    assert repeated("null") == repeated("null", "paraphrase") == repeated("repeat") == every
+    assert {cell for cell, *_ in repeated("stale")} == {"spatial_task"}
+
+
+def test_a_probe_that_is_named_twice_runs_once(specs: list[EpisodeSpec]) -> None:
+    assert expand(specs, ["null", "null"], specs) == expand(specs, ["null"], specs)
 
 
 def test_unknown_probe() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,12 +13,15 @@ from rich.table import Table
 
 from apt_bench.cli import CellList, PolicyArgs, PolicyName, SuiteName, TaskList, words
 from apt_bench.core.config import load_object
-from apt_bench.core.errors import UserError
-from apt_bench.core.text import plain_console
+from apt_bench.core.errors import PolicyFault, ServerLost, UserError
+from apt_bench.core.text import csv_cell, plain_console
 from apt_bench.policies.registry import find_policy
-from apt_bench.probes import PROBES, expand
+from apt_bench.probes import PROBES, REPEAT, check_names, expand
 from apt_bench.rollout.first_decision import ChunkChange, first_decisions
 from apt_bench.suites import load_suite
+
+SIZES = ("translation", "rotation", "gripper", "relative")
+"""Sizes of a ChunkChange."""
 
 
 def register(app: typer.Typer) -> None:
@@ -35,14 +39,15 @@ def probe_command(
     policy_arg: PolicyArgs = None,
     out: Annotated[Path | None, typer.Option(help="Write one row per episode and probe to this CSV.")] = None,
 ) -> None:
-    """Compare the policy's first chunk under other sentences, at the same initial states."""
+    """Compare the policy's first chunk under other sentences, at the same initial states, and under the same one."""
+    check_names(words(probe))
+    if out and not out.parent.is_dir():
+        raise UserError(f"Folder {out.parent} does not exist.")
     chosen = load_suite(suite)
     specs = chosen.select(words(cells) or None, words(tasks) or None, episodes)
     # `swapped` takes its sentences from every task of the cell, not only the chosen ones.
     every = chosen.select(words(cells) or None, episodes=1)
     probed = expand(specs, words(probe), every)
-    if out and out.parent != Path() and not out.parent.is_dir():
-        raise UserError(f"Folder {out.parent} does not exist.")
     asked = find_policy(policy, policy_arg or ()).load()
     env = load_object(chosen.env)()
     console = plain_console()
@@ -56,50 +61,68 @@ def probe_command(
                 disable=not console.is_terminal,
             )
         )
+    except PolicyFault as fault:
+        raise UserError(f"Policy '{asked.spec.name}' {fault}.") from fault
+    except ServerLost as lost:
+        raise UserError(f"The server of policy '{asked.spec.name}' is gone: {lost}. Try again.") from lost
     finally:
         env.close()
-    console.print(_table(rows, words(probe)))
+    names = [REPEAT, *(name for name in words(probe) if name != REPEAT)]
+    console.print(_table(rows, names))
+    console.print(noise_floor(rows), soft_wrap=True)
     if out:
-        with open(out, "w", newline="") as file:
+        with open(out, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(
                 ["cell", "task", "init", "probe", "sent", "translation", "rotation", "gripper", "relative"]
             )
             for row in rows:
                 key = row.spec.key
-                numbers = (row.translation, row.rotation, row.gripper, row.relative)
-                writer.writerow([key.cell, key.task, key.init, key.prompt, row.spec.prompt, *numbers])
+                words_of = (key.cell, key.task, key.init, key.prompt, row.spec.prompt)
+                writer.writerow(map(csv_cell, (*words_of, *(getattr(row, size) for size in SIZES))))
 
 
-def _table(rows: list[ChunkChange], probes: tuple[str, ...]) -> Table:
+def noise_floor(rows: Sequence[ChunkChange]) -> str:
+    """What the repeats say, in a sentence."""
+    again = [row for row in rows if row.spec.key.prompt == REPEAT]
+    if not again:
+        return "No probe changes a sentence here; nothing was measured."
+    changed = sum(row.changed for row in again) / len(again)
+    return (
+        f"A repeat under the same sentence changed the chunk in {changed:.0%} of {len(again)} episodes; "
+        "read the probes against that."
+    )
+
+
+def _table(rows: Sequence[ChunkChange], probes: Sequence[str]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in (
-        "probe",
-        "episodes",
-        "chunk changed",
-        "translation",
-        "of its length",
-        "rotation",
-        "gripper",
-    ):
+    headings = (
+        "probe", "episodes", "chunk changed", "noise floor", "translation", "of its length", "rotation", "gripper",
+    )  # fmt: skip
+    for heading in headings:
         table.add_column(heading, justify="left" if heading == "probe" else "right")
+    floor = _share(rows, REPEAT)
     for name in probes:
         mine = [r for r in rows if r.spec.key.prompt == name]
         if not mine:
-            table.add_row(name, "0", "-", "-", "-", "-", "-")
+            table.add_row(name, "0", *("-" * (len(headings) - 2)))
             continue
-        means = [
-            sum(getattr(r, field) for r in mine) / len(mine)
-            for field in ("changed", "translation", "relative", "rotation", "gripper")
-        ]
-        changed, translation, relative, rotation, gripper = means
+        translation, rotation, gripper, relative = (
+            sum(getattr(r, size) for r in mine) / len(mine) for size in SIZES
+        )
         table.add_row(
             name,
             str(len(mine)),
-            f"{changed:.0%}",
+            _share(rows, name),
+            "" if name == REPEAT else floor,
             f"{translation:.3f}",
             f"{relative:.0%}",
             f"{rotation:.3f}",
             f"{gripper:.0%}",
         )
     return table
+
+
+def _share(rows: Sequence[ChunkChange], probe: str) -> str:
+    changed = [row.changed for row in rows if row.spec.key.prompt == probe]
+    return f"{sum(changed) / len(changed):.0%}" if changed else "-"

@@ -3,7 +3,6 @@ end-effector poses."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from scipy.spatial.transform import Rotation, Slerp
 from torch import Tensor
 
+from apt_bench.core.config import Count, Natural, build
 from apt_bench.core.errors import UserError
 from apt_bench.demos.recording import shrink
 from apt_bench.envs.base import AGENTVIEW, WRIST, Observation, unmirrored
@@ -21,7 +21,7 @@ from apt_bench.models.diffusion import SAMPLE_STEPS, TRAIN_STEPS
 from apt_bench.models.inputs import RobotState, fractional_intrinsics
 from apt_bench.models.vla import VLA
 from apt_bench.models.vlm import Prompt
-from apt_bench.policies.base import PolicySpec
+from apt_bench.policies.base import PolicySpec, Steps, noise_seed
 
 PANDA_OPENING = 0.08  # metres between the finger joints' positions when fully open
 OPEN_ABOVE = 0.8  # predicted openness from which the gripper is told to open
@@ -34,9 +34,11 @@ class AptPolicy:
     cameras, the size of the images and the steps between two predictions (`stride`; poses between them are
     interpolated) are those of the checkpoint's training; `cameras` overrides the first, which the authors' files do not
     tell. Mirror images are turned back, as in training. The reference camera is drawn per decision, as
-    in training, or the one that the checkpoint was trained with. All draws are seeded by (episode, step, seed): a batch
-    equals the single calls up to float32 rounding, and a rerun equals the first run. `sample_steps`:
-    denoising steps per decision.
+    in training, or the one that the checkpoint was trained with. All draws are seeded by (noise key, step, seed): the
+    same scene under the same sentence gets the same chunk, bit for bit, whatever its cell or prompt is called. A batch
+    equals the single calls up to float32 rounding only, which a rollout makes visible. So a run asks for one chunk at a
+    time on a CPU, where a batch saves little, and for up to 16 on a GPU; `max_batch=1` makes it exact there too.
+    `sample_steps`: denoising steps per decision.
     """
 
     def __init__(
@@ -48,25 +50,31 @@ class AptPolicy:
         execute: int = 3,
         sample_steps: int = SAMPLE_STEPS,
         seed: int = 0,
+        max_batch: int | None = None,
         model: VLA | None = None,
     ) -> None:
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        execute = build(Steps, execute, "execute")
+        sample_steps = build(Count, sample_steps, "sample_steps")
+        self.seed: int = build(Natural, seed, "seed")
+        chosen: tuple[str, ...] | None = build(tuple[str, ...] | None, cameras, "cameras")
+        self.device = build(str | None, device, "device") or ("cuda" if torch.cuda.is_available() else "cpu")
+        on_gpu = self.device.startswith("cuda")
         self.model = (model or checkpoint.load(weights)).to(self.device).eval()
         trained = {} if model else checkpoint.provenance(weights)
         self.stride, self.size = int(trained.get("stride", 1)), trained.get("image_size")
         horizon = (self.model.expert.config.horizon - 1) * self.stride + 1
-        if not 1 <= execute <= horizon:
-            raise UserError(f"Policy apt: execute={execute}; its chunks have {horizon} steps.")
-        if sample_steps < 1 or TRAIN_STEPS % sample_steps:
+        if execute > horizon:
+            raise UserError(f"execute={execute}; its chunks have {horizon} steps.")
+        if TRAIN_STEPS % sample_steps:
             raise UserError(
-                f"Policy apt: sample_steps={sample_steps} must divide the {TRAIN_STEPS} noise levels of training."
+                f"sample_steps={sample_steps} must divide the {TRAIN_STEPS} noise levels of training."
             )
-        self.seed, self.sample_steps = seed, sample_steps
-        views = tuple(cameras or trained.get("cameras", (AGENTVIEW, WRIST)))
+        self.sample_steps = sample_steps
+        views = tuple(chosen or trained.get("cameras", (AGENTVIEW, WRIST)))
         reference = str(trained.get("reference", ""))
         if reference and reference not in views:
             raise UserError(
-                f"Policy apt: {weights} codes its actions in the axes of '{reference}', which is not among the cameras "
+                f"{weights} codes its actions in the axes of '{reference}', which is not among the cameras "
                 f"{', '.join(views)}."
             )
         self._reference = views.index(reference) if reference else None
@@ -76,7 +84,8 @@ class AptPolicy:
             horizon=horizon,
             execute=execute,
             actions="pose",
-            num_gpus=1.0 if self.device.startswith("cuda") else 0.0,
+            num_gpus=float(on_gpu),
+            max_batch=build(Count | None, max_batch, "max_batch") or (16 if on_gpu else 1),
             weights=str(weights),
             weights_sha256=None if model else checkpoint.sha256(weights),
             about={} if model else checkpoint.about(weights),
@@ -132,7 +141,7 @@ class AptPolicy:
         """A camera's image as in training, and its intrinsics in fractions of the image."""
         if camera not in obs.images or camera not in obs.cameras:
             raise UserError(
-                f"Policy apt needs image and calibration of '{camera}'; it got {', '.join(obs.cameras) or 'none'}."
+                f"needs image and calibration of '{camera}'; it got {', '.join(obs.cameras) or 'none'}."
             )
         image, K = unmirrored(obs.images[camera], obs.cameras[camera].K)
         height, width = image.shape[:2]
@@ -140,7 +149,7 @@ class AptPolicy:
         if self.size and max(height, width) > max(self.size):
             if height != width or self.size[0] != self.size[1] or height % self.size[0]:
                 raise UserError(
-                    f"Policy apt was trained on images of {self.size[1]}x{self.size[0]} pixels, which those of "
+                    f"was trained on images of {self.size[1]}x{self.size[0]} pixels, which those of "
                     f"'{camera}', {width}x{height}, do not shrink to by a whole number."
                 )
             image = shrink(image, self.size[0])
@@ -148,8 +157,7 @@ class AptPolicy:
 
     def _draw(self, obs: Observation) -> tuple[int, Tensor]:
         """Reference camera and noise (horizon, 10) of one decision."""
-        digest = hashlib.sha256(f"{self.seed}/{obs.episode}/{obs.step}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        generator = torch.Generator().manual_seed(noise_seed(obs, self.seed))
         camera = int(torch.randint(len(self.spec.cameras), (1,), generator=generator))
         if self._reference is not None:
             camera = self._reference

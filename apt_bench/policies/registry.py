@@ -7,16 +7,17 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
-
-from apt_bench.core.config import build, load_object, read_yaml
-from apt_bench.core.errors import UserError, did_you_mean
+from apt_bench.core.config import Range, build, load_object, parse_yaml, read_yaml
+from apt_bench.core.errors import PolicyFault, ServerLost, UserError, did_you_mean
 from apt_bench.core.paths import data_dir
+from apt_bench.core.text import one_line
 from apt_bench.policies.base import Policy, PolicySpec
+from apt_bench.policies.guard import GuardedPolicy, guard, guarded
 
 
 @dataclass(frozen=True)
@@ -26,46 +27,52 @@ class PolicyRef:
     placement and num_gpus: where it will run, for classes that only know their spec once loaded.
     """
 
-    name: str
+    name: str  # as it was asked for: of a YAML, then also its spec's; or "module:Class", whose spec names itself
     policy: str  # "module:Class"
     about: str = ""
     args: Mapping[str, Any] = field(default_factory=dict)
     file: str | None = None  # the argument that `--policy NAME FILE` fills
     placement: Literal["worker", "actor"] = "actor"
-    num_gpus: float = 0.0
+    num_gpus: Annotated[float, Range(least=0, most=1024)] = 0.0
     published: str | None = None  # its row in the paper's tables
     conventions: Mapping[str, str] = field(
         default_factory=dict
     )  # what its wire or weights expect, for people
 
-    def load(self) -> Policy:
-        """Make the policy. Raises UserError where the class or its arguments do not fit."""
+    def load(self) -> GuardedPolicy:
+        """Make the policy. Raises UserError where the class or its arguments do not fit, whatever the class raises."""
         kind = load_object(self.policy)
+        try:
+            policy = guarded(lambda: self._made(kind))
+            found = guard(policy)
+        except PolicyFault as fault:
+            raise UserError(f"Policy '{self.name}' cannot be made: it {fault}.") from fault
+        except ServerLost as error:
+            raise UserError(f"Policy '{self.name}' cannot be made: its server is gone: {error}.") from error
+        except UserError as error:
+            raise UserError(f"Policy '{self.name}': {error}") from error
+        spec = found.spec if ":" in self.name else dataclasses.replace(found.spec, name=self.name)
+        if spec.privileged and spec.placement != "worker":
+            raise UserError(f"Policy '{self.name}' is privileged: its spec must say placement='worker'.")
+        return dataclasses.replace(found, spec=spec)
+
+    def _made(self, kind: Any) -> Policy:
         if not (callable(kind) and hasattr(kind, "act") and hasattr(kind, "reset")):
             raise UserError(f"'{self.policy}' is no policy: it needs `spec`, `reset` and `act`.")
         try:
             inspect.signature(kind).bind(**self.args)
         except TypeError as error:
-            raise UserError(
-                f"Policy '{self.name}': {error}. Give arguments as --policy-arg key=value."
-            ) from None
-        try:
-            policy: Policy = kind(**self.args)
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(
-                f"Policy '{self.name}' cannot be made: {type(error).__name__}: {error}."
-            ) from error
-        if not isinstance(getattr(policy, "spec", None), PolicySpec):
-            raise UserError(f"Policy '{self.name}' has no `spec` of type apt_bench.policies.base.PolicySpec.")
-        if policy.spec.privileged and policy.spec.placement != "worker":
-            raise UserError(f"Policy '{self.name}' is privileged: its spec must say placement='worker'.")
+            raise UserError(f"{error}. Give arguments as --policy-arg key=value.") from None
+        policy: Policy = kind(**self.args)
         return policy
 
     def resolve(self) -> PolicyRef:
         """The same with `placement` and `num_gpus` of the class's own spec, where the class has one."""
-        declared = getattr(load_object(self.policy), "spec", None)
+        kind = load_object(self.policy)
+        try:
+            declared = guarded(lambda: getattr(kind, "spec", None))
+        except (PolicyFault, ServerLost):  # `load` says what is wrong
+            declared = None
         if isinstance(declared, PolicySpec):
             return dataclasses.replace(self, placement=declared.placement, num_gpus=declared.num_gpus)
         return self
@@ -89,8 +96,11 @@ def baseline_names() -> list[str]:
 
 def load_baseline(name: str) -> PolicyRef:
     """A shipped policy by name, or any by the path of its YAML file."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else data_dir("baselines") / f"{name}.yaml"
-    if not path.is_file():
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+    elif name in baseline_names():
+        path = data_dir("baselines") / f"{name}.yaml"
+    else:
         raise UserError(
             f"No policy '{name}'. {did_you_mean(name, baseline_names())} Your own: --policy my_module:MyPolicy."
         )
@@ -103,17 +113,42 @@ def find_policy(name: str, args: Sequence[str] = (), file: str | None = None) ->
 
     args: `key=value` texts, values read as YAML scalars. file: for policies that execute one.
     """
-    ref = PolicyRef(name.rpartition(":")[2], name) if ":" in name else load_baseline(name)
-    values = dict(ref.args)
+    ref = PolicyRef(name, name) if ":" in name else load_baseline(name)
+    given: dict[str, Any] = {}
     for text in args:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise UserError(f"--policy-arg takes key=value, not '{text}'.")
-        values[key] = yaml.safe_load(value)
+        if key in given:
+            raise UserError(f"--policy-arg {key} is given twice.")
+        given[key] = _argument(value, f"--policy-arg {key}")
+    values = {**ref.args, **given}
     if file is not None:
         if ref.file is None:
             raise UserError(f"Policy '{name}' takes no file, but '{file}' was given.")
         values[ref.file] = file
     elif ref.file is not None and ref.file not in values:
         raise UserError(f"Policy '{name}' needs a file: --policy {name} FILE.")
+    for key, value in values.items():
+        _check_argument(value, f"Policy '{name}': argument '{key}'")
     return dataclasses.replace(ref, args=values).resolve()
+
+
+def _argument(text: str, where: str) -> Any:
+    """The value that a person typed. YAML reads 1e-4 as text; it is a number."""
+    value = parse_yaml(text, where)
+    if value == text.strip() and value.lstrip("+-.")[:1].isdigit():
+        with suppress(ValueError):
+            return float(value)
+    return value
+
+
+def _check_argument(value: Any, where: str) -> None:
+    """Arguments go into `run.json`. Raises UserError for what JSON has no word for: dates, NaN, infinity."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        shown = one_line(repr(value), 80)
+        raise UserError(
+            f"{where} is {shown}; it must be text, a finite number, true, false, null or a list."
+        ) from None

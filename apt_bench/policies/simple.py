@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from apt_bench.core.config import Natural, build
 from apt_bench.core.errors import UserError
 from apt_bench.envs.base import ACTION_DIM, Observation
-from apt_bench.policies.base import PolicySpec
+from apt_bench.policies.base import PolicySpec, noise_seed
 
 
 class ZeroPolicy:
@@ -30,23 +31,22 @@ class ZeroPolicy:
 
 
 class RandomPolicy:
-    """Uniform actions in [-1, 1], a function of the episode, the step and `seed` alone."""
+    """Uniform actions in [-1, 1], a function of the scene, the step and `seed` alone."""
 
     spec = PolicySpec("random", placement="worker")
 
     def __init__(self, seed: int = 0) -> None:
-        self._seed = seed
+        self._seed = build(Natural, seed, "seed")
 
     def reset(self, episodes: Sequence[str]) -> None:
         """Keeps nothing."""
 
     def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
         """Ten random actions each."""
-        return [self._noise(o).uniform(-1, 1, (self.spec.horizon, ACTION_DIM)) for o in observations]
+        return [self._one(np.random.default_rng(noise_seed(o, self._seed))) for o in observations]
 
-    def _noise(self, observation: Observation) -> np.random.Generator:
-        digest = hashlib.sha256(f"{observation.episode}/{observation.step}/{self._seed}".encode()).digest()
-        return np.random.default_rng(int.from_bytes(digest[:8], "little"))
+    def _one(self, noise: np.random.Generator) -> np.ndarray:
+        return noise.uniform(-1, 1, (self.spec.horizon, ACTION_DIM))
 
 
 class ReplayPolicy:

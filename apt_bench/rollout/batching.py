@@ -12,7 +12,7 @@ from typing import Any
 from apt_bench.core.errors import PolicyFault
 from apt_bench.envs.base import Observation
 from apt_bench.policies.base import Policy
-from apt_bench.rollout.episode import ask, guarded
+from apt_bench.policies.guard import guard
 
 WINDOW = 0.005
 """Seconds a request waits for company, unless every worker has asked already."""
@@ -28,8 +28,8 @@ class Batcher:
     """
 
     def __init__(self, policy: Policy, clients: int, window: float = WINDOW) -> None:
-        self._policy = policy
-        self._full = max(1, min(clients, policy.spec.max_batch))
+        self._policy = guard(policy)
+        self._full = max(1, min(clients, self._policy.spec.max_batch))
         self._window = window
         self._requests: queue.Queue[tuple[Request, Future[Reply]]] = queue.Queue()
         self.batches = 0  # served, for tests and benchmarks
@@ -62,23 +62,24 @@ class Batcher:
     def _answer(self, batch: Sequence[tuple[Request, Future[Reply]]]) -> None:
         for (kind, episode), future in batch:
             if kind == "reset":
-                self._settle([future], lambda: [guarded(lambda: self._policy.reset([episode]))])  # noqa: B023
+                self._settle([future], lambda: [self._policy.reset([episode])])  # noqa: B023
         asked = [(observation, future) for (kind, observation), future in batch if kind == "act"]
         if not asked:
             return
         observations, futures = [o for o, _ in asked], [f for _, f in asked]
         self.batches += 1
-        if not self._settle(futures, lambda: ask(self._policy, observations), final=len(asked) == 1):
+        if not self._settle(futures, lambda: self._policy.answers(observations), final=len(asked) == 1):
             for observation, future in asked:  # one bad episode must not fail its neighbours
-                self._settle([future], lambda: ask(self._policy, [observation]))  # noqa: B023
+                self._settle([future], lambda: self._policy.answers([observation]))  # noqa: B023
 
     @staticmethod
-    def _settle(futures: list[Future[Reply]], call: Callable[[], list[Any]], final: bool = True) -> bool:
-        """Answer the futures with what the call gives or raises; unless final, leave a PolicyFault unanswered."""
+    def _settle(futures: list[Future[Reply]], call: Callable[[], Sequence[Any]], final: bool = True) -> bool:
+        """Answer the futures with what the call gives or raises; unless final, leave a PolicyFault unanswered. A lost
+        server is the answer to the whole batch. Nothing ends this thread: who asks would wait forever."""
         start = time.perf_counter()
         try:
             answers = call()
-        except Exception as error:
+        except BaseException as error:
             if isinstance(error, PolicyFault) and not final:
                 return False
             answers = [error] * len(futures)

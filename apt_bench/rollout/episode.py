@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from apt_bench.core.errors import PolicyFault, UserError
+from apt_bench.core.errors import PolicyFault
 from apt_bench.envs.base import ACTION_DIM, Env, Observation, Outcome, action_towards
 from apt_bench.policies.base import Policy, PolicySpec
+from apt_bench.policies.guard import guard
 from apt_bench.records import EpisodeRecord, OutcomeName
 from apt_bench.suites import EpisodeSpec
 
 POLICY_FAULT = "policy_fault"
 """Failure class of an episode that ended because the policy raised or answered nonsense."""
-
-SERVER_ERRORS = (ConnectionError, TimeoutError)
-"""A policy raises these when its server is gone: missing data, not a failure of the policy."""
 
 
 class PolicyClient(Protocol):
@@ -31,26 +29,26 @@ class PolicyClient(Protocol):
         ...
 
     def act(self, observation: Observation) -> tuple[Any, float]:
-        """The policy's answer, and the seconds that the policy itself took for it.
+        """The policy's chunk, checked, and the seconds that the policy itself took for it.
 
-        Raises PolicyFault where the policy raised; any other exception is the machinery's."""
+        Raises PolicyFault where the policy raised or answered nonsense; any other exception is the machinery's."""
         ...
 
 
-@dataclass(frozen=True)
 class LocalClient:
     """A policy in this process."""
 
-    policy: Policy
+    def __init__(self, policy: Policy) -> None:
+        self._policy = guard(policy)
 
     def reset(self, episode: str) -> None:
         """This episode begins."""
-        guarded(lambda: self.policy.reset([episode]))
+        self._policy.reset([episode])
 
     def act(self, observation: Observation) -> tuple[Any, float]:
         """A batch of one."""
         start = time.perf_counter()
-        return ask(self.policy, [observation])[0], time.perf_counter() - start
+        return self._policy.act([observation])[0], time.perf_counter() - start
 
 
 @dataclass(frozen=True)
@@ -59,42 +57,6 @@ class Rollout:
 
     record: EpisodeRecord
     actions: np.ndarray
-
-
-def guarded(call: Callable[[], Any]) -> Any:
-    """The result of a call into a policy. What it raises becomes a PolicyFault that says where."""
-    try:
-        return call()
-    except (UserError, *SERVER_ERRORS):
-        raise
-    except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        raise PolicyFault(
-            f"raised {type(error).__name__}: {error} ({place.filename}:{place.lineno})"
-        ) from error
-
-
-def ask(policy: Policy, observations: Sequence[Observation]) -> list[Any]:
-    """One unchecked chunk per observation. Raises PolicyFault where the policy raised or miscounted."""
-    chunks: list[Any] = guarded(lambda: list(policy.act(observations)))
-    if len(chunks) != len(observations):
-        raise PolicyFault(f"answered {len(chunks)} chunks to {len(observations)} observations")
-    return chunks
-
-
-def check_chunk(chunk: Any, horizon: int) -> np.ndarray:
-    """The chunk as float64 (n, 7), 1 <= n <= horizon, finite. Raises PolicyFault otherwise."""
-    try:
-        actions = np.asarray(chunk, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise PolicyFault(f"answered a {type(chunk).__name__} that is not an array of numbers") from None
-    if actions.ndim != 2 or actions.shape[1] != ACTION_DIM or not 1 <= len(actions) <= horizon:
-        raise PolicyFault(
-            f"answered a chunk of shape {actions.shape} instead of (n, {ACTION_DIM}) with 1 <= n <= {horizon}"
-        )
-    if not np.isfinite(actions).all():
-        raise PolicyFault("answered a chunk with NaN or infinite values")
-    return actions
 
 
 def run_episode(
@@ -124,10 +86,10 @@ def run_episode(
         while not outcome.done:
             beat("policy")
             start = time.perf_counter()
-            answer, own = client.act(observation)
+            chunk, own = client.act(with_noise_key(observation, spec))
             seconds["policy"] += own
             seconds["wait"] += max(0.0, time.perf_counter() - start - own)
-            actions = check_chunk(answer, policy.horizon)[:execute]
+            actions = chunk[:execute]
             decisions += 1
             beat("env")
             # Nobody looks at the last state of a spent budget.
@@ -160,6 +122,13 @@ def run_episode(
         attempt=attempt,
     )
     return Rollout(record, np.concatenate(executed) if executed else np.zeros((0, ACTION_DIM)))
+
+
+def with_noise_key(observation: Observation, spec: EpisodeSpec) -> Observation:
+    """The observation with the episode's noise key, where its environment, somebody else's perhaps, gave none."""
+    return (
+        observation if observation.noise_key else dataclasses.replace(observation, noise_key=spec.noise_key)
+    )
 
 
 def _steer(

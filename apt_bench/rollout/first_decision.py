@@ -10,7 +10,8 @@ import numpy as np
 
 from apt_bench.envs.base import Env, Observation, action_towards
 from apt_bench.policies.base import Policy
-from apt_bench.rollout.episode import ask, check_chunk, guarded
+from apt_bench.policies.guard import guard
+from apt_bench.rollout.episode import with_noise_key
 from apt_bench.suites import EpisodeSpec
 
 TRANSLATION, ROTATION, GRIPPER = slice(0, 3), slice(3, 6), 6
@@ -51,25 +52,25 @@ def chunk_change(spec: EpisodeSpec, default: np.ndarray, probed: np.ndarray) -> 
 
 
 def first_decisions(env: Env, policy: Policy, specs: Sequence[EpisodeSpec]) -> Iterator[ChunkChange]:
-    """One change per probed episode. `specs` is what `probes.expand` gives; each scene is set up once.
-
-    The episode's id stays that of the default prompt, so that a policy's seeded noise is the same under each sentence.
-    """
+    """One change per probed episode, repeats included. `specs` is what `probes.expand` gives; each scene is set up
+    once."""
+    asked = guard(policy)
     by_scene: dict[tuple[str, str, int, int], list[EpisodeSpec]] = {}
     for spec in specs:
         by_scene.setdefault((spec.key.cell, spec.key.task, spec.key.init, spec.key.seed), []).append(spec)
     for group in by_scene.values():
         default, *probed = sorted(group, key=lambda s: s.key.prompt != "default")
-        observation = env.reset(default, policy.spec.cameras, policy.spec.privileged)
+        seen = env.reset(default, asked.spec.cameras, asked.spec.privileged)
 
-        def decide(sentence: str, observation: Observation = observation) -> np.ndarray:
-            guarded(lambda: policy.reset([observation.episode]))
-            answer = ask(policy, [dataclasses.replace(observation, instruction=sentence)])[0]
-            chunk = check_chunk(answer, policy.spec.horizon)
-            if policy.spec.actions == "delta":
+        def decide(spec: EpisodeSpec, seen: Observation = seen) -> np.ndarray:
+            """The first chunk of this episode, which starts like every other one of the scene."""
+            asked.reset([spec.key.id])
+            own = dataclasses.replace(seen, instruction=spec.prompt, episode=spec.key.id)
+            (chunk,) = asked.act([with_noise_key(own, spec)])
+            if asked.spec.actions == "delta":
                 return chunk
-            return np.stack([action_towards(row, observation.state) for row in chunk])
+            return np.stack([action_towards(row, seen.state) for row in chunk])
 
-        base = decide(default.prompt)
+        base = decide(default)
         for spec in probed:
-            yield chunk_change(spec, base, decide(spec.prompt))
+            yield chunk_change(spec, base, decide(spec))

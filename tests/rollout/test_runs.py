@@ -57,12 +57,12 @@ def test_a_run_can_be_extended_but_not_changed(here, tmp_path):
 
 def test_probes_run_beside_their_twins(here, tmp_path):
     done = here("tests.toy:HostedPushPolicy", cells=("push",), episodes=2, probes=("null",))
-    assert sorted(r.key.prompt for r in done.records) == ["default"] * 4 + ["null"] * 4
+    assert sorted(r.key.prompt for r in done.records) == ["default"] * 4 + ["null"] * 4 + ["repeat"] * 4
     twins = {(r.key.task, r.key.init, r.key.prompt): r for r in done.records}
     for (task, init, prompt), record in twins.items():
         own = twins[task, init, "default"]
         assert record.start_hash == own.start_hash
-        assert (record.end_hash == own.end_hash) == (prompt == "default")  # this policy reads its sentence
+        assert (record.end_hash == own.end_hash) == (prompt == "default")  # reads its sentence, seeds by episode
     assert RunStore.open(tmp_path / "run").run()["requested"]["push"]["push_the_puck_left"] == 2
 
 

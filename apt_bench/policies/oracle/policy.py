@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import numpy as np
 
+from apt_bench.core.config import Natural, Range, build
 from apt_bench.core.errors import UserError
 from apt_bench.envs.base import Observation
 from apt_bench.policies.base import PolicySpec
@@ -13,21 +15,23 @@ from apt_bench.policies.oracle.geometry import World
 from apt_bench.policies.oracle.planner import expert
 from apt_bench.policies.oracle.variation import Variation
 
+Amount = Annotated[float, Range(least=0, most=2)]
+
 
 class OraclePolicy:
     """Solves tasks from ground truth: the ceiling of a suite, and the check that a task can be solved at all.
 
     One decision per control step, so that every motion is closed loop. variation: 0 = the same plain motions every
-    time; 1 = varied ones, for demonstrations (speed, approach, aim, near misses), drawn from the episode's name
-    and `seed`: the same episode has the same actions. Raises UserError for an amount outside 0 to 2.
+    time; 1 = varied ones, for demonstrations (speed, approach, aim, near misses), drawn from the scene
+    (`Observation.noise_key`) and `seed`: the same episode has the same actions, and so has the same scene under another
+    sentence. Raises UserError for an amount outside 0 to 2.
     """
 
     spec = PolicySpec(name="oracle", horizon=1, execute=1, privileged=True, placement="worker")
 
     def __init__(self, variation: float = 0.0, seed: int = 0) -> None:
-        if not isinstance(variation, int | float) or not 0 <= variation <= 2:
-            raise UserError(f"The oracle's variation must be a number from 0 to 2, not {variation!r}.")
-        self._variation, self._seed = float(variation), seed
+        self._variation: float = build(Amount, variation, "variation")
+        self._seed: int = build(Natural, seed, "seed")
         self._experts: dict[str, Iterator[np.ndarray]] = {}
 
     def reset(self, episodes: Sequence[str]) -> None:
@@ -42,10 +46,8 @@ class OraclePolicy:
 
     def _act(self, observation: Observation) -> np.ndarray:
         if observation.scene is None:
-            raise UserError(
-                "The oracle needs the scene's ground truth: run it in an environment that gives it."
-            )
+            raise UserError("needs the scene's ground truth: run it in an environment that gives it.")
         if observation.episode not in self._experts:
-            variation = Variation(self._variation, observation.episode, self._seed)
+            variation = Variation(self._variation, observation.noise_key, self._seed)
             self._experts[observation.episode] = expert(World(observation.scene, variation))
         return next(self._experts[observation.episode])[None].astype(np.float64)

@@ -1,6 +1,7 @@
 """Varied motions: demonstrations that are not all one path, with near misses and what mends them.
 
-Every draw comes from the episode's name and a seed, so the same episode has the same actions on any worker.
+Every draw comes from the scene's noise key and a seed, so the same episode has the same actions on any worker, and
+under any sentence.
 """
 
 from __future__ import annotations
