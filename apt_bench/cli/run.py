@@ -61,7 +61,10 @@ def run_command(
     ] = None,
     probe: Annotated[
         str | None,
-        typer.Option(help="Comma list of language probes: the same episodes under other sentences."),
+        typer.Option(
+            help="Comma list of language probes: the same episodes under other sentences, and once more under their "
+            "own (repeat)."
+        ),
     ] = None,
     execute_horizon: Annotated[
         int | None, typer.Option(help="Actions executed of each chunk. Default: the policy's.")
