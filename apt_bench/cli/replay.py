@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
+from apt_bench.core.config import Count, checked
 from apt_bench.core.errors import UserError
 from apt_bench.core.text import plain_console
-from apt_bench.rollout.identity import versions
+from apt_bench.rollout.identity import PACKAGES, versions
 
 
 def register(app: typer.Typer) -> None:
@@ -24,10 +25,10 @@ def replay_command(
         int | None, typer.Option(help="Only this one. Default: all, or with --video the first.")
     ] = None,
     video: Annotated[Path | None, typer.Option(help="Write an mp4 of it.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only so many, spread evenly.")] = None,
-    suite: Annotated[
-        str | None, typer.Option(help="The suite's YAML file, where its name is not enough.")
+    limit: Annotated[
+        int | None, typer.Option(help="Only so many, spread evenly.", callback=checked(Count, "--limit"))
     ] = None,
+    suite: Annotated[str | None, typer.Option(help="The suite's YAML file, where it does not ship.")] = None,
 ) -> None:
     """Execute stored actions again, open loop, and say whether they succeed and end in the same state, bit for bit."""
     from apt_bench.demos.dataset import open_demos
@@ -40,8 +41,6 @@ def replay_command(
         raise UserError(f"{demo} holds the demonstrations 0..{len(demos) - 1}, not {index}.")
     chosen = [demos.entries[index]] if index is not None else list(demos.entries)
     if limit is not None:
-        if limit < 1:
-            raise UserError(f"--limit must be at least 1, not {limit}.")
         chosen = chosen[:: -(-len(chosen) // limit)]
     console, replayer = plain_console(), Replayer(suite)
     good = 0
@@ -61,7 +60,8 @@ def replay_command(
                 )
     finally:
         replayer.close()
-    made_with: dict[str, str] = chosen[0].info.scene.get("simulator", {})
+    said = chosen[0].info.scene.get("simulator")
+    made_with = {k: v for k, v in said.items() if k in PACKAGES} if isinstance(said, dict) else {}
     if good < len(chosen) and (others := {k: v for k, v in versions(made_with).items() if v != made_with[k]}):
         console.print(
             f"Made with {made_with}, here are {others}: other versions end in other states.", soft_wrap=True

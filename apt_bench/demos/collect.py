@@ -9,22 +9,32 @@ time.
 from __future__ import annotations
 
 import dataclasses
-import json
+import re
 from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+import numpy as np
 from rich.console import Console
 from rich.progress import track
 
 from apt_bench import rendering
+from apt_bench.core.config import Range, build
 from apt_bench.core.errors import UserError
-from apt_bench.demos.dataset import open_demos
-from apt_bench.demos.format import DemoInfo
-from apt_bench.demos.hdf5 import index_hdf5, merge_hdf5
-from apt_bench.demos.lerobot import LeRobotWriter, index_lerobot
-from apt_bench.demos.recording import LOOSE, Recording
+from apt_bench.core.files import PART, exclusive, read_json, reason, try_remove, write_json
+from apt_bench.core.text import file_name
+from apt_bench.demos.dataset import open_demos, recordings
+from apt_bench.demos.format import DemoInfo, Steps
+from apt_bench.demos.hdf5 import merge_hdf5
+from apt_bench.demos.hdf5_reader import Hdf5Entry, index_hdf5
+from apt_bench.demos.lerobot import LeRobotWriter
+from apt_bench.demos.lerobot_layout import INFO
+from apt_bench.demos.lerobot_reader import LeRobotEntry, index_lerobot
+from apt_bench.demos.limits import MAX_SIDE
+from apt_bench.demos.recording import LOOSE, Recording, digest
 from apt_bench.rollout.identity import versions
 from apt_bench.rollout.runner import RunOptions, RunResult, run
 from apt_bench.suites import load_suite
@@ -32,6 +42,11 @@ from apt_bench.suites import load_suite
 Format = Literal["hdf5", "lerobot"]
 VARIED = "variation=1"
 """How the oracle moves unless it is told otherwise: demonstrations shall not all be one path."""
+OURS = ("run", LOOSE, "meta", "data", "videos")
+"""Folders in a data set's that no cell may have."""
+
+NAME = re.compile(r"[\w@+=-][\w.@+=-]{0,199}")
+Side = Annotated[int, Range(least=1, most=MAX_SIDE)]
 FORMATS: tuple[Format, ...] = ("hdf5", "lerobot")
 
 
@@ -60,18 +75,21 @@ def collect(
     """Run `options` (its `out` is not used) and keep the successes, or with `failures` every episode, in the folder
     `out`. look_every: control steps from one image to the next; a training that looks at no others needs no others.
 
-    Raises UserError for bad input, and where `out` holds demonstrations of other settings.
+    Raises UserError for bad input, where `out` holds demonstrations of other settings or another `collect` writes
+    there, and where nothing more can be written.
     """
-    if size < 1:
-        raise UserError(f"--size must be at least 1, not {size}.")
-    if look_every < 1:
-        raise UserError(f"--look-every must be at least 1, not {look_every}.")
+    build(Side, size, "--size")
+    build(Steps, look_every, "--look-every")
+    if not cameras:
+        raise UserError("Demonstrations without images teach nothing. Give --cameras at least one.")
     if look_every > 1 and (segmentation or format == "lerobot"):
         raise UserError("--look-every goes with --format hdf5, without --segmentation.")
     if segmentation and format == "lerobot":
         raise UserError("LeRobotDataset has no place for segmentation. Use --format hdf5.")
-    settings = {"format": format, "cameras": list(cameras), "size": size, "segmentation": segmentation}
-    _check_settings(out, {**settings, "failures": failures, "look_every": look_every})
+    if size % 2 and format == "lerobot":
+        raise UserError(
+            f"--size {size} does not fit mp4, whose sides are even. Use --format hdf5, or another size."
+        )
     if options.policy == "oracle" and not any(a.startswith("variation=") for a in options.policy_args):
         options = dataclasses.replace(options, policy_args=(*options.policy_args, VARIED))
     suite = load_suite(options.suite)
@@ -88,13 +106,24 @@ def collect(
         look_every=look_every,
         simulator=versions(suite.simulator),
     )
-    try:
-        result = run(dataclasses.replace(options, out=out / "run"), console, recording.wrap)
-    finally:
-        seal(out, format, console)
-    infos = open_demos(out).infos if holds_demos(out) else []
+    settings = {"format": format, "cameras": list(cameras), "size": size, "segmentation": segmentation}
+    settings |= {"failures": failures, "look_every": look_every}
+    with exclusive(out, "apt-bench collect"):  # before anything there is touched
+        try:
+            _begin(out, settings)
+            try:
+                result = run(dataclasses.replace(options, out=out / "run"), console, recording.wrap)
+            finally:
+                seal(out, format, console)
+            infos = open_demos(out).infos if holds_demos(out) else []
+            size_of_all = megabytes(out)
+        except OSError as error:
+            raise UserError(
+                f"Cannot write to {out}: {reason(error)}. What was recorded is there. Make room, or make the folder "
+                "writable again; the same command goes on from here."
+            ) from None
     wins = sum(i.success for i in infos)
-    return Collected(result, len(infos), wins, sum(i.steps for i in infos), megabytes(out))
+    return Collected(result, len(infos), wins, sum(i.steps for i in infos), size_of_all)
 
 
 def megabytes(out: Path) -> float:
@@ -105,30 +134,31 @@ def megabytes(out: Path) -> float:
 
 def holds_demos(out: Path) -> bool:
     """Whether there is anything to read yet."""
-    return any(out.rglob("*.hdf5")) or (out / "meta/info.json").exists()
+    return any(recordings(out))
 
 
-def _check_settings(out: Path, settings: dict[str, object]) -> None:
+def _begin(out: Path, settings: Mapping[str, object]) -> None:
+    """Take the folder for these settings. Raises UserError where it is something else's."""
     path = out / "collect.json"
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is not a folder.")
     if path.is_file():
-        old = {"failures": False, "look_every": 1, **json.loads(path.read_text())}
+        old = {"failures": False, "look_every": 1, **read_json(path)}
         if old != settings and holds_demos(out):
             differing = [f"{k}: {old.get(k)} there, {v} now" for k, v in settings.items() if old.get(k) != v]
             raise UserError(
                 f"{out} holds demonstrations of other settings ({'; '.join(differing)}). Give --out another folder, "
                 "or repeat those settings."
             )
-    elif out.is_dir() and any(out.iterdir()):
+        for part in out.rglob(f"*{PART}"):  # left behind by a kill: this process alone writes here
+            if out / "run" not in part.parents:
+                try_remove(part)
+    elif any(p.name != path.name + PART for p in out.iterdir()):
         raise UserError(f"{out} is not empty and holds no demonstrations. Give --out an empty or new folder.")
-    out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(settings, indent=2) + "\n")
+    write_json(path, settings)
 
 
 def seal(out: Path, format: Format, console: Console) -> None:
     """Move loose demonstrations into the data set. Killed at any point, it loses nothing: a loose file goes only when
-    the data set that holds its episode is in place."""
+    the data set that holds its episode is on the disk. Raises OSError where that cannot be written."""
     loose = {path: index_hdf5(path)[0] for path in sorted((out / LOOSE).glob("*.hdf5"))}
     if not loose:
         return
@@ -141,21 +171,40 @@ def seal(out: Path, format: Format, console: Console) -> None:
             for path in paths:
                 path.unlink()
     else:
-        there = {e.info.episode for e in index_lerobot(out)} if (out / "meta/info.json").is_file() else set()
-        writer = LeRobotWriter(out)
+        there = index_lerobot(out) if (out / INFO).is_file() else []
+        known = {e.info.episode: e for e in there}
         ordered = sorted(loose.values(), key=lambda e: _order(e.info))
-        for entry in track(ordered, "Writing mp4", console=console, transient=True):
-            if entry.info.episode not in there:
-                writer.add(entry.load())
-        writer.close()
+        writer = LeRobotWriter(out)
+        try:
+            for entry in track(ordered, "Writing mp4", console=console, transient=True):
+                if not _same(entry, known.get(entry.info.episode)):
+                    writer.add(entry.load())
+            writer.close()
+        finally:
+            writer.abort()
         for path in loose:
             path.unlink()
-    (out / LOOSE).rmdir()
+    with suppress(OSError):  # what operating systems leave behind
+        (out / LOOSE).rmdir()
+
+
+def _same(entry: Hdf5Entry, there: LeRobotEntry | None) -> bool:
+    """Whether the data set holds this very episode; of its images only the compressed ones are there."""
+    if there is None or there.info != entry.info:
+        return False
+    a, b = entry.load(cameras=()), there.load(cameras=())
+    return np.array_equal(a.actions, b.actions) and np.array_equal(a.state, b.state)
 
 
 def _task_file(out: Path, info: DemoInfo) -> Path:
+    """Where a demonstration belongs, inside `out` whatever the cell and the task are called."""
     assert info.key is not None
-    return out / info.key.cell / f"{info.key.task}_demo.hdf5"
+    cell = _component(info.key.cell)
+    return out / (f"{cell}_" if cell in OURS else cell) / f"{_component(info.key.task)}_demo.hdf5"
+
+
+def _component(name: str) -> str:
+    return name if NAME.fullmatch(name) else f"{file_name(name)}-{digest(name)}"
 
 
 def _order(info: DemoInfo) -> tuple[str, str, int]:

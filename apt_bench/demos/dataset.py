@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from apt_bench.core.errors import UserError
+from apt_bench.core.files import reason
+from apt_bench.core.text import say
+from apt_bench.demos.distinct import Entry, with_own_names, without_doubles
 from apt_bench.demos.format import DemoInfo, Demonstration
-from apt_bench.demos.hdf5 import index_hdf5
-from apt_bench.demos.lerobot import index_lerobot
+from apt_bench.demos.hdf5_reader import index_hdf5
+from apt_bench.demos.lerobot_layout import INFO
+from apt_bench.demos.lerobot_reader import index_lerobot
 
 SUFFIXES = (".hdf5", ".h5")
-
-
-class Entry(Protocol):
-    """A demonstration in a file, not read yet."""
-
-    @property
-    def info(self) -> DemoInfo:
-        """What is known without reading it."""
-        ...
-
-    def load(self, cameras: Iterable[str] | None = None) -> Demonstration:
-        """Read it; `cameras`: only these images (None = all, () = none)."""
-        ...
+CLUTTER = (".", "~$", "__MACOSX", "Thumbs.db", "desktop.ini")
+"""How the names of files and folders begin that operating systems leave behind."""
 
 
 @dataclass(frozen=True)
@@ -79,37 +72,67 @@ class Demos:
 
 
 def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def open_demos(paths: Path | str | Sequence[Path | str], cameras: Iterable[str] | None = None) -> Demos:
-    """Demonstrations in LIBERO's HDF5 layout (a file, or every file below a folder) or in LeRobotDataset v3 folders,
-    ours or others'. An episode that is there twice counts once.
+    """Demonstrations in LIBERO's HDF5 layout and in LeRobotDataset v3 folders, ours or others': a file, a data set's
+    folder, or everything below a folder.
 
-    Raises UserError for what is missing, truncated or in another layout.
+    Of demonstrations that are the same byte for byte one counts, and a note on stderr says how many were left out.
+    Others of the same name get a digest of what is in them into their names. Raises UserError for what is missing,
+    truncated or in another layout.
     """
     several = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    found: dict[str, Entry] = {}
+    found: list[Entry] = []
+    seen: set[str] = set()
     for path in map(Path, several):
-        for entry in _entries(path):
-            found.setdefault(entry.info.episode, entry)
-    return Demos(tuple(found.values()), None if cameras is None else tuple(cameras))
+        found += _entries(path, seen)
+    kept = without_doubles(found)
+    if copies := len(found) - len(kept):
+        say(
+            f"{copies} of {len(found)} demonstrations are copies, byte for byte, of others. Each counts once."
+        )
+    return Demos(tuple(with_own_names(kept)), None if cameras is None else tuple(cameras))
 
 
-def _entries(path: Path) -> list[Entry]:
+def _entries(path: Path, seen: set[str]) -> list[Entry]:
     if not path.exists():
         raise UserError(f"No file or folder {path}. `apt-bench collect` makes demonstrations.")
-    if path.is_file():
-        if path.suffix not in SUFFIXES:
-            raise UserError(f"{path} is neither HDF5 ({', '.join(SUFFIXES)}) nor a LeRobotDataset folder.")
-        return list(index_hdf5(path))
+    if not path.is_dir() and path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"{path} is neither HDF5 ({', '.join(SUFFIXES)}) nor a LeRobotDataset folder.")
+    places = list(recordings(path))
+    if not places:
+        raise UserError(f"{path} holds no demonstrations: neither HDF5 files nor a LeRobotDataset's {INFO}.")
     entries: list[Entry] = []
-    if (path / "meta/info.json").is_file():
-        entries += index_lerobot(path)
-    for file in sorted(f for suffix in SUFFIXES for f in path.rglob(f"*{suffix}")):
-        entries += index_hdf5(file)
-    if not entries:
-        raise UserError(
-            f"{path} holds no demonstrations: neither HDF5 files nor a LeRobotDataset's meta/info.json."
-        )
+    for place in places:
+        if (real := os.path.realpath(place)) not in seen:  # a link to what was read already
+            seen.add(real)
+            entries += index_lerobot(place) if place.is_dir() else index_hdf5(place)
     return entries
+
+
+def recordings(path: Path) -> Iterator[Path]:
+    """Every HDF5 file and every LeRobotDataset's folder at or below `path`, in the order of their names. Links are
+    followed, into one folder once; what operating systems leave behind is skipped.
+
+    Raises UserError for a folder that cannot be read."""
+    if not path.is_dir():
+        yield path
+        return
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"Cannot read the folder {error.filename}: {reason(error)}.")
+
+    entered: set[str] = set()
+    for folder, below, files in os.walk(path, onerror=refuse, followlinks=True):
+        real = os.path.realpath(folder)
+        below[:] = [] if real in entered else sorted(n for n in below if not n.startswith(CLUTTER))
+        if real in entered:
+            continue
+        entered.add(real)
+        if (Path(folder) / INFO).is_file():
+            yield Path(folder)
+        for name in sorted(files):
+            if name.lower().endswith(SUFFIXES) and not name.startswith(CLUTTER):
+                yield Path(folder) / name

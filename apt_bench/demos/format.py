@@ -5,17 +5,26 @@ Row t of every array belongs to control step t: what was seen and measured just 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from typing import Any
+from itertools import pairwise
+from typing import Annotated, Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from apt_bench.core.config import Natural, Positive, Range, build
+from apt_bench.core.errors import UserError
+from apt_bench.core.files import parse_json
+from apt_bench.demos.limits import MAX_HZ, MAX_STEPS, MAX_TEXT
 from apt_bench.envs.base import ACTION_SCALE
 from apt_bench.suites import EpisodeKey
+
+Steps = Annotated[int, Range(least=1, most=MAX_STEPS)]
+Rate = Annotated[int, Range(least=1, most=MAX_HZ)]
 
 MAX_OPENING = 0.08
 """Metres between the Panda's fingers when open."""
@@ -29,7 +38,7 @@ class DemoInfo:
     """What an index knows of a demonstration without reading it. `key` is None for files that others made."""
 
     episode: str  # EpisodeKey.id; for others' files the file and the name inside it
-    steps: int
+    steps: Steps
     instruction: str
     later: tuple[tuple[int, str], ...] = ()  # (step, sentence) of instructions given while it went on
     success: bool = True
@@ -37,12 +46,11 @@ class DemoInfo:
     start_hash: str = ""  # of qpos after settling
     end_hash: str = ""  # of qpos after the last action
     policy: str = ""
-    scene: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # its EpisodeSpec's `env`, `args`; `simulator` versions
-    max_opening: float = MAX_OPENING
-    control_hz: int = 20
-    look_every: int = (
+    # its EpisodeSpec's `env` and `args`, and `simulator` versions
+    scene: Mapping[str, Any] = field(default_factory=dict)
+    max_opening: Positive = MAX_OPENING
+    control_hz: Rate = 20
+    look_every: Steps = (
         1  # control steps from one look to the next; between, images and cameras repeat the last
     )
 
@@ -51,15 +59,43 @@ class DemoInfo:
         return json.dumps(asdict(self))
 
     @staticmethod
-    def from_json(text: str) -> DemoInfo:
-        """Inverse of `to_json`."""
+    def from_json(text: str, where: str) -> DemoInfo:
+        """Inverse of `to_json`. Raises UserError, beginning with `where`, for a field that cannot be meant."""
+        try:
+            raw = parse_json(text)
+        except ValueError as error:
+            raise UserError(f"{where} is not JSON: {error}.") from None
+        if not isinstance(raw, dict):
+            raise UserError(f"{where} is a {type(raw).__name__}; it must be an object.")
         known = {f.name for f in fields(DemoInfo)}
-        raw = {
-            k: v for k, v in json.loads(text).items() if k in known
-        }  # a newer version may have written more
-        raw["key"] = EpisodeKey(**raw["key"]) if raw["key"] else None
-        raw["later"] = tuple((step, sentence) for step, sentence in raw.get("later", ()))
-        return DemoInfo(**raw)
+        raw = {k: v for k, v in raw.items() if k in known}  # a newer version may have written more
+        later = _later(raw.pop("later", ()), where)
+        info: DemoInfo = dataclasses.replace(build(DemoInfo, raw, where), later=later)
+        return info.checked(where)
+
+    def checked(self, where: str) -> DemoInfo:
+        """The same. Raises UserError, beginning with `where`, for text or times that cannot be meant."""
+        steps = [0, *(step for step, _ in self.later), self.steps]
+        if any(b <= a for a, b in pairwise(steps)):
+            raise UserError(f"{where}: later instructions begin at the steps {steps[1:-1]} of {self.steps}.")
+        if self.key:
+            build(Natural, self.key.init, f"{where}: key: init")
+            build(Natural, self.key.seed, f"{where}: key: seed")
+        for sentence in (self.instruction, *(sentence for _, sentence in self.later)):
+            if not sentence.strip() or len(sentence) > MAX_TEXT:
+                raise UserError(
+                    f"{where}: an instruction has {len(sentence)} characters; 1 to {MAX_TEXT} are read."
+                )
+        return self
+
+
+def _later(raw: Any, where: str) -> tuple[tuple[int, str], ...]:
+    fits = isinstance(raw, (list, tuple)) and all(
+        isinstance(x, (list, tuple)) and [type(v) for v in x] == [int, str] for x in raw
+    )
+    if not fits:
+        raise UserError(f"{where}: later must be a list of pairs of a step and a sentence.")
+    return tuple((step, sentence) for step, sentence in raw)
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,11 @@
-"""LeRobotDataset v3.0: parquet for numbers, mp4 for images (huggingface/lerobot, docs/source/lerobot-dataset-v3.mdx).
-
-    meta/info.json  meta/stats.json  meta/tasks.parquet  meta/episodes/chunk-000/file-000.parquet
-    data/chunk-000/file-000.parquet  videos/observation.images.CAMERA/chunk-000/file-000.mp4
-
-Features: `action` (7), `observation.state` (8), `observation.images.CAMERA`, `next.reward`, `next.done`,
-`next.success`, `joints`, and for those who want geometry `camera.CAMERA.K` (9) and `camera.CAMERA.pose` (16, camera
-to world). Images are upright. Their compression loses detail; numbers are float32, and actions are executed as
-float32 too: they replay exactly. The columns `success` and `apt` (`DemoInfo`) of the episodes' table are ours; other
-readers ignore them.
-"""
+"""Writing of LeRobotDataset v3; `lerobot_layout.py` describes it."""
 
 from __future__ import annotations
 
-import io
 import json
+import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +14,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from apt_bench.core.errors import UserError
-from apt_bench.demos.format import CameraTrack, DemoInfo, Demonstration
-from apt_bench.demos.video import CODEC, PIXELS, Mp4Writer, read_mp4
-from apt_bench.envs.base import AGENTVIEW, WRIST
+from apt_bench.core.files import write_json, write_whole
+from apt_bench.demos.format import DemoInfo, Demonstration
+from apt_bench.demos.lerobot_layout import (
+    DATA,
+    EPISODES,
+    FILES_PER_CHUNK,
+    IMAGES,
+    INFO,
+    VERSION,
+    VIDEO,
+    read_info,
+)
+from apt_bench.demos.parquet import read_table
+from apt_bench.demos.video import CODEC, PIXELS, Mp4Writer
 
-VERSION = "v3.0"
-IMAGES = "observation.images."
-FILE = "chunk-{chunk_index:03d}/file-{file_index:03d}"
-DATA, VIDEO = f"data/{FILE}.parquet", "videos/{video_key}/" + FILE + ".mp4"
-EPISODES = f"meta/episodes/{FILE.format(chunk_index=0, file_index=0)}.parquet"
-FILES_PER_CHUNK, DATA_MB, VIDEO_MB = 1000, 100, 200
+DATA_MB, VIDEO_MB = 100, 200
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
-
-ALIASES = {"image": AGENTVIEW, "image2": WRIST, "wrist_image": WRIST}
-"""What LIBERO's cameras are called in data sets of others."""
 
 STATE_NAMES = ["x", "y", "z", "rx", "ry", "rz", "finger_left", "finger_right"]
 ACTION_NAMES = ["x", "y", "z", "rx", "ry", "rz", "gripper"]
@@ -51,10 +44,9 @@ class LeRobotWriter:
         self.root = root
         self._rows: list[dict[str, Any]] = []
         self._info: dict[str, Any] = {}
-        if (root / "meta/info.json").is_file():
-            self._info = _read_info(root)
-            self._rows = pq.read_table(root / EPISODES).to_pylist()
-        self._new = 0
+        if (root / INFO).is_file():
+            self._info = read_info(root)
+            self._rows = _own_rows(root / EPISODES)
         self._file = 1 + max((_number(r, "data") for r in self._rows), default=-1)
         self._data: pq.ParquetWriter | None = None
         self._videos: dict[str, Mp4Writer] = {}
@@ -85,9 +77,9 @@ class LeRobotWriter:
             "meta/episodes/file_index": 0,
         }
         if self._data is None:
-            path = self.root / DATA.format(**where)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._data = pq.ParquetWriter(path, table.schema)
+            self._path = self.root / DATA.format(**where)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._data = pq.ParquetWriter(self._path, table.schema)
         for name, images in demo.images.items():
             key, fps = IMAGES + name, self._info["fps"]
             if key not in self._videos:
@@ -103,12 +95,13 @@ class LeRobotWriter:
             row |= {f"stats/{feature}/{k}": v.tolist() for k, v in values.items()}
         row |= {"success": demo.info.success, "apt": demo.info.to_json()}
         self._rows.append(row)
-        self._new += 1
 
     def close(self) -> None:
-        """Finish the files, then write the index. Nothing new: nothing is written."""
+        """Finish the files, then write the index, all of it flushed to the disk. Nothing new: nothing is written.
+
+        Raises OSError where something cannot be written; the data set is then as it was."""
         self._finish_files()
-        if not self._new:
+        if self._info.get("total_episodes", 0) == len(self._rows):
             return
         tasks = self._tasks()
         frames = self._rows[-1]["dataset_to_index"]
@@ -119,22 +112,44 @@ class LeRobotWriter:
             "splits": {"train": f"0:{len(self._rows)}"},
         }
         _write_table(self.root / "meta/tasks.parquet", _task_table(tasks))
-        _write_json(self.root / "meta/stats.json", _aggregate(self._rows))
+        write_json(self.root / "meta/stats.json", _aggregate(self._rows))
         _write_table(self.root / EPISODES, pa.Table.from_pylist(self._rows))
-        _write_json(self.root / "meta/info.json", self._info)
-        self._new = 0
+        write_json(self.root / INFO, self._info)
+
+    def abort(self) -> None:
+        """Give up what `close` has not written yet."""
+        for video in self._videos.values():
+            video.abort()
+        if self._data is not None:
+            with suppress(OSError, pa.ArrowException):
+                self._data.close()
+        self._data, self._videos = None, {}
 
     def _finish_files(self) -> None:
         if self._data is not None:
             self._data.close()
+            _flush(self._path)
             for video in self._videos.values():
                 video.close()
+                _flush(video.path)
             self._data, self._videos, self._file = None, {}, self._file + 1
 
     def _tasks(self, more: Iterable[str] = ()) -> dict[str, int]:
         """Sentence -> index, in the order of their first use; `more` are about to be used."""
         used = [s for row in self._rows for s in row["tasks"]]
         return {s: i for i, s in enumerate(dict.fromkeys([*used, *more]))}
+
+
+def _own_rows(path: Path) -> list[dict[str, Any]]:
+    """The episodes' table of a data set that this writer made."""
+    rows: list[dict[str, Any]] = read_table(path).to_pylist()
+    for row in rows:
+        whole = all(
+            type(row.get(k)) is int for k in ("dataset_to_index", "data/chunk_index", "data/file_index")
+        )
+        if not whole or not row.get("apt") or not all(isinstance(s, str) for s in row.get("tasks") or [0]):
+            raise UserError(f"{path} was not written by `apt-bench collect`. Give --out another folder.")
+    return rows
 
 
 def _number(row: Mapping[str, Any], what: str) -> int:
@@ -274,129 +289,11 @@ def _task_table(tasks: Mapping[str, int]) -> pa.Table:
 
 def _write_table(path: Path, table: pa.Table) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    pq.write_table(table, part)
-    part.replace(path)
+    content = pa.BufferOutputStream()
+    pq.write_table(table, content)
+    write_whole(path, content.getvalue().to_pybytes())
 
 
-def _write_json(path: Path, value: Any) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(value, indent=4, ensure_ascii=False))
-    part.replace(path)
-
-
-def _read_info(root: Path) -> dict[str, Any]:
-    path = root / "meta/info.json"
-    try:
-        info: dict[str, Any] = json.loads(path.read_text())
-        version = info["codebase_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is damaged ({type(error).__name__}: {error}). Copy or download it again."
-        ) from None
-    if not str(version).startswith("v3."):
-        raise UserError(
-            f"{root} is a LeRobotDataset {version}; this reads v3.0. LeRobot converts v2.1: "
-            "python -m lerobot.datasets.v30.convert_dataset_v21_to_v30."
-        )
-    return info
-
-
-@dataclass(frozen=True)
-class LeRobotEntry:
-    """One episode of a data set, not read yet."""
-
-    root: Path
-    row: Mapping[str, Any]  # of the episodes' table
-    dataset: Mapping[str, Any]  # info.json
-    info: DemoInfo
-
-    def load(self, cameras: Iterable[str] | None = None) -> Demonstration:
-        """Read it; `cameras`: only these images (None = all, () = none)."""
-        path = self.root / self.dataset["data_path"].format(**_place(self.row, "data"))
-        if not path.is_file():
-            raise UserError(f"No file {path}. The data set is incomplete: copy or download it again.")
-        try:
-            table = pq.read_table(path, filters=[("episode_index", "=", self.row["episode_index"])])
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{path} is damaged: {error}. Copy or download it again.") from None
-        if len(table) != self.info.steps:
-            raise UserError(
-                f"{path} has {len(table)} rows of an episode of {self.info.steps}. Copy it again."
-            )
-        wanted = None if cameras is None else set(cameras)
-        images, tracks = {}, {}
-        for key, feature in self.dataset["features"].items():
-            name = ALIASES.get(key.removeprefix(IMAGES), key.removeprefix(IMAGES))
-            if key.startswith(IMAGES) and (wanted is None or name in wanted):
-                images[name] = self._images(key, feature, table)
-            if key.startswith("camera.") and key.endswith(".K"):
-                name = key[len("camera.") : -len(".K")]
-                pose = _column(table, f"camera.{name}.pose").reshape(-1, 4, 4).astype(np.float64)
-                tracks[name] = CameraTrack(_column(table, key)[0].reshape(3, 3).astype(np.float64), pose)
-        return Demonstration(
-            info=self.info,
-            images=images,
-            state=_column(table, "observation.state").astype(np.float32),
-            actions=_column(table, "action").astype(np.float64),
-            cameras=tracks,
-            joints=_column(table, "joints") if "joints" in table.column_names else None,
-        )
-
-    def _images(self, key: str, feature: Mapping[str, Any], table: pa.Table) -> np.ndarray:
-        if feature["dtype"] == "image":
-            from PIL import Image
-
-            cells = table[key].to_pylist()
-            return np.stack([np.asarray(Image.open(io.BytesIO(c["bytes"])).convert("RGB")) for c in cells])
-        shape, names = feature["shape"], feature.get("names") or ["height", "width", "channels"]
-        height, width = (shape[1], shape[2]) if names[0].startswith("c") else (shape[0], shape[1])
-        path = self.root / self.dataset["video_path"].format(
-            video_key=key, **_place(self.row, f"videos/{key}")
-        )
-        start = self.row[f"videos/{key}/from_timestamp"] - 0.5 / self.dataset["fps"]  # between two frames
-        return read_mp4(path, max(0.0, start), self.info.steps, (height, width))
-
-
-def _place(row: Mapping[str, Any], what: str) -> dict[str, int]:
-    return {k: int(row[f"{what}/{k}"]) for k in ("chunk_index", "file_index")}
-
-
-def _column(table: pa.Table, name: str) -> np.ndarray:
-    column = table[name].combine_chunks()
-    return np.asarray(column.flatten().to_numpy(zero_copy_only=False)).reshape(len(column), -1)
-
-
-def index_lerobot(root: Path) -> list[LeRobotEntry]:
-    """The episodes of a data set, in order. Raises UserError for a missing, damaged or foreign one."""
-    info = _read_info(root)
-    features = info.get("features", {})
-    for key, size in (("observation.state", 8), ("action", 7)):
-        if list(features.get(key, {}).get("shape", [])) != [size]:
-            raise UserError(
-                f"{root}: feature '{key}' must have {size} numbers, as LIBERO's; it has "
-                f"{features.get(key, {}).get('shape', 'none')}."
-            )
-    paths = sorted((root / "meta/episodes").glob("*/*.parquet"))
-    if not paths:
-        raise UserError(f"{root} has no meta/episodes. Copy or download it again.")
-    try:
-        tables = [pq.read_table(p) for p in paths]
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{root}/meta/episodes is damaged: {error}. Copy or download it again.") from None
-    rows: list[dict[str, Any]] = []
-    for table in tables:
-        keep = [n for n in table.column_names if not n.startswith("stats/")]
-        rows += table.select(keep).to_pylist()
-    return [LeRobotEntry(root, row, info, _info(root, row, info)) for row in rows]
-
-
-def _info(root: Path, row: Mapping[str, Any], dataset: Mapping[str, Any]) -> DemoInfo:
-    if row.get("apt"):
-        return DemoInfo.from_json(row["apt"])
-    return DemoInfo(
-        episode=f"{root.name}/episode_{row['episode_index']}",
-        steps=int(row["length"]),
-        instruction=row["tasks"][0],
-        control_hz=int(dataset["fps"]),
-    )
+def _flush(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())

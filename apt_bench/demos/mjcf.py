@@ -8,31 +8,45 @@ from xml.etree import ElementTree
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from apt_bench.core.errors import UserError
+from apt_bench.core.text import one_line
 from apt_bench.demos.format import CameraTrack
 from apt_bench.envs.base import AGENTVIEW, WRIST
 
 _OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 _FOVY = 45.0  # MuJoCo's default, degrees
+_DEPTH = 100
+"""Bodies that hang on one another, at most: a robot's arm is ten."""
 
 
-def cameras_from_mjcf(xml: str, size: tuple[int, int], achieved: np.ndarray) -> dict[str, CameraTrack]:
+def cameras_from_mjcf(
+    xml: str, size: tuple[int, int], achieved: np.ndarray, where: str
+) -> dict[str, CameraTrack]:
     """The third-person camera, fixed in the world, and the wrist camera, fixed to the hand whose poses are `achieved`
     (T, 4, 4; position of the grip site, orientation of the hand). size: height and width of the images, which are
-    LIBERO's mirror images once upright. Cameras that the XML lacks are left out.
+    LIBERO's mirror images once upright. Cameras that the XML lacks are left out. Files that the XML names are not read.
+
+    Raises UserError, beginning with `where`, for text that is not XML or has an impossible camera.
     """
-    chains = {e.get("name"): chain for e, chain in _walk(ElementTree.fromstring(xml), [])}
-    tracks: dict[str, CameraTrack] = {}
-    if chain := chains.get("agentview"):
-        pose = _product(chain) @ _OPENGL_TO_OPENCV
-        tracks[AGENTVIEW] = CameraTrack(_K(chain[-1], size), np.tile(pose, (len(achieved), 1, 1)))
-    camera, grip = chains.get("robot0_eye_in_hand"), chains.get("gripper0_grip_site")
-    if camera and grip:
-        depth = len(camera) - 1  # the camera hangs on the hand, and so does, further down, the grip site
-        to_hand = np.eye(4)
-        to_hand[:3, 3] = -_product(grip[depth:])[:3, 3]
-        tracks[WRIST] = CameraTrack(
-            _K(camera[-1], size), achieved @ to_hand @ _product(camera[depth:]) @ _OPENGL_TO_OPENCV
-        )
+    try:
+        chains = {e.get("name"): chain for e, chain in _walk(ElementTree.fromstring(xml), [])}
+        tracks: dict[str, CameraTrack] = {}
+        if chain := chains.get("agentview"):
+            pose = _product(chain) @ _OPENGL_TO_OPENCV
+            tracks[AGENTVIEW] = CameraTrack(_K(chain[-1], size), np.tile(pose, (len(achieved), 1, 1)))
+        camera, grip = chains.get("robot0_eye_in_hand"), chains.get("gripper0_grip_site")
+        if camera and grip:
+            depth = len(camera) - 1  # the camera hangs on the hand, and so does, further down, the grip site
+            to_hand = np.eye(4)
+            to_hand[:3, 3] = -_product(grip[depth:])[:3, 3]
+            tracks[WRIST] = CameraTrack(
+                _K(camera[-1], size), achieved @ to_hand @ _product(camera[depth:]) @ _OPENGL_TO_OPENCV
+            )
+    except (ElementTree.ParseError, ValueError) as error:  # UnicodeEncodeError among them
+        raise UserError(
+            f"{where} does not describe a scene: {one_line(error, 200)}. Cameras are computed from it; without the "
+            "attribute the demonstrations are read, but have none."
+        ) from None
     return tracks
 
 
@@ -41,6 +55,8 @@ Chain = list[ElementTree.Element]
 
 def _walk(element: ElementTree.Element, above: Chain) -> Iterator[tuple[ElementTree.Element, Chain]]:
     """Cameras and sites, each with the bodies that it hangs on, outermost first, and itself."""
+    if len(above) > _DEPTH:
+        raise ValueError(f"more than {_DEPTH} bodies hang on one another")
     for child in element:
         if child.tag in ("worldbody", "body"):
             yield from _walk(child, [*above, child])
@@ -48,12 +64,22 @@ def _walk(element: ElementTree.Element, above: Chain) -> Iterator[tuple[ElementT
             yield child, [*above, child]
 
 
+def _numbers(element: ElementTree.Element, name: str, default: str, count: int) -> list[float]:
+    text = element.get(name, default)
+    values = [float(x) for x in text.split()]
+    if len(values) != count or not np.isfinite(values).all() or np.abs(values).max() > 1e6:
+        raise ValueError(f"{element.tag} '{element.get('name', '')}' has {name}=\"{text}\"")
+    return values
+
+
 def _product(chain: Chain) -> np.ndarray:
     pose = np.eye(4)
     for element in chain:
         step = np.eye(4)
-        step[:3, 3] = [float(x) for x in element.get("pos", "0 0 0").split()]
-        w, x, y, z = (float(x) for x in element.get("quat", "1 0 0 0").split())
+        step[:3, 3] = _numbers(element, "pos", "0 0 0", 3)
+        w, x, y, z = _numbers(element, "quat", "1 0 0 0", 4)
+        if not w * w + x * x + y * y + z * z > 1e-12:
+            raise ValueError(f"{element.tag} '{element.get('name', '')}' has a quat without a length")
         step[:3, :3] = Rotation.from_quat([x, y, z, w]).as_matrix()
         pose = pose @ step
     return pose
@@ -61,5 +87,8 @@ def _product(chain: Chain) -> np.ndarray:
 
 def _K(camera: ElementTree.Element, size: tuple[int, int]) -> np.ndarray:
     height, width = size
-    focal = 0.5 * height / np.tan(np.deg2rad(float(camera.get("fovy", _FOVY))) / 2)
+    (fovy,) = _numbers(camera, "fovy", str(_FOVY), 1)
+    if not 0.1 <= fovy <= 179:
+        raise ValueError(f"camera '{camera.get('name', '')}' has a fovy of {fovy:g} degrees")
+    focal = 0.5 * height / np.tan(np.deg2rad(fovy) / 2)
     return np.array([[-focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]])

@@ -9,10 +9,11 @@ import numpy as np
 
 from apt_bench.core.config import load_object
 from apt_bench.core.errors import UserError
+from apt_bench.core.files import reason
 from apt_bench.demos.dataset import Entry
 from apt_bench.demos.video import Mp4Writer
 from apt_bench.envs.base import Env
-from apt_bench.suites import load_suite
+from apt_bench.suites import load_suite, suite_names
 
 FRAME_EVERY = 2
 """Control steps per video frame."""
@@ -38,7 +39,10 @@ class Replay:
 
 
 class Replayer:
-    """Keeps environments between replays. `suite`: name or file of the suite, where the key's name does not find it."""
+    """Keeps environments between replays.
+
+    suite: name or file of the demonstrations' suite. Without it they may name a shipped one and nothing else: a suite
+    names modules that are imported, and no data file chooses those."""
 
     def __init__(self, suite: str | None = None) -> None:
         self._suite = suite
@@ -47,11 +51,16 @@ class Replayer:
     def replay(self, entry: Entry, video: Path | None = None) -> Replay:
         """Reset to the demonstration's episode and execute its actions; `video`: an mp4 to write.
 
-        Raises UserError for demonstrations that others made: their initial states are not known here."""
+        Raises UserError for demonstrations that others made, whose initial states are not known here, and for those of
+        a suite that is neither given nor shipped."""
         info = entry.info
         if info.key is None:
             raise UserError(
                 f"'{info.episode}' names no episode of a suite; only demonstrations made by `apt-bench collect` replay."
+            )
+        if self._suite is None and info.key.suite not in suite_names():
+            raise UserError(
+                f"'{info.episode}' is of the suite '{info.key.suite}', which does not ship. Give its file with --suite."
             )
         spec = load_suite(self._suite or info.key.suite).episode(info.key)
         actions = entry.load(cameras=()).actions
@@ -68,9 +77,12 @@ class Replayer:
             if env.outcome().done:
                 break
         if video:
-            film = Mp4Writer(video, frames[0].shape[:2], info.control_hz // FRAME_EVERY)
-            film.add(np.stack(frames))
-            film.close()
+            try:
+                film = Mp4Writer(video, frames[0].shape[:2], max(1, info.control_hz // FRAME_EVERY))
+                film.add(np.stack(frames))
+                film.close()
+            except OSError as error:
+                raise UserError(f"Cannot write {video}: {reason(error)}.") from None
         outcome = env.outcome()
         return Replay(
             episode=info.episode,

@@ -8,8 +8,8 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from apt_bench import rendering
 from apt_bench.envs.base import Camera, Scene
+from apt_bench.envs.gl import Canvas
 
 MAX_GEOMS = 2000
 
@@ -37,9 +37,7 @@ class Segmenter:
     def close(self) -> None:
         """Free the GL context."""
         if self._model is not None:
-            self._gl.make_current()
-            self._context.free()
-            self._gl.free()
+            self._canvas.free()
             self._model = None
 
     def _load(self, scene: Scene, size: int) -> None:
@@ -49,13 +47,11 @@ class Segmenter:
         self._label_of_geom = np.zeros(model.ngeom + 1, np.uint8)  # the last: no geom
         for label, name in enumerate(self.names, 1):
             self._label_of_geom[list(scene.objects[name].geoms)] = label
-        self._gl = rendering.make_context(size, size)
-        self._gl.make_current()
+        self._canvas = Canvas(size, size)
         quality = model.vis.quality
         samples, quality.offsamples = quality.offsamples, 0  # smoothed edges would be mixtures of two labels
-        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
+        self._canvas.load(model)
         quality.offsamples = samples
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._drawn = mujoco.MjvScene(model, maxgeom=MAX_GEOMS)
         self._drawn.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = 1
         self._drawn.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 1
@@ -68,13 +64,10 @@ class Segmenter:
 
     def _geoms(self, data: Any, camera: int, size: int) -> np.ndarray:
         """(size, size): id of the geom behind each pixel, -1 for none."""
-        self._gl.make_current()
         self._camera.fixedcamid = camera
-        rect, everything = mujoco.MjrRect(0, 0, size, size), mujoco.mjtCatBit.mjCAT_ALL
+        everything = mujoco.mjtCatBit.mjCAT_ALL
         mujoco.mjv_updateScene(self._model, data, self._option, None, self._camera, everything, self._drawn)
-        mujoco.mjr_render(rect, self._drawn, self._context)
-        pixels = np.empty((size, size, 3), np.uint8)
-        mujoco.mjr_readPixels(pixels, None, rect, self._context)
+        pixels = self._canvas.draw(self._drawn, size)
         geom_of_colour = np.full(self._drawn.ngeom + 1, -1)  # colour 0: nothing drawn
         for geom in self._drawn.geoms[: self._drawn.ngeom]:
             if geom.segid >= 0 and geom.objtype == mujoco.mjtObj.mjOBJ_GEOM:

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from imageio_ffmpeg import get_ffmpeg_exe
 
 from apt_bench.core.errors import UserError
+from apt_bench.core.text import one_line
+from apt_bench.demos.checks import check_total
+from apt_bench.demos.limits import MAX_SIDE
 
 CODEC, PIXELS = "h264", "yuv420p"
 _ENCODE = ["-c:v", "libx264", "-pix_fmt", PIXELS, "-preset", "veryfast", "-crf", "18", "-g", "2", "-bf", "0"]
 """A key frame every second frame, so that any one can be read quickly (LeRobot's choice), and no reordered frames, so
 that frame i is at i / fps exactly."""
+
+_ONLY_MP4 = ["-protocol_whitelist", "file", "-f", "mov", "-max_pixels", str(MAX_SIDE**2), "-an", "-sn", "-dn"]
+"""ffmpeg guesses formats from contents, and some (play lists) name other files and addresses: it shall not guess."""
+
+SECONDS, PER_FRAME = 60.0, 0.5
+"""A reader waits so long, and so much longer for each frame."""
 
 
 class Mp4Writer:
@@ -27,7 +38,9 @@ class Mp4Writer:
         self.path, self.frames, self._size = path, 0, (height, width, 3)
         source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
         command = [get_ffmpeg_exe(), "-y", "-v", "error", "-threads", "1", *source, *_ENCODE, "-threads", "1"]
-        self._process = subprocess.Popen([*command, str(path)], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+        self._process = subprocess.Popen(
+            [*command, _file(path)], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+        )
 
     def add(self, frames: np.ndarray) -> None:
         """Append (T, H, W, 3)."""
@@ -44,32 +57,63 @@ class Mp4Writer:
         """Finish the file. Raises OSError where ffmpeg could not write it."""
         _, error = self._process.communicate()
         if self._process.returncode:
-            raise OSError(f"ffmpeg could not write {self.path}: {error.decode().strip()}")
+            raise OSError(f"ffmpeg could not write {self.path}: {_said(error)}")
+
+    def abort(self) -> None:
+        """Give the file up."""
+        self._process.kill()
+        self._process.communicate()
+
+
+def _file(path: Path) -> str:
+    """The path as ffmpeg takes it for one, whatever it begins with."""
+    return f"file:{path.absolute()}"
+
+
+def _said(error: bytes) -> str:
+    lines = error.decode(errors="backslashreplace").strip().splitlines()
+    return one_line(lines[-1], 300) if lines else "no further word"
 
 
 def read_mp4(path: Path, start: float, count: int, size: tuple[int, int]) -> np.ndarray:
     """`count` frames from `start` seconds on, uint8 (count, H, W, 3); size = (H, W). Raises UserError where the file is
-    missing or shorter."""
+    missing, shorter, or of another size."""
     if not path.is_file():
         raise UserError(f"No file {path}. The data set is incomplete: copy or download it again.")
-    command = [get_ffmpeg_exe(), "-v", "error", "-threads", "1", "-ss", f"{start:.6f}", "-i", str(path)]
-    command += [
-        "-frames:v",
-        str(count),
-        "-fps_mode",
-        "passthrough",
-        "-f",
-        "rawvideo",
-        "-pix_fmt",
-        "rgb24",
-        "-",
-    ]
-    done = subprocess.run(command, capture_output=True, check=False)
     wanted = count * size[0] * size[1] * 3
-    if len(done.stdout) != wanted:
-        why = done.stderr.decode().strip().splitlines()
+    check_total(wanted, str(path))
+    command = [get_ffmpeg_exe(), "-v", "error", "-nostdin", "-threads", "1", *_ONLY_MP4]
+    command += ["-ss", f"{start:.6f}", "-i", _file(path), "-frames:v", str(count), "-fps_mode", "passthrough"]
+    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        out, err = process.stdout, process.stderr
+        assert out is not None
+        assert err is not None
+        late = threading.Timer(SECONDS + PER_FRAME * count, process.kill)
+        late.start()
+        words: list[bytes] = []
+        listener = threading.Thread(target=lambda: words.append(_tail(err)), daemon=True)
+        listener.start()
+        try:
+            frames = out.read(wanted + 1)  # images may be larger than they are said to be
+            process.kill() if len(frames) > wanted else process.wait()
+        finally:
+            late.cancel()
+            process.kill()
+            listener.join()
+    if len(frames) != wanted:
+        more = "larger" if len(frames) > wanted else "damaged or shorter"
         raise UserError(
-            f"{path} is damaged or shorter than its index says: {len(done.stdout)} of {wanted} bytes "
-            f"({why[-1] if why else 'no further word'}). Copy or download it again."
+            f"{path} is {more} than its index says: {count} frames of {size[1]}x{size[0]} have {wanted:,} bytes, it "
+            f"gave {'more' if len(frames) > wanted else f'{len(frames):,}'} ({_said(b''.join(words))}). If it was "
+            "downloaded or copied, do that again."
         )
-    return np.frombuffer(done.stdout, np.uint8).reshape(count, *size, 3)
+    return np.frombuffer(frames, np.uint8).reshape(count, *size, 3)
+
+
+def _tail(stream: IO[bytes]) -> bytes:
+    """The end of what is said there; damaged files make ffmpeg say much."""
+    end = b""
+    while some := stream.read(65536):
+        end = (end + some)[-4096:]
+    return end
