@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from apt_bench.core.errors import UserError, did_you_mean
+from apt_bench.core.text import one_line, say
 
 TRACKERS = ("none", "wandb", "trackio")
 PROJECT = "apt-bench"
@@ -49,9 +49,7 @@ class Tracker:
             call(self._module)
         except Exception as error:
             name, self._module = self._module.__name__, None
-            print(
-                f"apt-bench: {name} failed and gets no more: {type(error).__name__}: {error}", file=sys.stderr
-            )
+            say(f"{name} failed and gets no more: {one_line(f'{type(error).__name__}: {error}')}")
 
 
 def find_tracker(kind: str) -> Any:
@@ -61,7 +59,10 @@ def find_tracker(kind: str) -> Any:
     if kind == "none":
         return None
     try:
-        return import_module(kind)
+        module = import_module(kind)
+        if not hasattr(module, "init"):  # a folder `wandb`, where the package is not installed
+            raise ImportError(f"'{kind}' here is a folder, not the package")
+        return module
     except ImportError as error:
         raise UserError(
             f"--track {kind} needs the package {kind} ({error}). Install it: pip install 'apt-bench[{kind}]'."

@@ -85,6 +85,11 @@ def _is_number(text: str) -> bool:
     return True
 
 
+def literal(text: object, style: str = "") -> Text:
+    """A renderable that is only this text on any console: no markup, no escapes, in this style."""
+    return Text(plain(text), style=style)
+
+
 class PlainConsole(Console):
     """A console to which a text is only a text: no markup, no emoji names, no escapes from outside."""
 

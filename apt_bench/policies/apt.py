@@ -91,6 +91,11 @@ class AptPolicy:
             about={} if model else checkpoint.about(weights),
         )
 
+    @staticmethod
+    def digest(weights: str | Path, **others: object) -> str:
+        """Hash of the weights, without loading them: what tells whether a finished run is of this policy."""
+        return checkpoint.sha256(weights)
+
     def reset(self, episodes: Sequence[str]) -> None:
         """Nothing is kept between decisions."""
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from apt_bench.core.config import Range, build, load_object, parse_yaml, read_yaml
 from apt_bench.core.errors import PolicyFault, ServerLost, UserError, did_you_mean
 from apt_bench.core.paths import data_dir
-from apt_bench.core.text import one_line
+from apt_bench.core.text import file_name, one_line
 from apt_bench.policies.base import Policy, PolicySpec
 from apt_bench.policies.guard import GuardedPolicy, guard, guarded
 
@@ -51,29 +51,59 @@ class PolicyRef:
             raise UserError(f"Policy '{self.name}' cannot be made: its server is gone: {error}.") from error
         except UserError as error:
             raise UserError(f"Policy '{self.name}': {error}") from error
-        spec = found.spec if ":" in self.name else dataclasses.replace(found.spec, name=self.name)
+        spec = self.named(found.spec)
         if spec.privileged and spec.placement != "worker":
             raise UserError(f"Policy '{self.name}' is privileged: its spec must say placement='worker'.")
         return dataclasses.replace(found, spec=spec)
 
+    def named(self, spec: PolicySpec) -> PolicySpec:
+        """The spec under the name that people see: of a YAML the one that they typed."""
+        return spec if ":" in self.name else dataclasses.replace(spec, name=self.name)
+
+    def check(self) -> None:
+        """Raises UserError where the class is no policy or the arguments do not fit it. Makes nothing."""
+        try:
+            self._fits(load_object(self.policy))
+        except UserError as error:
+            raise UserError(f"Policy '{self.name}': {error}") from error
+
+    def declared(self) -> PolicySpec | None:
+        """What the class declares before it is made; None where only the made policy says."""
+        kind = load_object(self.policy)
+        try:
+            found = guarded(lambda: getattr(kind, "spec", None))
+        except (PolicyFault, ServerLost):  # `load` says what is wrong
+            return None
+        return found if isinstance(found, PolicySpec) else None
+
+    def digest(self) -> str | None:
+        """Hash of the weights that the policy would load, found without loading them: of the class's own
+        `digest(**args)`, where it has one. Raises UserError where there are none."""
+        kind = load_object(self.policy)
+        if not callable(getattr(kind, "digest", None)):
+            return None
+        try:
+            return str(guarded(lambda: kind.digest(**self.args)))
+        except (PolicyFault, ServerLost):  # `load` says what is wrong
+            return None
+
     def _made(self, kind: Any) -> Policy:
+        self._fits(kind)
+        policy: Policy = kind(**self.args)
+        return policy
+
+    def _fits(self, kind: Any) -> None:
         if not (callable(kind) and hasattr(kind, "act") and hasattr(kind, "reset")):
             raise UserError(f"'{self.policy}' is no policy: it needs `spec`, `reset` and `act`.")
         try:
             inspect.signature(kind).bind(**self.args)
         except TypeError as error:
             raise UserError(f"{error}. Give arguments as --policy-arg key=value.") from None
-        policy: Policy = kind(**self.args)
-        return policy
 
     def resolve(self) -> PolicyRef:
         """The same with `placement` and `num_gpus` of the class's own spec, where the class has one."""
-        kind = load_object(self.policy)
-        try:
-            declared = guarded(lambda: getattr(kind, "spec", None))
-        except (PolicyFault, ServerLost):  # `load` says what is wrong
-            declared = None
-        if isinstance(declared, PolicySpec):
+        declared = self.declared()
+        if declared is not None:
             return dataclasses.replace(self, placement=declared.placement, num_gpus=declared.num_gpus)
         return self
 
@@ -83,10 +113,11 @@ class PolicyRef:
 
     def label(self, spec: PolicySpec) -> str:
         """A folder's name: the policy's, and six hex digits where arguments or weights tell two apart."""
+        name = file_name(spec.name)
         if not self.args and spec.weights is None:
-            return spec.name
+            return name
         text = json.dumps(self.identity(spec), sort_keys=True, default=str)
-        return f"{spec.name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+        return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def baseline_names() -> list[str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
+import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +15,8 @@ import numpy as np
 
 from apt_bench.core.config import Natural, build
 from apt_bench.core.errors import UserError
+from apt_bench.core.files import parse_json, read_bytes, write_whole
+from apt_bench.core.text import one_line
 from apt_bench.envs.base import ACTION_DIM, Observation
 from apt_bench.policies.base import PolicySpec, noise_seed
 
@@ -53,30 +57,33 @@ class ReplayPolicy:
     """Executes stored actions open loop, then stands still.
 
     path: a folder that `--save-actions` wrote (each episode gets its own actions), or one .npz of it (every episode
-    gets these).
+    gets these). Raises UserError where two files hold other actions for the same episode.
     """
 
     spec = PolicySpec("replay", placement="worker")
 
     def __init__(self, path: str) -> None:
         source = Path(path)
-        files = sorted(source.rglob("*.npz")) if source.is_dir() else [source]
-        if not files or not all(f.is_file() for f in files):
-            raise UserError(
-                f"No stored actions (.npz) at '{path}'. `apt-bench run --save-actions` writes them."
-            )
-        digest = hashlib.sha256()
         self._actions: dict[str, np.ndarray] = {}
         self._only: np.ndarray | None = None
-        for file in files:
-            digest.update(file.read_bytes())
-            episode, self._only = load_actions(file)
-            self._actions[episode] = self._only
-        if source.is_dir():
-            self._only = None
+        for file in _stored(source):
+            episode, actions = load_actions(file)
+            if not np.array_equal(self._actions.setdefault(episode, actions), actions):
+                raise UserError(
+                    f"{file} holds other actions for episode {episode} than another file of '{path}'."
+                )
+            self._only = None if source.is_dir() else actions
         self.spec = dataclasses.replace(
-            ReplayPolicy.spec, weights=str(source), weights_sha256=digest.hexdigest()
+            ReplayPolicy.spec, weights=str(source), weights_sha256=ReplayPolicy.digest(path)
         )
+
+    @staticmethod
+    def digest(path: str) -> str:
+        """Hash of the stored actions' files."""
+        found = hashlib.sha256()
+        for file in _stored(Path(path)):
+            found.update(read_bytes(file))
+        return found.hexdigest()
 
     def reset(self, episodes: Sequence[str]) -> None:
         """Keeps nothing."""
@@ -96,23 +103,64 @@ class ReplayPolicy:
         return chunk if len(chunk) else np.zeros((self.spec.horizon, ACTION_DIM))
 
 
+def _stored(source: Path) -> list[Path]:
+    try:
+        files = sorted(source.rglob("*.npz")) if source.is_dir() else [source]
+        if files and all(f.is_file() for f in files):
+            return files
+    except (OSError, ValueError):  # not ours to read; a null byte in the name
+        pass
+    raise UserError(f"No stored actions (.npz) at '{source}'. `apt-bench run --save-actions` writes them.")
+
+
+STEPS = 10**6
+"""Of stored actions, at most."""
+
+
+def packed_actions(episode: str, actions: np.ndarray) -> bytes:
+    """An .npz of the executed actions (steps, 7) of one episode."""
+    file = io.BytesIO()
+    np.savez_compressed(file, actions=actions, meta=np.array(json.dumps({"episode": episode})))
+    return file.getvalue()
+
+
 def save_actions(path: Path, episode: str, actions: np.ndarray) -> None:
-    """Store the executed actions (steps, 7) of one episode."""
+    """Store the executed actions (steps, 7) of one episode. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    with open(part, "wb") as file:
-        np.savez_compressed(file, actions=actions, meta=np.array(json.dumps({"episode": episode})))
-    part.replace(path)
+    write_whole(path, packed_actions(episode, actions))
 
 
 def load_actions(path: Path) -> tuple[str, np.ndarray]:
     """The episode's id and its actions (steps, 7) float64. Raises UserError for anything else."""
+    content = read_bytes(path)
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            episode = str(json.loads(str(stored["meta"]))["episode"])
-            actions = np.asarray(stored["actions"], dtype=np.float64)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} holds no stored actions: {error}.") from None
+        with zipfile.ZipFile(io.BytesIO(content)) as stored:
+            meta = _array(stored, "meta.npy", 2**16)
+            actions = _array(stored, "actions.npy", STEPS * ACTION_DIM * 8 + 2**12)
+        if meta.dtype.kind != "U" or meta.shape != () or actions.dtype.kind not in "fiu":
+            raise ValueError(f"its arrays are of types {meta.dtype} and {actions.dtype}")
+        episode = parse_json(str(meta))["episode"]
+        if not isinstance(episode, str):
+            raise ValueError("it does not name its episode")
+    except Exception as error:  # zipfile and numpy raise a dozen kinds for damaged files
+        raise UserError(f"{path} holds no stored actions: {one_line(error, 300)}.") from None
     if actions.ndim != 2 or actions.shape[1] != ACTION_DIM or not np.isfinite(actions).all():
         raise UserError(f"{path}: expected finite actions of shape (n, {ACTION_DIM}), found {actions.shape}.")
-    return episode, actions
+    return episode, actions.astype(np.float64)
+
+
+def _array(stored: zipfile.ZipFile, name: str, limit: int) -> np.ndarray:
+    """One array of an .npz, of at most so many bytes, whatever its header claims. Raises ValueError and others."""
+    with stored.open(name) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"{name} is longer than {limit:,} bytes")
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize > limit:
+        raise ValueError(f"{name} claims the shape {shape} of {dtype}")
+    file.seek(0)
+    array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
+    return array

@@ -72,15 +72,22 @@ def circumstances() -> dict[str, Any]:
     }
 
 
-def requested(specs: Iterable[EpisodeSpec], earlier: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """Episodes asked for so far under the cells' own prompts, as {cell: {task: number of initial states}}: what
-    coverage is measured against."""
-    counts: dict[str, dict[str, int]] = {cell: dict(tasks) for cell, tasks in earlier.items()}
-    now = Counter((s.key.cell, s.key.task) for s in specs if s.key.prompt == "default")
-    for (cell, task), number in now.items():
-        tasks = counts.setdefault(cell, {})
+def requested(specs: Iterable[EpisodeSpec], earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked for so far, for `run.json`; coverage is measured against it.
+
+    `requested`: {cell: {task: number of initial states}} under the cells' own prompts; `requested_probes`: {probe:
+    {cell: {task: number}}} under language probes. earlier: what `run.json` said before."""
+    own: dict[str, dict[str, int]] = {c: dict(tasks) for c, tasks in (earlier.get("requested") or {}).items()}
+    probed: dict[str, dict[str, dict[str, int]]] = {
+        probe: {c: dict(tasks) for c, tasks in cells.items()}
+        for probe, cells in (earlier.get("requested_probes") or {}).items()
+    }
+    now = Counter((s.key.prompt, s.key.cell, s.key.task) for s in specs)
+    for (prompt, cell, task), number in now.items():
+        cells = own if prompt == "default" else probed.setdefault(prompt, {})
+        tasks = cells.setdefault(cell, {})
         tasks[task] = max(tasks.get(task, 0), number)
-    return counts
+    return {"requested": own, "requested_probes": probed}
 
 
 def unavailable(suite: Suite, specs: Iterable[EpisodeSpec]) -> dict[str, dict[str, str]]:

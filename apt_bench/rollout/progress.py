@@ -13,8 +13,8 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
+from apt_bench.core.text import literal, one_line
 from apt_bench.records import EpisodeRecord
 from apt_bench.suites import EpisodeKey
 
@@ -50,7 +50,7 @@ class Progress:
         if self._live:
             self._live.stop()
         elif self._new:
-            self._console.print(self._line(), highlight=False, soft_wrap=True)
+            self._print(self._line())
 
     def ended(self, record: EpisodeRecord) -> None:
         """An episode was recorded."""
@@ -59,7 +59,7 @@ class Progress:
         now = time.monotonic()
         if not self._live and now - self._last >= LINE_EVERY:
             self._last = now
-            self._console.print(self._line(), highlight=False, soft_wrap=True)
+            self._print(self._line())
 
     def metrics(self, record: EpisodeRecord) -> dict[str, float]:
         """For a tracker, when an episode has ended: its cell's success rate and episodes so far, and its length."""
@@ -87,7 +87,10 @@ class Progress:
     def retrying(self, episode: str, why: str) -> None:
         """An episode will be run again."""
         self._retries += 1
-        self._console.print(f"Again: {episode}: {why}", style="yellow", highlight=False, soft_wrap=True)
+        self._print(f"Again: {episode}: {one_line(why)}", "yellow")
+
+    def _print(self, text: str, style: str = "") -> None:
+        self._console.print(literal(text, style), soft_wrap=True)
 
     def _count(self, record: EpisodeRecord) -> None:
         if record.outcome == "error":
@@ -111,9 +114,10 @@ class Progress:
         cells = Table.grid(padding=(0, 2))
         for cell, done in self._done.items():
             won = self._won[cell]
-            cells.add_row(cell, f"{won}/{done}", f"{100 * won / done:.0f}%" if done else "")
+            rate = f"{100 * won / done:.0f}%" if done else ""
+            cells.add_row(literal(cell), literal(f"{won}/{done}"), literal(rate))
         bar = ProgressBar(total=self._total, completed=self._done.total() + self._errors, width=60)
-        return Group(cells, Align.left(bar), Text(self._line()))
+        return Group(cells, Align.left(bar), literal(self._line()))
 
 
 def column(key: EpisodeKey) -> str:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -20,6 +20,7 @@ import numpy as np
 
 from apt_bench.core.config import load_object
 from apt_bench.core.errors import UserError
+from apt_bench.core.scratch import scratch
 from apt_bench.envs.base import Env, Observation
 from apt_bench.policies.base import Policy, PolicySpec
 from apt_bench.policies.registry import PolicyRef
@@ -51,7 +52,7 @@ class Video:
         which, _, number = text.partition(":")
         if which in ("none", "failures", "all") and not number:
             return Video(which)
-        if which == "first" and number.isdigit() and int(number) > 0:
+        if which == "first" and re.fullmatch(r"[1-9][0-9]{0,8}", number):
             return Video(which, int(number))
         raise UserError(f"--video is none, failures, first:K (K at least 1) or all, not '{text}'.")
 
@@ -252,8 +253,8 @@ def encode(frames: Iterator[np.ndarray], fps: float) -> bytes:
     """H.264 in mp4. Frames: uint8 RGB, (H, W, 3), all of one size, H and W even."""
     import imageio.v2 as imageio
 
-    with tempfile.TemporaryDirectory(prefix="apt-bench-") as folder:
-        path = Path(folder) / "video.mp4"
+    with scratch("film") as folder:
+        path = folder / "video.mp4"
         writer: Any
         with imageio.get_writer(path, fps=fps, macro_block_size=2, ffmpeg_params=["-threads", "1"]) as writer:
             for frame in frames:

@@ -127,10 +127,10 @@ def test_episodes_without_a_partner_are_left_out(here, rival, tmp_path):
     ("changes", "message"),
     [
         ({"against": Path("nowhere")}, "nowhere holds no run"),
-        ({"execute": 1}, r"another protocol \(this run / that one: execute: 1 / 3\)"),
-        ({"seed": 8}, "seed: 8 / 7"),
+        ({"seed": 8}, r"another protocol \(this run / that one: seed: 8 / 7\)"),
         ({"probes": ("null",)}, "neither --probe nor --limit"),
-        ({"margin": 2.0}, "between 0 and 100"),
+        ({"margin": 2.0}, "--margin .* must be above 0 and below 1"),
+        ({"margin": float("nan")}, "--margin .* must be finite"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(here, rival, changes, message):
