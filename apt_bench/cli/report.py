@@ -8,7 +8,10 @@ from typing import Annotated
 import typer
 
 from apt_bench.core.errors import UserError
-from apt_bench.core.text import plain_console
+from apt_bench.core.text import file_name, plain_console
+
+MISSING = 5
+"""Sentences about what is missing that are printed, at most; all of them are in the report."""
 
 
 def register(app: typer.Typer) -> None:
@@ -32,27 +35,34 @@ def report_command(
 ) -> None:
     """Write tables, figures and a page that opens offline. Without runs: the paper's own results."""
     from apt_bench.reporting.data import load_runs
+    from apt_bench.reporting.details import missing
     from apt_bench.reporting.page import write_report
 
-    paths = [path for run in runs or () for path in expand(run)]
-    loaded = load_runs(paths)
-    folder = out or (
-        Path(paths[0].partition("=")[2] or paths[0]) / "report" if len(paths) == 1 else Path("report")
-    )
+    loaded = load_runs([argument for run in runs or () for argument in expand(run)])
+    folder = out or (loaded[0].path / "report" if len(loaded) == 1 else Path("report"))
     page = write_report(loaded, folder, published, title)
     console = plain_console()
+    headlines = {file_name(suite) for run in loaded for suite, _ in run.asked}
     for table in sorted((folder / "tables").glob("*.md")):
-        if any(run.protocol.get("suite") == table.stem for run in loaded):
+        if table.stem in headlines:
             console.print(table.read_text(encoding="utf-8"), markup=False, soft_wrap=True)
+    for sentence in missing(loaded)[:MISSING]:
+        console.print(f"- {sentence}", markup=False, soft_wrap=True)
     console.print(f"{page}", markup=False, soft_wrap=True)
 
 
 def expand(argument: str) -> list[str]:
-    """The run directory itself, or the run directories in a folder of them."""
+    """The run directory itself, or the run directories in a folder of them; of several names of one, links, the
+    first."""
     path = Path(argument)
-    if path.is_dir() and not (path / "protocol.json").is_file():
-        found = sorted(str(p.parent) for p in path.glob("*/protocol.json"))
-        if not found:
-            raise UserError(f"{path} holds no run (no protocol.json), nor do the folders in it.")
-        return found
-    return [argument]
+    try:
+        if not path.is_dir() or (path / "protocol.json").is_file():
+            return [argument]
+        found = {
+            p.parent.resolve(): str(p.parent) for p in sorted(path.glob("*/protocol.json"), reverse=True)
+        }
+    except (OSError, ValueError):  # it vanished, or is no path: reading it says so
+        return [argument]
+    if not found:
+        raise UserError(f"{path} holds no run (no protocol.json), nor do the folders in it.")
+    return sorted(found.values())

@@ -4,6 +4,7 @@ values written at the bars. Each function gives a figure, or None where there is
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -19,7 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from apt_bench.reporting.data import Run, cell_label, cell_summaries
+from apt_bench.core.text import one_line
+from apt_bench.reporting.data import Run, cell_label, cell_summaries, task_numbers
 from apt_bench.reporting.details import LANGUAGE, classes
 from apt_bench.reporting.table import Column, Rate, Row, Table, percent
 from apt_bench.reporting.tables import TICK, TICKS
@@ -54,6 +56,7 @@ _STYLE: Any = {
     "svg.hashsalt": "apt-bench",
     "pdf.fonttype": 42,
     "text.parse_math": False,  # a name may hold any character
+    "text.usetex": False,
     "figure.constrained_layout.use": True,
 }
 
@@ -77,7 +80,8 @@ def save(figure: Figure, name: str, folder: Path) -> list[Path]:
     """`NAME.png` (200 dpi), `NAME.pdf`, `NAME.svg`."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{kind}" for kind in KINDS]
-    with style():
+    with style(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # an empty box stands for it
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # laid out once, not once per format
         for path in paths:
@@ -116,7 +120,7 @@ def success_chart(table: Table) -> Figure | None:
             first = (
                 not columns[0].group or stacked or at[column.key][1] == 0
             )  # else the line's first panel says it
-            axis.set_title(f"{column.group if first else ''} {column.label}".strip())
+            axis.set_title(_short(f"{column.group if first else ''} {column.label}".strip()))
             _bars(axis, [r.values.get(column.key) for r in table.rows], table.rows, colours)
             axis.tick_params(labelleft=at[column.key][1] == 0)
         axes[0, 0].set_yticks(range(len(names)), names)
@@ -130,7 +134,8 @@ def success_chart(table: Table) -> Figure | None:
 def _method(row: Row) -> str:
     """Name of a row, with the ablation ticks that tell it from others of the same name."""
     on = [word for key, word in TICKS.items() if row.values.get(key) == TICK]
-    return f"{row.values['method']} ({', '.join(on)})" if on else str(row.values["method"])
+    name = _short(row.values["method"])
+    return f"{name} ({', '.join(on)})" if on else name
 
 
 def _panels(columns: Sequence[Column]) -> dict[str, tuple[int, int]]:
@@ -175,16 +180,21 @@ def _bars(axis: Axes, values: Sequence[Any], rows: Sequence[Row], colours: Seque
 
 
 def heat_map(run: Run) -> Figure | None:
-    """Success per task: a line per cell, a square per task in the order of the per-task table."""
+    """Success per task: a line per cell, a square per task at its number (`apt-bench ls tasks`); in the order of the
+    per-task table where a task has none."""
     done = run.frame[run.frame.done]
-    lines = []
-    for suite, cell in cell_summaries(run):
-        part = done[(done.suite == suite) & (done.cell == cell)]
+    found = {}
+    for key in cell_summaries(run):
+        part = done[(done.suite == key[0]) & (done.cell == key[1])]
         rates = part.groupby("task", observed=True).success.mean().sort_index()
         if len(rates):
-            lines.append((cell_label(suite, cell), rates.to_numpy()))
-    if not lines:
+            found[key] = rates
+    if not found:
         return None
+    numbered = all(set(rates.index) <= task_numbers(*key).keys() for key, rates in found.items())
+    lines = [
+        (cell_label(*k), _placed(rates, task_numbers(*k) if numbered else {})) for k, rates in found.items()
+    ]
     width = max(len(r) for _, r in lines)
     grid = np.full((len(lines), width), np.nan)
     for i, (_, rates) in enumerate(lines):
@@ -200,17 +210,31 @@ def heat_map(run: Run) -> Figure | None:
                     ink = "white" if value > 70 else INK
                     text = percent(value / 100)
                     axis.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=ink, fontsize=7)
-        axis.set_yticks(np.arange(len(lines)) + 0.5, [name for name, _ in lines])
+        axis.set_yticks(np.arange(len(lines)) + 0.5, [_short(name) for name, _ in lines])
         every = 1 if width <= 25 else 10
-        numbers = range(every, width + 1, every)
-        axis.set_xticks([n - 0.5 for n in numbers], [str(n) for n in numbers])
+        numbers = range(0, width if numbered else 0, every)
+        axis.set_xticks([n + 0.5 for n in numbers], [str(n) for n in numbers])
         axis.invert_yaxis()
         axis.tick_params(length=0)
-        axis.set_xlabel("Task number in the per-task table")
-        axis.set_title(f"{run.label}: success per task, %")
+        axis.set_xlabel("Task number (apt-bench ls tasks)" if numbered else "Tasks as in the per-task table")
+        axis.set_title(f"{_short(run.label)}: success per task, %")
         for spine in axis.spines.values():
             spine.set_visible(False)
     return figure
+
+
+def _placed(rates: Any, numbers: Mapping[str, int]) -> np.ndarray:
+    """The rates at their tasks' numbers, nan between; in their own order where there are no numbers."""
+    if not numbers:
+        return rates.to_numpy()
+    line = np.full(1 + max(numbers[t] for t in rates.index), np.nan)
+    line[[numbers[t] for t in rates.index]] = rates.to_numpy()
+    return line
+
+
+def _short(name: object) -> str:
+    """A name that leaves room for what it names."""
+    return one_line(name, 48)
 
 
 # The classes of envs/outcome.py keep their looks in every report; others take what is left.
@@ -262,12 +286,12 @@ def outcome_chart(runs: Sequence[Run]) -> Figure | None:
             if fresh:
                 run = next(starts)
                 if len(runs) > 1:
-                    axis.text(0, y + 0.35, run.label, fontweight="bold", va="bottom", fontsize=8)
+                    axis.text(0, y + 0.35, _short(run.label), fontweight="bold", va="bottom", fontsize=8)
                     y += 1
                 fresh = False
             _stack(axis, y, bar[1], names, looks)
             at.append(y)
-            labels.append(bar[0])
+            labels.append(_short(bar[0]))
             y += 1
         axis.set_yticks(at, labels)
         axis.set_ylim(y - 0.4, -0.6)
@@ -344,7 +368,7 @@ def _marks(table: Table | None, marks: Mapping[str, Mark], label: Sequence[str])
         y, at, labels, before = 0.0, [], [], None
         for row in table.rows:
             if len(runs) > 1 and row.values["run"] != before:
-                axis.text(0, y + 0.35, str(row.values["run"]), fontweight="bold", va="bottom", fontsize=8)
+                axis.text(0, y + 0.35, _short(row.values["run"]), fontweight="bold", va="bottom", fontsize=8)
                 y += 1
             before = row.values["run"]
             axis.axhline(y, color="#E4E4E4", lw=0.6, zorder=0)
@@ -356,7 +380,7 @@ def _marks(table: Table | None, marks: Mapping[str, Mark], label: Sequence[str])
                     axis.plot(100 * value.value, y + offset, mark, color=colour, ms=size, mew=edge,
                               mec=colour if mark == "|" else "white")  # fmt: skip
             at.append(y)
-            labels.append(": ".join(str(row.values[k]) for k in label))
+            labels.append(": ".join(_short(row.values[k]) for k in label))
             y += 1
         axis.set_yticks(at, labels)
         axis.set_ylim(y - 0.4, -0.6)
@@ -376,7 +400,7 @@ def gain_chart(table: Table | None) -> Figure | None:
     if table is None:
         return None
     columns = [c for c in table.columns if any(isinstance(r.values.get(c.key), Rate) for r in table.rows)]
-    names = [str(r.values["method"]) for r in table.rows]
+    names = [_short(r.values["method"]) for r in table.rows]
     colours = _colours(table.rows)
     known = [v for r in table.rows for v in r.values.values() if isinstance(v, Rate) and v.known]
     ends = [100 * x for v in known for x in (v.value, v.low, v.high) if not math.isnan(x)]
@@ -387,7 +411,7 @@ def gain_chart(table: Table | None) -> Figure | None:
         figure = Figure(figsize=(WIDTH, height))
         axes = figure.subplots(1, len(columns), sharey=True, squeeze=False)
         for axis, column in zip(axes[0], columns, strict=True):
-            axis.set_title(column.label)
+            axis.set_title(_short(column.label))
             for y, (row, colour) in enumerate(zip(table.rows, colours, strict=True)):
                 value = row.values.get(column.key)
                 if not isinstance(value, Rate) or not value.known:

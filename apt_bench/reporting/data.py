@@ -240,7 +240,7 @@ def cell_summaries(run: Run, frame: pd.DataFrame | None = None) -> dict[tuple[st
     groups = {(str(s), str(c)): g for (s, c), g in part.groupby(["suite", "cell"], observed=True)}
     keys = sorted({*groups, *(run.asked if frame is None else ())}, key=suite_order)
     asked = run.asked if frame is None else {}
-    return {key: _summary(run, *key, groups.get(key), asked.get(key)) for key in keys}
+    return {key: _summary(run, key[0], key[1], groups.get(key), asked.get(key)) for key in keys}
 
 
 def probe_summaries(run: Run) -> dict[tuple[str, str, str], CellSummary]:
@@ -249,7 +249,7 @@ def probe_summaries(run: Run) -> dict[tuple[str, str, str], CellSummary]:
     groups = {(str(s), str(c), str(p)): g for (s, c, p), g in run.probed.groupby(names, observed=True)}
     order = list(dict.fromkeys(p for _, _, p in run.asked_probes))
     keys = sorted(run.asked_probes, key=lambda k: (suite_order(k[:2]), order.index(k[2])))
-    return {key: _summary(run, *key[:2], groups.get(key), run.asked_probes[key]) for key in keys}
+    return {key: _summary(run, key[0], key[1], groups.get(key), run.asked_probes[key]) for key in keys}
 
 
 def _summary(run: Run, suite: str, cell: str, group: pd.DataFrame | None, asked: int | None) -> CellSummary:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import base64
 import csv
-import shutil
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import markupsafe
 from matplotlib.figure import Figure
 
 import apt_bench
-from apt_bench.core.errors import UserError
+from apt_bench.core.text import csv_cell, file_name, plain
 from apt_bench.reporting import charts, details
 from apt_bench.reporting.ablation import gain_table
-from apt_bench.reporting.data import Run, suite_names
+from apt_bench.reporting.coverage import progress
+from apt_bench.reporting.data import Run, cell_summaries, probe_summaries, suite_names
+from apt_bench.reporting.folder import PAGE, replaced
 from apt_bench.reporting.probes import probe_table
 from apt_bench.reporting.table import Table, html_table, write
 from apt_bench.reporting.tables import REAL, paper_tables, real_table, suite_tables
@@ -26,6 +30,8 @@ from apt_bench.reporting.videos import gather
 FOLDED = 24
 """Longer tables are shown up to `SHOWN` rows on the page, whole in their files; from this many rows on they fold."""
 SHOWN = 1500
+TWO_STAGE_SUITE = "rigid_pick_place"
+"""The suite of the paper's ablation."""
 
 
 @dataclass
@@ -39,11 +45,12 @@ class Section:
 
 
 class Report:
-    """Collects sections while it writes their files."""
+    """Collects sections while it writes their files. `drawn`: figures and videos too, not only tables."""
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
+    def __init__(self, out: Path, drawn: bool = True) -> None:
+        self.out, self.drawn = out, drawn
         self.sections: list[Section] = []
+        self._taken: set[tuple[str, str]] = set()
 
     def section(self, id: str, title: str, text: str = "") -> None:
         """Begin a section."""
@@ -53,12 +60,13 @@ class Report:
         """Write a table and show it; nothing where there is none or it has no rows."""
         if table is None or not table.rows:
             return
+        table = dataclasses.replace(table, name=self._name("table", table.name))
         write(table, self.out / "tables")
         notes = list(table.notes)
         shown = table
         if len(table.rows) > SHOWN:
             notes.append(f"The first {SHOWN} of {len(table.rows)} rows; all of them are in the files.")
-            shown = Table(table.name, table.title, table.columns, table.rows[:SHOWN], table.notes, table.heat)
+            shown = dataclasses.replace(table, rows=table.rows[:SHOWN])
         self.sections[-1].blocks.append(
             {
                 "kind": "table",
@@ -71,10 +79,12 @@ class Report:
             }
         )
 
-    def figure(self, name: str, figure: Figure | None, alt: str) -> None:
+    def figure(self, name: str, draw: Callable[[], Figure | None], alt: str) -> None:
         """Save a figure and show it; nothing where there is none."""
+        figure = draw() if self.drawn else None
         if figure is None:
             return
+        name = self._name("figure", name)
         inches = figure.get_size_inches()[0]
         paths = charts.save(figure, name, self.out / "figures")
         svg = next(p for p in paths if p.suffix == ".svg")
@@ -89,23 +99,38 @@ class Report:
             }
         )
 
+    def _name(self, kind: str, wanted: str) -> str:
+        """A file's name that no other table or figure of the report has: suites may be called anything."""
+        base = name = file_name(wanted)
+        number = 1
+        while (kind, name.casefold()) in self._taken:
+            number += 1
+            name = f"{base}_{number}"
+        self._taken.add((kind, name.casefold()))
+        return name
+
 
 def write_report(
     runs: Sequence[Run], out: Path, with_published: bool = True, title: str | None = None
 ) -> Path:
-    """Write the report of these runs (of the paper alone where there are none); returns the path of `report.html`."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if (out / "report.html").is_file():  # an earlier report: its files must not stand beside the new ones
-            for name in ("tables", "figures", "videos"):
-                shutil.rmtree(out / name, ignore_errors=True)
-        return _write(runs, out, with_published, title)
-    except OSError as error:
-        raise UserError(f"Cannot write the report to {out}: {error.strerror or error}.") from None
+    """Write the report of these runs (of the paper alone where there are none); returns the path of `report.html`.
+
+    An earlier report in `out` is replaced once the new one is whole. Raises UserError, and leaves everything as it was,
+    where `out` holds something else or cannot be written."""
+    with replaced(out) as folder:
+        report = Report(folder)
+        gaps = _fill(report, runs, with_published)
+        page = _render(report, runs, gaps, title or _title(runs))
+        (folder / PAGE).write_text(page, encoding="utf-8")
+    return out / PAGE
 
 
-def _write(runs: Sequence[Run], out: Path, with_published: bool, title: str | None) -> Path:
-    report = Report(out)
+def write_tables(runs: Sequence[Run], out: Path, with_published: bool = True) -> list[str]:
+    """The tables alone, in `out/tables`; returns what is missing (`details.missing`)."""
+    return _fill(Report(out, drawn=False), runs, with_published)
+
+
+def _fill(report: Report, runs: Sequence[Run], with_published: bool) -> list[str]:
     _headlines(report, runs, with_published)
     filled = [r for r in runs if len(r.frame)]
     if filled:
@@ -114,15 +139,10 @@ def _write(runs: Sequence[Run], out: Path, with_published: bool, title: str | No
     if runs:
         _background(report, runs)
     gaps = details.missing(runs)
-    with open(_folder(out / "tables") / "missing.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([["missing"], *([g] for g in gaps)])
-    (out / "report.html").write_text(_render(report, runs, gaps, title or _title(runs)), encoding="utf-8")
-    return out / "report.html"
-
-
-def _folder(path: Path) -> Path:
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+    (report.out / "tables").mkdir(parents=True, exist_ok=True)
+    with open(report.out / "tables" / "missing.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["missing"], *([csv_cell(g)] for g in gaps)])
+    return gaps
 
 
 def _title(runs: Sequence[Run]) -> str:
@@ -135,32 +155,37 @@ def _title(runs: Sequence[Run]) -> str:
 def _headlines(report: Report, runs: Sequence[Run], with_published: bool) -> None:
     report.section("results", "Results")
     real = {suite for _, suite, _ in REAL.values()}
-    suites = [s for s in suite_names(runs) if s not in real]
-    tables = [t for s in suites for t in suite_tables(runs, s, with_published)]
+    for suite in (s for s in suite_names(runs) if s not in real):
+        for number, table in enumerate(suite_tables(runs, suite, with_published)):
+            _headline(report, table)
+            if number == 0:
+                _gain(report, runs, suite, with_published)
     if any(s in real for r in runs for s, _ in r.asked):
-        tables.append(real_table(runs, with_published))
-    if not runs:
-        tables = paper_tables()
-    gains = {
-        "rigid_pick_place": gain_table(runs, "rigid_pick_place", ("so", "uo", "uc", "uoue"), with_published)
-    }
-    for suite in suites:
-        cells = list(dict.fromkeys(c for r in runs for s, c in r.asked if s == suite))
-        gains.setdefault(suite, gain_table(runs, suite, cells, with_published))
-    for table in tables:
-        report.table(table, folded=False)
-        if table.rows:
-            report.figure(
-                f"success_{table.name}", charts.success_chart(table), f"{table.title}: success in %."
-            )
-        gain = gains.get(table.name)  # by the suite's name, which other tables of the suite extend
-        if gain:
-            report.table(gain, folded=False)
-            report.figure(
-                gain.name, charts.gain_chart(gain), "What the second stage adds, in percentage points."
-            )
+        _headline(report, real_table(runs, with_published))
+    for table in () if runs else paper_tables():
+        _headline(report, table)
+        if table.name == TWO_STAGE_SUITE:
+            _gain(report, runs, TWO_STAGE_SUITE, with_published)
     if not report.sections[-1].blocks:
         report.sections[-1].text = "There is no episode to report."
+
+
+def _headline(report: Report, table: Table) -> None:
+    report.table(table, folded=False)
+    if table.rows:
+        chart = partial(charts.success_chart, table)
+        report.figure(f"success_{table.name}", chart, f"{table.title}: success in %.")
+
+
+def _gain(report: Report, runs: Sequence[Run], suite: str, with_published: bool) -> None:
+    cells: Sequence[str] = list(dict.fromkeys(c for r in runs for s, c in r.asked if s == suite))
+    if suite == TWO_STAGE_SUITE:
+        cells = ("so", "uo", "uc", "uoue")
+    gain = gain_table(runs, suite, cells, with_published)
+    if gain:
+        report.table(gain, folded=False)
+        chart = partial(charts.gain_chart, gain)
+        report.figure(gain.name, chart, "What the second stage adds, in percentage points.")
 
 
 def _controls(report: Report, runs: Sequence[Run]) -> None:
@@ -175,7 +200,9 @@ def _language(report: Report, runs: Sequence[Run]) -> None:
     if table:
         report.section("language", "Does it go where it is told?")
         report.figure(
-            "language", charts.language_chart(table), "Where the robot goes first, and for which task."
+            "language",
+            partial(charts.language_chart, table),
+            "Where the robot goes first, and for which task.",
         )
         report.table(table)
     probes = probe_table(runs)
@@ -183,7 +210,7 @@ def _language(report: Report, runs: Sequence[Run]) -> None:
         report.section("probes", "Language probes", "The same initial states under other sentences.")
         report.figure(
             "probes",
-            charts.probe_chart(probes),
+            partial(charts.probe_chart, probes),
             "Success under each sentence, and how often episodes change.",
         )
         report.table(probes)
@@ -191,7 +218,7 @@ def _language(report: Report, runs: Sequence[Run]) -> None:
 
 def _outcomes(report: Report, runs: Sequence[Run]) -> None:
     report.section("outcomes", "How episodes end")
-    report.figure("outcomes", charts.outcome_chart(runs), "Outcome classes per cell.")
+    report.figure("outcomes", partial(charts.outcome_chart, runs), "Outcome classes per cell.")
     report.table(details.outcome_table(runs), folded=True)
     report.table(details.defect_table(runs))
 
@@ -200,12 +227,12 @@ def _tasks(report: Report, runs: Sequence[Run]) -> None:
     report.section("tasks", "Per task")
     for i, run in enumerate(runs, 1):
         name = "tasks_heat" if len(runs) == 1 else f"tasks_heat_{i}"
-        report.figure(name, charts.heat_map(run), f"{run.label}: success per task.")
+        report.figure(name, partial(charts.heat_map, run), f"{run.label}: success per task.")
     report.table(details.task_table(runs), folded=True)
 
 
 def _videos(report: Report, runs: Sequence[Run]) -> None:
-    found = gather(runs, report.out)
+    found = gather(runs, report.out) if report.drawn else []
     if found:
         report.section("videos", "Videos", "Failures first; the last frame of each.")
         report.sections[-1].blocks.append({"kind": "videos", "videos": found})
@@ -224,8 +251,8 @@ def _background(report: Report, runs: Sequence[Run]) -> None:
 
 def _render(report: Report, runs: Sequence[Run], gaps: Sequence[str], title: str) -> str:
     folder = Path(__file__).parent / "templates"
-    env = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    safe: Callable[[str], str] = jinja2.utils.markupsafe.Markup
+    env = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_plain)
+    safe: Callable[[str], str] = markupsafe.Markup
     for section in report.sections:
         for block in section.blocks:
             if "html" in block:
@@ -235,16 +262,29 @@ def _render(report: Report, runs: Sequence[Run], gaps: Sequence[str], title: str
         title=title,
         version=apt_bench.__version__,
         css=safe((folder / "report.css").read_text(encoding="utf-8")),
-        runs=[
-            {
-                "label": r.label,
-                "done": int(r.frame.done.sum()),
-                "errors": int((~r.frame.done).sum()),
-                "protocol": r.protocol_id,
-                "when": str(r.info.get("ended") or r.info.get("started") or "")[:10],
-            }
-            for r in runs
-        ],
+        runs=[_facts(r) for r in runs],
         missing=gaps,
         sections=[s for s in report.sections if s.blocks or s.text],
     )
+
+
+def _plain(value: Any) -> Any:
+    """Text of a page without what steers a terminal or turns a line around; markup of our own stays."""
+    return plain(value) if isinstance(value, str) and not isinstance(value, markupsafe.Markup) else value
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    """The line of a run in the page's head."""
+    own, probed = progress(cell_summaries(run).values()), progress(probe_summaries(run).values())
+    parts = [
+        f"{done} of {asked} episodes{also}"
+        for (asked, done, _), also in ((own, ""), (probed, " under language probes"))
+        if asked
+    ]
+    errors = own[2] + probed[2]
+    return {
+        "label": run.label,
+        "episodes": ", ".join([*(parts or ["no episode"]), *([f"{errors} errors"] if errors else [])]),
+        "protocol": run.protocol_id,
+        "when": str(run.info.get("ended") or run.info.get("started") or "")[:10],
+    }

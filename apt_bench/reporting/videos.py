@@ -6,8 +6,11 @@ import base64
 import shutil
 import subprocess
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from apt_bench.core.errors import UserError
+from apt_bench.core.files import inside
+from apt_bench.core.text import file_name
 from apt_bench.reporting.data import Run, cell_label
 
 MOST = 24
@@ -23,16 +26,16 @@ def gather(runs: Sequence[Run], out: Path) -> list[dict[str, str]]:
         rows += [(t.success, int(turn[t.Index]), number, run, t) for t in there.itertuples()]
     found: list[dict[str, str]] = []
     for *_, run, t in sorted(rows, key=lambda r: r[:3]):
-        source = run.path / str(t.video)
-        if (
-            len(found) == MOST
-            or not source.is_file()
-            or not source.resolve().is_relative_to(run.path.resolve())
-        ):
+        source = video_file(run.path, str(t.video))
+        if len(found) == MOST or source is None:
             continue
-        target = out / "videos" / f"{len(found) + 1:02d}_{source.name}"  # names repeat over cells and runs
+        stem = f"{len(found) + 1:02d}_{file_name(source.stem)}"  # names repeat over cells and runs
+        target = out / "videos" / (stem + source.suffix.lower())
         target.parent.mkdir(exist_ok=True)
-        shutil.copyfile(source, target)
+        try:
+            shutil.copyfile(source, target)
+        except FileNotFoundError:  # it was removed meanwhile
+            continue
         label = f"{run.label}, {cell_label(str(t.suite), str(t.cell))}: {str(t.task).replace('_', ' ')}, init {t.init}"
         found.append(
             {
@@ -45,16 +48,34 @@ def gather(runs: Sequence[Run], out: Path) -> list[dict[str, str]]:
     return found
 
 
+FORMATS = {".mp4": "mov", ".m4v": "mov", ".mov": "mov", ".webm": "matroska", ".mkv": "matroska"}
+"""Suffix of a video file -> how ffmpeg reads it. Left to itself it would also follow playlists to other files."""
+
+PIXELS = 4096 * 4096
+"""Of a frame, at most."""
+
+
+def video_file(run: Path, name: str) -> Path | None:
+    """The video that a record names: a regular file in the run's own `videos/`, or None. A record cannot make a report
+    copy another file of this machine."""
+    try:
+        path = inside(inside(run, "videos"), PurePosixPath(name).relative_to("videos").as_posix())
+        return path if path.suffix.lower() in FORMATS and path.is_file() else None
+    except (UserError, ValueError, OSError):
+        return None
+
+
 def poster(video: Path) -> str:
     """The last frame as a JPEG data URI, at most 320 pixels wide; empty where it cannot be read."""
     import imageio_ffmpeg
 
     command = [
-        imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-sseof", "-1", "-i", str(video),
+        imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-threads", "1", "-protocol_whitelist", "file",
+        "-max_pixels", str(PIXELS), "-f", FORMATS[video.suffix.lower()], "-sseof", "-1", "-i", f"file:{video}",
         "-vf", "scale='min(320,iw)':-2", "-update", "1", "-q:v", "5", "-f", "image2pipe", "-c:v", "mjpeg", "-",
     ]  # fmt: skip
     try:
-        done = subprocess.run(command, capture_output=True, timeout=60, check=True)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
         return ""
     last = done.stdout.rfind(b"\xff\xd8\xff")  # several frames come one behind the other

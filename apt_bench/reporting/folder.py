@@ -1,0 +1,127 @@
+"""The folder of a report: written beside what is there, then put in its place, or left as it was."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import apt_bench
+from apt_bench.core.errors import UserError
+from apt_bench.core.files import PART, exclusive, read_json, reason, try_remove, write_json
+
+PAGE = "report.html"
+MANIFEST = "report-files.json"
+"""Names the files that a report consists of. A folder without it is not ours to clear."""
+
+ENTRIES = ("tables", "figures", "videos", PAGE, MANIFEST)
+"""What a report may have in its folder, in the order in which it is put there."""
+
+WORK = f".report{PART}"
+NEW, OLD = "new", "old"
+"""Inside the folder while a report is written: its files, and those that they replace."""
+
+
+@contextmanager
+def replaced(out: Path) -> Iterator[Path]:
+    """A folder to write a report into. At the end of the block the report stands in `out`, where it replaces the files
+    of an earlier one, and only those. Where the block raises, `out` is as it was.
+
+    Raises UserError where `out` holds anything but a report, and where it cannot be written."""
+    created = not out.exists()
+    try:
+        with exclusive(out, "apt-bench report"):
+            work = out / WORK
+            ours = _restore(out)
+            try:
+                (work / NEW).mkdir(parents=True)
+                yield work / NEW
+                files = sorted(p.relative_to(work / NEW).as_posix() for p in _files(work / NEW))
+                write_json(work / NEW / MANIFEST, {"apt_bench": apt_bench.__version__, "files": files})
+                _swap(out, ours)
+            finally:
+                try_remove(work)
+    except OSError as error:
+        place = error.filename or out
+        raise UserError(
+            f"Cannot write the report to {out}: {reason(error)} ({place}). Give --out another folder."
+        ) from None
+    finally:
+        if created:
+            with suppress(OSError):  # it holds the report
+                out.rmdir()
+
+
+def _restore(out: Path) -> frozenset[str]:
+    """The files of the report in `out`, once what a killed `apt-bench report` left there is undone."""
+    new, old = out / WORK / NEW, out / WORK / OLD
+    ours: frozenset[str] = frozenset()
+    if old.is_dir() and os.path.lexists(new / MANIFEST):  # killed while it put its files in place
+        ours = _listed(new / MANIFEST)
+        for entry in ENTRIES:
+            if os.path.lexists(old / entry):
+                try_remove(out / entry)
+                (old / entry).rename(out / entry)
+    try_remove(out / WORK)
+    there = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
+    if os.path.lexists(out / MANIFEST):
+        return ours | _listed(out / MANIFEST)
+    if not there or _older(out):
+        return ours | {PAGE}
+    raise UserError(
+        f"{out} is not empty and holds no report ('{there[0]}' is there). Give --out a new or an empty folder."
+    )
+
+
+def _listed(manifest: Path) -> frozenset[str]:
+    files = read_json(manifest).get("files")
+    if not isinstance(files, list):
+        raise UserError(f"{manifest} is damaged: it has no list 'files'. Give --out another folder.")
+    return frozenset(map(str, files))
+
+
+def _older(out: Path) -> bool:
+    """Whether a version without a manifest wrote a report here. It did not say which files are its own."""
+    try:
+        with open(out / PAGE, "rb") as file:
+            return b'<meta name="generator" content="apt-bench ' in file.read(1000)
+    except OSError:
+        return False
+
+
+def _swap(out: Path, ours: frozenset[str]) -> None:
+    """Put the new entries in place of the old ones. Files of other people stay; where one bears the name of a new one,
+    UserError, and where anything fails, everything is as it was."""
+    work = out / WORK
+    for path in (p for e in ENTRIES if e != MANIFEST for p in _files(out / e)):
+        name = path.relative_to(out)
+        if name.as_posix() in ours:
+            continue
+        if os.path.lexists(work / NEW / name):
+            if _older(out):
+                continue
+            raise UserError(f"{path} is not of an earlier report. Move it, or give --out another folder.")
+        (work / NEW / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, work / NEW / name, follow_symlinks=False)
+    (work / OLD).mkdir()
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for entry in ENTRIES:
+            for source, target in ((out, work / OLD), (work / NEW, out)):
+                if os.path.lexists(source / entry):
+                    (source / entry).rename(target / entry)
+                    moved.append((source / entry, target / entry))
+    except OSError:
+        for source, target in reversed(moved):
+            target.rename(source)
+        raise
+
+
+def _files(path: Path) -> list[Path]:
+    """The files in a folder, or the file itself; links are files."""
+    if path.is_symlink() or not path.is_dir():
+        return [path] if os.path.lexists(path) else []
+    return [Path(folder) / name for folder, folders, names in os.walk(path) for name in
+            [*names, *(f for f in folders if (Path(folder) / f).is_symlink())]]  # fmt: skip
