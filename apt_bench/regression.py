@@ -6,29 +6,26 @@ margin, and has three answers: pass, regressed, inconclusive.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from scipy import stats as sps
 
 from apt_bench import stats
+from apt_bench.contrasts import Contrast, adjusted, join, paired_contrast, unpaired_contrast
 from apt_bench.core.errors import UserError
+from apt_bench.records import policy_settings
 from apt_bench.reporting.data import (
     COVERAGE_GATE,
-    KEY,
     Run,
     cell_label,
-    cell_summaries,
     protocol_differences,
     sequential_notes,
     suite_order,
 )
 
-Better = Literal["A better", "B better", "undecided"]
 Verdict = Literal["pass", "regressed", "inconclusive"]
 POWER = 0.80
 """Least power of a check that may pass."""
@@ -36,34 +33,11 @@ POWER = 0.80
 EXTRA = 0.03
 """A check must be able to find a drop of the margin and so much more."""
 
-EXIT_CODES: dict[Verdict, int] = {"pass": 0, "regressed": 1, "inconclusive": 2}
+MOST = 20_000
+"""Pairs of one cell, at most, that the chance to pass is computed for."""
 
-
-@dataclass(frozen=True)
-class Contrast:
-    """A against B in one cell or task, or overall. Rates are fractions; `difference` is A - B with its 95% interval.
-
-    Paired: `only_a` and `only_b` count the matched episodes in which only one of them succeeded, `n_a` = `n_b` = pairs.
-    """
-
-    name: str
-    n_a: int
-    n_b: int
-    rate_a: float
-    rate_b: float
-    difference: stats.Estimate
-    p: float
-    paired: bool
-    only_a: int = 0
-    only_b: int = 0
-    adjusted: float = 1.0  # p after Holm (cells) or Benjamini-Hochberg (tasks)
-
-    @property
-    def verdict(self) -> Better:
-        """Which is better, at 0.05 after the adjustment."""
-        if self.adjusted > 0.05:
-            return "undecided"
-        return "A better" if self.rate_a > self.rate_b else "B better"
+EXIT_CODES: dict[Verdict, int] = {"pass": 0, "regressed": 1, "inconclusive": 3}
+"""2 is bad input, 70 an error of apt-bench itself: neither is ever a verdict."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +50,8 @@ class Comparison:
     alone_a: int  # finished episodes of A that B has not, and so do not count
     alone_b: int
     knobs: tuple[str, ...]  # protocol settings that differ
-    cautions: tuple[str, ...] = ()  # of runs that were played under a stopping rule
+    settings: tuple[str, ...] = ()  # the policies' own settings that differ
+    cautions: tuple[str, ...] = ()  # of runs that were played under a stopping rule, or are not finished
 
 
 def require_same_protocol(a: Run, b: Run, force: bool) -> list[str]:
@@ -91,118 +66,69 @@ def require_same_protocol(a: Run, b: Run, force: bool) -> list[str]:
     return knobs
 
 
-def compare(a: Run, b: Run, force: bool = False, seed: int = 0) -> Comparison:
-    """A against B: per cell (Holm), per task (Benjamini-Hochberg) and overall.
+def compare(a: Run, b: Run, force: bool = False) -> Comparison:
+    """A against B: per cell (Holm), per task (Benjamini-Hochberg) and overall, the mean over cells and tasks.
 
-    Matched by episode key: exact McNemar and Newcombe's paired interval; overall the macro difference over cells and
-    tasks with its task-clustered bootstrap interval. Without a single common key (real trials) the same unpaired:
-    Fisher and Newcombe per cell, Cochran-Mantel-Haenszel over the cells. Raises UserError where they share no cell.
+    Matched by episode key. Without a single common key (real trials, imported files) the same unpaired. Raises
+    UserError where they share no cell.
     """
     knobs = require_same_protocol(a, b, force)
     pairs = matched(a, b)
-    if len(pairs) == 0:
-        return _unpaired(a, b, knobs)
-    groups = pairs.groupby(["suite", "cell"], observed=True)
-    cells = [_paired(name, part) for name, part in _by_cell(pairs)]
-    by_task = pairs.groupby(["suite", "cell", "task"], observed=True)
-    tasks = [_paired(f"{cell_label(str(s), str(c))}: {t}", part) for (s, c, t), part in by_task]
-    overall = dataclasses.replace(
-        _paired("Overall", pairs),
-        difference=stats.macro_difference(
-            pairs.a.to_numpy(float), pairs.b.to_numpy(float), by_task.ngroup().to_numpy(),
-            groups.ngroup().to_numpy(), seed=seed,
-        ),
-    )  # fmt: skip
-    done_a, done_b = int(a.frame.done.sum()), int(b.frame.done.sum())
+    if len(pairs):
+        overall = paired_contrast("Overall", pairs)
+        cells = [paired_contrast(name, part) for name, part in _by_cell(pairs)]
+        tasks = [
+            paired_contrast(f"{cell_label(str(s), str(c))}: {t}", part)
+            for (s, c, t), part in pairs.groupby(["suite", "cell", "task"], observed=True)
+        ]
+        left = int(a.frame.done.sum()) - len(pairs), int(b.frame.done.sum()) - len(pairs)
+    else:
+        sides = [_cells(r) for r in (a, b)]
+        shared = sorted(set(sides[0]) & set(sides[1]), key=suite_order)
+        if not shared:
+            raise UserError(
+                f"{a.label} and {b.label} have no finished episode in a common cell. Nothing to compare."
+            )
+        frames = {key: (sides[0][key], sides[1][key]) for key in shared}
+        overall, left = unpaired_contrast("Overall", [*frames.values()])
+        cells = [unpaired_contrast(cell_label(*key), [pair])[0] for key, pair in frames.items()]
+        tasks = []
+        outside = [sum(len(f) for k, f in side.items() if k not in frames) for side in sides]
+        left = left[0] + outside[0], left[1] + outside[1]
     return Comparison(
-        dataclasses.replace(overall, adjusted=overall.p),
-        _adjusted(cells, stats.holm),
-        _adjusted(tasks, stats.benjamini_hochberg),
-        done_a - len(pairs),
-        done_b - len(pairs),
+        overall,
+        adjusted(cells, stats.holm),
+        adjusted(tasks, stats.benjamini_hochberg),
+        *left,
         tuple(knobs),
-        tuple(sequential_notes((a, b))),
+        tuple(policy_settings(a.protocol, b.protocol, a.label, b.label)),
+        (*unfinished(a, b), *sequential_notes((a, b))),
     )
 
 
 def matched(a: Run, b: Run) -> pd.DataFrame:
-    """Finished episodes that both runs have: the key, and success as `a` and `b`."""
-    sides = [r.frame.loc[r.frame.done, [*KEY, "success"]].astype(dict.fromkeys(_NAMES, str)) for r in (a, b)]
-    return sides[0].merge(sides[1], on=KEY).rename(columns={"success_x": "a", "success_y": "b"})
+    """Finished episodes that both runs have, see `contrasts.join`."""
+    return join(a.frame, b.frame)
 
 
-_NAMES = ["suite", "cell", "task", "prompt"]
+def unfinished(*runs: Run) -> list[str]:
+    """A caution for each run that lacks episodes it was asked for."""
+    return [
+        f"{r.label} is not finished: {done} of the {asked} episodes asked for."
+        for r in runs
+        if not r.sequential and (done := int(r.frame.done.sum())) < (asked := sum(r.asked.values()))
+    ]
+
+
+def _cells(run: Run) -> dict[tuple[str, str], pd.DataFrame]:
+    done = run.frame[run.frame.done]
+    return {(str(s), str(c)): part for (s, c), part in done.groupby(["suite", "cell"], observed=True)}
 
 
 def _by_cell(pairs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Label and pairs of each cell, in the suite's order."""
     groups = {(str(s), str(c)): part for (s, c), part in pairs.groupby(["suite", "cell"], observed=True)}
     return [(cell_label(*key), groups[key]) for key in sorted(groups, key=suite_order)]
-
-
-def _paired(name: str, pairs: pd.DataFrame) -> Contrast:
-    n = len(pairs)
-    both = int((pairs.a & pairs.b).sum())
-    only_a, only_b = int((pairs.a & ~pairs.b).sum()), int((~pairs.a & pairs.b).sum())
-    interval = stats.newcombe_paired(both, only_a, only_b, n - both - only_a - only_b)
-    return Contrast(
-        name,
-        n,
-        n,
-        float(pairs.a.mean()),
-        float(pairs.b.mean()),
-        stats.Estimate((only_a - only_b) / n, *interval),
-        stats.mcnemar(only_a, only_b),
-        True,
-        only_a,
-        only_b,
-    )
-
-
-def _adjusted(contrasts: Sequence[Contrast], method: Any) -> tuple[Contrast, ...]:
-    adjusted = method([c.p for c in contrasts])
-    return tuple(dataclasses.replace(c, adjusted=p) for c, p in zip(contrasts, adjusted, strict=True))
-
-
-def _unpaired(a: Run, b: Run, knobs: Sequence[str]) -> Comparison:
-    sides = [{k: s for k, s in cell_summaries(r).items() if s.done} for r in (a, b)]
-    shared = [k for k in sides[0] if k in sides[1]]
-    if not shared:
-        raise UserError(
-            f"{a.label} and {b.label} have no finished episode in a common cell. Nothing to compare."
-        )
-    counts = [
-        (sides[0][k].successes, sides[0][k].done, sides[1][k].successes, sides[1][k].done) for k in shared
-    ]
-    cells = [_contrast(sides[0][k].label, *c, stats.fisher(*c)) for k, c in zip(shared, counts, strict=True)]
-    overall = Contrast(
-        "Overall",
-        sum(c.n_a for c in cells),
-        sum(c.n_b for c in cells),
-        float(np.mean([c.rate_a for c in cells])),
-        float(np.mean([c.rate_b for c in cells])),
-        _mean_difference([c.difference for c in cells]),
-        p := stats.cochran_mantel_haenszel(counts),
-        False,
-        adjusted=p,
-    )
-    return Comparison(overall, _adjusted(cells, stats.holm), (), 0, 0, tuple(knobs))
-
-
-def _mean_difference(parts: Sequence[stats.Estimate]) -> stats.Estimate:
-    """Mean of independent differences; its distances to the limits add in squares (MOVER, as in Newcombe's method)."""
-    value, low, high = np.array(parts).T
-    mean, k = float(value.mean()), len(parts)
-    return stats.Estimate(
-        mean,
-        mean - float(np.sqrt(((value - low) ** 2).sum())) / k,
-        mean + float(np.sqrt(((high - value) ** 2).sum())) / k,
-    )
-
-
-def _contrast(name: str, k1: int, n1: int, k2: int, n2: int, p: float) -> Contrast:
-    difference = stats.Estimate(k1 / n1 - k2 / n2, *stats.newcombe(k1, n1, k2, n2))
-    return Contrast(name, n1, n2, k1 / n1, k2 / n2, difference, p, False)
 
 
 # --- the gate ---------------------------------------------------------------------------------------------------------
@@ -237,11 +163,14 @@ class Check:
     drop: float  # fraction; what `Gate.power` is about
     coverage: float  # share of the baseline's episodes that have a matched one
     reasons: tuple[str, ...]
-    cautions: tuple[str, ...] = ()  # of runs that were played under a stopping rule
+    settings: tuple[str, ...] = ()  # the policies' own settings that differ
+    cautions: tuple[
+        str, ...
+    ] = ()  # of runs that were played under a stopping rule, or of an unfinished baseline
 
     @property
     def exit_code(self) -> int:
-        """0 pass, 1 regressed, 2 inconclusive."""
+        """0 pass, 1 regressed, 3 inconclusive."""
         return EXIT_CODES[self.verdict]
 
 
@@ -259,9 +188,17 @@ def check(
     """
     if not 0 < margin < 1:
         raise UserError(f"The margin must lie between 0 and 100 points, not {100 * margin:g}.")
+    if not 0 <= coverage <= 1:
+        raise UserError(f"The coverage must lie between 0 and 100%, not {100 * coverage:g}.")
+    for r in (run, baseline):
+        if r.frame.imported.any():
+            raise UserError(
+                f"{r.label} was imported from an eval_info.json, which does not say which initial states were played, "
+                "and check needs matched episodes. Play both with `apt-bench run`, or use `apt-bench compare`."
+            )
     require_same_protocol(run, baseline, force)
     pairs = matched(run, baseline)
-    drop = margin + EXTRA
+    drop = _drop(margin)
     share, gaps = _coverage(run, baseline, pairs, coverage)
     if not len(pairs):
         return Check(
@@ -300,8 +237,14 @@ def check(
         reasons.append(
             f"The drop is smaller than {100 * margin:g} points (lower limit {100 * gates[0].low:+.1f})."
         )
-    cautions = tuple(sequential_notes((run, baseline)))
-    return Check(verdict, gates[0], tuple(gates[1:]), margin, drop, share, tuple(reasons), cautions)
+    cautions = (*unfinished(baseline), *sequential_notes((run, baseline)))
+    settings = tuple(policy_settings(run.protocol, baseline.protocol, run.label, baseline.label))
+    return Check(verdict, gates[0], tuple(gates[1:]), margin, drop, share, tuple(reasons), settings, cautions)
+
+
+def _drop(margin: float) -> float:
+    """The drop that a check must be able to find; nothing falls by more than 100 points."""
+    return min(1.0, margin + EXTRA)
 
 
 def _worse(gate: Gate) -> str:
@@ -358,14 +301,14 @@ def pass_chance(pairs: int, margin: float, discordance: float, difference: float
     return float(weight[keep] @ _passes(pairs, margin, a[keep], (d - a)[keep]))
 
 
-def pairs_to_pass(margin: float, discordance: float, chance: float = 0.95, most: int = 20_000) -> int:
+def pairs_to_pass(margin: float, discordance: float, chance: float = 0.95) -> int:
     """Fewest pairs (to 3 digits) with which a check of a rerun without change passes with this chance. Raises UserError
-    where more than `most` are needed."""
+    where more than `MOST` are needed."""
     low, high = 1, 64
     while pass_chance(high, margin, discordance) < chance:
-        low, high = high, 2 * high
-        if low > most:
-            raise UserError(f"More than {most} pairs would be needed. Choose a larger margin.")
+        low, high = high, min(2 * high, MOST)
+        if low == MOST:
+            raise UserError(f"More than {MOST} pairs would be needed. Choose a larger margin.")
     while high - low > max(1, high // 200):
         middle = (low + high) // 2
         low, high = (low, middle) if pass_chance(middle, margin, discordance) >= chance else (middle, high)
@@ -375,7 +318,7 @@ def pairs_to_pass(margin: float, discordance: float, chance: float = 0.95, most:
 def _passes(pairs: int, margin: float, only_run: np.ndarray, only_baseline: np.ndarray) -> np.ndarray:
     """Whether `check` passes one cell of these counts: as `_gate` and its power say."""
     above = stats.tango_score(-margin, pairs, only_run, only_baseline) > stats.normal_quantile(0.90)
-    drop = margin + EXTRA
+    drop = _drop(margin)
     rarer = np.minimum(only_run, only_baseline)
     low, high = -1, int(rarer.max()) + 1  # power falls with the noise: `low` has enough, `high` has not
     while high - low > 1:

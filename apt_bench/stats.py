@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike
 from scipy import optimize
 from scipy import stats as sps
 
+from apt_bench.core.errors import UserError
+
 Alternative = Literal["two-sided", "less", "greater"]
 
 
@@ -88,49 +90,27 @@ def newcombe(k1: float, n1: float, k2: float, n2: float, level: float = 0.95) ->
     return Interval(max(-1.0, float(low)), min(1.0, float(high)))
 
 
-def newcombe_paired(
-    both: float, only_a: float, only_b: float, neither: float, level: float = 0.95
-) -> Interval:
-    """Interval of p_a - p_b for matched pairs: Newcombe's method 10 (Stat Med 1998;17:2635), with its continuity
-    correction of phi. Counts of pairs in which both, only a, only b, neither succeeded."""
-    n = both + only_a + only_b + neither
-    if n <= 0:
-        return Interval(-1.0, 1.0)
-    row, column = both + only_a, both + only_b
-    pa, pb = row / n, column / n
-    (la, ua), (lb, ub) = wilson(row, n, level), wilson(column, n, level)
-    margins = row * (n - row) * column * (n - column)
-    phi = 0.0
-    if margins > 0:
-        cross = both * neither - only_a * only_b
-        phi = (max(cross - n / 2, 0.0) if cross > 0 else cross) / np.sqrt(margins)
-    below, above = (pa - la, ub - pb), (ua - pa, pb - lb)
-    low = pa - pb - np.sqrt(max(0.0, below[0] ** 2 - 2 * phi * below[0] * below[1] + below[1] ** 2))
-    high = pa - pb + np.sqrt(max(0.0, above[0] ** 2 - 2 * phi * above[0] * above[1] + above[1] ** 2))
-    return Interval(max(-1.0, float(low)), min(1.0, float(high)))
-
-
-def tango(pairs: int, only_a: int, only_b: int, level: float = 0.95) -> Interval:
+def tango(pairs: float, only_a: float, only_b: float, level: float = 0.95) -> Interval:
     """Score interval of p_a - p_b for matched pairs (Tango, Stat Med 1998;17:891): the differences that a score test
     with the restricted variance does not reject. It keeps its error where few pairs differ, which non-inferiority
-    needs."""
+    needs. Real counts are allowed, for weighted means with an effective number of pairs."""
     if pairs <= 0:
         return Interval(-1.0, 1.0)
     z = normal_quantile(level)
     low = (
         -1.0
-        if only_b == pairs
+        if only_b >= pairs
         else optimize.brentq(lambda d: tango_score(d, pairs, only_a, only_b) - z, -1.0, 1.0)
     )
     high = (
         1.0
-        if only_a == pairs
+        if only_a >= pairs
         else optimize.brentq(lambda d: tango_score(d, pairs, only_a, only_b) + z, -1.0, 1.0)
     )
     return Interval(float(low), float(high))
 
 
-def tango_score(d: float, n: int, a: ArrayLike, b: ArrayLike) -> Any:
+def tango_score(d: float, n: float, a: ArrayLike, b: ArrayLike) -> Any:
     """Tango's score statistic of the difference d from n pairs, a and b of them won by one side alone (any one shape):
     falls from +inf to -inf with d. `q`: the restricted estimate of P(only b)."""
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
@@ -142,13 +122,22 @@ def tango_score(d: float, n: int, a: ArrayLike, b: ArrayLike) -> Any:
     return np.where(variance > 1e-12, excess / np.sqrt(safe), np.sign(excess) * 1e9)[()]
 
 
-def mcnemar(only_a: int, only_b: int, alternative: Alternative = "two-sided") -> float:
+def mcnemar(only_a: float, only_b: float, alternative: Alternative = "two-sided") -> float:
     """Exact McNemar p-value: the binomial test of the discordant pairs against 1/2. `less`: a is worse than b.
 
-    Two-sided, fewer than 6 discordant pairs can never reach 0.05.
+    Two-sided, fewer than 6 discordant pairs can never reach 0.05. Real counts are allowed: the binomial tail is an
+    incomplete beta function (Abramowitz and Stegun 26.5.24), which is there between whole numbers too.
     """
-    n = only_a + only_b
-    return 1.0 if n == 0 else float(sps.binomtest(only_a, n, 0.5, alternative).pvalue)
+    if alternative == "less":
+        return _half_tail(only_b, only_a)
+    if alternative == "greater":
+        return _half_tail(only_a, only_b)
+    return min(1.0, 2 * _half_tail(max(only_a, only_b), min(only_a, only_b)))
+
+
+def _half_tail(k: float, rest: float) -> float:
+    """P(X >= k) for X from k + rest throws of a fair coin."""
+    return 1.0 if k <= 0 else float(sps.beta.cdf(0.5, k, rest + 1))
 
 
 def fisher(k1: int, n1: int, k2: int, n2: int) -> float:
@@ -156,20 +145,6 @@ def fisher(k1: int, n1: int, k2: int, n2: int) -> float:
     if n1 == 0 or n2 == 0:
         return 1.0
     return float(sps.fisher_exact([[k1, n1 - k1], [k2, n2 - k2]]).pvalue)
-
-
-def cochran_mantel_haenszel(strata: Sequence[tuple[int, int, int, int]], correction: bool = True) -> float:
-    """P-value of one common effect over strata of independent samples, each (k1, n1, k2, n2): the Cochran-Mantel-
-    Haenszel test, with continuity correction as in R's `mantelhaen.test`. Strata that say nothing are dropped."""
-    from statsmodels.stats.contingency_tables import StratifiedTable
-
-    tables = [
-        [[k1, n1 - k1], [k2, n2 - k2]] for k1, n1, k2, n2 in strata if n1 and n2 and 0 < k1 + k2 < n1 + n2
-    ]
-    if not tables:
-        return 1.0
-    cells = np.array(tables, dtype=float).transpose(1, 2, 0)
-    return float(StratifiedTable(cells).test_null_odds(correction=correction).pvalue)
 
 
 # --- many tests -------------------------------------------------------------------------------------------------------
@@ -212,34 +187,24 @@ def macro_mean(
     value = np.asarray(success, dtype=float)
     if len(value) == 0:
         return Estimate(float("nan"), 0.0, 1.0)
-    weights, draws, spare = _bootstrap(value, tasks, cells, resamples, seed)
+    weights = macro_weights(tasks, cells)
+    draws, spare = _bootstrap(value, tasks, cells, resamples, seed)
     mean, n = float(weights @ value), _effective(weights)
     return _estimate(mean, draws, spare, wilson(min(n, mean * n), n, level), level)
 
 
-def macro_difference(
-    a: Sequence[float] | np.ndarray,
-    b: Sequence[float] | np.ndarray,
-    tasks: Sequence[int] | np.ndarray,
-    cells: Sequence[int] | np.ndarray | None = None,
-    level: float = 0.95,
-    resamples: int = 4000,
-    seed: int = 0,
-) -> Estimate:
-    """The same for the difference a - b of matched episodes (pairs stay together); never narrower than Newcombe's
-    paired interval. a, b (n,): 0 or 1, the same episode at the same index. Empty: nan with the whole range."""
-    first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    if len(first) == 0:
-        return Estimate(float("nan"), -1.0, 1.0)
-    weights, draws, spare = _bootstrap(first - second, tasks, cells, resamples, seed)
-    n = _effective(weights)
-    both, only_a, only_b, neither = (float(weights @ part) * n for part in _paired_table(first, second))
-    floor = newcombe_paired(both, only_a, only_b, neither, level)
-    return _estimate(float(weights @ (first - second)), draws, spare, floor, level)
+def macro_weights(tasks: ArrayLike, cells: ArrayLike | None = None) -> np.ndarray:
+    """The weight of each episode in the mean over cells of the mean over tasks; their sum is 1.
 
-
-def _paired_table(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, ...]:
-    return a * b, a * (1 - b), (1 - a) * b, (1 - a) * (1 - b)
+    tasks, cells (n,): any integer labels; a task belongs to one cell."""
+    group = np.asarray(tasks)
+    cell = np.zeros(len(group), dtype=int) if cells is None else np.asarray(cells)
+    weights, names = np.empty(len(group)), np.unique(cell)
+    for name in names:
+        inside = np.flatnonzero(cell == name)
+        labels, index = np.unique(group[inside], return_inverse=True)
+        weights[inside] = 1 / (len(names) * len(labels) * np.bincount(index)[index])
+    return weights
 
 
 def _effective(weights: np.ndarray) -> float:
@@ -262,23 +227,21 @@ def _bootstrap(
     cells: Sequence[int] | np.ndarray | None,
     resamples: int,
     seed: int,
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """The weight of each episode in the macro mean, `resamples` bootstrap macro means, and the degrees of freedom
-    between tasks.
+) -> tuple[np.ndarray, int]:
+    """`resamples` bootstrap macro means, and the degrees of freedom between tasks.
 
     Drawing n episodes with replacement = one multinomial draw over the distinct values: it costs nothing per episode.
     """
     group = np.asarray(tasks)
     cell = np.zeros(len(value), dtype=int) if cells is None else np.asarray(cells)
     rng = np.random.default_rng(seed)
-    weights, draws, spare = np.empty(len(value)), np.zeros(resamples), 0
+    draws, spare = np.zeros(resamples), 0
     names = np.unique(cell)
     for name in names:
         inside = np.flatnonzero(cell == name)
         labels, index = np.unique(group[inside], return_inverse=True)
         sizes = np.bincount(index)
         spare += len(labels) - 1
-        weights[inside] = 1 / (len(names) * len(labels) * sizes[index])
         picked = rng.integers(len(labels), size=(resamples, len(labels)))
         means = np.empty(picked.shape)
         for t in range(len(labels)):
@@ -287,10 +250,14 @@ def _bootstrap(
             drawn = rng.multinomial(sizes[t], counts / sizes[t], size=int(here.sum()))
             means[here] = drawn @ levels / sizes[t]
         draws += means.mean(axis=1) / len(names)
-    return weights, draws, spare
+    return draws, spare
 
 
 # --- power ------------------------------------------------------------------------------------------------------------
+
+
+MOST = 10**9
+"""Pairs, at most, that a power is computed for."""
 
 
 def mcnemar_critical(discordant: np.ndarray, alpha: float) -> np.ndarray:
@@ -308,7 +275,8 @@ def paired_power(pairs: int, difference: float, discordance: float, alpha: float
         raise ValueError("discordance must lie between |difference| and 1")
     if discordance == 0:
         return 0.0
-    d = np.arange(pairs + 1)
+    low, high = sps.binom.interval(1 - 1e-12, pairs, discordance)  # what lies beyond is less than rounding
+    d = np.arange(int(low), int(high) + 1)
     c = mcnemar_critical(d, alpha)
     p = (1 + difference / discordance) / 2
     reject = sps.binom.cdf(c, d, p) + sps.binom.sf(d - c - 1, d, p)
@@ -317,12 +285,14 @@ def paired_power(pairs: int, difference: float, discordance: float, alpha: float
 
 def paired_sample_size(difference: float, discordance: float, power: float = 0.8, alpha: float = 0.05) -> int:
     """Smallest number of pairs from which on the exact McNemar test keeps this power. Starts at Connor's formula
-    (Biometrics 1987), which the exact test needs a little more than."""
+    (Biometrics 1987), which the exact test needs a little more than. Raises UserError above `MOST`."""
     if difference == 0:
         raise ValueError("a difference of 0 can never be detected")
     za, zb = normal_quantile(1 - alpha), float(sps.norm.ppf(power))
     root = za * np.sqrt(discordance) + zb * np.sqrt(discordance - difference**2)
-    n = max(6, int(np.ceil((root / difference) ** 2)))
+    n = max(6, int(np.ceil(min((root / difference) ** 2, 2.0 * MOST))))
+    if n > MOST:
+        raise UserError(f"More than {MOST:,} pairs would be needed. Ask about a larger difference.")
     # The exact power is a saw of small teeth: ask for the whole next tooth to stay above.
     while min(paired_power(m, difference, discordance, alpha) for m in range(n, n + 5)) < power:
         n += max(1, n // 200)

@@ -112,7 +112,7 @@ def test_coverage_gate(tmp_path: Path) -> None:
     (path / "episodes.jsonl").write_text("".join(lines[:480]))
     found = check(load_run(path), baseline)
     assert found.overall is not None
-    assert (found.overall.verdict, found.verdict, found.exit_code) == ("pass", "inconclusive", 2)
+    assert (found.overall.verdict, found.verdict, found.exit_code) == ("pass", "inconclusive", 3)
     assert "480 of the baseline's 500" in found.reasons[0]
     assert check(load_run(path), baseline, coverage=0.9).verdict == "pass"
 
@@ -138,11 +138,11 @@ def test_other_protocols_are_refused_and_the_knob_named(tmp_path: Path) -> None:
     a = make_run(tmp_path / "a", lambda c, t, i: i < 6, {"goal_pos": 10})
     b = make_run(tmp_path / "b", lambda c, t, i: i < 3, {"goal_pos": 10},
                  protocol={**PROTOCOL, "execute": 5, "cells": {"x": 2}})  # fmt: skip
-    with pytest.raises(UserError, match=r"cells\.x: 1 / 2; execute: 10 / 5"):
+    with pytest.raises(UserError, match=r"protocols \(cells\.x: 1 / 2\)"):
         compare(a, b)
     with pytest.raises(UserError, match="--force"):
         check(a, b)
-    assert len(compare(a, b, force=True).knobs) == 2
+    assert len(compare(a, b, force=True).knobs) == 1
     other_eyes = make_run(tmp_path / "c", lambda c, t, i: True, {"goal_pos": 1},
                           protocol={**PROTOCOL, "hash": "x", "cameras": ["wrist"]})  # fmt: skip
     assert compare(a, other_eyes).knobs == ()
@@ -154,7 +154,7 @@ def test_compare_pairs_by_key(tmp_path: Path) -> None:
     found = compare(a, b)
     (cell,) = found.cells
     assert (cell.n_a, cell.only_a, cell.only_b, cell.verdict) == (100, 30, 0, "A better")
-    assert cell.p == stats.mcnemar(30, 0)
+    assert cell.p == 2 / 2**10  # all ten tasks point the same way
     assert found.overall.difference.value == pytest.approx(0.3)
     assert (found.alone_a, found.alone_b) == (40, 20)
     assert len(found.tasks) == 10
@@ -164,7 +164,8 @@ def test_compare_pairs_by_key(tmp_path: Path) -> None:
 
 
 def test_compare_without_common_episodes_is_unpaired(tmp_path: Path) -> None:
-    """The paper's real-robot table: no single cell is decided after Holm, the stratified test is clear."""
+    """The paper's real-robot table: the mean over its cells is clear. The sides share no task, so nothing is said of
+    other tasks."""
     table3 = {"so": (29, 27, 30), "uo": (17, 11, 20), "uouc": (16, 9, 20), "uoucue": (28, 16, 40)}
     runs = []
     for side, name in enumerate(("apt", "pi05")):
@@ -175,10 +176,8 @@ def test_compare_without_common_episodes_is_unpaired(tmp_path: Path) -> None:
         runs.append(load_run(path, name))
     found = compare(*runs)
     assert not found.overall.paired
-    assert found.overall.p == pytest.approx(
-        stats.cochran_mantel_haenszel([(a, n, b, n) for a, b, n in table3.values()])
-    )
-    assert found.overall.verdict == "A better"
+    assert found.overall.p < 0.001
+    assert found.overall.words == "A better on these trials"
     assert {c.name: c.p for c in found.cells}["SO"] == stats.fisher(29, 30, 27, 30)
     low, high = found.overall.difference[1:]
     assert 0 < low < found.overall.difference.value < high < 1

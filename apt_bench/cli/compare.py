@@ -8,8 +8,14 @@ from typing import Annotated
 
 import typer
 
+from apt_bench.core.config import Count, Range, checked
 from apt_bench.core.errors import UserError
 from apt_bench.core.text import plain_console
+
+Percent = Annotated[float, Range(least=0, most=100)]
+Margin = Annotated[float, Range(least=0.01, below=100)]
+Chance = Annotated[float, Range(least=0.1, most=99.99)]
+Size = Annotated[float, Range(least=1e-6, most=0.5)]
 
 
 def register(app: typer.Typer) -> None:
@@ -49,8 +55,16 @@ def compare_command(
 def check_command(
     run: Annotated[str, typer.Argument(help="Run directory to check.")],
     against: Annotated[str, typer.Option(help="Run directory of the baseline.")],
-    margin: Annotated[float, typer.Option(help="Largest drop that still passes, in points.")] = 5.0,
-    coverage: Annotated[float, typer.Option(help="Least share of episodes that must be there, in %.")] = 98.0,
+    margin: Annotated[
+        float,
+        typer.Option(callback=checked(Margin, "--margin"), help="Largest drop that still passes, in points."),
+    ] = 5.0,
+    coverage: Annotated[
+        float,
+        typer.Option(
+            callback=checked(Percent, "--coverage"), help="Least share of episodes that must be there, in %."
+        ),
+    ] = 98.0,
     force: Annotated[bool, typer.Option("--force", help="Check although the protocols differ.")] = False,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")] = None,
     summary: Annotated[
@@ -58,7 +72,7 @@ def check_command(
         typer.Option(help="Append Markdown to this file. Default: $GITHUB_STEP_SUMMARY where it is set."),
     ] = None,
 ) -> None:
-    """Has this run got worse than its baseline? Exit code 0 pass, 1 regressed, 2 inconclusive."""
+    """Has this run got worse than its baseline? Exit code 0 pass, 1 regressed, 3 inconclusive (2 is bad input)."""
     from apt_bench.regression import check
     from apt_bench.reporting import verdicts
     from apt_bench.reporting.data import load_runs
@@ -86,39 +100,52 @@ def check_command(
 
 
 def power_command(
-    a: Annotated[float, typer.Argument(help="Success rate of one policy, in %.")],
-    b: Annotated[float, typer.Argument(help="Success rate of the other, in %.")],
+    a: Annotated[
+        float, typer.Argument(callback=checked(Percent, "A"), help="Success rate of one policy, in %.")
+    ],
+    b: Annotated[
+        float, typer.Argument(callback=checked(Percent, "B"), help="Success rate of the other, in %.")
+    ],
     discordance: Annotated[
         float | None,
         typer.Option(
-            help="Share of matched episodes in which they differ, in %. Default: that of independent ones."
+            callback=checked(Percent, "--discordance"),
+            help="Share of matched episodes in which they differ, in %. Default: that of independent ones.",
         ),
     ] = None,
     episodes: Annotated[
-        int | None, typer.Option(help="Power with so many, instead of how many are needed.")
+        int | None,
+        typer.Option(
+            callback=checked(Count, "--episodes"), help="Power with so many, instead of how many are needed."
+        ),
     ] = None,
-    power: Annotated[float, typer.Option(help="Wanted power, in %.")] = 80.0,
-    alpha: Annotated[float, typer.Option(help="Size of the two-sided test.")] = 0.05,
+    power: Annotated[
+        float, typer.Option(callback=checked(Chance, "--power"), help="Wanted power, in %.")
+    ] = 80.0,
+    alpha: Annotated[
+        float, typer.Option(callback=checked(Size, "--alpha"), help="Size of the two-sided test.")
+    ] = 0.05,
     margin: Annotated[
         float | None,
-        typer.Option(help="Ask about `check` with this margin, in points: when does A pass against B?"),
+        typer.Option(
+            callback=checked(Margin, "--margin"),
+            help="Ask about `check` with this margin, in points: when does A pass against B?",
+        ),
     ] = None,
 ) -> None:
-    """How many episodes tell two success rates apart, matched and not; or the power of a given number."""
+    """How many episodes tell two success rates apart on the same tasks, matched and not; or the power of a given
+    number."""
     from apt_bench import stats
 
     p, q = a / 100, b / 100
-    if not (0 <= p <= 1 and 0 <= q <= 1 and 0 < power < 100 and 0 < alpha < 1):
-        raise UserError("Rates and power are percentages between 0 and 100, --alpha lies between 0 and 1.")
     independent = p * (1 - q) + q * (1 - p)
     share = independent if discordance is None else discordance / 100
-    if not abs(p - q) <= share <= min(1.0, p + q, 2 - p - q) + 1e-9:
+    if not abs(p - q) - 1e-9 <= share <= min(1.0, p + q, 2 - p - q) + 1e-9:
         raise UserError(
             f"With {a:g}% and {b:g}% between {abs(a - b):g}% and {100 * min(1.0, p + q, 2 - p - q):g}% of matched "
             f"episodes can differ, not {100 * share:g}%."
         )
-    if episodes is not None and episodes < 1:
-        raise UserError(f"--episodes must be at least 1, not {episodes}.")
+    share = max(share, abs(p - q))
     if margin is not None:
         _power_of_check(p - q, share, margin / 100, episodes, power / 100)
         return
@@ -143,8 +170,8 @@ def _power_of_check(
 ) -> None:
     from apt_bench import regression
 
-    if not 0 < margin < 1:
-        raise UserError(f"--margin must lie between 0 and 100 points, not {100 * margin:g}.")
+    if episodes is not None and episodes > regression.MOST:
+        raise UserError(f"--episodes must be at most {regression.MOST} with --margin, not {episodes}.")
     which = f"`check --margin {100 * margin:g}` of one cell, {100 * share:.3g}% of matched episodes differ"
     if episodes is not None:
         passes = regression.pass_chance(episodes, margin, share, difference)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from apt_bench.core.errors import UserError
+from apt_bench.core.files import reason, write_json
 from apt_bench.core.text import plain_console
 
 
@@ -22,11 +22,17 @@ def import_command(
     path: Annotated[Path, typer.Argument(help="eval_info.json of lerobot-eval.")],
     out: Annotated[Path, typer.Option(help="Run directory to write.")],
     policy: Annotated[str, typer.Option(help="Name of the policy that was evaluated.")],
+    group: Annotated[
+        str | None,
+        typer.Option(
+            help="What was evaluated (`pusht`), for a file of lerobot before 0.4, which does not name it."
+        ),
+    ] = None,
 ) -> None:
     """Read lerobot's eval_info.json into a run directory."""
     from apt_bench.interchange import import_eval_info
 
-    count = import_eval_info(path, out, policy)
+    count = import_eval_info(path, out, policy, group)
     plain_console().print(f"{out}: {count} episodes", markup=False, soft_wrap=True)
 
 
@@ -42,7 +48,7 @@ def export_command(
     wall = store.run().get("wall_seconds")
     found = eval_info(store.episodes(), wall if isinstance(wall, int | float) else None)
     try:
-        out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        write_json(out, found)
     except OSError as error:
-        raise UserError(f"Cannot write {out}: {error.strerror}.") from None
+        raise UserError(f"Cannot write {out}: {reason(error)}.") from None
     plain_console().print(f"{out}: {found['overall']['n_episodes']} episodes", markup=False, soft_wrap=True)

@@ -12,20 +12,28 @@ from apt_bench.reporting.charts import BLUE, INK, MUTED, WIDTH, style
 from apt_bench.reporting.details import pvalue
 from apt_bench.reporting.table import Column, Rate, Row, Table, markdown
 
+VERDICT = (
+    "Verdict at 0.05, p of the cells adjusted after Holm. A difference must show twice: in the episodes (other initial "
+    "states of these tasks; score interval, exact test) and over the tasks (other tasks like these; the signs of whole "
+    "tasks flipped). p is the larger of the two and the interval covers both: it excludes 0 exactly where p is at most "
+    "0.05. With fewer than 6 tasks all must point the same way, and the verdict is about these tasks only."
+)
+
 
 def comparison_tables(found: Comparison, a: str, b: str) -> list[Table]:
     """`compare`: overall and per cell. `compare_tasks`: the same per task."""
     rows = [_row(c) for c in (found.overall, *found.cells)]
     paired = found.overall.paired
     how = (
-        "Matched episode by episode: Newcombe's paired interval and exact McNemar p per cell; overall the mean over "
-        "cells and tasks, its interval from a task-clustered bootstrap."
+        "Matched episode by episode; mean over cells of the mean over tasks."
         if paired
-        else "No common episode: unpaired. Newcombe's interval and Fisher's p per cell; overall the mean over cells "
-        "and the Cochran-Mantel-Haenszel p."
+        else "No common episode: not matched; overall the mean over cells."
     )
-    notes = [f"A: {a}. B: {b}. Success in %, difference A minus B in points with its 95% interval.", how]
-    notes.append("Verdict at 0.05; p of the cells adjusted after Holm.")
+    notes = [
+        f"A: {a}. B: {b}. Success in %, difference A minus B in points with its 95% interval. {how}",
+        VERDICT,
+    ]
+    notes += [f"The policies differ in their own settings: {s}." for s in found.settings]
     if found.alone_a or found.alone_b:
         notes.append(f"Left out for want of a partner: {found.alone_a} episodes of A, {found.alone_b} of B.")
     if found.knobs:
@@ -55,6 +63,7 @@ def _columns(key: str, label: str, paired: bool) -> list[Column]:
         ("b", "B"),
         ("difference", "Difference"),
         *split,
+        ("tasks", "Tasks"),
         ("p", "p"),
         ("adjusted", "p adj."),
     ]
@@ -66,16 +75,10 @@ def _row(c: Contrast) -> Row:
     return Row(
         {
             "cell": c.name, "pairs": c.n_a, "n_a": c.n_a, "n_b": c.n_b, "a": Rate(c.rate_a), "b": Rate(c.rate_b),
-            "difference": Rate.of(c.difference, signed=True), "only": f"{c.only_a} / {c.only_b}", "p": pvalue(c.p),
-            "adjusted": pvalue(c.adjusted), "verdict": _words(c),
+            "difference": Rate.of(c.difference, signed=True), "only": f"{c.only_a} / {c.only_b}",
+            "tasks": c.tasks or "", "p": pvalue(c.p), "adjusted": pvalue(c.adjusted), "verdict": c.words,
         }
     )  # fmt: skip
-
-
-def _words(c: Contrast) -> str:
-    if c.verdict == "undecided" and c.paired and c.only_a + c.only_b < 6:
-        return f"undecided (only {c.only_a + c.only_b} episodes differ; 6 are the least that can decide)"
-    return c.verdict
 
 
 def difference_chart(table: Table) -> Figure | None:
@@ -89,7 +92,7 @@ def difference_chart(table: Table) -> Figure | None:
         for y, row in enumerate(rows):
             value = row.values["difference"]
             assert isinstance(value, Rate)
-            decided = str(row.values["verdict"]) in ("A better", "B better")
+            decided = str(row.values["verdict"]).startswith(("A better", "B better"))
             axis.plot([100 * value.low, 100 * value.high], [y, y], color=BLUE if decided else MUTED, lw=1.2)
             axis.plot(100 * value.value, y, "o", ms=5, color=BLUE if decided else MUTED, mew=1.2,
                       mfc=BLUE if decided else "white")  # fmt: skip
@@ -124,6 +127,8 @@ def check_table(found: Check, run: str, baseline: str) -> Table:
         f"Run: {run}. Baseline: {baseline}. Margin: {100 * found.margin:g} points. Coverage: {found.coverage:.0%}.",
         "Lower limit: one-sided 95%, Tango's score interval of the paired difference. p worse: one-sided exact "
         f"McNemar, after Holm. Power: chance to call a drop of {100 * found.drop:g} points regressed, in %.",
+        "About these tasks and initial states: the question is whether the same episodes still succeed.",
+        *(f"The policies differ in their own settings: {s}." for s in found.settings),
         *found.cautions,
     )
     return Table("check", "Check", [*columns, Column("verdict", "Verdict", align="left")], rows, notes)
