@@ -39,7 +39,7 @@ def gain_table(
         Column("method", "Policy", align="left"),
         *(Column(_key(c), cell_label(suite, c)) for c in cells),
     ]
-    notes = ["Percentage points, measured pairs with the 95% interval of `apt-bench compare`."]
+    notes = ["Percentage points, measured pairs with the 95% interval of apt-bench compare."]
     if any(r.kind == "published" for r in rows):
         notes.append(PUBLISHED_NOTE)
     return Table(f"gain_{file_name(suite)}", "2-Stage minus 1-Stage", columns, rows, tuple(notes))

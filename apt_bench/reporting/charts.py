@@ -348,10 +348,12 @@ def language_chart(table: Table | None) -> Figure | None:
 
 
 def probe_chart(table: Table | None) -> Figure | None:
-    """Success under the own prompt and under another one, and the share of episodes that change."""
+    """Success under the own prompt and under another one, and the share of episodes that change: under the other
+    prompt, and when the same one is sent again."""
     marks: dict[str, Mark] = {
         "own": ("Success, own prompt", INK, "|", 0.0),
         "probed": ("Success, probe", BLUE, "o", -0.18),
+        "floor": ("Noise floor: sensitivity of a repeat", MUTED, "s", 0.27),
         "sensitivity": ("Sensitivity", RED, "X", 0.18),
     }
     return _marks(table, marks, ("cell", "probe"))

@@ -14,6 +14,7 @@ from apt_bench.reporting.data import (
     find_suite,
     probe_summaries,
     sequential_notes,
+    suite_order,
 )
 from apt_bench.reporting.table import CELL, RUN, TASK, Column, Rate, Row, Table, Value, percent
 
@@ -70,7 +71,7 @@ def _unfinished(run: Run) -> list[str]:
     under = f", {also} of them under language probes" if also else ""
     return [
         f"{run.label} is not finished: {waiting + also} of {own[0] + probed[0]} episodes that were asked for have not "
-        f"run{under}. The same `apt-bench run` command goes on."
+        f"run{under}. The same command goes on."
     ]
 
 
@@ -136,13 +137,14 @@ def coverage_table(runs: Sequence[Run]) -> Table:
     """Asked, done, errors, and the bounds that what is missing leaves open; language probes in rows of their own."""
     rows = []
     for run in runs:
-        rows += [_row(run, OWN, s) for s in cell_summaries(run).values()]
-        rows += [_row(run, probe, s) for (_, _, probe), s in probe_summaries(run).items()]
+        found = [(key, OWN, s) for key, s in cell_summaries(run).items()]
+        found += [(key[:2], key[2], s) for key, s in probe_summaries(run).items()]
+        rows += [_row(run, prompt, s) for _, prompt, s in sorted(found, key=lambda f: suite_order(f[0]))]
     columns = [RUN, CELL]
     if any(r.values["sentence"] != OWN for r in rows):
         columns.append(Column("sentence", "Prompt", align="left"))
-    names = ("asked", "done", "errors", "coverage")
-    columns += [Column(k, k.capitalize(), align="right") for k in names]
+    names = {"asked": "Asked", "done": "Done", "errors": "Errors", "coverage": "Coverage, %"}
+    columns += [Column(k, label, align="right") for k, label in names.items()]
     columns += [
         Column("bounds", WORST, align="right"),
         Column("unavailable", "Unavailable tasks", align="right"),

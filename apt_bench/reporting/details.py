@@ -57,7 +57,7 @@ def task_table(runs: Sequence[Run]) -> Table:
         "scripted expert solved, on record."
     ]
     if any(c.key == "number" for c in columns):
-        notes.append("#: the task's number in its cell, as `apt-bench ls tasks` and `run --tasks` count.")
+        notes.append("#: the task's number in its cell, as apt-bench ls tasks and run --tasks count.")
     return Table("tasks", "Per task", columns, rows, notes, heat=True)
 
 
@@ -179,7 +179,7 @@ def control_table(runs: Sequence[Run]) -> Table | None:
     notes = (
         "Cell and control are of one policy: the same class, arguments, weights and execute horizon, whatever it is "
         "called. Difference cell minus control in points, with its 95% interval: paired by task and initial state, "
-        "or unpaired where there are no pairs; interval and p as in `apt-bench compare`. The stale control sends the "
+        "or unpaired where there are no pairs; interval and p as in apt-bench compare. The stale control sends the "
         "old sentence to the same scene: equal scores there mean that the instruction is not read.",
     )
     return Table("controls", "Against the controls", columns, rows, notes)
