@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from apt_bench import rendering
 from apt_bench.core import scratch
 from apt_bench.core.files import exclusive
+from apt_bench.core.signals import stop_on_signals
 from apt_bench.policies.registry import find_policy
 from apt_bench.records import RunStore
 from apt_bench.rollout.book import Book, RunResult, nothing_left
-from apt_bench.rollout.engine import PolicyActor, RayPool, policy_actors, ray_session, run_local
+from apt_bench.rollout.cluster import ray_session
+from apt_bench.rollout.engine import PolicyActor, RayPool, policy_actors, run_local
 from apt_bench.rollout.options import RunOptions, asked_workers, select
 from apt_bench.rollout.plan import Plan, dry_plan, finished_plan, plan
 from apt_bench.rollout.schedule import Schedule
@@ -88,24 +87,3 @@ def run(
         tracker = stack.enter_context(tracking(options.track, todo.out, book.card()))
         with closing(stream):
             return book.fill(schedule, stream, stopped, console, workers, tracker)
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM ask for a clean stop, which the yielded function reports; a second one forces it."""
-    asked = threading.Event()
-
-    def handle(number: int, frame: Any) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
