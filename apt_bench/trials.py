@@ -10,9 +10,8 @@ conditions pair, and what drifts over the day (light, wear, the operator) meets 
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
+import os
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from apt_bench.core.errors import UserError, did_you_mean
+from apt_bench.core.files import INTEGERS, exclusive, read_bytes, reason, try_remove
+from apt_bench.core.text import file_name
 from apt_bench.records import OUTCOMES, EpisodeRecord, OutcomeName, RunStore
+from apt_bench.sheets import read_rows, refuse
+from apt_bench.sheets import write_csv as write_csv
 from apt_bench.suites import EpisodeKey
 
 PLAN = ("cell", "task", "instruction", "trials")
@@ -29,7 +32,16 @@ FIXED = ("trial", "code", "suite", "cell", "task", "instruction", "init", "seed"
 FILLED = ("outcome", "failure", "seconds", "operator", "notes", "video")
 KEY = ("code", "policy")
 SCORE = re.compile(r"score_\w+")
-WORDS = {"1": "success", "yes": "success", "y": "success", "0": "failure", "no": "failure", "n": "failure"}
+WORDS = {
+    **dict.fromkeys(("1", "yes", "y", "true"), "success"),
+    **dict.fromkeys(("0", "no", "n", "false"), "failure"),
+}
+MOST = 100_000
+"""Trials on a sheet."""
+
+SPREADSHEET_DIGITS = 15
+"""A spreadsheet rounds whole numbers that have more."""
+
 _LETTERS = "BCDFGHJKLMNPQRSTVWXZ"  # no vowels: no words by chance
 
 
@@ -45,7 +57,7 @@ class Condition:
 
 def read_plan(path: Path) -> list[Condition]:
     """The conditions of a plan. Raises UserError with every line that cannot be read."""
-    rows = _read(path, PLAN)
+    rows = read_rows(path, PLAN)
     problems, found = [], []
     for number, row in rows:
         count = row["trials"]
@@ -61,7 +73,9 @@ def read_plan(path: Path) -> list[Condition]:
         for c, t in sorted(set(names))
         if names.count((c, t)) > 1
     ]
-    _refuse(path, problems)
+    refuse(path, problems)
+    if sum(c.trials for c in found) > MOST:
+        raise UserError(f"{path} asks for more than {MOST:,} trials of each policy.")
     if not found:
         raise UserError(f"{path} holds no condition. Write at least one line: {', '.join(PLAN)}.")
     return found
@@ -73,6 +87,14 @@ def new_sheet(
     """The lines of the sheet, in the order to run them, and of its key. The same seed gives the same order."""
     if not policies or len(set(policies)) < len(policies):
         raise UserError("Name each policy once, and at least one.")
+    _folders(policies)
+    if not suite.strip():
+        raise UserError("Name the suite that the records are of.")
+    if not 0 <= seed < INTEGERS:
+        raise UserError(f"The seed is {seed}; it must be a whole number from 0, below 2 to the power of 63.")
+    for score in scores:
+        if not re.fullmatch("[a-z0-9_]+", score):
+            raise UserError(f"'{score}' is no name of a score: small letters, digits and _ only.")
     rng = random.Random(seed)
     blocks = [(condition, init) for condition in plan for init in range(condition.trials)]
     rng.shuffle(blocks)
@@ -101,6 +123,20 @@ def new_sheet(
     return sheet, key
 
 
+def _folders(policies: Sequence[str]) -> dict[str, str]:
+    """Policy -> name of the folder of its run. Raises UserError where two share one."""
+    found: dict[str, str] = {}
+    for policy in policies:
+        name = file_name(policy)
+        for other, taken in found.items():
+            if taken.casefold() == name.casefold():
+                raise UserError(
+                    f"Policies '{other}' and '{policy}' share the folder name '{name}'. Rename one."
+                )
+        found[policy] = name
+    return found
+
+
 def _codes(count: int, rng: random.Random) -> Any:
     """Distinct codes of four letters or more, in random order."""
     length = 4
@@ -112,18 +148,27 @@ def _codes(count: int, rng: random.Random) -> Any:
     return iter(found)
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
-    """Write lines, all with the first one's columns. Never over an existing file: it may be filled in."""
+def write_sheets(out: Path, sheet: Sequence[Mapping[str, str]], key: Sequence[Mapping[str, str]]) -> Path:
+    """Write the sheet, and its key beside it as NAME.key.csv, whose path is returned: both or none."""
+    hidden = key_path(out)
+    for path in (out, hidden):
+        if os.path.lexists(path):
+            raise UserError(f"{path} is already there, perhaps filled in. Give another name.")
+    write_csv(hidden, key)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "x", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-    except FileExistsError:
-        raise UserError(f"{path} is already there, perhaps filled in. Give another name.") from None
-    except OSError as error:
-        raise UserError(f"Cannot write {path}: {error.strerror}.") from None
+        write_csv(out, sheet)
+    except UserError:
+        try_remove(hidden)
+        raise
+    return hidden
+
+
+def key_path(sheet: Path) -> Path:
+    """Where a sheet's key lies: NAME.key.csv."""
+    try:
+        return sheet.with_suffix(".key.csv")
+    except ValueError:
+        raise UserError(f"'{sheet}' is not the name of a file. Give one, e.g. sheet.csv.") from None
 
 
 @dataclass(frozen=True)
@@ -145,17 +190,21 @@ def read_sheet(sheet: Path, key: Path) -> Filled:
     """
     policies: dict[str, str] = {}
     problems = []
-    for number, row in _read(key, KEY):
+    for number, row in read_rows(key, KEY):
         if row["code"] in policies:
             problems.append(f"row {number}: code '{row['code']}' stands there twice")
+        if not row["policy"]:
+            problems.append(f"row {number}: 'policy' must not be empty")
         policies[row["code"]] = row["policy"]
-    _refuse(key, problems)
-    rows = _read(sheet, (*FIXED, "outcome"))
+    refuse(key, problems)
+    rows = read_rows(sheet, (*FIXED, "outcome"))
     suites, seeds = {row["suite"] for _, row in rows}, {row["seed"] for _, row in rows}
     if len(suites) != 1 or len(seeds) != 1:
         problems.append(
             f"all rows must be of one suite and one seed, not {sorted(suites)} and {sorted(seeds)}"
         )
+    if any(re.fullmatch(r"\d[.,]\d*[eE]\+?\d+", seed) for seed in seeds):
+        problems.append("a spreadsheet has rounded the seed: put back what `trials new` was given")
     records: dict[tuple[str, EpisodeKey], EpisodeRecord] = {}
     requested: dict[str, dict[str, dict[str, int]]] = {}
     codes: set[str] = set()
@@ -179,7 +228,7 @@ def read_sheet(sheet: Path, key: Path) -> Filled:
     missing = sorted(set(policies) - codes)
     if missing:
         problems.append(f"{len(missing)} codes of {key.name} have no row: {', '.join(missing[:5])}")
-    _refuse(sheet, problems)
+    refuse(sheet, problems)
     if not rows:
         raise UserError(f"{sheet} has no rows.")
     return Filled(tuple(records.values()), requested, suites.pop(), int(seeds.pop()), blank)
@@ -193,7 +242,7 @@ def _problems(row: Mapping[str, str], policies: Mapping[str, str], codes: set[st
         )
     elif row["code"] in codes:
         found.append(f"code '{row['code']}' stands there twice")
-    outcome = WORDS.get(row["outcome"].lower(), row["outcome"].lower())
+    outcome = _outcome(row)
     if outcome and outcome not in OUTCOMES:
         found.append(f"outcome '{row['outcome']}' is not one of {', '.join(OUTCOMES)}")
     found += [
@@ -203,7 +252,7 @@ def _problems(row: Mapping[str, str], policies: Mapping[str, str], codes: set[st
     ]
     found += [f"'{name}' must not be empty" for name in ("suite", "cell", "task") if not row[name]]
     for name, value in row.items():
-        if SCORE.fullmatch(name) and value not in ("", "0", "1"):
+        if SCORE.fullmatch(name) and _flag(value) not in ("", "0", "1"):
             found.append(f"'{name}' must be 0, 1 or empty, not '{value}'")
     if row.get("seconds") and not re.fullmatch(r"\d{1,6}([.,]\d+)?", row["seconds"]):
         found.append(f"'seconds' must be a number, not '{row['seconds']}'")
@@ -211,12 +260,22 @@ def _problems(row: Mapping[str, str], policies: Mapping[str, str], codes: set[st
 
 
 def _whole(text: str) -> bool:
-    return bool(re.fullmatch(r"[0-9]{1,15}", text))
+    return bool(re.fullmatch(r"[0-9]{1,19}", text)) and int(text) < INTEGERS
+
+
+def _flag(text: str) -> str:
+    """`1,0` and `1.00`, as a spreadsheet may write them, as `1`."""
+    return re.sub(r"^([01])[.,]0*$", r"\1", text)
+
+
+def _outcome(row: Mapping[str, str]) -> str:
+    word = _flag(row["outcome"].lower())
+    return WORDS.get(word, word)
 
 
 def _record(row: Mapping[str, str], policy: str) -> EpisodeRecord:
-    outcome = WORDS.get(row["outcome"].lower(), row["outcome"].lower()) or "error"
-    scores = {n.removeprefix("score_"): int(v) for n, v in row.items() if SCORE.fullmatch(n) and v}
+    outcome = _outcome(row) or "error"
+    scores = {n.removeprefix("score_"): int(_flag(v)) for n, v in row.items() if SCORE.fullmatch(n) and v}
     kept = {
         "trial": row["trial"],
         "code": row["code"],
@@ -251,15 +310,10 @@ def import_sheet(sheet: Path, key: Path, out: Path) -> list[Path]:
     is new; a trial that was changed since is refused."""
     filled = read_sheet(sheet, key)
     protocol = {"suite": filled.suite, "kind": "real robot", "seed": filled.seed}
-    digest = hashlib.sha256(sheet.read_bytes()).hexdigest()
-    paths, todo = [], []
-    for policy in sorted(filled.requested):
-        path = out / re.sub(r"[^A-Za-z0-9_.-]+", "_", policy)
-        if path in paths:
-            raise UserError(
-                f"Policies '{policy}' and another one share the folder name '{path.name}'. Rename one."
-            )
-        paths.append(path)
+    digest = hashlib.sha256(read_bytes(sheet)).hexdigest()
+    todo = []
+    for policy, name in _folders(sorted(filled.requested)).items():
+        path = out / name
         info = {"policy": {"name": policy}, "requested": filled.requested[policy], "sheet_sha256": digest}
         earlier = (
             {r.key: r for r in RunStore.open(path).episodes()} if (path / "protocol.json").is_file() else {}
@@ -271,46 +325,17 @@ def import_sheet(sheet: Path, key: Path, out: Path) -> list[Path]:
                 continue
             if old is not None:
                 raise UserError(
-                    f"Trial {record.events['trial']} (code {record.events['code']}) was imported before with another "
-                    f"outcome or note. Import into a new --out."
+                    f"Trial {record.events.get('trial')} (code {record.events['code']}) was imported before with "
+                    "another outcome or note. Import into a new --out."
                 )
             fresh.append(record)
         todo.append((path, info, fresh))
     for path, info, fresh in todo:  # only once all of it is known to be right
-        store = RunStore.create(path, protocol, info)
-        for record in fresh:
-            store.append(record)
-    return paths
-
-
-def _read(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """Row numbers as a spreadsheet shows them, and stripped cells by column."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            text = file.read()
-        dialect = ";" if text.partition("\n")[0].count(";") > text.partition("\n")[0].count(",") else ","
-        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=dialect, strict=True))
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is not a CSV file in UTF-8: {error}.") from None
-    head = [h.strip().lower() for h in rows[0]] if rows else []
-    absent = [name for name in needed if name not in head]
-    if absent:
-        raise UserError(f"{path} has no column '{absent[0]}'. Its first line must name: {', '.join(needed)}.")
-    problems, found = [], []
-    for number, row in enumerate(rows[1:], 2):
-        if not any(cell.strip() for cell in row):
-            continue
-        if len(row) > len(head) and any(cell.strip() for cell in row[len(head) :]):
-            problems.append(f"row {number}: {len(row)} cells under {len(head)} headings")
-        cells = [*(cell.strip() for cell in row), *[""] * len(head)]
-        found.append((number, dict(zip(head, cells, strict=False))))
-    _refuse(path, problems)
-    return found
-
-
-def _refuse(path: Path, problems: Sequence[str]) -> None:
-    if problems:
-        more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise UserError(f"{path}:\n  " + "\n  ".join(problems[:20]) + more)
+        try:
+            with exclusive(path, "apt-bench trials import"):
+                store = RunStore.create(path, protocol, info)
+                for record in fresh:
+                    store.append(record)
+        except OSError as error:
+            raise UserError(f"Cannot write {path}: {reason(error)}. The same command goes on.") from None
+    return [path for path, _, _ in todo]

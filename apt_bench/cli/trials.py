@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from apt_bench.cli import words
-from apt_bench.core.text import plain_console
+from apt_bench.core.config import Natural, checked
+from apt_bench.core.text import plain_console, say
 
 
 def register(app: typer.Typer) -> None:
@@ -29,15 +30,18 @@ def new_command(
     ),
     suite: Annotated[str, typer.Option(help="Suite the records will name.")] = "real_pick_place",
     scores: Annotated[str, typer.Option(help="Comma list of stages to score 0 / 1, e.g. t1,t2,t1_t2.")] = "",
-    seed: Annotated[int, typer.Option(help="Of the random order.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of the random order.", callback=checked(Natural, "--seed"))] = 0,
 ) -> None:
     """Write a trial sheet in random order, policies hidden behind codes, and the key to the codes."""
-    from apt_bench.trials import new_sheet, read_plan, write_csv
+    from apt_bench.trials import SPREADSHEET_DIGITS, new_sheet, read_plan, write_sheets
 
     sheet, key = new_sheet(read_plan(plan), words(policies), suite, seed, words(scores))
-    hidden = out.with_suffix(".key.csv")
-    write_csv(out, sheet)
-    write_csv(hidden, key)
+    hidden = write_sheets(out, sheet, key)
+    if len(str(seed)) > SPREADSHEET_DIGITS:
+        say(
+            f"A spreadsheet rounds the seed {seed} to {SPREADSHEET_DIGITS} digits. Fill the sheet in with a text "
+            "editor, or take a shorter seed."
+        )
     _print(
         f"{out}: {len(sheet)} trials. {hidden} says which policy is behind each code: keep it from who judges."
     )
@@ -52,9 +56,9 @@ def import_command(
 ) -> None:
     """Read a filled sheet into run directories, for `report`, `compare` and `check`."""
     from apt_bench.reporting.data import load_run
-    from apt_bench.trials import import_sheet
+    from apt_bench.trials import import_sheet, key_path
 
-    for path in import_sheet(sheet, key or sheet.with_suffix(".key.csv"), out):
+    for path in import_sheet(sheet, key or key_path(sheet), out):
         run = load_run(path)
         _print(f"{path}: {int(run.frame.done.sum())} of {sum(run.asked.values())} trials")
 
