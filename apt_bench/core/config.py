@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -14,9 +16,10 @@ from typing import Annotated, Any, Literal
 
 import yaml
 
-from apt_bench.core.errors import UserError, did_you_mean
+from apt_bench.core.errors import UserError, did_you_mean, said
 from apt_bench.core.files import read_text
 from apt_bench.core.jsonable import INTEGERS
+from apt_bench.core.search_path import hidden
 from apt_bench.core.text import plain
 
 YAML_LIMIT, YAML_VALUES = 2**20, 100_000
@@ -223,20 +226,43 @@ def load_object(path: str) -> Any:
     module, _, attribute = path.partition(":")
     if not module or not attribute:
         raise UserError(f"'{path}' is not of the form module:name.")
+    where = f"Cannot import '{module}' (from '{path}')"
     try:
-        found = import_module(module)
+        with as_program(module):
+            found = import_module(module)
     except ModuleNotFoundError as error:
-        raise UserError(f"Cannot import '{module}' (from '{path}'): {error}.") from None
+        raise UserError(f"{where}: {error}.{_hidden(module)}") from None
     except KeyboardInterrupt:
         raise
-    except BaseException as error:
+    except SystemExit as error:
         raise UserError(
-            f"Cannot import '{module}' (from '{path}'): it raised {type(error).__name__}: {error}."
+            f"{where}: it ended itself with exit code {error.code}. Keep what it does as a program, such as reading "
+            "arguments, below `if __name__ == '__main__':`."
         ) from error
+    except BaseException as error:
+        raise UserError(f"{where}: it raised {said(error)}.") from error
     try:
         return getattr(found, attribute)
     except AttributeError:
-        raise UserError(f"Module '{module}' has no '{attribute}'.") from None
+        raise UserError(f"Module '{module}' has no '{attribute}'.{_hidden(module)}") from None
+
+
+def _hidden(module: str) -> str:
+    path = hidden(module)
+    return (
+        f" {path} is not what was imported: a module of that name is installed. Rename yours." if path else ""
+    )
+
+
+@contextmanager
+def as_program(module: str) -> Iterator[None]:
+    """Call a person's code as if its module were the program: what argparse says there bears the module's name, and the
+    words of apt-bench's own command line are not its arguments."""
+    before, sys.argv = sys.argv, [module]
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 def checked(kind: Any, name: str) -> Callable[[Any], Any]:

@@ -25,6 +25,14 @@ INTERNAL_ERROR = 70
 """Exit code of an error that apt-bench did not expect (`EX_SOFTWARE`)."""
 
 
+def said(error: BaseException) -> str:
+    """`Type: message`, also of an error whose message cannot be made: somebody else wrote its class."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except BaseException:
+        return f"{type(error).__name__} (its message cannot be read)"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A closing sentence for an unknown name: the nearest known name, or the list of all of them."""
     names = sorted(known)

@@ -23,7 +23,7 @@ def scratch(kind: str) -> Iterator[Path]:
     a folder in use from one whose process was killed. The name carries `kind` and the process's id, for people."""
     _swept()
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-{os.getpid()}-"))
-    handle = _lock(folder)
+    handle = lock(folder)
     try:
         yield folder
     finally:
@@ -40,7 +40,7 @@ def sweep() -> None:
                 continue
         except OSError:
             continue
-        handle = _lock(folder)
+        handle = lock(folder)
         if handle is not None:
             try_remove(folder)
             os.close(handle)
@@ -49,7 +49,7 @@ def sweep() -> None:
 _swept = cache(sweep)  # once per process: workers may run on other machines than the driver
 
 
-def _lock(folder: Path) -> int | None:
+def lock(folder: Path) -> int | None:
     """A handle that holds the folder's lock; None where another process has it, or where there are no locks."""
     try:
         import fcntl

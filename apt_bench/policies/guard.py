@@ -20,7 +20,7 @@ from apt_bench.core.errors import PolicyFault, ServerLost, UserError
 from apt_bench.core.text import one_line
 from apt_bench.envs.base import ACTION_DIM, Observation
 from apt_bench.policies.base import Policy, PolicySpec
-from apt_bench.policies.servers import chain, server_lost
+from apt_bench.policies.servers import server_lost
 
 ERROR_LENGTH = 2000
 """Characters of what a policy raised that a message keeps."""
@@ -89,7 +89,7 @@ def guarded(call: Callable[[], Any]) -> Any:
         with _signals_seen():
             return call()
     except BaseException as error:
-        _let_signals_pass(error)
+        let_signals_pass(error)
         text = described(error)
         if isinstance(error, UserError):
             kind = PolicyFault if isinstance(error, PolicyFault) else UserError
@@ -144,6 +144,7 @@ def _chunk(value: Any, horizon: int) -> np.ndarray:
 
 def _numbers(value: Any, fits: Callable[[Sequence[int]], None]) -> np.ndarray:
     """An array, a tensor or what turns into one, as float64; `fits` raises where its shape is not one to copy."""
+    given = value
     if hasattr(value, "detach"):  # torch's, on any device, of any dtype: numpy knows no bfloat16
         value = value.detach()
         fits(value.shape)
@@ -152,7 +153,7 @@ def _numbers(value: Any, fits: Callable[[Sequence[int]], None]) -> np.ndarray:
         raise PolicyFault("answered a chunk with masked values")
     array = np.asarray(value)
     if array.dtype.kind not in "iufVO" or (array.dtype.kind == "O" and not array.shape):
-        raise _no_numbers(value)
+        raise _no_numbers(given)
     fits(array.shape)
     if array.dtype.kind == "O":
         return _floats(array.ravel().tolist()).reshape(array.shape)
@@ -165,7 +166,7 @@ def _floats(row: Sequence[Any]) -> np.ndarray:
         if isinstance(one, bool | np.bool_ | str | bytes):
             raise _no_numbers(one)
     try:
-        return np.array([float(one) for one in row])
+        return np.array([float(one.detach() if hasattr(one, "detach") else one) for one in row])
     except (TypeError, ValueError, OverflowError):
         raise _no_numbers(row) from None
 
@@ -196,11 +197,15 @@ def _interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _let_signals_pass(error: BaseException) -> None:
+def let_signals_pass(error: BaseException) -> None:
     """Raises what a handler of SIGINT or SIGTERM raised, where that is what ended the call, even if the policy caught
     it and raised something else: this module's handler, `stop_on_signals`', or Ray's in a worker."""
     handlers = (_interrupt, signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
     codes = {getattr(handler, "__code__", None) for handler in handlers} - {None}
-    for one in chain(error):
+    one: BaseException | None = error
+    seen: set[int] = set()
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
         if any(frame.f_code in codes for frame, _ in traceback.walk_tb(one.__traceback__)):
             raise one
+        one = one.__context__  # what was handled when it was raised, `from None` or not

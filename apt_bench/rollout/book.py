@@ -18,6 +18,7 @@ from apt_bench.core.files import reason
 from apt_bench.policies.simple import packed_actions
 from apt_bench.records import EpisodeRecord, RunStore, protocol_hash
 from apt_bench.rollout import identity
+from apt_bench.rollout.cluster import RayLost
 from apt_bench.rollout.engine import Stream
 from apt_bench.rollout.episode import POLICY_FAULT, error_record
 from apt_bench.rollout.plan import Plan
@@ -30,7 +31,7 @@ from apt_bench.tracking import Tracker
 ERRORS_IN_A_ROW = 5
 """So many episodes lost one after the other: something is broken for all of them, and the run stops."""
 
-Stop = Literal["", "interrupted", "disk", "errors"]
+Stop = Literal["", "interrupted", "disk", "errors", "ray"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,28 @@ class RunResult:
     def exit_code(self) -> int:
         """0 every episode has a result, 1 some are missing, 130 interrupted."""
         return 130 if self.stopped == "interrupted" else int(bool(self.missing or self.stopped))
+
+    @property
+    def advice(self) -> str:
+        """Why episodes are missing and what to do, for people; empty where none is."""
+        if self.stopped == "interrupted":
+            return "interrupted; the same command goes on from here."
+        if self.stopped and not (self.out / "protocol.json").is_file():
+            return (
+                f"stopped. {self.message}. The {len(self.records)} episodes recorded so far are in {self.out}, which "
+                "cannot be reached: bring it back, and the same command goes on from there."
+            )
+        if self.stopped:
+            return (
+                f"stopped. {self.message}. {len(self.records)} episodes are safe in {self.out}; mend it, and the same "
+                "command goes on from here."
+            )
+        if self.missing:
+            return (
+                f"{len(self.missing)} episodes are missing (errors, see episodes.jsonl); the same command tries them "
+                "again."
+            )
+        return ""
 
 
 def result(plan: Plan, finished: Mapping[EpisodeKey, EpisodeRecord], stop: Stop, message: str) -> RunResult:
@@ -158,6 +181,8 @@ class Book:
                         break
             except Unwritable as error:
                 stop, message = "disk", f"Cannot write the run directory: {error}"
+            except RayLost as error:
+                stop, message = "ray", str(error)
         if not stop and stopped():
             stop = "interrupted"
         tracker.table("cells", *progress.table())

@@ -2,46 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from apt_bench.core.errors import UserError
+from apt_bench.core.errors import UserError, said
+from apt_bench.core.text import one_line, say
 from apt_bench.policies.base import Policy, PolicySpec
 from apt_bench.policies.registry import PolicyRef
-from apt_bench.rollout.identity import cores, free_memory_gb
+from apt_bench.rollout.cluster import LOOK_SECONDS, START_SECONDS, RayLost, check_alive
+from apt_bench.rollout.cluster import auto_workers as auto_workers
+from apt_bench.rollout.cluster import ray_session as ray_session
 from apt_bench.rollout.schedule import Schedule
-from apt_bench.rollout.workers import (
-    ONE_THREAD,
-    Interrupted,
-    PolicyHost,
-    Result,
-    RolloutActor,
-    RolloutWorker,
-    Settings,
-)
+from apt_bench.rollout.workers import Interrupted, PolicyHost, Result, RolloutActor, RolloutWorker, Settings
 from apt_bench.suites import EpisodeSpec
 
 Stream = Generator[tuple[EpisodeSpec, int, Result]]
 
 TICK = 0.25
 """Seconds between two looks at the clock: how soon a stop or a hang is noticed."""
-
-WORKER_GB = 4.5
-RESERVE_GB = 2.0
-"""A LIBERO worker that renders holds up to 4 GB: the three compiled scenes it caches, with their GL contexts."""
-
-
-def auto_workers(cores: float, free_gb: float) -> int:
-    """One worker per core, as far as memory goes: 4.5 GB each, 2 GB left to the rest of the machine."""
-    return max(1, min(int(cores), int((free_gb - RESERVE_GB) / WORKER_GB)))
 
 
 def run_local(
@@ -58,64 +38,11 @@ def run_local(
         worker.close()
 
 
-@contextmanager
-def ray_session(address: str | None, asked: int | None, episodes: int) -> Iterator[int]:
-    """A quiet local Ray, gone afterwards with its files; or the cluster at `address`, which stays.
+LOADS = 3
+"""Times that a policy's process may die while it loads, before the run stops."""
 
-    asked: rollout workers, None = as many as fit. Yields their number, at most one per episode.
-    """
-    if asked is None and not address:
-        asked = auto_workers(cores(), free_memory_gb())
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves workers beside other work
-    for name, value in ONE_THREAD.items():
-        os.environ.setdefault(name, value)
-    import ray
-
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    with ExitStack() as stack:
-        try:
-            if address:
-                ray.init(address=address, **quiet)
-            else:
-                assert asked is not None
-                ray.init(
-                    address="local",
-                    # One more than there are workers: never wait for a core that the machine does not have.
-                    num_cpus=min(asked, episodes) + 1,
-                    include_dashboard=False,
-                    object_store_memory=256 * 2**20,
-                    _temp_dir=stack.enter_context(_reaped_folder()),
-                    **quiet,
-                )
-        except Exception as error:  # Ray raises bare ones, too
-            where = f"join the Ray cluster at '{address}'" if address else "start Ray on this machine"
-            raise UserError(f"Cannot {where}: {error}. Use --workers 0 to run without it.") from None
-        stack.callback(ray.shutdown)
-        if asked is None:
-            there = ray.cluster_resources()
-            asked = auto_workers(there.get("CPU", 1), there.get("memory", 0) / 2**30)
-        yield min(asked, episodes)
-
-
-@contextmanager
-def _reaped_folder() -> Iterator[str]:
-    """A folder for Ray's files. A process of its own removes it, and whoever still uses it, when this one is gone."""
-    folder = tempfile.mkdtemp(prefix="apt-bench-ray-")
-    reaper = subprocess.Popen(
-        [sys.executable, "-S", "-E", Path(__file__).with_name("reaper.py"), folder],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is not for it
-    )
-    try:
-        yield folder
-    finally:
-        assert reaper.stdin
-        reaper.stdin.close()
-        reaper.wait(30)
+STILL_SECONDS = 60.0
+"""Between two notes that a policy is still loading: large weights take minutes, and nothing else is seen of it."""
 
 
 class PolicyActor:
@@ -126,15 +53,38 @@ class PolicyActor:
         self._start()
 
     def spec(self) -> PolicySpec:
-        """Wait until the policy is loaded. Raises UserError where it cannot be."""
-        import ray
+        """Wait until the policy is loaded. Raises UserError where it cannot be, RayLost where its process keeps dying
+        meanwhile."""
+        from ray.exceptions import RayError
 
-        try:
-            answer: PolicySpec | str = ray.get(self.handle.ready.remote())
-        except ray.exceptions.RayError as error:
-            raise UserError(f"Policy '{self._ref.name}' died while it was loaded: {error}") from None
+        for load in range(1, LOADS + 1):
+            try:
+                answer = self._ready()
+                break
+            except RayError as error:
+                check_alive(now=True)
+                if load == LOADS:
+                    raise RayLost(
+                        f"The process of policy '{self._ref.name}' {_reason(error)} {LOADS} times while it loaded. "
+                        "Has the machine memory enough for its weights? --workers 0 loads it in this process and shows "
+                        "what it prints."
+                    ) from None
+                self._start()
         if isinstance(answer, str):
             raise UserError(answer)
+        return answer
+
+    def _ready(self) -> PolicySpec | str:
+        import ray
+
+        reference = self.handle.ready.remote()
+        begun = noted = time.monotonic()
+        while not ray.wait([reference], timeout=LOOK_SECONDS)[0]:
+            check_alive()
+            if (now := time.monotonic()) - noted > STILL_SECONDS:
+                noted = now
+                say(f"policy '{self._ref.name}' is still loading, after {now - begun:.0f} s.")
+        answer: PolicySpec | str = ray.get(reference)
         return answer
 
     def ensure(self) -> None:
@@ -144,6 +94,7 @@ class PolicyActor:
         try:
             ray.get(self.handle.ready.remote(), timeout=5)
         except (ray.exceptions.RayError, TimeoutError):
+            check_alive(now=True)
             self.kill()
             self._start()
             self.spec()
@@ -178,8 +129,6 @@ def policy_actors(ref: PolicyRef, workers: int, path: str) -> list[PolicyActor]:
 
 
 STARTING = (-1, "start")
-START_SECONDS = 180.0
-"""What an actor may take to come up, on a loaded machine or a far cluster."""
 
 
 @dataclass
@@ -212,7 +161,8 @@ class RayPool:
         self._looked = time.monotonic()
 
     def stream(self, schedule: Schedule, stopped: Callable[[], bool]) -> Stream:
-        """Results as they come. The caller puts episodes that must run again back on the schedule."""
+        """Results as they come. The caller puts episodes that must run again back on the schedule. Raises RayLost where
+        Ray itself died."""
         import ray
 
         try:
@@ -246,13 +196,13 @@ class RayPool:
 
         try:
             result: Result = ray.get(reference)
-        except ray.exceptions.RayActorError:
-            why = "showed no sign of life and was killed" if slot.hung else "died"
-            result = Result(error=f"worker {slot.index} {why}")
         except ray.exceptions.RayError as error:
-            result = Result(error=f"worker {slot.index}: {type(error).__name__}: {error}")
-        if result.policy_lost and (policy := self._policy(slot)):
-            policy.ensure()
+            check_alive(now=True)
+            why = "showed no sign of life and was killed" if slot.hung else _reason(error)
+            result = Result(error=f"worker {slot.index}: {why}")
+        if result.policy_lost:  # the worker and its environment are well
+            if policy := self._policy(slot):
+                policy.ensure()
         elif result.error:  # whatever the worker holds is not to be trusted any more
             ray.kill(slot.actor)
             slot.actor = self._actor.remote(self._settings)
@@ -263,6 +213,7 @@ class RayPool:
         """Kill what has shown no sign of life for too long: the worker, or the policy that it waits for."""
         import ray
 
+        check_alive()
         now = time.monotonic()
         # While this process was busy itself (starting a policy again) it heard nothing: that is nobody's silence.
         passed, self._looked = min(now - self._looked, 4 * TICK), now
@@ -288,3 +239,13 @@ class RayPool:
                 else:
                     slot.hung = True
                     ray.kill(slot.actor)
+
+
+def _reason(error: Exception) -> str:
+    """What an error of Ray means, in one line: how a process died, or what was raised in it."""
+    from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+
+    if isinstance(error, (OutOfMemoryError, RayActorError)):
+        low = isinstance(error, OutOfMemoryError) or "low on memory" in str(error)
+        return "was killed because memory ran low (use fewer --workers)" if low else "died"
+    return one_line(said(error.cause if isinstance(error, RayTaskError) else error), 500)

@@ -9,6 +9,7 @@ import dataclasses
 import os
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -18,21 +19,23 @@ from typing import Any
 
 import numpy as np
 
-from apt_bench.core.config import load_object
-from apt_bench.core.errors import UserError
+from apt_bench.core.config import as_program, load_object
+from apt_bench.core.errors import ServerLost, UserError, said
 from apt_bench.core.scratch import scratch
+from apt_bench.core.search_path import RAY_PYTHONPATH, installed_first
+from apt_bench.core.text import one_line
 from apt_bench.envs.base import Env, Observation
 from apt_bench.policies.base import Policy, PolicySpec
+from apt_bench.policies.guard import let_signals_pass
 from apt_bench.policies.registry import PolicyRef
 from apt_bench.records import EpisodeRecord
 from apt_bench.rollout.batching import Batcher
+from apt_bench.rollout.cluster import ONE_THREAD
 from apt_bench.rollout.episode import LocalClient, PolicyClient, run_episode
 from apt_bench.suites import EpisodeSpec
 
-ONE_THREAD = dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"), "1"
-)
-"""One worker per core: threads inside a worker would only fight (LP_: Mesa's software renderer)."""
+CLOSE_SECONDS = 10.0
+"""What an environment may take to close after an error."""
 
 VIDEO_EVERY = 2
 """Control steps per frame: 10 frames per second at 20 Hz."""
@@ -107,18 +110,15 @@ class RolloutWorker:
         self._beats, self._phase = 0, "env"
 
     def run(self, spec: EpisodeSpec, attempt: int = 1, host: Any = None) -> Result:
-        """Run one episode; `host` is the policy's actor. Never raises, except Interrupted."""
+        """Run one episode; `host` is the policy's actor. Never raises, except Interrupted and what a signal raised:
+        whatever else an environment raises, `SystemExit` included, is the error of this episode."""
         settings = self._settings
         try:
-            client: PolicyClient
-            if host is not None:
-                client = RemoteClient(host)
-            else:
-                if self._policy is None:
-                    self._policy = settings.policy.load()
-                client = LocalClient(self._policy)
+            client = RemoteClient(host) if host is not None else self._local_client()
             if self._env is None:
-                self._env = load_object(spec.env)()
+                make = load_object(spec.env)
+                with as_program(spec.env.partition(":")[0]):
+                    self._env = make()
             env = self._env
             rollout = run_episode(
                 env, client, spec, settings.policy_spec, settings.execute, attempt, self._beat
@@ -131,19 +131,44 @@ class RolloutWorker:
             return Result(fatal=str(error))
         except PolicyLost as error:
             return Result(error=str(error), policy_lost=True)
-        except Exception as error:
-            self._env = None  # its state is unknown now
+        except ServerLost as error:
+            self._policy = None  # the next episode makes it anew, with a new connection
+            return Result(error=f"the policy's server is gone: {error}", policy_lost=True)
+        except Interrupted:
+            raise
+        except BaseException as error:
+            let_signals_pass(error)
+            self.close()  # its state is unknown now
             return Result(error=describe(error))
+
+    def _local_client(self) -> PolicyClient:
+        if self._policy is None:
+            try:
+                self._policy = self._settings.policy.load()
+            except UserError as error:
+                if isinstance(error.__cause__, ServerLost):
+                    raise error.__cause__ from None
+                raise
+        return LocalClient(self._policy)
 
     def beat(self) -> tuple[int, str]:
         """Signs of life so far and the phase that the worker is in: `env` or `policy`."""
         return self._beats, self._phase
 
     def close(self) -> None:
-        """Free the simulator."""
-        if self._env is not None:
-            self._env.close()
-        self._env = None
+        """Free the simulator, as far as it lets itself be freed: what it raises does not matter, and one that hangs is
+        left behind."""
+        env, self._env = self._env, None
+        if env is None:
+            return
+
+        def close() -> None:
+            with suppress(BaseException):
+                env.close()
+
+        thread = threading.Thread(target=close, name="close", daemon=True)
+        thread.start()
+        thread.join(CLOSE_SECONDS)
 
     def _beat(self, phase: str) -> None:
         if self._interrupt():
@@ -158,8 +183,9 @@ class RolloutActor(RolloutWorker):
     def __init__(self, settings: Settings) -> None:
         for name, value in ONE_THREAD.items():
             os.environ.setdefault(name, value)
+        move_in(settings.path)
         super().__init__(settings)
-        with suppress(Exception):  # imports belong to the start; what is wrong with them, `run` says
+        with suppress(UserError):  # imports belong to the start; what is wrong with them, `run` says
             load_object(settings.env)
             load_object(settings.policy.policy)
 
@@ -168,7 +194,7 @@ class PolicyHost:
     """A policy in its own process, asked by the workers directly. Its methods run in many threads at once."""
 
     def __init__(self, ref: PolicyRef, clients: int, path: str) -> None:
-        importable(path)
+        move_in(path)
         self._spec: PolicySpec | None = None
         self._fatal: str | None = None
         try:
@@ -216,9 +242,9 @@ class RemoteClient:
             answer, seconds = ray.get(reference)
         except ray.exceptions.RayError as error:
             raise PolicyLost(f"the policy's actor was lost: {type(error).__name__}") from error
-        if isinstance(answer, (ConnectionError, TimeoutError)):
+        if isinstance(answer, ServerLost):
             raise PolicyLost(f"the policy's server is gone: {answer}")
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             raise answer
         return answer, seconds
 
@@ -263,13 +289,24 @@ def encode(frames: Iterator[np.ndarray], fps: float) -> bytes:
 
 
 def importable(path: str) -> None:
-    """Let modules of this folder be imported, as `python -m` would."""
+    """Let modules of this folder be imported, unless an installed one has the name."""
     if path not in sys.path:
-        sys.path.insert(0, path)
+        sys.path.append(path)
+
+
+def move_in(path: str) -> None:
+    """Make a process that Ray started look like the driver: its folder, if that is to be seen from here, its
+    PYTHONPATH, and where modules are looked for."""
+    with suppress(OSError):
+        os.chdir(path)
+    if mine := os.environ.pop(RAY_PYTHONPATH, None):
+        os.environ["PYTHONPATH"] = mine
+    sys.path[:] = [p for p in sys.path if p not in ("", "/")]  # "/": see `ray_session`
+    installed_first(path)
 
 
 def describe(error: BaseException) -> str:
     """One line: what was raised, and where."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{place}"
+    return one_line(said(error)) + place

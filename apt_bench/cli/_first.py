@@ -1,0 +1,5 @@
+"""Imported before everything else that the command line needs."""
+
+from apt_bench.core.search_path import installed_first
+
+installed_first()
