@@ -11,14 +11,16 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from apt_bench.core.config import Natural, build
 from apt_bench.core.errors import UserError
+from apt_bench.core.files import parse_json, read_text, reason, write_whole
 from apt_bench.core.paths import data_dir
 from apt_bench.records import EpisodeRecord
-from apt_bench.suites import EpisodeSpec
+from apt_bench.suites import EpisodeSpec, suite_names
 from apt_bench.validation import Finding
 
 Proof = Mapping[str, Mapping[str, Any]]  # defect -> figure -> value
@@ -30,11 +32,11 @@ class Evidence:
 
     cell: str
     task: str
-    episodes: int
-    solved: int
-    steps: int | None  # median control steps of the solved ones
-    missing: int = 0  # lost to errors
-    start_solved: int = 0  # the whole goal held before the policy acted
+    episodes: Natural
+    solved: Natural
+    steps: Natural | None  # median control steps of the solved ones
+    missing: Natural = 0  # lost to errors
+    start_solved: Natural = 0  # the whole goal held before the policy acted
     start_atoms: Mapping[str, int] = field(
         default_factory=dict
     )  # goal atoms that held before the policy acted
@@ -77,9 +79,11 @@ def gather(
 
 def _evidence(place: tuple[str, str], records: list[EpisodeRecord], asked: int, proof: Proof) -> Evidence:
     solved = [r for r in records if r.outcome == "success"]
-    atoms = [[atom for atom, truth in r.events.get("goal", {}).items() if truth["start"]] for r in records]
-    scores = [r.events.get("scores", {}) for r in records]
+    goals = [_mapping(r.events.get("goal")) for r in records]
+    atoms = [[atom for atom, truth in goal.items() if _mapping(truth).get("start") is True] for goal in goals]
+    scores = [{k: v for k, v in _mapping(r.events.get("scores")).items() if v in (0, 1)} for r in records]
     steps = [r.events.get("part_steps", ()) for r in records]
+    steps = [part if isinstance(part, list | tuple) else () for part in steps]
     return Evidence(
         cell=place[0],
         task=place[1],
@@ -87,18 +91,22 @@ def _evidence(place: tuple[str, str], records: list[EpisodeRecord], asked: int, 
         solved=len(solved),
         steps=_median([r.steps for r in solved]),
         missing=asked - len(records),
-        start_solved=sum(
-            len(held) == len(r.events.get("goal", {})) > 0 for held, r in zip(atoms, records, strict=True)
-        ),
+        start_solved=sum(len(held) == len(goal) > 0 for held, goal in zip(atoms, goals, strict=True)),
         start_atoms=dict(Counter(atom for held in atoms for atom in held)),
         failures=dict(
             Counter(r.failure or r.outcome for r in records if r.outcome != "success").most_common()
         ),
-        parts={part: sum(s[part] for s in scores) for part in (scores[0] if scores else ())},
-        part_steps=tuple(_median([s for s in part if s is not None]) for part in zip(*steps, strict=True)),
+        parts={part: sum(s.get(part, 0) for s in scores) for part in (scores[0] if scores else ())},
+        part_steps=tuple(
+            _median([s for s in part if isinstance(s, int)]) for part in zip(*steps, strict=False)
+        ),
         defects=dict(Counter(flag for r in records for flag in r.flags)),
         proof=proof,
     )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _median(values: Sequence[int]) -> int | None:
@@ -134,11 +142,12 @@ def write(path: Path, suite: str, evidence: Sequence[Evidence]) -> None:
     """One task per line, so that a change shows as one; tasks that are not in `evidence` keep their lines."""
     merged = {(e.cell, e.task): e for e in (*(read(path) if path.is_file() else ()), *evidence)}
     lines = ",\n  ".join(json.dumps(_sparse(e)) for e in merged.values())
+    text = f'{{"suite": {json.dumps(suite)}, "policy": "oracle", "tasks": [\n  {lines}\n]}}\n'
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f'{{"suite": {json.dumps(suite)}, "policy": "oracle", "tasks": [\n  {lines}\n]}}\n')
+        write_whole(path, text.encode())
     except OSError as error:
-        raise UserError(f"Cannot write {path}: {error.strerror}.") from None
+        raise UserError(f"Cannot write {path}: {reason(error)}.") from None
 
 
 def _sparse(evidence: Evidence) -> dict[str, Any]:
@@ -146,24 +155,38 @@ def _sparse(evidence: Evidence) -> dict[str, Any]:
 
 
 def read(path: Path) -> list[Evidence]:
-    """What `write` wrote. Raises UserError where it cannot be read."""
-    names = {f.name for f in fields(Evidence)}
+    """What `write` wrote. Raises UserError, naming the task and the key, where it is something else."""
+    text = read_text(path)
     try:
-        rows = json.loads(path.read_text())["tasks"]
-        return [
-            Evidence(**{"steps": None, **row, "part_steps": tuple(row.get("part_steps", ()))})
-            for row in rows
-            if set(row) <= names
-        ]
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from None
+        rows = parse_json(text)["tasks"]
+        if not isinstance(rows, list):
+            raise TypeError("'tasks' is no list")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is not what `apt-bench validate --solvable --out` writes: {error}."
         ) from None
+    found = [_read(row, f"{path}: tasks[{i}]") for i, row in enumerate(rows)]
+    places = [(e.cell, e.task) for e in found]
+    if twice := {p for p in places if places.count(p) > 1}:
+        raise UserError(f"{path} has task '{min(twice)[1]}' of cell '{min(twice)[0]}' twice.")
+    return found
+
+
+def _read(row: Any, where: str) -> Evidence:
+    evidence: Evidence = build(Evidence, {"steps": None, **row} if isinstance(row, dict) else row, where)
+    if evidence.solved > evidence.episodes:
+        raise UserError(f"{where}: {evidence.solved} of {evidence.episodes} episodes are solved.")
+    for name in ("start_atoms", "failures", "parts", "defects"):
+        for key, count in getattr(evidence, name).items():
+            build(Natural, count, f"{where}: {name}: {key}")
+    for flag, figures in evidence.proof.items():
+        build(Mapping, figures, f"{where}: proof: {flag}")
+    return evidence
 
 
 def on_record(suite: str) -> dict[tuple[str, str], Evidence]:
     """The shipped evidence of a suite by (cell, task); {} where there is none."""
+    if suite not in suite_names():  # it may be a text from anyone's file
+        return {}
     path = data_dir("suites") / f"{suite}_solvable.json"
     return {(e.cell, e.task): e for e in read(path)} if path.is_file() else {}
