@@ -1,44 +1,61 @@
-"""The command line. Each module of this package adds its verbs with `register(app)`."""
+"""The command line. Each module of this package adds its verbs with `register(app)`.
+
+The console script imports this module before `main` can catch Ctrl-C, so it imports next to nothing itself.
+"""
 
 from __future__ import annotations
 
-import io
+# isort: off
+import apt_bench.cli._first  # noqa: F401  # before anything that a file in the working directory may shadow
+
+# isort: on
 import os
 import sys
-import tempfile
-import traceback
-from importlib import import_module
-from pkgutil import iter_modules
-from typing import Annotated
 
-import typer
+TYPE_CHECKING = False  # typing's own takes time to import; type checkers know the name
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+    from typing import Any
 
-from apt_bench.core.errors import INTERNAL_ERROR, UserError
-from apt_bench.core.text import one_line, say
+    import typer
+
+    from apt_bench.cli._options import CellList as CellList
+    from apt_bench.cli._options import Episodes as Episodes
+    from apt_bench.cli._options import Limit as Limit
+    from apt_bench.cli._options import PolicyArgs as PolicyArgs
+    from apt_bench.cli._options import PolicyName as PolicyName
+    from apt_bench.cli._options import RayAddress as RayAddress
+    from apt_bench.cli._options import Seed as Seed
+    from apt_bench.cli._options import SuiteName as SuiteName
+    from apt_bench.cli._options import TaskList as TaskList
+    from apt_bench.cli._options import TrackName as TrackName
+    from apt_bench.cli._options import Unpinned as Unpinned
+    from apt_bench.cli._options import Workers as Workers
 
 FIRST = ("run", "report", "compare", "ls", "validate", "doctor")
 """What the help shows first."""
 
-SuiteName = Annotated[str, typer.Option(help="Name of a shipped suite, or path of a suite's YAML file.")]
-PolicyName = Annotated[str, typer.Option(help="Name of a shipped policy, or my_module:MyPolicy.")]
-CellList = Annotated[str | None, typer.Option(help="Comma list of cells. Default: the headline cells.")]
-TaskList = Annotated[str | None, typer.Option(help="Comma list of tasks: part of a name, or an index.")]
-TrackName = Annotated[str, typer.Option("--track", help="Send metrics to wandb or trackio; or none.")]
-Episodes = Annotated[int | None, typer.Option(help="Initial states per task. Default: the suite's.")]
-Seed = Annotated[int | None, typer.Option(help="Default: the suite's.")]
-Limit = Annotated[int | None, typer.Option(help="Only the first so many episodes.")]
-Workers = Annotated[str, typer.Option(help="auto, a number, or 0 for this process without Ray.")]
-RayAddress = Annotated[
-    str | None, typer.Option(help="Join this Ray cluster; folders must be on a disk that all of it sees.")
-]
-Unpinned = Annotated[
-    bool, typer.Option("--unpinned", help="Run on other simulator versions than the suite's.")
-]
-PolicyArgs = Annotated[list[str] | None, typer.Option(help="key=value for the policy; may be repeated.")]
+INTERRUPTED, PIPE_CLOSED = 130, 141
+"""Exit codes: Ctrl-C, and a reader of stdout that has gone (`apt-bench ls tasks | head`), as shells count them."""
+
+
+def __getattr__(name: str) -> Any:
+    """The options that verbs share."""
+    if name.startswith("_") or not name[0].isupper():  # not a module of this package that is not imported yet
+        raise AttributeError(name)
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}._options"), name)
 
 
 def build(verb: str | None = None) -> typer.Typer:
     """The application. Where a module bears the verb's name only that one is imported: some import torch."""
+    from importlib import import_module
+    from pkgutil import iter_modules
+
+    import typer
+
     app = typer.Typer(
         name="apt-bench",
         help="Does a robot policy follow the instruction, or only what it sees?",
@@ -56,31 +73,76 @@ def build(verb: str | None = None) -> typer.Typer:
 
 
 def main() -> None:
-    """Entry point: a message on stderr and exit code 2 for bad input, 70 for an error of apt-bench itself, 130 when
-    interrupted."""
+    """Entry point. Exit codes: the verb's own; 2 for bad input, with a message on stderr; 70 for an error of apt-bench
+    itself, with one line on stderr and the traceback in a file; 130 when interrupted."""
+    try:
+        with _ends_at_once():
+            _prepare()
+            app = build(sys.argv[1] if len(sys.argv) > 1 else None)
+        code = _call(app)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = _interrupted()
+    except BrokenPipeError:
+        code = PIPE_CLOSED
+    except Exception as error:
+        code = _failed(error)
+    _leave(code)
+
+
+def _prepare() -> None:
+    """Streams that take any text, and where modules are looked for: --policy my_module:MyPolicy, env: my_module:MyEnv
+    come from the working directory, which comes last."""
+    import io
+
+    from apt_bench.core.search_path import installed_first
+
     for stream in (sys.stdout, sys.stderr):  # a locale that is not UTF-8 must not end a run
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    if os.getcwd() not in sys.path:  # --policy my_module:MyPolicy, env: my_module:MyEnv
-        sys.path.insert(0, os.getcwd())
+    installed_first()
+
+
+def _call(app: typer.Typer) -> int:
+    """Parse the command line and run its verb; gives the exit code. Click's own loop would turn Ctrl-C and a closed
+    pipe into exit code 1, which is a verdict."""
+    import typer
+
+    command = typer.main.get_command(app)
     try:
-        build(sys.argv[1] if len(sys.argv) > 1 else None)()
-    except UserError as error:
-        say(error)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        say("interrupted. Rerun the same command to resume.")
-        sys.exit(130)
-    except BrokenPipeError:  # `apt-bench ls tasks | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        with command.make_context("apt-bench", sys.argv[1:]) as context:
+            command.invoke(context)
+    except typer.Exit as done:
+        return done.exit_code
+    except typer.Abort:
+        raise KeyboardInterrupt from None
     except Exception as error:
-        say(crashed(error))
-        sys.exit(INTERNAL_ERROR)
+        if not callable(getattr(error, "show", None)):
+            raise
+        error.show()  # type: ignore[attr-defined]  # Click's usage errors, in whichever Click typer brings
+        return 2
+    return 0
+
+
+def _failed(error: Exception) -> int:
+    from apt_bench.core.errors import INTERNAL_ERROR, UserError
+    from apt_bench.core.text import say
+
+    if isinstance(error, UserError):
+        say(error)
+        return error.exit_code
+    say(crashed(error))
+    return INTERNAL_ERROR
 
 
 def crashed(error: BaseException) -> str:
     """One line about an error that apt-bench did not expect; the traceback goes to a file, which the line names."""
+    import tempfile
+    import traceback
+
+    from apt_bench.core.errors import said
+    from apt_bench.core.text import one_line
+
     text = "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace")
     try:
         handle, path = tempfile.mkstemp(prefix="apt-bench-error-", suffix=".txt")
@@ -88,7 +150,53 @@ def crashed(error: BaseException) -> str:
             file.write(text)
     except OSError as unwritten:
         path = f"nowhere ({unwritten.strerror})"
-    return f"internal error: {one_line(f'{type(error).__name__}: {error}', 300)}. The traceback is in {path}."
+    return f"internal error: {one_line(said(error), 300)}. The traceback is in {path}."
+
+
+def _interrupted() -> int:
+    sys.stderr.write("apt-bench: interrupted. Rerun the same command to resume.\n")
+    return INTERRUPTED
+
+
+def _ends_at_once() -> AbstractContextManager[None]:
+    """While modules are imported, Ctrl-C ends the program with one line: there is nothing to save, and an exception in
+    the middle of somebody's import may be swallowed or reported as that module's."""
+    import signal
+    from contextlib import contextmanager
+
+    def end(number: int, frame: object) -> None:
+        os.write(2, b"apt-bench: interrupted. Rerun the same command to resume.\n")
+        os._exit(INTERRUPTED)
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        import threading
+
+        ours = (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        )
+        if ours:
+            signal.signal(signal.SIGINT, end)
+        try:
+            yield
+        finally:
+            if ours and signal.getsignal(signal.SIGINT) is end:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    return block()
+
+
+def _leave(code: int) -> None:
+    """End with this code, also where what is still to be written to stdout cannot be: Python would make it 120."""
+    from contextlib import suppress
+
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):  # a stream of a test, without a file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
 def words(text: str | None) -> tuple[str, ...]:

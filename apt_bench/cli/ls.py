@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +14,7 @@ from rich.table import Table
 
 from apt_bench.cli import words
 from apt_bench.core.errors import UserError
-from apt_bench.core.text import plain_console
+from apt_bench.core.text import one_line, plain_console
 from apt_bench.records import RunStore
 from apt_bench.solvability import on_record
 from apt_bench.suites import Suite, iter_suites, load_suite
@@ -112,22 +114,34 @@ def _runs(table: Table, path: Path) -> None:
     _head(table, "run", "suite", "policy", "protocol", "episodes", "successes", "errors")
     if not path.is_dir():
         raise UserError(f"No folder '{path}'. Runs of `apt-bench run` lie in results/runs by default.")
-    for folder in sorted(path.iterdir()):
-        if not (folder / "protocol.json").is_file():
-            continue
-        store = RunStore.open(folder)
+    for folder in run_folders(path):
         try:
+            store = RunStore.open(folder)
             outcomes = Counter(r.outcome for r in store.episodes())
             protocol, run = store.protocol(), store.run()
         except UserError as error:
-            table.add_row(str(folder), f"damaged: {error}")
+            table.add_row(str(folder), f"damaged: {one_line(error, 200)}")
             continue
         table.add_row(
             str(folder),
-            str(protocol.get("suite")),
-            str(run.get("policy", {}).get("name")),
-            str(protocol.get("hash")),
+            str(protocol.get("suite", "")),
+            str(run.get("policy", {}).get("name") or ""),
+            str(protocol.get("hash", "")),
             str(outcomes.total() - outcomes["error"]),
             str(outcomes["success"]),
             str(outcomes["error"]),
         )
+
+
+def run_folders(path: Path) -> Iterator[Path]:
+    """Run directories in a folder and its folders, links included; in order."""
+    seen = set()
+    for place, names, files in os.walk(path, followlinks=True):
+        if os.path.realpath(place) in seen:  # a link to where we have been
+            names.clear()
+            continue
+        seen.add(os.path.realpath(place))
+        names.sort()
+        if "protocol.json" in files or "episodes.jsonl" in files:
+            names.clear()  # its videos and actions
+            yield Path(place)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,16 +27,22 @@ from apt_bench.cli import (
     Workers,
     words,
 )
+from apt_bench.core.config import Range, build
 from apt_bench.core.errors import UserError
-from apt_bench.core.text import plain_console
+from apt_bench.core.text import literal, plain_console, say
 from apt_bench.records import EpisodeRecord, sequential_words
-from apt_bench.rollout.engine import auto_workers
+from apt_bench.rollout.cluster import auto_workers
 from apt_bench.rollout.identity import cores, free_memory_gb
+from apt_bench.rollout.options import RunOptions, asked_workers
+from apt_bench.rollout.plan import Plan, dry_plan
 from apt_bench.rollout.progress import column, duration
-from apt_bench.rollout.runner import Plan, RunOptions, dry_plan, run
+from apt_bench.rollout.runner import run
 
 STEP_SECONDS, IMAGE_SECONDS, SCENE_SECONDS = 0.008, 0.1, 5.0
 """LIBERO on one CPU core: a control step, a 256 x 256 image from the software renderer, a scene's compilation."""
+
+
+Points = Annotated[float, Range(above=0, below=100)]
 
 
 def register(app: typer.Typer) -> None:
@@ -100,10 +105,6 @@ def run_command(
     ] = False,
 ) -> None:
     """Roll a policy out on a suite. The same command again goes on where it stopped."""
-    if hang_timeout <= 0:
-        raise UserError(f"--hang-timeout must be positive, not {hang_timeout}.")
-    if attempts < 1:
-        raise UserError(f"--attempts must be at least 1, not {attempts}.")
     if stop_when not in ("complete", "decided"):
         raise UserError(f"--stop-when is complete or decided, not '{stop_when}'.")
     if (stop_when == "decided") != (against is not None) or (margin is not None and against is None):
@@ -133,7 +134,7 @@ def run_command(
         unpinned=unpinned,
         against=against,
         track=track,
-        margin=None if margin is None else margin / 100,
+        margin=None if margin is None else build(Points, margin, "--margin") / 100,
     )
     console = plain_console()
     if dry_run:
@@ -141,26 +142,12 @@ def run_command(
         return
     result = run(options, console)
     console.print(summary(result.records, Counter(map(column, result.missing))))
-    if result.stopped == "interrupted":
-        print("apt-bench: interrupted; the same command goes on from here.", file=sys.stderr)
-    elif result.stopped:
-        print(
-            f"apt-bench: stopped. {result.message}. {len(result.records)} episodes are safe in {result.out}; "
-            "mend it, and the same command goes on from here.",
-            file=sys.stderr,
-        )
-    elif result.missing:
-        print(
-            f"apt-bench: {len(result.missing)} episodes are missing (errors, see episodes.jsonl); "
-            "the same command tries them again.",
-            file=sys.stderr,
-        )
+    if result.advice:
+        say(result.advice)
     if result.sequential:
-        console.print(sequential_words(result.sequential), highlight=False, soft_wrap=True)
+        console.print(sequential_words(result.sequential), soft_wrap=True)
     if result.records:
-        console.print(
-            f"Next: apt-bench report {shlex.quote(str(result.out))}", highlight=False, soft_wrap=True
-        )
+        console.print(f"Next: apt-bench report {shlex.quote(str(result.out))}", soft_wrap=True)
     raise typer.Exit(result.exit_code)
 
 
@@ -177,7 +164,8 @@ def summary(records: Sequence[EpisodeRecord], missing: Counter[str]) -> Table:
         k, n = won[cell], done[cell]
         low, high = wilson(k, n)
         rate, interval = (f"{100 * k / n:.1f}", f"{100 * low:.1f} to {100 * high:.1f}") if n else ("", "")
-        table.add_row(cell, f"{k}/{n}", rate, interval, f"{100 * n / (n + missing[cell]):.0f}%")
+        row = [cell, f"{k}/{n}", rate, interval, f"{100 * n / (n + missing[cell]):.0f}%"]
+        table.add_row(*map(literal, row))
     return table
 
 
@@ -197,18 +185,17 @@ def _show_plan(plan: Plan, options: RunOptions, console: Console) -> None:
         console.print(
             f"At most {rule['maximum']} pairs with {rule['against']}, looked at {rule['planned_looks']} times; "
             f"{plan.rule.left_out} episodes without a partner there are left out.",
-            highlight=False,
             soft_wrap=True,
         )
     cameras = len(plan.policy_spec.cameras)
     seconds = sum(s.max_steps * (STEP_SECONDS + cameras * IMAGE_SECONDS / plan.execute) for s in plan.todo)
-    workers = (
-        max(1, int(options.workers)) if options.workers != "auto" else auto_workers(cores(), free_memory_gb())
-    )
-    console.print(f"{len(plan.todo)} episodes to run, into {plan.out}", highlight=False, soft_wrap=True)
+    asked = asked_workers(options.workers)
+    workers = auto_workers(cores(), free_memory_gb()) if asked is None else max(1, asked)
+    console.print(f"{len(plan.todo)} episodes to run, into {plan.out}", soft_wrap=True)
     console.print(
         f"At most about {duration(seconds / workers)} on {workers} worker(s) with software rendering, the policy's own "
         "time not counted; episodes that succeed end earlier.",
-        highlight=False,
         soft_wrap=True,
     )
+    if plan.unknown:
+        console.print(f"Not known until the policy is loaded: {plan.unknown}.", soft_wrap=True)

@@ -46,7 +46,8 @@ def encodable(text: str) -> str:
 
 class _Walk:
     def __init__(self, bounded: bool) -> None:
-        self._values, self._characters = (VALUES, CHARACTERS) if bounded else (math.inf, math.inf)
+        self._values: float = VALUES if bounded else math.inf
+        self._characters: float = CHARACTERS if bounded else math.inf
         self._most = TEXT if bounded else sys.maxsize
 
     def plain(self, value: Any, depth: int) -> Any:

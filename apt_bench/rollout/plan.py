@@ -11,6 +11,7 @@ from typing import Any
 from apt_bench.core.config import build
 from apt_bench.core.errors import UserError
 from apt_bench.core.jsonable import jsonable
+from apt_bench.core.text import file_name
 from apt_bench.policies.base import PolicySpec
 from apt_bench.policies.registry import PolicyRef, find_policy
 from apt_bench.records import RunStore, finished_keys, protocol_hash
@@ -168,12 +169,13 @@ def dry_plan(options: RunOptions) -> Plan:
         if found.out.resolve() == path.resolve():
             return found
     declared = ref.declared()
+    place = "" if options.out else ", and so the run directory's name"
     if declared is not None:
-        unknown = "" if not ref.args else "whether the policy's arguments change what its class declares"
-        return dataclasses.replace(plan(options, suite, specs, ref, ref.named(declared)), unknown=unknown)
-    stand_in = PolicySpec(ref.name, execute=options.execute or 10, horizon=max(10, options.execute or 10))
-    found = plan(
-        dataclasses.replace(options, out=options.out or RUNS / "unknown"), suite, specs, ref, stand_in
-    )
-    place = "" if options.out else ", the run directory's name"
+        found = plan(options, suite, specs, ref, ref.named(declared))
+        unknown = f"what its arguments change of what its class declares{place}" if ref.args else ""
+        return dataclasses.replace(found, unknown=unknown)
+    execute = options.execute or 10
+    stand_in = PolicySpec(file_name(ref.name), execute=execute, horizon=execute)
+    out = options.out or RUNS / f"{suite.name}-{stand_in.name}-..."
+    found = plan(dataclasses.replace(options, out=out), suite, specs, ref, stand_in)
     return dataclasses.replace(found, unknown=f"its cameras, its execute horizon, its weights{place}")

@@ -11,7 +11,7 @@ import pytest
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import exclusive
 from apt_bench.records import RunStore, differing_settings
-from apt_bench.rollout.engine import auto_workers
+from apt_bench.rollout.cluster import auto_workers
 from apt_bench.rollout.runner import RunOptions, dry_plan
 from apt_bench.rollout.schedule import Schedule
 from apt_bench.rollout.workers import film
