@@ -51,7 +51,7 @@ CLIENTS = {
     "grpc": ("RpcError",),
     "h11": ("RemoteProtocolError",),
     "httpcore": ("ConnectionNotAvailable", "NetworkError", "ProtocolError", "ProxyError", "TimeoutException"),
-    "httpx": ("HTTPStatusError", "StreamError", "TransportError"),
+    "httpx": ("HTTPStatusError", "StreamError", "TimeoutException", "TransportError"),
     "openai": ("APIConnectionError", "APIStatusError"),
     "pynng": ("NNGException",),
     "Pyro5": ("CommunicationError",),
@@ -62,7 +62,7 @@ CLIENTS = {
     "urllib3": ("IncompleteRead", "MaxRetryError", "ProtocolError", "ProxyError", "SSLError", "TimeoutError"),
     "websocket": ("WebSocketException",),
     "websockets": ("ConnectionClosed", "InvalidHandshake"),
-    "zmq": ("ZMQError",),
+    "zmq": ("Again", "ZMQError"),
 }
 """Package -> base classes. The package is the first part of the class's module, so that `httpx.TransportError` and
 `httpcore._exceptions.NetworkError` are found wherever the package keeps them."""
@@ -86,10 +86,10 @@ def server_lost(error: BaseException) -> bool:
     cuts the link. Of a group every member must. An answer with an HTTP or gRPC status is a lost server only where the
     status says so: 503 does, 500 is the policy's own fault on the other side.
     """
-    return any(_lost(one) for one in chain(error))
+    return any(_lost(one) for one in _chain(error))
 
 
-def chain(error: BaseException) -> Iterator[BaseException]:
+def _chain(error: BaseException) -> Iterator[BaseException]:
     """The error, what it was raised from or while handling, what that was raised from, and so on."""
     seen: set[int] = set()
     now: BaseException | None = error
@@ -121,7 +121,8 @@ def _named(error: BaseException, table: dict[str, tuple[str, ...]]) -> bool:
 def _status(error: BaseException) -> int | str | None:
     """The HTTP status, or the name of the gRPC status, that an error carries."""
     if _named(error, {"grpc": ("RpcError",)}):
-        return str(getattr(_called(getattr(error, "code", None)), "name", "UNKNOWN"))
+        code = _called(getattr(error, "code", None))
+        return None if code is None else str(getattr(code, "name", code))
     response = getattr(error, "response", None)
     for value in (
         getattr(error, "status_code", None),
