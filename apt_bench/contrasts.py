@@ -96,7 +96,7 @@ def paired_contrast(name: str, pairs: pd.DataFrame) -> Contrast:
     a, b = pairs.a.to_numpy(float), pairs.b.to_numpy(float)
     found = paired(a, b, _numbers(pairs, [*cells, "task", "prompt_text"]), weights)
     return _contrast(
-        name, (len(pairs), len(pairs)), (float(weights @ a), float(weights @ b)), found, True,
+        name, (len(pairs), len(pairs)), (min(1.0, float(weights @ a)), min(1.0, float(weights @ b))), found, True,
         only_a=int((pairs.a & ~pairs.b).sum()), only_b=int((~pairs.a & pairs.b).sum()),
     )  # fmt: skip
 

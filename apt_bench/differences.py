@@ -138,8 +138,8 @@ def _both(
     p: float, interval: Interval, over_tasks: tuple[float, Interval], parts: np.ndarray, level: float
 ) -> Difference:
     """The larger p, and the interval that covers both."""
-    value = float(parts.sum())
-    low, high = (x if abs(x) > _ROUNDING else 0.0 for x in over_tasks[1])
+    value = min(1.0, max(-1.0, float(parts.sum())))
+    low, high = (min(1.0, max(-1.0, x)) if abs(x) > _ROUNDING else 0.0 for x in over_tasks[1])
     estimate = Estimate(value, min(interval.low, low, value), max(interval.high, high, value))
     both = max(p, over_tasks[0])
     return Difference(estimate, both, len(parts), p <= 1 - level + _ROUNDING < both)

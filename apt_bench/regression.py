@@ -86,9 +86,7 @@ def compare(a: Run, b: Run, force: bool = False) -> Comparison:
         sides = [_cells(r) for r in (a, b)]
         shared = sorted(set(sides[0]) & set(sides[1]), key=suite_order)
         if not shared:
-            raise UserError(
-                f"{a.label} and {b.label} have no finished episode in a common cell. Nothing to compare."
-            )
+            raise UserError(_nothing_shared(a, b, "in a common cell") + " Nothing to compare.")
         frames = {key: (sides[0][key], sides[1][key]) for key in shared}
         overall, left = unpaired_contrast("Overall", [*frames.values()])
         cells = [unpaired_contrast(cell_label(*key), [pair])[0] for key, pair in frames.items()]
@@ -109,6 +107,13 @@ def compare(a: Run, b: Run, force: bool = False) -> Comparison:
 def matched(a: Run, b: Run) -> pd.DataFrame:
     """Finished episodes that both runs have, see `contrasts.join`."""
     return join(a.frame, b.frame)
+
+
+def _nothing_shared(a: Run, b: Run, where: str) -> str:
+    for r in (a, b):
+        if not r.frame.done.any():
+            return f"{r.label} has no finished episode."
+    return f"{a.label} and {b.label} have no finished episode {where}."
 
 
 def unfinished(*runs: Run) -> list[str]:
@@ -202,7 +207,7 @@ def check(
     share, gaps = _coverage(run, baseline, pairs, coverage)
     if not len(pairs):
         return Check(
-            "inconclusive", None, (), margin, drop, share, ("No episode of the run has a matched one.",)
+            "inconclusive", None, (), margin, drop, share, (_nothing_shared(run, baseline, "in common"),)
         )
     parts = [("Overall", pairs)]
     cells = _by_cell(pairs)

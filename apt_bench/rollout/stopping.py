@@ -2,7 +2,8 @@
 
 Episodes are played in batches: the next initial states of every task of every cell, so that no look favours a task. A
 look comes only when a whole batch has ended, never at what happens to be finished: successes end before failures.
-docs/statistics.md has the rule and its error rates.
+The rule is about the initial states of these tasks, as `check` is: its error rates are those of pooled pairs.
+docs/statistics.md has it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apt_bench.core.errors import UserError
+from apt_bench.interchange import IMPORTED
 from apt_bench.records import EpisodeRecord, RunStore, differing_settings
 from apt_bench.suites import EpisodeKey, EpisodeSpec
 
@@ -157,7 +159,13 @@ def open_rule(
         raise UserError(
             f"--against {against} is this run itself. Name the run to compare it with, or another --out."
         )
-    knobs = differing_settings(protocol, RunStore.open(against).protocol())
+    card = RunStore.open(against).protocol()
+    if IMPORTED in card:
+        raise UserError(
+            f"{against} was imported from an eval_info.json, which does not say which initial states were played: none "
+            "of its episodes match. Name a run that `apt-bench run` played."
+        )
+    knobs = differing_settings(protocol, card)
     if knobs:
         shown = "; ".join(knobs[:6]) + (f"; and {len(knobs) - 6} more" if len(knobs) > 6 else "")
         raise UserError(

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from apt_bench.cli import build
 from apt_bench.core.errors import UserError
+from apt_bench.interchange import import_eval_info
 from apt_bench.records import RunStore, sequential_words
 from apt_bench.regression import compare
 from apt_bench.reporting.data import load_runs
@@ -136,6 +137,18 @@ def test_episodes_without_a_partner_are_left_out(here, rival, tmp_path):
 def test_what_cannot_be_compared_is_refused(here, rival, changes, message):
     with pytest.raises(UserError, match=message):
         here(**{"cells": ("push",), "episodes": 2, "against": rival, **changes})
+
+
+def test_another_execute_horizon_is_the_policys_own(here, rival):
+    assert here(cells=("push",), episodes=2, against=rival, execute=1).sequential["maximum"] == 4
+
+
+def test_an_imported_run_is_no_partner(here, tmp_path):
+    info = {"per_task": [{"task_group": "x", "task_id": 0, "metrics": {"successes": [True]}}]}
+    (tmp_path / "eval_info.json").write_text(json.dumps(info))
+    import_eval_info(tmp_path / "eval_info.json", tmp_path / "imported", "pi05")
+    with pytest.raises(UserError, match="none of its episodes match"):
+        here(cells=("push",), episodes=2, against=tmp_path / "imported")
 
 
 def test_no_overlap_and_no_rule_after_looking(here, rival, tmp_path):
