@@ -1,8 +1,9 @@
 """Choose and report the GL library that MuJoCo renders with.
 
 `MUJOCO_GL` decides where it is set. Otherwise EGL is tried (a GPU, or Mesa's llvmpipe in software), then OSMesa (always
-software), each in a process of its own, because a GL library that fails may take its process with it. Nothing here
-runs before the first image is asked for.
+software), each in a process of its own, because a GL library that fails may take its process with it. What is tried is
+a picture, not only a context. `PYOPENGL_PLATFORM` follows the choice, here and in child processes: where it says
+something else it is replaced. Nothing here runs before the first image is asked for.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from apt_bench.core.errors import UserError
+from apt_bench.core.text import one_line, say
 
 CANDIDATES = ("egl", "osmesa")
 KNOWN = (*CANDIDATES, "glfw", "cgl")
@@ -24,26 +26,56 @@ MEND = (
     "On Debian or Ubuntu: apt-get install libegl1 libgl1-mesa-dri (EGL, in software or with the GPU's own driver), "
     "or libosmesa6 (software). Policies that look at no camera need none of them."
 )
+PROBE_SECONDS = 120
+"""After so long a GL library that shows no picture is taken to hang."""
 
 _PROBE = """
-import importlib, json, sys
-context = importlib.import_module("mujoco." + sys.argv[1]).GLContext(64, 64)
+import importlib, json, sys, time
+context = importlib.import_module("mujoco." + sys.argv[1]).GLContext(256, 256)
 context.make_current()
+import mujoco, numpy as np
 from OpenGL import GL
-print(json.dumps([GL.glGetString(n).decode() for n in (GL.GL_VENDOR, GL.GL_RENDERER, GL.GL_VERSION)]))
+model = mujoco.MjModel.from_xml_string(sys.argv[2])
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+scene = mujoco.MjvScene(model, maxgeom=10)
+camera = mujoco.MjvCamera()
+camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, 0
+mjr = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
+mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, mjr)
+mujoco.mjv_updateScene(model, data, mujoco.MjvOption(), None, camera, mujoco.mjtCatBit.mjCAT_ALL, scene)
+rect = mujoco.MjrRect(0, 0, 256, 256)
+pixels = np.zeros((256, 256, 3), np.uint8)
+seconds = []
+for _ in range(4):
+    began = time.perf_counter()
+    mujoco.mjr_render(rect, scene, mjr)
+    mujoco.mjr_readPixels(pixels, None, rect, mjr)
+    seconds.append(time.perf_counter() - began)
+red, green, blue = pixels[128, 128].tolist()
+if not red > 2 * max(green, blue, 1) or pixels[4, 4].tolist() == pixels[128, 128].tolist() or GL.glGetError():
+    sys.exit("a context, but the picture of a red ball in it shows none")
+found = [GL.glGetString(n).decode(errors="replace") for n in (GL.GL_VENDOR, GL.GL_RENDERER, GL.GL_VERSION)]
+print(json.dumps([*found, round(min(seconds), 4)]))
 sys.stdout.flush()
+mjr.free()
 context.free()
 """
+
+_PICTURE = """<mujoco><visual><global offwidth="256" offheight="256"/></visual><worldbody>
+<light pos="0 0 4" dir="0 0 -1"/><geom type="plane" size="2 2 0.1" rgba="0.3 0.5 0.3 1"/>
+<geom type="sphere" size="0.3" pos="0 0 0.3" rgba="1 0 0 1"/><camera pos="0 0 2"/></worldbody></mujoco>"""
 
 
 @dataclass(frozen=True)
 class Backend:
-    """A GL library that works here. `software`: rendered by the CPU."""
+    """A GL library that works here. `seconds`: for a picture of 256 x 256 pixels with hardly anything in it."""
 
     name: str  # egl, osmesa, ...
     vendor: str
     renderer: str
     version: str
+    seconds: float = 0.0
 
     @property
     def software(self) -> bool:
@@ -53,38 +85,77 @@ class Backend:
 
 @functools.cache
 def probe(name: str) -> Backend | str:
-    """Make a GL context in a process of its own: the backend, or the last line of what went wrong."""
+    """Draw a picture in a process of its own: the backend, or the last line of what went wrong."""
     environ = {**os.environ, "MUJOCO_GL": "disable"}
     if name in CANDIDATES:
         environ["PYOPENGL_PLATFORM"] = name
+    command = [sys.executable, "-P", "-c", _PROBE, name, _PICTURE]
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _PROBE, name], env=environ, capture_output=True, text=True, timeout=120
+            command,
+            env=environ,
+            capture_output=True,
+            timeout=PROBE_SECONDS,
+            encoding="utf-8",
+            errors="replace",
         )
     except subprocess.TimeoutExpired:
-        return "no answer in 120 s"
+        return f"no picture in {PROBE_SECONDS} s"
     for line in done.stdout.splitlines():
         if line.startswith("["):
             return Backend(name, *json.loads(line))
-    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    if done.returncode < 0:
+        return f"its process was killed by signal {-done.returncode}"
+    return one_line((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1], 300)
 
 
 @functools.cache
 def choose_backend() -> str:
-    """The name of the backend to use, left in `MUJOCO_GL` for child processes. Raises UserError where none works."""
+    """The name of the backend to use, left in `MUJOCO_GL` and `PYOPENGL_PLATFORM` for this process and its children.
+    Raises UserError where none works."""
     name = os.environ.get("MUJOCO_GL", "").lower().strip()
-    if name in KNOWN:
-        return name
-    if name:
+    if name and name not in KNOWN:
         raise UserError(f"MUJOCO_GL={name} is no renderer. Unset it, or set it to one of {', '.join(KNOWN)}.")
-    failures = []
+    name = name or _first_that_works()
+    os.environ["MUJOCO_GL"] = name
+    if name in CANDIDATES:
+        _follow(name)
+    return name
+
+
+def _first_that_works() -> str:
+    failures: list[str] = []
     for name in CANDIDATES:
         found = probe(name)
         if isinstance(found, Backend):
-            os.environ["MUJOCO_GL"] = name
+            if failures:
+                say(f"{'; '.join(failures)}. Images are rendered with {name} instead, in software.")
             return name
         failures.append(f"{name}: {found}")
     raise UserError(f"No GL library for headless rendering works ({'; '.join(failures)}). {MEND}")
+
+
+def _follow(name: str) -> None:
+    """Tell PyOpenGL, which reads it once, when it is first imported."""
+    old = os.environ.get("PYOPENGL_PLATFORM", "")
+    if old and old.lower() != name:
+        say(f"PYOPENGL_PLATFORM={old} does not go with MUJOCO_GL={name}; it is taken as {name}.")
+    os.environ["PYOPENGL_PLATFORM"] = name
+
+
+def import_backend(name: str) -> Any:
+    """The module of mujoco that makes GL contexts of this backend. Raises UserError where it cannot be imported."""
+    loaded = getattr(sys.modules.get("OpenGL.platform"), "PLATFORM", None)
+    platform = type(loaded).__module__.rpartition(".")[2]  # OpenGL.platform.egl
+    if name in CANDIDATES and loaded is not None and platform != name:
+        raise UserError(
+            f"PyOpenGL was imported for '{platform}' before, so {name} cannot be used in this process. Set "
+            f"PYOPENGL_PLATFORM={name} before Python starts."
+        )
+    try:
+        return importlib.import_module(f"mujoco.{name}")
+    except Exception as error:  # of PyOpenGL, ctypes and the library: no type in common
+        raise UserError(does_not_work(name, why(error))) from None
 
 
 def describe() -> Backend:
@@ -94,19 +165,18 @@ def describe() -> Backend:
     found = probe(name)
     if isinstance(found, Backend):
         return found
-    raise UserError(f"MUJOCO_GL={name} does not work here ({found}). {MEND}")
+    raise UserError(does_not_work(name, found))
 
 
-def make_context(width: int, height: int) -> Any:
-    """A new GL context of the chosen backend. `mujoco` may have been imported with its own rendering disabled."""
-    name = choose_backend()
-    if name in CANDIDATES:
-        os.environ.setdefault("PYOPENGL_PLATFORM", name)
+def does_not_work(name: str, reason: str) -> str:
+    """The message for a backend that was chosen and cannot be used."""
+    return f"MUJOCO_GL={name} does not work here ({reason}). {MEND}"
+
+
+def why(error: BaseException) -> str:
+    """What a GL library's exception says; those of PyOpenGL may fail to say anything."""
     try:
-        context_class = importlib.import_module(f"mujoco.{name}").GLContext
-        gl_context = importlib.import_module("mujoco.gl_context")
-        if not hasattr(gl_context, "GLContext"):
-            gl_context.GLContext = context_class  # type: ignore[attr-defined]  # for mujoco.Renderer
-        return context_class(width, height)
-    except (ImportError, RuntimeError, AttributeError) as error:
-        raise UserError(f"MUJOCO_GL={name} does not work here ({error}). {MEND}") from None
+        text = str(error)
+    except Exception:
+        text = ""
+    return one_line(text or type(error).__name__, 300)

@@ -13,8 +13,8 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from apt_bench import rendering
 from apt_bench.envs.base import Camera
+from apt_bench.envs.gl import Canvas
 
 SIZE = 256
 MAX_GEOMS = 1000  # robosuite's
@@ -22,12 +22,12 @@ _OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0])
 
 
 class Renderer:
-    """A GL context with one model's meshes and textures in it. About 1 GB, one per cached model."""
+    """Draws one model. Its GL objects take about 1 GB, one per cached model."""
 
     def __init__(self, model: Any):
         self.model = model
-        self.gl: Any = rendering.make_context(model.vis.global_.offwidth, model.vis.global_.offheight)
-        self.gl.make_current()
+        self.canvas = Canvas(model.vis.global_.offwidth, model.vis.global_.offheight)
+        self.canvas.load(model, mujoco.mjtFontScale.mjFONTSCALE_150)
         self.scene = mujoco.MjvScene(model, maxgeom=MAX_GEOMS)
         self.camera = mujoco.MjvCamera()
         self.camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
@@ -35,32 +35,18 @@ class Renderer:
         self.option.geomgroup[0] = 0  # collision shapes
         self.option.geomgroup[1] = 1  # visual shapes
         self.perturb = mujoco.MjvPerturb()
-        self.context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.context)
 
     def render(self, data: Any, camera: int, size: int = SIZE) -> np.ndarray:
         """uint8 (size, size, 3), turned by 180 degrees once. Reads the kinematics in `data` and changes nothing."""
-        limit = min(self.context.offWidth, self.context.offHeight)
-        if not 0 < size <= limit:
-            raise ValueError(f"an image of {size} pixels does not fit the buffer of {limit}")
-        self.gl.make_current()
-        rect = mujoco.MjrRect(0, 0, size, size)
         self.camera.fixedcamid = camera
         mujoco.mjv_updateScene(
             self.model, data, self.option, self.perturb, self.camera, mujoco.mjtCatBit.mjCAT_ALL, self.scene
         )
-        mujoco.mjr_render(rect, self.scene, self.context)
-        pixels = np.empty((size, size, 3), dtype=np.uint8)
-        mujoco.mjr_readPixels(pixels, None, rect, self.context)
-        return np.ascontiguousarray(pixels[::-1, ::-1])
+        return np.ascontiguousarray(self.canvas.draw(self.scene, size)[::-1, ::-1])
 
     def free(self) -> None:
         """Free the GL objects."""
-        if self.gl is not None:
-            self.gl.make_current()
-            self.context.free()
-            self.gl.free()
-            self.gl = None
+        self.canvas.free()
 
 
 def camera_geometry(model: Any, data: Any, camera: int, size: int = SIZE) -> Camera:

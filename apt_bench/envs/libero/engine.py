@@ -10,7 +10,6 @@ The identities hold for MuJoCo up to 3.3.5 (later versions keep the solver's war
 
 from __future__ import annotations
 
-import atexit
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,9 +128,6 @@ class Engine:
         """The renderer of this task's model, made when first asked for."""
         if self.entry.context is None:
             self.entry.context = Renderer(self.model)
-            # At exit the contexts must go before the GL library does: register last, to be called first.
-            atexit.unregister(CACHE.clear)
-            atexit.register(CACHE.clear)
         renderer: Renderer = self.entry.context
         return renderer
 

@@ -43,7 +43,7 @@ def _environ(name: str, value: str) -> Iterator[None]:
 
 
 def import_mujoco() -> None:
-    """Import mujoco without a GL library, whatever `MUJOCO_GL` says: `rendering.make_context` loads it when needed."""
+    """Import mujoco without a GL library, whatever `MUJOCO_GL` says: `gl.Canvas` loads it when needed."""
     with _environ("MUJOCO_GL", "disable"):
         importlib.import_module("mujoco")
 

@@ -7,9 +7,8 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from apt_bench import rendering
-from apt_bench.core.errors import UserError
 from apt_bench.envs.base import Camera
+from apt_bench.envs.gl import Canvas
 
 SIZE = 256
 LIMIT = 512
@@ -21,30 +20,25 @@ class Renderer:
     """One GL context for a process; `load` puts a model's meshes and textures into it (about 10 ms)."""
 
     def __init__(self) -> None:
-        self._gl: Any = None
-        self._context: Any = None
+        self._canvas: Canvas | None = None
         self._model: Any = None
 
-    def load(self, model: Any) -> None:
+    def load(self, model: Any) -> Canvas:
         """Draw this model from now on."""
-        if model is self._model:
-            return
-        if self._gl is None:
-            self._gl = rendering.make_context(LIMIT, LIMIT)
-        self._gl.make_current()
-        if self._context is not None:
-            self._context.free()
-        self._model = model
-        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
-        self._scene = mujoco.MjvScene(model, maxgeom=MAX_GEOMS)
-        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
-        self._camera = mujoco.MjvCamera()
-        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._option = mujoco.MjvOption()
-        self._option.geomgroup[:] = 0
-        self._option.geomgroup[1] = 1
-        self._option.sitegroup[:] = 0
+        if self._canvas is None:
+            self._canvas = Canvas(LIMIT, LIMIT)
+        if model is not self._model:
+            self._canvas.load(model)
+            self._model = model
+            self._scene = mujoco.MjvScene(model, maxgeom=MAX_GEOMS)
+            self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+            self._camera = mujoco.MjvCamera()
+            self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+            self._option = mujoco.MjvOption()
+            self._option.geomgroup[:] = 0
+            self._option.geomgroup[1] = 1
+            self._option.sitegroup[:] = 0
+        return self._canvas
 
     def render(self, model: Any, data: Any, camera: str, size: int = SIZE) -> np.ndarray:
         """uint8 (size, size, 3). Reads the kinematics in `data` and changes nothing."""
@@ -69,28 +63,18 @@ class Renderer:
         return np.asarray(geom[np.clip(index, -1, self._scene.ngeom - 1)])
 
     def _pixels(self, model: Any, data: Any, camera: str, size: int) -> np.ndarray:
-        if not 0 < size <= LIMIT:
-            raise UserError(f"An image of {size} pixels was asked for. Ask for 1 to {LIMIT}.")
-        self.load(model)
-        self._gl.make_current()
-        rect = mujoco.MjrRect(0, 0, size, size)
+        canvas = self.load(model)
         self._camera.fixedcamid = model.camera(camera).id
         mujoco.mjv_updateScene(
             model, data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
         )
-        mujoco.mjr_render(rect, self._scene, self._context)
-        pixels = np.empty((size, size, 3), dtype=np.uint8)
-        mujoco.mjr_readPixels(pixels, None, rect, self._context)
-        return np.ascontiguousarray(pixels[::-1])  # MuJoCo hands out the bottom row first
+        return np.ascontiguousarray(canvas.draw(self._scene, size)[::-1])
 
     def free(self) -> None:
         """Free the GL objects; the next `load` makes new ones."""
-        if self._gl is not None:
-            self._gl.make_current()
-            if self._context is not None:
-                self._context.free()
-            self._gl.free()
-        self.__init__()  # type: ignore[misc]
+        if self._canvas is not None:
+            self._canvas.free()
+        self._canvas = self._model = None
 
 
 def camera_geometry(model: Any, data: Any, camera: str, size: int = SIZE) -> Camera:
