@@ -47,7 +47,7 @@ class Range:
 
     def __str__(self) -> str:
         words = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
-        return " and ".join(f"{word} {limit:g}" for word, limit in words.items() if limit is not None)
+        return " and ".join(f"{word} {limit:,}" for word, limit in words.items() if limit is not None)
 
 
 @dataclass(frozen=True)
