@@ -39,9 +39,9 @@ from apt_bench.models.mini_vlm import MiniVLM
 from apt_bench.records import EpisodeRecord
 from apt_bench.rollout.runner import RunOptions, run
 from apt_bench.stats import newcombe_paired, wilson
+from apt_bench.training.cache import default_cache
 from apt_bench.training.complete import completed
 from apt_bench.training.config import Episodes, Recipe, load_recipe
-from apt_bench.training.frames import default_cache
 from apt_bench.training.pairs import LOOKS, open_pictures
 from apt_bench.training.pretrain import Heads, grounding
 from apt_bench.training.progress import Report

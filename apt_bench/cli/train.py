@@ -8,16 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
 from apt_bench.cli import RayAddress, TrackName
+from apt_bench.core.config import Range, checked, parse_yaml
 from apt_bench.core.errors import UserError
-from apt_bench.core.text import plain_console
+from apt_bench.core.files import exclusive, reason
+from apt_bench.core.signals import interrupt_on_signals
+from apt_bench.core.text import file_name, plain_console
 from apt_bench.tracking import find_tracker, tracking
 
 if TYPE_CHECKING:
     from apt_bench.training.config import Recipe
     from apt_bench.training.stages import Session
+
+
+Processes = Annotated[int, Range(least=1, most=10_000)]
 
 
 def register(app: typer.Typer) -> None:
@@ -69,17 +74,20 @@ def train_command(
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: results/training/...")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder for prepared images and features.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
-    workers: Annotated[int, typer.Option(help="Processes (GPUs) that train together, by Ray Train.")] = 1,
+    workers: Annotated[
+        int,
+        typer.Option(
+            callback=checked(Processes, "--workers"),
+            help="Processes (GPUs) that train together, by Ray Train.",
+        ),
+    ] = 1,
     ray_address: RayAddress = None,
     pretrain: Annotated[Path | None, typer.Option(help="Only pretrain a mini VLM, into this folder.")] = None,
     track: TrackName = "none",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the configuration and stop.")] = False,
 ) -> None:
     """Train a policy on demonstrations. The same command again goes on where it stopped."""
-    from apt_bench.training.complete import completed, first_look
     from apt_bench.training.config import load_recipe
-    from apt_bench.training.distributed import run_distributed
-    from apt_bench.training.stages import run_recipe
 
     if find_tracker(track) and (workers > 1 or ray_address):
         raise UserError("--track goes with one process. Leave out --workers and --ray-address, or --track.")
@@ -88,30 +96,65 @@ def train_command(
         key, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"--set takes key=value, not '{text}'.")
-        _put(over, key, yaml.safe_load(value))
+        _put(over, key, parse_yaml(value, f"--set {key}"))
     flags = {
         "recipe": recipe_name, "arch": arch, "two_stage": two_stage, "ki": ki or None, "vlm_mode": vlm_mode,
         "inherit": inherit, "budget": budget, "prior": str(prior) if prior else None, "seed": seed,
-        "train.batch": batch, "stage1.steps": stage1_steps or steps, "stage2.steps": steps, **_data(data), **_vlm(vlm),
+        "train.batch": batch, "stage1.steps": steps if stage1_steps is None else stage1_steps, "stage2.steps": steps,
+        **_data(data), **_vlm(vlm),
     }  # fmt: skip
     for key, value in flags.items():
         if value is not None:
             _put(over, key, value)
     recipe = load_recipe(config, over)
-    console = plain_console()
     if dry_run:
-        console.print(recipe.to_yaml(), markup=False)
+        plain_console().print(recipe.to_yaml())
         return
     folder = out or Path("results/training") / _name(config, recipe)
-    session = _session(folder, cache, device)
-    if pretrain:
-        from apt_bench.training.pretrain import new_mini
-        from apt_bench.training.pretrain import pretrain as pretrain_mini
+    with interrupt_on_signals():
+        session = _session(folder, cache, device, bool(ray_address))
+        try:
+            if pretrain:
+                _pretrain(recipe, session, pretrain)
+            else:
+                with exclusive(folder, "apt-bench train"):
+                    _train(recipe, session, workers, ray_address, track)
+        except OSError as error:
+            if not isinstance(error, ConnectionError | TimeoutError) and error.errno is not None:
+                at = f" ({error.filename})" if error.filename else ""
+                raise UserError(
+                    f"Training in {folder} stopped: {reason(error)}{at}. What was saved is whole; the same command "
+                    "goes on from there."
+                ) from error
+            raise
 
-        pretrain_mini(new_mini(recipe.vlm.mini), recipe.pretrain, pretrain, session.report, session.cache)
-        console.print(f"Mini VLM: {pretrain}\nNext: apt-bench train --vlm {pretrain}", soft_wrap=True)
-        return
+
+def _pretrain(recipe: Recipe, session: Session, folder: Path) -> None:
+    from apt_bench.training.mini import made_by
+    from apt_bench.training.preflight import check_writable
+    from apt_bench.training.pretrain import new_mini
+    from apt_bench.training.pretrain import pretrain as pretrain_mini
+
+    with exclusive(folder, "apt-bench train --pretrain"):
+        check_writable(folder, "--pretrain")
+        check_writable(session.cache, "--cache")
+        if made_by(folder, recipe.vlm.mini, recipe.pretrain):
+            session.report.say("This mini VLM is pretrained already.")
+        else:
+            pretrain_mini(new_mini(recipe.vlm.mini), recipe.pretrain, folder, session.report, session.cache)
+    session.report.say(f"Mini VLM: {folder}\nNext: apt-bench train --vlm {shlex.quote(str(folder))}")
+
+
+def _train(recipe: Recipe, session: Session, workers: int, ray_address: str | None, track: str) -> None:
+    from apt_bench.training.complete import completed, first_look
+    from apt_bench.training.distributed import run_distributed
+    from apt_bench.training.preflight import check
+    from apt_bench.training.stages import run_recipe, still_there
+
+    console, folder = plain_console(), session.out
+    check(recipe, session, workers)
     recipe = completed(recipe, session, console)
+    still_there(folder)
     if workers > 1 or ray_address:
         policy = run_distributed(recipe, session, workers, session.device != "cpu", ray_address)
     else:
@@ -121,20 +164,20 @@ def train_command(
     first_look(recipe, policy, folder, console)
     console.print(f"Policy: {policy}", soft_wrap=True)
     console.print(
-        f"Next: apt-bench run --suite SUITE --policy apt {shlex.quote(str(policy))}",
-        highlight=False,
-        soft_wrap=True,
+        f"Next: apt-bench run --suite SUITE --policy apt {shlex.quote(str(policy))}", soft_wrap=True
     )
 
 
-def _session(out: Path, cache: Path | None, device: str) -> Session:
+def _session(out: Path, cache: Path | None, device: str, elsewhere: bool) -> Session:
+    """elsewhere: the device is that of other machines, and cannot be looked at here."""
     import torch
 
+    from apt_bench.training.preflight import check_device
     from apt_bench.training.progress import Report
     from apt_bench.training.stages import Session
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not elsewhere or device == "auto":
+        device = check_device(device)
     if device == "cpu":
         torch.set_num_threads(1)  # measured on two cores: more threads of one small network are slower
     session = Session(out, report=Report(plain_console()), device=device)
@@ -178,4 +221,4 @@ def _name(config: str, recipe: Recipe) -> str:
     stages = "two-stage" if recipe.two_stage else f"one-stage-{recipe.budget}"
     vlm = "ki" if recipe.ki else recipe.vlm_mode
     name = "langforce" if recipe.recipe == "langforce" else recipe.arch
-    return f"{Path(config).stem}-{name}-{stages}-{vlm}-seed{recipe.seed}"
+    return file_name(f"{Path(config).stem}-{name}-{stages}-{vlm}-seed{recipe.seed}")

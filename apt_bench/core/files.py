@@ -163,12 +163,17 @@ NOT_LOCKABLE = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 """What file systems without locks answer."""
 
 
+class Locked(UserError):
+    """Another process writes there."""
+
+
 @contextmanager
-def exclusive(folder: Path, who: str) -> Iterator[None]:
+def exclusive(folder: Path, who: str) -> Iterator[bool]:
     """Keep a second writer out of this folder (made if needed) while the block runs. The lock dies with its process.
 
     who: what writes there, for the message: `apt-bench run`. Where the system has no such locks, a note on stderr says
-    that nothing keeps a second writer out. Raises UserError where another process holds the lock."""
+    that nothing keeps a second writer out, and the block is given False. Raises Locked where another process holds the
+    lock, UserError where the folder cannot be written."""
     from apt_bench.core.text import say
 
     try:
@@ -177,9 +182,10 @@ def exclusive(folder: Path, who: str) -> Iterator[None]:
     except (OSError, ValueError) as error:
         raise UserError(f"Cannot write to {folder}: {reason(error)}. Give --out another directory.") from None
     try:
-        if not _locked(handle, folder, who):
+        locked = _locked(handle, folder, who)
+        if not locked:
             say(f"{folder} cannot be locked here. Do not start a second {who} in it while this one runs.")
-        yield
+        yield locked
     finally:
         os.close(handle)
 
@@ -193,7 +199,7 @@ def _locked(handle: int, folder: Path, who: str) -> bool:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
     except BlockingIOError:
-        raise UserError(f"Another {who} is writing to {folder}. Wait for it, or give --out.") from None
+        raise Locked(f"Another {who} is writing to {folder}. Wait for it, or give --out.") from None
     except OSError as error:
         if error.errno in NOT_LOCKABLE:
             return False

@@ -99,8 +99,8 @@ def load(source: str | Path, vlm: VLM | None = None) -> VLA:
     if path.is_file():
         return load_official(path, vlm)
     expert_config, spec = read_config(path)
-    check_digests(path, [WEIGHTS])
     tensors = read_tensors(path / WEIGHTS)
+    check_digests(path, [WEIGHTS])
     own = _part(tensors, "vlm.")
     expert = sketch_expert(expert_config)
     fill(expert, _part(tensors, "expert."), str(path))

@@ -38,15 +38,7 @@ class HFBackbone(VLM):
         self.model = model if head is None else model.model
         self.tied = head is None or head.weight is self.word_embedding.weight
         self.tokenizer = tokenizer
-        text = self.model.config.get_text_config()
-        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        self.shape = VLMShape(
-            width=text.hidden_size,
-            layers=text.num_hidden_layers,
-            kv_heads=text.num_key_value_heads,
-            head_dim=head_dim,
-            rope_theta=float(text.rope_parameters["rope_theta"]),
-        )
+        self.shape = shape_of(self.model.config)
         self.pad_id = tokenizer.pad_token_id or 0
         self.set_mode("frozen")
 
@@ -312,27 +304,63 @@ def wrap(model: Any, tokenizer: Any, **options: Any) -> HFBackbone:
     """Put a loaded transformers model behind the interface."""
     kind = model.config.model_type
     if kind not in _FAMILIES:
-        raise UserError(f"VLM of type '{kind}' is not supported; use one of {', '.join(sorted(_FAMILIES))}.")
+        raise _unsupported(kind)
     return _FAMILIES[kind](model, tokenizer, **options)
+
+
+def shape_of(config: Any) -> VLMShape:
+    """The geometry that a model's configuration describes."""
+    text = config.get_text_config()
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return VLMShape(
+        width=text.hidden_size,
+        layers=text.num_hidden_layers,
+        kv_heads=text.num_key_value_heads,
+        head_dim=head_dim,
+        rope_theta=float(text.rope_parameters["rope_theta"]),
+    )
+
+
+def check_hf(name: str) -> VLMShape:
+    """The shape of a model that `load_hf` would load, from its configuration alone. Raises UserError where that cannot
+    be found, or is of no supported kind."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(name)
+        if config.model_type in _FAMILIES:
+            return shape_of(config)
+    except Exception as error:  # as in load_hf
+        raise _unloadable(name, error) from error
+    raise _unsupported(config.model_type)
+
+
+def _unsupported(kind: str) -> UserError:
+    return UserError(f"VLM of type '{kind}' is not supported; use one of {', '.join(sorted(_FAMILIES))}.")
+
+
+def _unloadable(name: str, error: Exception) -> UserError:
+    where = (
+        "the folder is there but could not be read"
+        if Path(name).exists()
+        else "no such folder, and the hub gave nothing"
+    )
+    return UserError(
+        f"VLM '{name}' could not be loaded ({where}: {reason(error).splitlines()[0]}). "
+        "Give a folder with a downloaded model, or go online once so that it is cached."
+    )
 
 
 def load_hf(name: str = DEFAULT, dtype: torch.dtype = torch.float32, **options: Any) -> HFBackbone:
     """Load by hub id or folder, with sdpa attention. Raises UserError if it cannot be found."""
     from transformers import AutoModelForImageTextToText, AutoTokenizer
 
+    check_hf(name)
     try:
         model = AutoModelForImageTextToText.from_pretrained(
             name, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
         )
         tokenizer = AutoTokenizer.from_pretrained(name)
     except Exception as error:  # a damaged or foreign folder makes transformers raise anything
-        where = (
-            "the folder is there but could not be read"
-            if Path(name).exists()
-            else "no such folder, and the hub gave nothing"
-        )
-        raise UserError(
-            f"VLM '{name}' could not be loaded ({where}: {reason(error).splitlines()[0]}). "
-            "Give a folder with a downloaded model, or go online once so that it is cached."
-        ) from error
+        raise _unloadable(name, error) from error
     return wrap(model, tokenizer, **options)

@@ -8,12 +8,20 @@ loader's process, and in the feature cache, whatever the training seed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from apt_bench.core.config import Range, check_fields
+from apt_bench.core.errors import UserError
+
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of red, green and blue in brightness (ITU-R BT.601)."""
+
+
+Part = Annotated[float, Range(least=0, most=1)]
+Sigma = Annotated[float, Range(least=0, most=100)]
 
 
 @dataclass(frozen=True)
@@ -23,12 +31,17 @@ class AugmentConfig:
     saturation about 1."""
 
     enabled: bool = True
-    copies: int = 0
-    jitter: float = 0.25
-    gamma: float = 0.15
-    blur_chance: float = 1 / 7
-    blur_sigma: tuple[float, float] = (0.1, 1.0)  # pixels of the delivered image; the release states none
+    copies: Annotated[int, Range(least=0, most=10_000)] = 0
+    jitter: Part = 0.25
+    gamma: Part = 0.15
+    blur_chance: Part = 1 / 7
+    blur_sigma: tuple[Sigma, Sigma] = (0.1, 1.0)  # pixels of the delivered image; the release states none
     shuffle_views: bool = True
+
+    def __post_init__(self) -> None:
+        check_fields(self, "data.augment")
+        if self.blur_sigma[0] > self.blur_sigma[1]:
+            raise UserError(f"data.augment: blur_sigma {self.blur_sigma} must be (least, most).")
 
     def version(self, rng: np.random.Generator, sample: int) -> int:
         """Which version of its frame the `sample`-th sample shows."""

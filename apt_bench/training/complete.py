@@ -4,20 +4,22 @@ policy."""
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 
 from rich.console import Console
 
 from apt_bench.core.errors import UserError
+from apt_bench.core.text import file_name
 from apt_bench.demos.collect import collect
 from apt_bench.rollout.runner import RunOptions, run
 from apt_bench.stats import wilson
 from apt_bench.suites import load_suite
+from apt_bench.training.cache import alone, digest
 from apt_bench.training.config import Recipe
-from apt_bench.training.frames import digest
 from apt_bench.training.mini import is_complete, made_by
-from apt_bench.training.stages import Session
+from apt_bench.training.stages import Session, still_there
 
 
 def completed(recipe: Recipe, session: Session, console: Console) -> Recipe:
@@ -38,24 +40,69 @@ def _demos(recipe: Recipe, session: Session, console: Console) -> Path:
     suite = load_suite(wanted.suite)  # whose cells say what is collected, and may be others tomorrow
     cells = [dataclasses.asdict(cell) for cell in suite.cells]
     name = digest(dataclasses.asdict(wanted), suite.version, suite.seed, cells)
-    folder = session.cache / "demos" / f"{suite.name}-{name}"
+    folder = session.cache / "demos" / f"{file_name(suite.name)}-{name}"
     session.report.say(f"Demonstrations of {wanted.suite}, {wanted.episodes} per task, in {folder}")
-    options = RunOptions(
+    with alone(folder, session.report.say):
+        found = collect(
+            collected(recipe),
+            folder,
+            console,
+            "hdf5",
+            recipe.data.cameras,
+            wanted.size,
+            look_every=wanted.look_every,
+        )
+    if found.run.stopped == "interrupted":
+        session.report.say(
+            f"Collecting demonstrations: interrupted. {found.demonstrations} are kept in {folder}; the same command "
+            "goes on there."
+        )
+        raise KeyboardInterrupt
+    if found.run.stopped:
+        raise UserError(
+            f"Collecting demonstrations stopped: {found.run.message or found.run.stopped}. The same command goes on "
+            "from here."
+        )
+    if not found.successes:
+        raise UserError(
+            f"None of {len(found.run.records)} episodes of {wanted.suite} ended in success, {len(found.run.missing)} "
+            f"were lost: there is nothing to train on. Their records are in {found.run.out}."
+        )
+    if found.run.missing:
+        session.report.say(
+            f"{len(found.run.missing)} episodes were lost; training goes on with {found.successes} demonstrations."
+        )
+    return folder
+
+
+def collected(recipe: Recipe) -> RunOptions:
+    """The run whose successes are learned from."""
+    wanted = recipe.collect
+    return RunOptions(
         suite=wanted.suite,
         policy="oracle",
         policy_args=wanted.policy_args,
         cells=wanted.cells,
         episodes=wanted.episodes,
     )
-    found = collect(
-        options, folder, console, "hdf5", recipe.data.cameras, wanted.size, look_every=wanted.look_every
-    )
-    if found.run.stopped or not found.demonstrations:
-        raise UserError(
-            f"Collecting demonstrations stopped: {found.run.message}. The same command goes on from here."
-        )
-    return folder
 
+
+def looked_at(recipe: Recipe, policy: Path, out: Path) -> RunOptions:
+    """The short evaluation at the end."""
+    wanted = recipe.evaluate
+    return RunOptions(
+        suite=wanted.suite,
+        policy=POLICY,
+        policy_args=(f"weights={json.dumps(str(policy))}", *wanted.policy_args),
+        cells=wanted.cells,
+        episodes=wanted.episodes,
+        execute=wanted.execute,
+        out=out / "evaluation",
+    )
+
+
+POLICY = "apt_bench.policies.apt:AptPolicy"
+"""What plays a checkpoint."""
 
 COST = {
     "demonstration": 3.0,
@@ -108,12 +155,13 @@ def pretrained(recipe: Recipe, session: Session) -> Path:
     folder = (
         session.cache / "mini_vlm" / digest(dataclasses.asdict(recipe.vlm.mini), dataclasses.asdict(config))
     )
-    if not is_complete(folder, config.train.steps):
-        say(
-            f"Pretraining a mini VLM: {config.scenes} scenes, {config.train.steps} steps, in {folder}. "
-            "Killed, it goes on from its last checkpoint."
-        )
-        pretrain(new_mini(recipe.vlm.mini), config, folder, session.report, session.cache)
+    with alone(folder, say):
+        if not is_complete(folder, config.train.steps):
+            say(
+                f"Pretraining a mini VLM: {config.scenes} scenes, {config.train.steps} steps, in {folder}. "
+                "Killed, it goes on from its last checkpoint."
+            )
+            pretrain(new_mini(recipe.vlm.mini), config, folder, session.report, session.cache)
     return folder
 
 
@@ -125,16 +173,15 @@ def first_look(recipe: Recipe, policy: Path, out: Path, console: Console) -> Non
     console.print(
         f"A short evaluation on {wanted.suite}: {wanted.episodes} episodes per task of {', '.join(wanted.cells)}"
     )
-    options = RunOptions(
-        suite=wanted.suite,
-        policy="apt_bench.policies.apt:AptPolicy",
-        policy_args=(f"weights={policy}", *wanted.policy_args),
-        cells=wanted.cells,
-        episodes=wanted.episodes,
-        execute=wanted.execute,
-        out=out / "evaluation",
-    )
-    records = run(options, console).records
+    still_there(out)
+    found = run(looked_at(recipe, policy, out), console)
+    if found.stopped == "interrupted":
+        console.print(
+            f"The evaluation was interrupted; {len(found.records)} episodes are kept in {found.out}. The policy is "
+            f"complete: {policy}"
+        )
+        raise KeyboardInterrupt
+    records = found.records
     for cell in wanted.cells:
         won = [r.outcome == "success" for r in records if r.key.cell == cell and r.outcome != "error"]
         if won:

@@ -7,21 +7,25 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 
-from apt_bench.core.config import build, read_yaml
+from apt_bench.core.config import Count, Natural, Range, build, check_fields, read_yaml
 from apt_bench.core.errors import UserError, did_you_mean
 from apt_bench.models.config import ExpertConfig, VLMShape
 from apt_bench.models.vla import VLMSpec
 from apt_bench.models.vlm import VLMMode
-from apt_bench.training.data import DataConfig
+from apt_bench.training.episodes import DataConfig
 from apt_bench.training.trainer import TrainConfig
 
 CONFIGS = Path(__file__).parent / "configs"
 LANGFORCE = {"arch": "groot", "two_stage": False, "vlm_mode": "full", "vlm": {"queries": 64}}
 """What `recipe: langforce` means where nothing else is said."""
+
+
+LOOKS = 2
+"""At a scene of pretraining: the suites' start, and a random pose of arm and camera, as it may be on the way."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,19 @@ class PretrainConfig:
     per picture and step.
     """
 
-    scenes: int = 14_000
-    held_out: int = 200
-    sentences: int = 8
+    scenes: Annotated[int, Range(least=2, most=10**6)] = 14_000
+    held_out: Count = 200
+    sentences: Annotated[int, Range(least=1, most=1000)] = 8
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        check_fields(self, "pretrain")
+        looks = LOOKS * (self.scenes - self.held_out)
+        if looks < self.train.batch:
+            raise UserError(
+                f"pretrain: {self.scenes} scenes less {self.held_out} held out give {max(0, looks)} looks, fewer than "
+                f"a batch of {self.train.batch}. Give more scenes, or a smaller pretrain.train.batch."
+            )
 
 
 @dataclass(frozen=True)
@@ -44,11 +57,14 @@ class Episodes:
 
     suite: str = ""
     cells: tuple[str, ...] = ()
-    episodes: int = 1
-    size: int = 128
-    look_every: int = 1
+    episodes: Count = 1
+    size: Annotated[int, Range(least=8, most=4096)] = 128
+    look_every: Count = 1
     policy_args: tuple[str, ...] = ()
-    execute: int | None = None
+    execute: Count | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "Episodes")
 
 
 @dataclass(frozen=True)
@@ -77,7 +93,7 @@ class Recipe:
     new_blocks: Literal["random", "identity"] = "random"
     budget: Literal["joint", "total"] = "joint"
     prior: str = ""
-    seed: int = 0
+    seed: Natural = 0
     vlm: VLMSpec = field(default_factory=VLMSpec)
     vlm_weights: str = ""
     expert: Mapping[str, Any] = field(default_factory=dict)
@@ -90,6 +106,7 @@ class Recipe:
     evaluate: Episodes = field(default_factory=Episodes)
 
     def __post_init__(self) -> None:
+        check_fields(self, "Recipe")
         if self.ki and self.vlm_mode != "frozen":
             raise UserError(
                 f"--ki keeps action gradients out of the VLM, --vlm-mode {self.vlm_mode} lets them in. Choose one."
@@ -112,7 +129,10 @@ class Recipe:
     def expert_config(self, stage: int, shape: VLMShape) -> ExpertConfig:
         """The network of one stage on a VLM of this shape. The pi-style rival is as deep as the VLM."""
         common = {k: v for k, v in self.expert.items() if k not in ("apt", "pi", "groot")}
-        own = dict(self.expert.get(self.arch) or {})
+        own = self.expert.get(self.arch) or {}
+        if not isinstance(own, Mapping):
+            raise UserError(f"expert.{self.arch} is {own!r}; it must be a mapping.")
+        own = dict(own)
         if self.arch == "pi":
             own.setdefault("depth", shape.layers)
         return ExpertConfig.from_dict({**common, **own, "arch": self.arch, "stage": stage, "vlm": shape})
@@ -156,11 +176,17 @@ def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe
     raw = merged(read_yaml(path), overrides or {})
     if raw.get("recipe") == "langforce":
         raw = merged(LANGFORCE, raw)
-    shared = raw.pop("train", {})
+    shared = _mapping(raw.pop("train", {}), f"{path.name}: train")
     for stage in ("stage1", "stage2"):
-        raw[stage] = merged(shared, raw.get(stage) or {})
+        raw[stage] = merged(shared, _mapping(raw.get(stage), f"{path.name}: {stage}"))
     recipe: Recipe = build(Recipe, raw, path.name)
     return recipe
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise UserError(f"{where}: expected a mapping, found {type(value).__name__}.")
+    return value or {}
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,133 +19,17 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from apt_bench.core.errors import UserError
+from apt_bench.core.files import reason
+from apt_bench.core.text import say as say_on_stderr
 from apt_bench.demos.dataset import Demos, open_demos
-from apt_bench.demos.format import Demonstration
-from apt_bench.envs.base import AGENTVIEW, WRIST, unmirrored
+from apt_bench.envs.base import unmirrored
 from apt_bench.models.actions import encode_chunk
 from apt_bench.models.inputs import RobotState, fractional_intrinsics
 from apt_bench.training.augment import AugmentConfig, augment, view_order
-from apt_bench.training.frames import FrameStore, Tick, digest, open_frames
-
-GRIPPER_STILL = 0.005
-"""Change of openness per control step below which the gripper rests."""
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What is learned from.
-
-    data: files or folders of demonstrations, or hub ids. weights: how often each is drawn from; () = equally.
-    stride: control steps from one action of a chunk to the next. look_every: only every so many steps is a
-    decision, which saves images and features; actions keep all steps. Where demonstrations were recorded with fewer
-    looks, only these are. held_out: share of each dataset's episodes kept for validation. reference: the camera in
-    whose axes actions are coded; empty = drawn per sample, as the release does. rotate_world: a random world frame per
-    sample, as the release has (see `RobotState.recentred`).
-    """
-
-    data: tuple[str, ...] = ()
-    weights: tuple[float, ...] = ()
-    cameras: tuple[str, ...] = (AGENTVIEW, WRIST)
-    stride: int = 1
-    look_every: int = 1
-    drop_noops: bool = True
-    held_out: float = 0.05
-    reference: str = ""
-    rotate_world: bool = True
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-
-    def __post_init__(self) -> None:
-        if self.weights and (len(self.weights) != len(self.data) or min(self.weights) <= 0):
-            raise UserError(
-                f"data.weights {self.weights}: expected one positive number for each of {len(self.data)} datasets."
-            )
-        if self.reference and self.reference not in self.cameras:
-            raise UserError(
-                f"data.reference '{self.reference}' is not among data.cameras {', '.join(self.cameras)}."
-            )
-        if min(self.stride, self.look_every) < 1:
-            raise UserError(
-                f"data.stride {self.stride}, data.look_every {self.look_every}: both must be at least 1."
-            )
-
-
-@dataclass(frozen=True)
-class Episode:
-    """A demonstration without its images, at the steps that are kept. Poses to the world, metres.
-
-    ee_pose, target_pose (T, 4, 4), openness, target_open (T,); K (V, 3, 3) in pixels as read, in fractions of
-    the image in a `Dataset`; camera_pose (T, V, 4, 4); present (V,) bool. `kept` (T,): the steps of the
-    demonstration that these are; `looks` (D,): those among them at which a decision is learned.
-    """
-
-    name: str
-    instruction: str
-    kept: np.ndarray
-    looks: np.ndarray
-    ee_pose: np.ndarray
-    openness: np.ndarray
-    target_pose: np.ndarray
-    target_open: np.ndarray
-    K: np.ndarray
-    camera_pose: np.ndarray
-    present: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.kept)
-
-    def chunk(self, step: int, horizon: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
-        """Commanded poses (horizon, 4, 4) and openness (horizon,) from this step on; beyond the end the last
-        repeats."""
-        steps = np.minimum(step + stride * np.arange(horizon), len(self) - 1)
-        return self.target_pose[steps], self.target_open[steps]
-
-
-def idle(demo: Demonstration) -> np.ndarray:
-    """bool (T,): no-ops, except while the gripper still moves: there the wait is what makes the grasp."""
-    change = np.abs(np.diff(demo.openness, append=demo.openness[-1:]))
-    return demo.noop & (change < GRIPPER_STILL)
-
-
-def read_episode(demo: Demonstration, config: DataConfig) -> Episode:
-    """Raises UserError for a demonstration without calibrated cameras or without a step to learn from."""
-    kept = np.flatnonzero(~idle(demo)) if config.drop_noops else np.arange(len(demo))
-    if not len(kept):
-        raise UserError(
-            f"Demonstration {demo.info.episode} does nothing in any of its {len(demo)} steps. Remove it."
-        )
-    if not any(c in demo.cameras for c in config.cameras):
-        raise UserError(
-            f"Demonstration {demo.info.episode} has no calibration (K and pose) of the cameras "
-            f"{', '.join(config.cameras)}; actions are coded in a camera's axes. Collect with `apt-bench collect`, "
-            "or use files with a `model_file`."
-        )
-    views, T = len(config.cameras), len(kept)
-    K, pose, present = (
-        np.tile(np.eye(3), (views, 1, 1)),
-        np.tile(np.eye(4), (T, views, 1, 1)),
-        np.zeros(views, bool),
-    )
-    for v, name in enumerate(config.cameras):
-        if track := demo.cameras.get(name):
-            K[v], pose[:, v], present[v] = track.K, track.pose[kept], True
-    arrays = demo.achieved, demo.commanded, K
-    if not all(np.isfinite(a).all() for a in arrays):
-        raise UserError(f"Demonstration {demo.info.episode} holds NaN or infinity in its poses. Remove it.")
-    return Episode(
-        name=demo.info.episode,
-        instruction=demo.info.instruction,
-        kept=kept,
-        looks=np.flatnonzero(kept % demo.info.look_every == 0)[
-            :: -(-config.look_every // demo.info.look_every)
-        ],
-        ee_pose=demo.achieved[kept],
-        openness=demo.openness[kept].astype(np.float64),
-        target_pose=demo.commanded[kept],
-        target_open=demo.gripper_target[kept],
-        K=K,
-        camera_pose=pose,
-        present=present,
-    )
+from apt_bench.training.cache import Say, Tick, digest
+from apt_bench.training.episodes import DataConfig, Episode, read_episode
+from apt_bench.training.episodes import idle as idle
+from apt_bench.training.frames import FrameStore, open_frames
 
 
 @dataclass(frozen=True)
@@ -177,12 +61,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One dataset of a mixture: its episodes, and the frame row of each episode's first decision."""
+    """One dataset of a mixture, never empty: the name it was given by, its weight in the mixture, its episodes, and the
+    frame row of each episode's first decision."""
 
     episodes: tuple[Episode, ...]
     first_row: np.ndarray
     frames: FrameStore
     fingerprint: str
+    name: str = ""
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -210,7 +97,7 @@ class Samples:
 
     def pick(self, numbers: Sequence[int] | range) -> Picks:
         """The samples of these numbers."""
-        weights = np.array(self.config.weights or [1.0] * len(self.datasets))
+        weights = np.array([d.weight for d in self.datasets])
         bounds = np.cumsum(weights / weights.sum())
         offsets = np.cumsum([0, *(len(d.frames.images) for d in self.datasets)])
         rows, versions, episodes, steps = [], [], [], []
@@ -301,13 +188,20 @@ def _float(arrays: list[np.ndarray]) -> Tensor:
 
 
 def open_samples(
-    config: DataConfig, horizon: int, seed: int, fit: tuple[int, int], cache: Path, tick: Tick | None = None
+    config: DataConfig,
+    horizon: int,
+    seed: int,
+    fit: tuple[int, int],
+    cache: Path,
+    tick: Tick | None = None,
+    say: Say = say_on_stderr,
 ) -> tuple[Samples, Samples | None]:
     """(training, held out) samples of everything that `config` names; held out is None where nothing was kept
     back.
 
-    fit: (height, width) in pixels of the VLM's images. Raises UserError for what is missing, damaged or
-    uncalibrated.
+    fit: (height, width) in pixels of the VLM's images. A dataset that nothing can be learned from is left out of the
+    mixture, the others keep their weights, and `say` is told. Raises UserError for what is missing, damaged or
+    uncalibrated, and where nothing is left.
     """
     if not config.data:
         raise UserError(
@@ -315,28 +209,54 @@ def open_samples(
         )
     kept: list[Dataset] = []
     out: list[Dataset] = []
-    for name in config.data:
+    for index, name in enumerate(config.data):
         path = find_data(name)
-        for part, demos in zip((kept, out), open_demos(path).successes.split(config.held_out), strict=True):
-            if len(demos):
-                part.append(_dataset(demos, config, fit, cache, _stamp(path), tick))
+        train, held = open_demos(path).successes.split(config.held_out)
+        stamp, weight = _stamp(path), config.weight(index)
+        if found := _dataset(train, config, fit, cache, stamp, tick, say, name, weight):
+            kept.append(found)
+        else:
+            say(
+                f"{name} holds no successful demonstration to train on. It is left out of the mixture"
+                + (f", and its weight {weight:g} with it." if config.weights else ".")
+            )
+        if found := _dataset(held, config, fit, cache, stamp, tick, say, name):
+            out.append(found)
     if not kept:
         raise UserError(f"{', '.join(config.data)}: no demonstration is left to train on.")
     held_config = dataclasses.replace(
         config, augment=AugmentConfig(enabled=False), weights=(), rotate_world=False
     )
-    held = Samples(tuple(out), held_config, horizon, seed) if out else None
-    return Samples(tuple(kept), config, horizon, seed), held
+    held_out = Samples(tuple(out), held_config, horizon, seed) if out else None
+    return Samples(tuple(kept), config, horizon, seed), held_out
 
 
 def _dataset(
-    demos: Demos, config: DataConfig, fit: tuple[int, int], cache: Path, stamp: str, tick: Tick | None
-) -> Dataset:
-    without, seen = demos.only(()), demos.only(config.cameras)
-    episodes = tuple(read_episode(demo, config) for demo in without)
+    demos: Demos,
+    config: DataConfig,
+    fit: tuple[int, int],
+    cache: Path,
+    stamp: str,
+    tick: Tick | None,
+    say: Say,
+    name: str,
+    weight: float = 1.0,
+) -> Dataset | None:
+    """None where no demonstration has a step to learn from."""
+    every = [read_episode(demo, config) for demo in demos.only(())]
+    useful = [i for i, episode in enumerate(every) if len(episode.looks)]
+    if len(useful) < len(every):
+        say(
+            f"{name}: {len(every) - len(useful)} of {len(every)} demonstrations are left out: they command nothing at "
+            "any step that was looked at."
+        )
+    if not useful:
+        return None
+    demos = dataclasses.replace(demos, entries=tuple(demos.entries[i] for i in useful))
+    seen, episodes = demos.only(config.cameras), tuple(every[i] for i in useful)
     looked = [e.kept[e.looks] for e in episodes]
     frames = open_frames(
-        seen.__getitem__, looked, config.cameras, fit, f"{stamp} {demos.fingerprint}", cache, tick
+        seen.__getitem__, looked, config.cameras, fit, f"{stamp} {demos.fingerprint}", cache, tick, say
     )
     height, width = frames.native
     blank = np.empty((height, width, 3), np.uint8)
@@ -346,7 +266,7 @@ def _dataset(
         for e, K in zip(episodes, upright, strict=True)
     )
     first = np.cumsum([0, *map(len, looked)])[:-1]
-    return Dataset(episodes, first, frames, demos.fingerprint)
+    return Dataset(episodes, first, frames, demos.fingerprint, name, weight)
 
 
 def _stamp(path: Path) -> str:
@@ -357,8 +277,12 @@ def _stamp(path: Path) -> str:
 
 def find_data(name: str) -> Path:
     """A local path, or the local copy of a dataset of the Hugging Face hub (`owner/name`)."""
-    path = Path(name).expanduser()
-    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+    try:
+        path = Path(name).expanduser()
+        here = path.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # a null byte, a name too long, no such user
+        raise UserError(f"{name!r} is no path: {reason(error)}.") from None
+    if here or name.count("/") != 1 or name.startswith((".", "/", "~")):
         return path
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError

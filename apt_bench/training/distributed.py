@@ -3,11 +3,14 @@ each batch."""
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
 from pathlib import Path
 
-from rich.console import Console
-
 from apt_bench.core.errors import UserError
+from apt_bench.core.files import try_remove
+from apt_bench.core.signals import stop_on_signals
+from apt_bench.core.text import plain_console
 from apt_bench.training.config import Recipe
 from apt_bench.training.progress import Report
 from apt_bench.training.stages import Session, run_recipe
@@ -30,16 +33,40 @@ def run_distributed(
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
         run_config=RunConfig(name="ray", storage_path=str(session.out.resolve())),
     )
-    try:
-        trainer.fit()
-    except Exception as error:  # Ray wraps what a worker raised
-        cause: BaseException | None = error
+    stop = session.out.resolve() / STOP
+    try_remove(stop)
+    failed: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:
+            failed.append(error)
+
+    # In a thread of its own, where Ray Train does not answer Ctrl-C by ending the workers before they have saved.
+    thread = threading.Thread(target=fit, daemon=True)
+    with stop_on_signals() as stopped:
+        thread.start()
+        while thread.is_alive():
+            if stopped() and not stop.exists():
+                session.report.say("Interrupted: the workers save the step they are at. Again to force.")
+                stop.touch()
+            thread.join(0.2)
+    if stopped():
+        try_remove(stop)
+        raise KeyboardInterrupt
+    if failed:  # Ray wraps what a worker raised
+        cause: BaseException | None = failed[0]
         while cause is not None and not isinstance(cause, UserError):
             cause = cause.__cause__
         if isinstance(cause, UserError):
             raise cause from None
-        raise
+        raise failed[0]
     return session.out / "policy"
+
+
+STOP = ".stop"
+"""In OUT: workers that find this file save and stop."""
 
 
 def _work(config: dict) -> None:
@@ -47,12 +74,13 @@ def _work(config: dict) -> None:
     import ray.train.torch
 
     context = ray.train.get_context()
-    world = World(context.get_world_rank(), context.get_world_size())
+    world = World(context.get_world_rank(), context.get_world_size(), config["out"] / STOP)
     session = Session(
         out=config["out"],
         cache=config["cache"],
-        report=Report(Console(width=1000) if world.rank == 0 else None),
+        report=Report(plain_console() if world.rank == 0 else None),
         world=world,
         device=str(ray.train.torch.get_device()),
     )
-    run_recipe(config["recipe"], session)
+    with suppress(KeyboardInterrupt):  # saved as asked; the driver knows
+        run_recipe(config["recipe"], session)

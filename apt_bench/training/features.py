@@ -8,7 +8,6 @@ made from blind prompts: no language in, none out, and the VLM is never run agai
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import prod
@@ -19,13 +18,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
+from apt_bench.core.config import Natural, build
 from apt_bench.core.errors import UserError
+from apt_bench.core.files import inside, read_json, write_json
+from apt_bench.core.text import say as say_on_stderr
 from apt_bench.models.inputs import PAD, VLFeatures
 from apt_bench.models.langforce import Branches
 from apt_bench.models.vla import VLA
 from apt_bench.models.vlm import VLM, Prompt
+from apt_bench.training.cache import Say, Tick, digest, entry, need
 from apt_bench.training.data import Batch, Picks, Samples
-from apt_bench.training.frames import Tick, building, digest
 
 Inputs = Prompt | Branches | VLFeatures
 
@@ -77,9 +79,15 @@ class FeatureCache:
 
 
 def open_cache(
-    model: VLA, samples: Samples, cache: Path, tick: Tick | None = None, batch: int = 32, device: str = "cpu"
+    model: VLA,
+    samples: Samples,
+    cache: Path,
+    tick: Tick | None = None,
+    batch: int = 32,
+    device: str = "cpu",
+    say: Say = say_on_stderr,
 ) -> FeatureCache:
-    """The cache of `model`'s frozen VLM over all frames of `samples`, made now if it is not there.
+    """The cache of `model`'s frozen VLM over all frames of `samples`, made now if it is not there or damaged.
 
     Raises UserError where the VLM is not frozen or the augmentation is fresh for every sample."""
     augment = samples.config.augment
@@ -95,17 +103,25 @@ def open_cache(
         vlm_hash(model.vlm), samples.hash, expert.needed_layers, expert.needs_kv, model.blind,
         digest([e.instruction for e, _ in decisions]) if prompts else "", asdict(augment), copies,
     )  # fmt: skip
-    folder = cache / "features" / name
-    if not (folder / "meta.json").is_file():
-        _build(folder, model, samples, copies, prompts or [""], batch, device, tick)
-    try:
-        meta = json.loads((folder / "meta.json").read_text())
-        tensors = {k: _map(folder / k, shape, dtype) for k, (shape, dtype) in meta.items()}
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"The cache {folder} is damaged ({error}). Delete it; it will be made again."
-        ) from None
-    return FeatureCache(tensors, expert.needed_layers, copies)
+    rows = len(decisions) * copies
+    needed = {"embeds", "taps", "token_type", "view", "uv"} | ({"kv"} if expert.needs_kv else set())
+
+    def read(folder: Path) -> FeatureCache:
+        meta = read_json(folder / "meta.json")
+        if needed - set(meta):
+            raise ValueError(f"meta.json lacks {', '.join(sorted(needed - set(meta)))}")
+        tensors = {}
+        for key, (shape, dtype) in meta.items():
+            shape = build(tuple[Natural, ...], shape, key)
+            if shape[:1] != (rows,) or dtype not in (*KINDS.values(), "float16", "bfloat16"):
+                raise ValueError(f"{key} is {shape} of {dtype}")
+            tensors[key] = _map(inside(folder, key), shape, dtype)
+        return FeatureCache(tensors, expert.needed_layers, copies)
+
+    def make(part: Path) -> None:
+        _build(part, model, samples, copies, prompts or [""], batch, device, tick)
+
+    return entry(cache / "features" / name, make, read, say)
 
 
 def _map(path: Path, shape: Sequence[int], dtype: str, new: bool = False) -> Tensor:
@@ -120,34 +136,33 @@ def _map(path: Path, shape: Sequence[int], dtype: str, new: bool = False) -> Ten
 
 @torch.no_grad()
 def _build(
-    folder: Path, model: VLA, samples: Samples, copies: int, prompts: Sequence[str], batch: int, device: str,
+    part: Path, model: VLA, samples: Samples, copies: int, prompts: Sequence[str], batch: int, device: str,
     tick: Tick | None,
 ) -> None:  # fmt: skip
     decisions = samples.decisions()
     black = [np.zeros(samples.datasets[0].frames.images.shape[2:], np.uint8)] * len(samples.config.cameras)
     length = max(model.vlm.prepare([black], [text], blind=model.blind).ids.shape[1] for text in prompts)
-    numbers = [(row, version) for row in range(len(decisions)) for version in range(copies)]
+    count = len(decisions) * copies
 
     def compute(start: int, stop: int) -> dict[str, Tensor]:
-        rows, versions = (np.array(x) for x in zip(*numbers[start:stop], strict=True))
+        rows, versions = np.divmod(np.arange(start, stop), copies)
         shown = samples.images(rows, versions, np.stack([decisions[r][0].present for r in rows]))
         prompt = model.vlm.prepare(shown, [decisions[r][0].instruction for r in rows], blind=model.blind)
         return _arrays(model.features(prompt.to(device)).to("cpu"), length)
 
     half = "bfloat16" if next(model.vlm.parameters()).dtype == torch.bfloat16 else "float16"
-    meta = {k: ((len(numbers), *v.shape[1:]), KINDS.get(k, half)) for k, v in compute(0, 1).items()}
-    size = sum(prod(shape) * getattr(torch, kind).itemsize for shape, kind in meta.values())
-    with building(folder, size) as part:
-        tensors = {k: _map(part / k, shape, kind, new=True) for k, (shape, kind) in meta.items()}
-        for start in range(0, len(numbers), batch):
-            stop = min(start + batch, len(numbers))
-            for k, v in compute(start, stop).items():
-                tensors[k][start:stop] = v
-                if k not in KINDS and not tensors[k][start:stop].isfinite().all():
-                    raise UserError(f"The VLM's {k} do not fit {half}. Load it with vlm.dtype: bfloat16.")
-            if tick:
-                tick(stop, len(numbers))
-        (part / "meta.json").write_text(json.dumps(meta))
+    meta = {k: ((count, *v.shape[1:]), KINDS.get(k, half)) for k, v in compute(0, 1).items()}
+    need(part, sum(prod(shape) * getattr(torch, kind).itemsize for shape, kind in meta.values()))
+    tensors = {k: _map(part / k, shape, kind, new=True) for k, (shape, kind) in meta.items()}
+    for start in range(0, count, batch):
+        stop = min(start + batch, count)
+        for k, v in compute(start, stop).items():
+            tensors[k][start:stop] = v
+            if k not in KINDS and not tensors[k][start:stop].isfinite().all():
+                raise UserError(f"The VLM's {k} do not fit {half}. Load it with vlm.dtype: bfloat16.")
+        if tick:
+            tick(stop, count)
+    write_json(part / "meta.json", meta)
 
 
 def _arrays(features: VLFeatures, length: int) -> dict[str, Tensor]:

@@ -8,61 +8,21 @@ prepared once.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from apt_bench.core.config import Count, build
 from apt_bench.core.errors import UserError
+from apt_bench.core.files import read_json, write_json
+from apt_bench.core.text import say as say_on_stderr
 from apt_bench.demos.format import Demonstration
 from apt_bench.envs.base import unmirrored
-
-Tick = Callable[[int, int], None]
-"""Called with (done, total) while something long goes on."""
-
-
-def default_cache() -> Path:
-    """`$APT_BENCH_CACHE`, or `apt-bench` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("APT_BENCH_CACHE") or Path(base) / "apt-bench")
-
-
-def digest(*what: Any) -> str:
-    """16 hex digits of the SHA-256 of their JSON."""
-    text = json.dumps(what, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@contextmanager
-def building(folder: Path, size: int) -> Iterator[Path]:
-    """A folder beside `folder` to write `size` bytes into; it takes the name when it is complete.
-
-    Raises UserError where the disk has no room or is full."""
-    part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    try:
-        part.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(part).free
-        if size > free:
-            raise UserError(
-                f"The cache {folder.parent} needs {size / 1e9:.2f} GB and has {free / 1e9:.2f} GB free. Free some, "
-                "choose another folder with --cache, or look at fewer steps (data.look_every in the configuration)."
-            )
-        yield part
-        if not folder.exists():  # else another process was faster
-            part.rename(folder)
-    except OSError as error:
-        raise UserError(
-            f"The cache {folder.parent} cannot be written: {error}. Choose another with --cache."
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+from apt_bench.training.cache import Say, Tick, digest, entry, need
 
 
 @dataclass(frozen=True)
@@ -82,6 +42,7 @@ def open_frames(
     key: str,
     cache: Path,
     tick: Tick | None = None,
+    say: Say = say_on_stderr,
 ) -> FrameStore:
     """The frames `steps[i]` of demonstration `load(i)`, one after the other; from the cache if they are
     there.
@@ -89,23 +50,28 @@ def open_frames(
     fit: (height, width) in pixels that images are scaled down to. key: says which demonstrations these are.
     Raises UserError where the images of two demonstrations differ in size, or are no images.
     """
-    folder = (
-        cache / "frames" / digest("unmirrored", key, [s.tolist() for s in steps], list(cameras), list(fit))
-    )
-    if not (folder / "meta.json").is_file():
-        _build(folder, load, steps, cameras, fit, tick)
-    try:
-        meta = json.loads((folder / "meta.json").read_text())
-        images = np.memmap(folder / "images.u8", np.uint8, "r", shape=tuple(meta["shape"]))
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"The cache {folder} is damaged ({error}). Delete it; it will be made again."
-        ) from None
-    return FrameStore(images, tuple(meta["native"]), meta["hash"])
+    name = digest("unmirrored", key, [s.tolist() for s in steps], list(cameras), list(fit))
+    rows = sum(map(len, steps))
+
+    def read(folder: Path) -> FrameStore:
+        meta = read_json(folder / "meta.json")
+        native, sha = build(tuple[Count, Count], meta["native"], "native"), build(str, meta["hash"], "hash")
+        shape = (rows, len(cameras), *_fitted(native, fit), 3)
+        if meta["shape"] != list(shape) or (folder / IMAGES).stat().st_size != prod(shape):
+            raise ValueError(f"{IMAGES} is not of shape {shape}")
+        return FrameStore(np.memmap(folder / IMAGES, np.uint8, "r", shape=shape), native, sha)
+
+    def make(part: Path) -> None:
+        _build(part, load, steps, cameras, fit, tick)
+
+    return entry(cache / "frames" / name, make, read, say)
+
+
+IMAGES = "images.u8"
 
 
 def _build(
-    folder: Path,
+    part: Path,
     load: Callable[[int], Demonstration],
     steps: Sequence[np.ndarray],
     cameras: Sequence[str],
@@ -115,32 +81,30 @@ def _build(
     native = _shape(load(0), cameras)
     size = _fitted(native, fit)
     shape = (sum(map(len, steps)), len(cameras), *size, 3)
-    with building(folder, int(np.prod(shape, dtype=np.int64))) as part:
-        images = np.memmap(part / "images.u8", np.uint8, "w+", shape=shape)
-        sha, row = hashlib.sha256(), 0
-        for i, chosen in enumerate(steps):
-            demo = load(i)
-            found = _shape(demo, cameras)
-            if found != native:
-                raise UserError(
-                    f"Images of demonstration {demo.info.episode} are {found[0]}x{found[1]} pixels, those before it "
-                    f"{native[0]}x{native[1]}. Train on data of one size, or collect again with --size."
-                )
-            for view, camera in enumerate(cameras):
-                if camera in demo.images:
-                    shown = demo.images[camera]
-                    if track := demo.cameras.get(camera):
-                        shown, _ = unmirrored(shown, track.K)
-                    for k, t in enumerate(chosen):
-                        images[row + k, view] = _resized(np.ascontiguousarray(shown[t]), size)
-            sha.update(images[row : row + len(chosen)].tobytes())
-            row += len(chosen)
-            if tick:
-                tick(i + 1, len(steps))
-        images.flush()
-        (part / "meta.json").write_text(
-            json.dumps({"shape": shape, "native": native, "hash": sha.hexdigest()[:16]})
-        )
+    need(part, prod(shape))
+    images = np.memmap(part / IMAGES, np.uint8, "w+", shape=shape)
+    sha, row = hashlib.sha256(), 0
+    for i, chosen in enumerate(steps):
+        demo = load(i)
+        found = _shape(demo, cameras)
+        if found != native:
+            raise UserError(
+                f"Images of demonstration {demo.info.episode} are {found[0]}x{found[1]} pixels, those before it "
+                f"{native[0]}x{native[1]}. Train on data of one size, or collect again with --size."
+            )
+        for view, camera in enumerate(cameras):
+            if camera in demo.images:
+                shown = demo.images[camera]
+                if track := demo.cameras.get(camera):
+                    shown, _ = unmirrored(shown, track.K)
+                for k, t in enumerate(chosen):
+                    images[row + k, view] = _resized(np.ascontiguousarray(shown[t]), size)
+        sha.update(images[row : row + len(chosen)].tobytes())
+        row += len(chosen)
+        if tick:
+            tick(i + 1, len(steps))
+    images.flush()
+    write_json(part / "meta.json", {"shape": shape, "native": native, "hash": sha.hexdigest()[:16]})
 
 
 def _shape(demo: Demonstration, cameras: Sequence[str]) -> tuple[int, int]:
@@ -160,7 +124,7 @@ def _shape(demo: Demonstration, cameras: Sequence[str]) -> tuple[int, int]:
 
 def _fitted(size: tuple[int, int], fit: tuple[int, int]) -> tuple[int, int]:
     scale = min(1.0, fit[0] / size[0], fit[1] / size[1])
-    return round(size[0] * scale), round(size[1] * scale)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

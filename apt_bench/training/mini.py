@@ -7,42 +7,58 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from apt_bench.core.config import build
 from apt_bench.core.errors import UserError
-from apt_bench.models.checkpoint import load_strictly
+from apt_bench.core.files import PART, read_json, try_remove, write_json
+from apt_bench.models.checkpoint import read_tensors
+from apt_bench.models.config import sketch
 from apt_bench.models.mini_vlm import MiniVLM, MiniVLMConfig
+from apt_bench.models.tensors import fill
 from apt_bench.training.config import PretrainConfig
+
+MINI, MINI_WEIGHTS = "mini.json", "mini.safetensors"
 
 
 def save_mini(folder: Path, vlm: MiniVLM, about: dict[str, object]) -> None:
-    """Write it, with `about` (how it was trained, and how well) beside it."""
+    """Write it, with `about` (how it was trained, and how well) beside it. Raises OSError, SafetensorError."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in vlm.state_dict().items()}
-    save_file(tensors, folder / "mini.safetensors.part")
-    (folder / "mini.safetensors.part").replace(folder / "mini.safetensors")
-    (folder / "mini.json").write_text(json.dumps({"config": asdict(vlm.config), **about}, indent=2))
+    part = folder / f"{MINI_WEIGHTS}{PART}"
+    try:
+        save_file(tensors, part)
+        part.replace(folder / MINI_WEIGHTS)
+    finally:
+        try_remove(part)
+    write_json(folder / MINI, {"config": asdict(vlm.config), **about})
 
 
 def is_complete(folder: Path, steps: int) -> bool:
     """Whether `folder` holds one that was trained for that many steps."""
-    try:
-        return bool(json.loads((folder / "mini.json").read_text())["steps"] >= steps)
-    except (OSError, ValueError, KeyError):
-        return False
+    about = _about(folder)
+    found = about.get("steps")
+    return isinstance(found, int) and found >= steps
 
 
 def made_by(folder: Path, sizes: MiniVLMConfig, pretraining: PretrainConfig) -> bool:
     """Whether `folder` holds one of these sizes, trained to the end in this way. The words come with it, and settings
     that are newer than it do not count."""
-    try:
-        about = json.loads((folder / "mini.json").read_text())
-    except (OSError, ValueError):
+    about = _about(folder)
+    config = about.get("config")
+    if not isinstance(config, dict) or not isinstance(about.get("pretraining"), dict):
         return False
     wanted = json.loads(json.dumps({"config": asdict(sizes), "pretraining": asdict(pretraining)}))
-    wanted["config"]["words"] = about["config"]["words"]
-    return about["steps"] == pretraining.train.steps and all(_holds(wanted[k], about[k]) for k in wanted)
+    wanted["config"]["words"] = config.get("words")
+    return about.get("steps") == pretraining.train.steps and all(_holds(wanted[k], about[k]) for k in wanted)
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    """What `mini.json` says; {} where it is missing or damaged."""
+    try:
+        return read_json(folder / MINI)
+    except UserError:
+        return {}
 
 
 def _holds(wanted: Any, found: Any) -> bool:
@@ -54,16 +70,15 @@ def _holds(wanted: Any, found: Any) -> bool:
 def load_mini(folder: Path) -> MiniVLM:
     """Read it. Raises UserError where something is missing, damaged or does not fit."""
     try:
-        raw: dict[str, Any] = json.loads((folder / "mini.json").read_text())["config"]
-        tensors = load_file(folder / "mini.safetensors")
-        sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
-        config = MiniVLMConfig(**sizes)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raw = read_json(folder / MINI).get("config")
+        config: MiniVLMConfig = build(MiniVLMConfig, raw, f"{folder / MINI}: config")
+        tensors = read_tensors(folder / MINI_WEIGHTS)
+        vlm = sketch(lambda: MiniVLM(config), "The mini VLM")
+        fill(vlm, tensors, str(folder))
+    except UserError as error:
         raise UserError(
-            f"{folder} is no pretrained mini VLM ({error}). Expected mini.json and mini.safetensors, as "
+            f"{folder} is no pretrained mini VLM: {str(error).rstrip('.')}. Expected {MINI} and {MINI_WEIGHTS}, as "
             "`apt-bench train --pretrain FOLDER` writes them."
         ) from None
-    vlm = MiniVLM(config)
-    load_strictly(vlm, tensors, str(folder))
     vlm.set_mode("frozen")
     return vlm

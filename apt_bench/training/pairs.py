@@ -11,12 +11,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
 from PIL import Image
 
+from apt_bench.core.files import parse_json, read_text, write_whole
+from apt_bench.core.text import say as say_on_stderr
 from apt_bench.envs.base import AGENTVIEW, WRIST
 from apt_bench.envs.tabletop import TabletopEnv
 from apt_bench.envs.tabletop.camera import SIZE
@@ -26,7 +30,8 @@ from apt_bench.envs.tabletop.scene import camera_axes
 from apt_bench.envs.tabletop.specs import AZIMUTH, DISTANCE, ELEVATION, View
 from apt_bench.models.mini_vlm import BOS_ID, END_ID, MiniTokenizer, MiniVLMConfig
 from apt_bench.suites import EpisodeKey, EpisodeSpec
-from apt_bench.training.frames import Tick, building, digest
+from apt_bench.training.cache import Say, Tick, digest, entry, need
+from apt_bench.training.config import LOOKS
 
 SEED = 1_000_003
 """Of pretraining's scenes."""
@@ -36,8 +41,6 @@ MOST = 8
 """Things in one picture, at most, and in one look."""
 VISIBLE = 0.0015
 """Share of the picture that a thing must cover to be spoken of."""
-LOOKS = 2
-"""At a scene: the suites' start, and a random pose of arm and camera, as it may be on the way."""
 CAMERAS = (AGENTVIEW, WRIST)
 """Pictures of one look, in the order in which policies get them."""
 REACH = np.array([0.7, 0.6, 0.4, 0.6, 0.3, 0.7, 0.8])
@@ -72,25 +75,57 @@ class Pictures:
 
 
 def open_pictures(
-    config: MiniVLMConfig, scenes: int, cache: Path, tick: Tick | None = None, first: int = 0
+    config: MiniVLMConfig,
+    scenes: int,
+    cache: Path,
+    tick: Tick | None = None,
+    first: int = 0,
+    say: Say = say_on_stderr,
 ) -> Pictures:
-    """LOOKS at each of `scenes` scenes from number `first` on; rendered now if they are not in the cache."""
+    """LOOKS at each of `scenes` scenes from number `first` on; rendered now if they are not in the cache, or damaged
+    there."""
     h, w = config.image_size
     rows, cols, count = h // config.stride, w // config.stride, LOOKS * len(CAMERAS) * scenes
     what = [SEED, scenes, LOOKS * len(CAMERAS), h, w, config.stride, sorted(ITEMS), sorted(CONTAINERS)]
-    folder = cache / "pictures" / digest(*what, *([first] if first else []))
+    name = digest(*what, *([first] if first else []))
     shape, cover = (count, h, w, 3), (count, MOST, rows, cols)
-    if not (folder / "things.json").is_file():
-        with building(folder, int(np.prod(shape) + 2 * np.prod(cover))) as part:
-            images = np.memmap(part / "images.u8", np.uint8, "w+", shape=shape)
-            masks = np.memmap(part / "cover.f16", np.float16, "w+", shape=cover)
-            things = _render(images, masks, range(first, first + scenes), tick)
-            images.flush()
-            masks.flush()
-            (part / "things.json").write_text(json.dumps(things))
-    images = np.memmap(folder / "images.u8", np.uint8, "r", shape=shape)
-    masks = np.memmap(folder / "cover.f16", np.float16, "r", shape=cover)
-    return paired(images, masks, json.loads((folder / "things.json").read_text()))
+
+    def make(part: Path) -> None:
+        need(part, prod(shape) + 2 * prod(cover))
+        images = np.memmap(part / IMAGES, np.uint8, "w+", shape=shape)
+        masks = np.memmap(part / COVER, np.float16, "w+", shape=cover)
+        things = _render(images, masks, range(first, first + scenes), tick)
+        images.flush()
+        masks.flush()
+        write_whole(part / THINGS, json.dumps(things).encode())
+
+    def read(folder: Path) -> Pictures:
+        for file, size in ((IMAGES, prod(shape)), (COVER, 2 * prod(cover))):
+            if (folder / file).stat().st_size != size:
+                raise ValueError(f"{file} is not {size} bytes long")
+        images = np.memmap(folder / IMAGES, np.uint8, "r", shape=shape)
+        masks = np.memmap(folder / COVER, np.float16, "r", shape=cover)
+        return paired(images, masks, _seen(parse_json(read_text(folder / THINGS)), count))
+
+    return entry(cache / "pictures" / name, make, read, say)
+
+
+IMAGES, COVER, THINGS = "images.u8", "cover.f16", "things.json"
+
+
+def _seen(raw: Any, count: int) -> list[list[tuple[str, float, float]]]:
+    """What is in each of `count` pictures: names of the catalogue and centres. Raises ValueError for anything else."""
+    if not isinstance(raw, list) or len(raw) != count:
+        raise ValueError(f"{THINGS} is not a list of {count} pictures")
+    for picture in raw:
+        for name, u, v in picture:
+            if name not in ITEMS and name not in CONTAINERS:
+                raise ValueError(f"{THINGS} names {name!r}, which is nothing of the catalogue")
+            if not (0 <= float(u) <= 1 and 0 <= float(v) <= 1):
+                raise ValueError(f"{THINGS} has a centre at {u}, {v}")
+        if len(picture) > MOST:
+            raise ValueError(f"{THINGS} has a picture of {len(picture)} things")
+    return raw
 
 
 def paired(

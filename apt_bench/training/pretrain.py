@@ -12,25 +12,33 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from apt_bench.core.errors import UserError
+from apt_bench.core.signals import stop_on_signals
 from apt_bench.envs.tabletop.catalog import CONTAINERS, ITEMS
+from apt_bench.models.config import sketch
 from apt_bench.models.mini_vlm import PAD_ID, MiniVLM, MiniVLMConfig, mini_mask
+from apt_bench.training.cache import default_cache
 from apt_bench.training.config import PretrainConfig
-from apt_bench.training.frames import default_cache
-from apt_bench.training.mini import save_mini
 from apt_bench.training.muon import Muon
-from apt_bench.training.pairs import LOOKS, Pictures, Sentence, Speaker, Thing, open_pictures, vocabulary
+from apt_bench.training.pairs import (
+    CAMERAS,
+    LOOKS,
+    Pictures,
+    Sentence,
+    Speaker,
+    Thing,
+    open_pictures,
+    vocabulary,
+)
+from apt_bench.training.pretrain_saving import STATE, restore_state, save_pretrained, save_state
 from apt_bench.training.progress import Metrics, Report
 from apt_bench.training.trainer import TrainConfig
 
@@ -201,9 +209,10 @@ def _location(centre: Tensor) -> Tensor:
 @torch.no_grad()
 def grounding(
     vlm: MiniVLM, heads: Heads, pictures: Pictures, chosen: np.ndarray, form: str, layer: int = -1
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Share of places found within NEAR of the picture's width when a thing stands in `form` (a sentence with one
-    {}), each picture counted: of seen and unseen items, and of containers. Read behind VLM layer `layer`, not 0."""
+    {}), each picture counted: of seen and unseen items, and of containers, None where there are none. Read behind VLM
+    layer `layer`, not 0."""
     speaker, found = Speaker(vlm.tokenizer), {"seen": [], "unseen": [], "containers": []}  # type: ignore[var-annotated]
     before, _, behind = form.partition("{}")
     for n in chosen:
@@ -222,7 +231,7 @@ def grounding(
             for spot, place in zip(spots, thing.places, strict=True):
                 if place:
                     found[group].append(np.hypot(*np.subtract(spot, place)) < NEAR)
-    return {k: round(float(np.mean(v)), 4) if v else float("nan") for k, v in found.items()}
+    return {k: round(float(np.mean(v)), 4) if v else None for k, v in found.items()}
 
 
 def pretrain(
@@ -237,8 +246,9 @@ def pretrain(
         raise UserError(
             "The mini VLM to pretrain has another vocabulary than the pictures' sentences. Use new_mini()."
         )
+    check_sizes(vlm.config)
     with report.ticking("rendering pictures") as tick:
-        pictures = open_pictures(vlm.config, config.scenes, cache or default_cache(), tick)
+        pictures = open_pictures(vlm.config, config.scenes, cache or default_cache(), tick, 0, report.say)
     out.mkdir(parents=True, exist_ok=True)
     vlm.set_mode("full")
     vlm.train()
@@ -252,8 +262,9 @@ def pretrain(
     start = restore_state(out / STATE, trained, optims, settings)
     if start:
         report.say(f"mini VLM: going on after step {start}")
-    metrics = Metrics(out, start)
-    with report.bar("mini VLM", rule.steps, start) as bar:
+    metrics = Metrics(out, start, report.say)
+    stop, number = False, start
+    with report.bar("mini VLM", rule.steps, start) as bar, stop_on_signals() as stopped:
         for step in range(start, rule.steps):
             for optim in optims:
                 for group in optim.param_groups:
@@ -267,9 +278,9 @@ def pretrain(
                 optim.step()
                 optim.zero_grad(set_to_none=True)
             number = step + 1
-            final = number == rule.steps
+            final, stop = number == rule.steps, stopped()
             bar.to(number, f"loss {losses['total'].item():.2f}")
-            if number % rule.log_every == 0 or final:
+            if number % rule.log_every == 0 or final or stop:
                 metrics.write(number, {"loss" if k == "total" else k: v.item() for k, v in losses.items()})
             if number % rule.save_every == 0 or final:
                 about = {
@@ -278,18 +289,31 @@ def pretrain(
                     "question": grounding(vlm, heads, pictures, held, "where is the {} ?"),
                     "robot_sentence": grounding(vlm, heads, pictures, held, "move the {} to the plate ."),
                 }
-                save_mini(out, vlm, about)
-                save_file(
-                    {k: v.detach().contiguous() for k, v in heads.state_dict().items()},
-                    out / "heads.safetensors",
-                )
-                save_state(out / STATE, trained, optims, settings, number)
                 report.say(
                     f"  step {number}: found {about['question']}, in the robot's sentence {about['robot_sentence']}"
                 )
+                save_pretrained(out, vlm, heads, about)
+            if (number % rule.save_every == 0 or final or stop) and not (final and not stop):
+                save_state(out / STATE, trained, optims, settings, number)
+            if stop:
+                break
+        stop = stop or stopped()
     metrics.close()
+    if stop:
+        report.say(f"mini VLM: interrupted. Step {number} is saved in {out}; the same command goes on there.")
+        raise KeyboardInterrupt
     (out / STATE).unlink(missing_ok=True)
     return out
+
+
+def check_sizes(config: MiniVLMConfig) -> None:
+    """Raises UserError where a mini VLM of these sizes cannot be pretrained: one head must look at each picture of a
+    look, from the second layer on."""
+    if config.heads < len(CAMERAS) or config.layers < 2 or config.views < len(CAMERAS):
+        raise UserError(
+            f"Pretraining needs a mini VLM of at least {len(CAMERAS)} heads, {len(CAMERAS)} views and 2 layers; this "
+            f"one has {config.heads}, {config.views} and {config.layers} (vlm.mini in the configuration)."
+        )
 
 
 def optimizers(vlm: MiniVLM, heads: Heads, rule: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -303,54 +327,9 @@ def optimizers(vlm: MiniVLM, heads: Heads, rule: TrainConfig) -> list[torch.opti
     ]
 
 
-STATE = "state.safetensors"
-"""What a killed pretraining goes on from; deleted at its end."""
-
-
-def save_state(
-    path: Path, model: nn.Module, optims: Sequence[torch.optim.Optimizer], settings: str, step: int
-) -> None:
-    """Weights and the optimisers' moments in one file, which is whole or not there."""
-    tensors = dict(model.state_dict())
-    for optim in optims:
-        for name, p in model.named_parameters():
-            tensors |= {f"{key} {name}": value for key, value in optim.state.get(p, {}).items()}
-    part = path.with_suffix(".part")
-    save_file(
-        {k: v.detach().contiguous() for k, v in tensors.items()},
-        part,
-        {"settings": settings, "step": str(step)},
-    )
-    part.replace(path)
-
-
-def restore_state(
-    path: Path, model: nn.Module, optims: Sequence[torch.optim.Optimizer], settings: str
-) -> int:
-    """Load what `save_state` saved; returns the steps behind it, 0 where there is no file.
-
-    Raises UserError where it was made with other settings."""
-    if not path.is_file():
-        return 0
-    with safe_open(path, "pt") as file:
-        about = file.metadata()
-        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-    if about["settings"] != settings:
-        raise UserError(
-            f"{path} is of a pretraining with other settings. Delete it, or choose another folder."
-        )
-    model.load_state_dict({k: v for k, v in tensors.items() if " " not in k})
-    names = {p: name for name, p in model.named_parameters()}
-    moments = [k.split(" ") for k in tensors if " " in k]
-    for optim in optims:
-        for p in (p for group in optim.param_groups for p in group["params"]):
-            found = {key: tensors[f"{key} {name}"] for key, name in moments if name == names[p]}
-            if found:
-                optim.state[p] = found
-    return int(about["step"])
-
-
 def new_mini(sizes: MiniVLMConfig) -> MiniVLM:
     """A fresh mini VLM that knows the sentences' words."""
+    config = dataclasses.replace(sizes, words=vocabulary())
+    sketch(lambda: MiniVLM(config), "The mini VLM")
     torch.manual_seed(0)
-    return MiniVLM(dataclasses.replace(sizes, words=vocabulary()))
+    return MiniVLM(config)

@@ -13,17 +13,20 @@ from typing import Any
 
 import torch
 
+from apt_bench.core.digests import check_digests
 from apt_bench.core.errors import UserError
+from apt_bench.core.files import PART, write_whole
 from apt_bench.models import checkpoint, langforce
 from apt_bench.models.base import inherit
+from apt_bench.models.config import VLMShape
 from apt_bench.models.vla import VLA, VLMSpec, build_expert
 from apt_bench.models.vlm import VLM
 from apt_bench.rollout.identity import circumstances
 from apt_bench.training import saving
+from apt_bench.training.cache import default_cache
 from apt_bench.training.config import Recipe
 from apt_bench.training.data import Samples, open_samples
 from apt_bench.training.features import Batches, FeatureCache, open_cache
-from apt_bench.training.frames import default_cache
 from apt_bench.training.mini import load_mini
 from apt_bench.training.progress import Report
 from apt_bench.training.trainer import TrainConfig, World, train
@@ -49,15 +52,22 @@ def run_recipe(recipe: Recipe, session: Session) -> Path:
     if spec.queries:
         langforce.check(vlm)
     size = recipe.expert_config(2, vlm.shape)
+    first = session.world.rank == 0
     if session.world.rank:
         session.world.barrier()  # the first process fills the caches
     with session.report.ticking("reading demonstrations") as tick:
         samples, held = open_samples(
-            recipe.data, size.horizon, recipe.seed, vlm.image_size, session.cache, tick
+            recipe.data,
+            size.horizon,
+            recipe.seed,
+            vlm.image_size,
+            session.cache,
+            tick,
+            say if first else lambda _: None,
         )
-    if session.world.rank == 0:
+    if first:
         session.world.barrier()
-        (session.out / "config.yaml").write_text(recipe.to_yaml())
+        write_whole(session.out / "config.yaml", recipe.to_yaml().encode())
     say(f"{recipe.label}: {describe(samples, held)}")
     run = _Run(recipe, session, vlm, spec, samples, held)
     prior: VLA | None = None
@@ -87,14 +97,35 @@ def describe(samples: Samples, held: Samples | None) -> str:
     return f"{episodes} demonstrations with {samples.rows} decisions, {out} demonstrations held out"
 
 
-def _load_prior(recipe: Recipe, vlm: VLM) -> VLA:
-    prior = checkpoint.load(recipe.prior, vlm=vlm)
-    found, wanted = prior.expert.config, recipe.expert_config(1, vlm.shape)
+def still_there(out: Path) -> None:
+    """Raises UserError where the run's folder has vanished: a fresh one would hide what the old one held."""
+    if not out.is_dir():
+        raise UserError(
+            f"{out} has vanished. Put it back; the same command goes on from its last checkpoint."
+        )
+
+
+def check_prior(prior: str, recipe: Recipe, shape: VLMShape | None = None) -> None:
+    """Raises UserError where the checkpoint `prior` is damaged or is not what Stage 2 of this recipe starts from, on a
+    VLM of this shape (None: that which it was trained on)."""
+    folder = checkpoint.locate(prior)
+    if folder.is_file():
+        return  # an authors' file: read when it is needed
+    check_digests(folder)
+    found, _ = checkpoint.read_config(folder)
+    wanted = recipe.expert_config(1, shape or found.vlm)
     if found != wanted:
         raise UserError(
-            f"The prior {recipe.prior} is {found.arch}, stage {found.stage}, {found.depth} x {found.width}; this run "
+            f"The prior {prior} is {found.arch}, stage {found.stage}, {found.depth} x {found.width}; this run "
             f"needs {wanted.arch}, stage 1, {wanted.depth} x {wanted.width}. Train a prior with this configuration."
         )
+
+
+def _load_prior(recipe: Recipe, vlm: VLM) -> VLA:
+    check_prior(recipe.prior, recipe, vlm.shape)
+    prior = checkpoint.load(recipe.prior, vlm=vlm)
+    if prior.expert.config != recipe.expert_config(1, vlm.shape):
+        raise UserError(f"The prior {recipe.prior} is of another architecture than this run's Stage 1.")
     return prior
 
 
@@ -110,6 +141,7 @@ class _Run:
     def stage(self, stage: int, config: TrainConfig, prior: VLA | None) -> VLA:
         """Train one stage."""
         recipe, session = self.recipe, self.session
+        still_there(session.out)
         out = session.out / f"stage{stage}"
         spec = dataclasses.replace(self.spec, mode="frozen" if stage == 1 else recipe.vlm_mode)
         torch.manual_seed(2 * recipe.seed + stage - 1)
@@ -143,9 +175,10 @@ class _Run:
             title,
         )
         if session.world.rank == 0 and stage == 2:
-            link = session.out / "policy"
-            link.unlink(missing_ok=True)
-            link.symlink_to(last.relative_to(session.out))
+            link, fresh = session.out / "policy", session.out / f"policy{PART}"
+            fresh.unlink(missing_ok=True)
+            fresh.symlink_to(last.relative_to(session.out))
+            fresh.replace(link)  # there is a policy at any time
         return model
 
     def _cache(self, model: VLA, samples: Samples, title: str) -> FeatureCache | None:
@@ -160,7 +193,14 @@ class _Run:
         if world.rank:
             world.barrier()
         with self.session.report.ticking(f"{title}: VLM features") as tick:
-            cache = open_cache(model, samples, self.session.cache, tick, device=self.session.device)
+            cache = open_cache(
+                model,
+                samples,
+                self.session.cache,
+                tick,
+                device=self.session.device,
+                say=self.session.report.say,
+            )
         if world.rank == 0:
             world.barrier()
         return cache
@@ -177,12 +217,13 @@ class _Run:
             "image_size": list(native.pop()) if len(native) == 1 else None,
             "data": [
                 {
-                    "name": name,
+                    "name": d.name,
+                    "weight": d.weight,
                     "episodes": len(d.episodes),
                     "fingerprint": d.fingerprint,
                     "images": d.frames.hash,
                 }
-                for name, d in zip(self.recipe.data.data, self.samples.datasets, strict=False)
+                for d in self.samples.datasets
             ],
             "inherited": len(taken),
         }

@@ -11,25 +11,31 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from apt_bench.core.config import Count, Natural, Positive, Range, check_fields
 from apt_bench.core.errors import UserError
+from apt_bench.core.files import reason
+from apt_bench.core.signals import stop_on_signals
 from apt_bench.models.base import is_decayed
 from apt_bench.models.inputs import VLFeatures
 from apt_bench.models.langforce import Branches, langforce_loss
 from apt_bench.models.vla import VLA
 from apt_bench.models.vlm import Prompt
 from apt_bench.training import saving
+from apt_bench.training.cache import digest
 from apt_bench.training.data import Batch
 from apt_bench.training.features import Batches, Inputs
-from apt_bench.training.frames import digest
 from apt_bench.training.muon import Muon
 from apt_bench.training.progress import Metrics, Report, plot_losses
+
+Rate = Annotated[float, Range(least=0)]
+"""A learning rate, a decay, a weight in a loss."""
 
 
 @dataclass(frozen=True)
@@ -44,42 +50,31 @@ class TrainConfig:
     fp32. prior_share, llr_weight: lambda and beta of LangForce (models/langforce.py), for that recipe alone.
     """
 
-    steps: int = 100_000
-    batch: int = 256
-    micro: int = 0
+    steps: Count = 100_000
+    batch: Annotated[int, Range(least=1, most=10**6)] = 256
+    micro: Natural = 0
     optimizer: Literal["adamw", "muon"] = "adamw"
-    draws: int = 1
-    lr: float = 1e-4
-    vlm_lr: float = 1e-5
-    weight_decay: float = 1e-2
-    vlm_weight_decay: float = 1e-10
-    warmup: int = 10_000
+    draws: Annotated[int, Range(least=1, most=1000)] = 1
+    lr: Rate = 1e-4
+    vlm_lr: Rate = 1e-5
+    weight_decay: Rate = 1e-2
+    vlm_weight_decay: Rate = 1e-10
+    warmup: Natural = 10_000
     schedule: Literal["constant", "cosine"] = "constant"
-    clip: float = 1.0
+    clip: Positive = 1.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    log_every: int = 50
-    eval_every: int = 1000
-    eval_samples: int = 256
-    save_every: int = 1000
-    loaders: int = 0
-    prior_share: float = 0.3
-    llr_weight: float = 0.1
+    log_every: Count = 50
+    eval_every: Count = 1000
+    eval_samples: Annotated[int, Range(least=1, most=10**6)] = 256
+    save_every: Count = 1000
+    loaders: Annotated[int, Range(least=0, most=256)] = 0
+    prior_share: Annotated[float, Range(least=0, most=1)] = 0.3
+    llr_weight: Rate = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "draws", "log_every", "eval_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"Training: {name} is {getattr(self, name)}; it must be at least 1.")
+        check_fields(self, "Training")
         if self.micro and self.batch % self.micro:
             raise UserError(f"Training: batch {self.batch} is not a multiple of micro {self.micro}.")
-        for name, allowed in {
-            "schedule": ("constant", "cosine"),
-            "precision": ("auto", "fp32", "bf16"),
-            "optimizer": ("adamw", "muon"),
-        }.items():
-            if getattr(self, name) not in allowed:
-                raise UserError(
-                    f"Training: {name} is '{getattr(self, name)}'; it must be one of {', '.join(allowed)}."
-                )
 
     @property
     def passes(self) -> int:
@@ -102,6 +97,12 @@ class World:
 
     rank: int = 0
     size: int = 1
+    stop: Path | None = None  # a file whose presence asks all of them to stop
+
+    @property
+    def asked_to_stop(self) -> bool:
+        """Whether it is there."""
+        return self.stop is not None and self.stop.exists()
 
     def average(self, tensors: list[Tensor]) -> None:
         """Replace each tensor by its mean over all processes."""
@@ -185,27 +186,30 @@ def train(
     """Train `model` in place for `config.steps` steps, or for what is left of them where `out` holds a
     checkpoint of the same run. Returns the last checkpoint folder.
 
-    Raises UserError where `out` holds another run, where the loss is not finite, or where a checkpoint cannot
-    be saved.
+    Ctrl-C and SIGTERM stop it after the step it is at, which is saved; a second one at once. Raises UserError where
+    `out` holds another run, where the loss is not finite, or where a checkpoint cannot be saved; KeyboardInterrupt
+    where it was stopped.
     """
     world = world or World()
-    out.mkdir(parents=True, exist_ok=True)
+    if world.rank == 0:
+        out.mkdir(exist_ok=True)
     model.to(device).train()
     optims = optimizers(model, config)
     half = _half(config.precision, device)
     last = saving.latest(out)
     settings = asdict(config) | identity(model, data)
-    start = saving.restore(last, model, optims, settings) if last else 0
+    start = saving.restore(last, model, optims, settings, report.say) if last else 0
     if start:
         report.say(f"{title}: going on after step {start}")
     groups = [group for optim in optims for group in optim.param_groups]
     trained = [p for group in groups for p in group["params"]]
     stream = _stream(data, start, config)
-    metrics = Metrics(out, start) if world.rank == 0 else None
+    metrics = Metrics(out, start, report.say) if world.rank == 0 else None
     began, done = time.perf_counter(), start
     window: list[dict[str, float]] = []
+    stop = False
 
-    with report.bar(title, config.steps, start) as bar:
+    with report.bar(title, config.steps, start) as bar, stop_on_signals() as stopped:
         for step in range(start, config.steps):
             for group in groups:
                 group["lr"] = group["full_lr"] * config.rate(step)
@@ -215,7 +219,8 @@ def train(
                 (found["total"] / config.passes).backward()
                 parts.append(torch.stack([x.detach() for x in found.values()]))
             loss = torch.stack(parts).mean(0)
-            world.average([loss, *(p.grad for p in trained if p.grad is not None)])
+            asked = loss.new_tensor([float(stopped() or world.asked_to_stop)])  # all must stop at one step
+            world.average([loss, asked, *(p.grad for p in trained if p.grad is not None)])
             norm = torch.nn.utils.clip_grad_norm_(trained, config.clip)
             if not (loss.isfinite().all() and norm.isfinite()):
                 raise UserError(_diverged(step, config, out))
@@ -224,9 +229,9 @@ def train(
                 optim.zero_grad(set_to_none=True)
             window.append(dict(zip(found, loss.tolist(), strict=True)) | {"grad_norm": float(norm)})
 
-            number, final = step + 1, step + 1 == config.steps
+            number, final, stop = step + 1, step + 1 == config.steps, bool(asked > 0)
             values: dict[str, float] = {}
-            if number % config.log_every == 0 or final:
+            if number % config.log_every == 0 or final or stop:
                 speed = (number - done) * config.batch / (time.perf_counter() - began)
                 values = {k: sum(w[k] for w in window) / len(window) for k in window[0]}
                 values = {"loss": values.pop("total"), **values, "lr": groups[0]["lr"]}
@@ -240,13 +245,37 @@ def train(
             if values and metrics:
                 metrics.write(number, values)
                 report.tracker.log({f"{title}/{k}": v for k, v in {"step": number, **values}.items()})
-            if (number % config.save_every == 0 or final) and world.rank == 0:
+            if (number % config.save_every == 0 or final or stop) and world.rank == 0:
                 last = saving.save(out, number, model, optims, settings, provenance)
             world.barrier()
+            if stop:
+                break
+        stop = stop or stopped()  # asked for after the last step, or where no step was left
     if metrics:
         metrics.close()
-        plot_losses(out, title)
+        _plot(model, out, title, report)
+    if stop:
+        report.say(
+            f"{title}: interrupted. Step {number_of(last)} is saved in {last}; the same command goes on there."
+        )
+        raise KeyboardInterrupt
     return last or saving.step_folder(out, config.steps)
+
+
+def number_of(checkpoint: Path | None) -> int:
+    """The steps behind a checkpoint, by its name."""
+    return int(checkpoint.name[5:]) if checkpoint else 0
+
+
+def _plot(model: VLA, out: Path, title: str, report: Report) -> None:
+    if model.vlm.queries is not None:
+        what = "LangForce: action loss less the gain in likelihood"
+    else:
+        what = f"weighted L1 on {'noise' if model.expert.config.prediction == 'noise' else 'action codes'}"
+    try:
+        plot_losses(out, title, what)
+    except OSError as error:
+        report.say(f"{out / 'loss.png'} cannot be written: {reason(error)}.")
 
 
 def identity(model: VLA, data: Batches) -> dict[str, Any]:

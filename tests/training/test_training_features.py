@@ -92,15 +92,6 @@ def test_another_vlm_or_another_sentence_is_another_cache(config: Path, cache: P
     assert len(folders()) == 3
 
 
-def test_a_damaged_cache_is_named(config: Path, cache: Path, tmp_path: Path) -> None:
-    model, samples = make(config, cache, "apt", 2)
-    open_cache(model, samples, tmp_path)
-    (file,) = tmp_path.glob("features/*/embeds")
-    file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(UserError, match=r"is damaged .*Delete it"):
-        open_cache(model, samples, tmp_path)
-
-
 def test_fresh_augmentation_cannot_be_cached(config: Path, cache: Path) -> None:
     model, samples = make(config, cache, "apt", 1, copies=0)
     with pytest.raises(UserError, match="fixed number of augmented versions"):

@@ -1,0 +1,160 @@
+"""What can be known to be wrong before anything long starts: device, folders, data, suites, weights, architecture."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from apt_bench.core.errors import UserError
+from apt_bench.core.files import reason
+from apt_bench.core.text import one_line
+from apt_bench.demos.dataset import open_demos
+from apt_bench.models.config import VLMShape
+from apt_bench.models.vla import VLA, sketch_expert
+from apt_bench.policies.registry import find_policy
+from apt_bench.rollout.runner import select
+from apt_bench.training import saving
+from apt_bench.training.complete import collected, looked_at
+from apt_bench.training.config import Recipe
+from apt_bench.training.data import find_data, read_episode
+from apt_bench.training.mini import load_mini
+from apt_bench.training.pretrain import check_sizes
+from apt_bench.training.stages import Session, check_prior
+
+
+def check_device(device: str) -> str:
+    """The device that is meant; `auto` is CUDA where there is one. Raises UserError where it cannot be used."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device).add_(1)
+        if torch.device(device).type in ("cpu", "cuda"):
+            return device
+        why = "only cpu and cuda are supported"
+    except Exception as error:  # torch raises a different kind for every way in which there is no device
+        why = one_line(reason(error).splitlines()[0], 200)
+    build = f"this torch {torch.__version__} is built for " + (
+        f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPUs alone"
+    )
+    raise UserError(
+        f"--device {device} cannot be used: {why.rstrip('.')}; {build}. Give --device cpu or auto."
+    )
+
+
+def check_writable(folder: Path, option: str) -> None:
+    """Raises UserError where no file can be written into this folder, which is made if needed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+            file.flush()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"Cannot write to {folder}: {reason(error)}. Give {option} another directory."
+        ) from None
+
+
+def check(recipe: Recipe, session: Session, workers: int = 1) -> None:
+    """Raises UserError, naming what is wrong, where this training cannot come to its end. Only folders are made."""
+    check_writable(session.out, "--out")
+    check_writable(session.cache, "--cache")
+    for stage, config in ((1, recipe.stage1), (2, recipe.joint)):
+        size = config.micro or config.batch
+        if size % workers and (stage == 2 or recipe.two_stage):
+            raise UserError(
+                f"stage{stage}: a batch of {size} cannot be shared by {workers} processes. Choose a multiple."
+            )
+    shape = _check_vlm(recipe)
+    if shape is not None:
+        _check_networks(recipe, session.out, shape)
+    if recipe.prior:
+        check_prior(recipe.prior, recipe, shape)
+    _check_data(recipe)
+    if recipe.evaluate.suite:
+        select(
+            dataclasses.replace(
+                looked_at(recipe, Path("policy"), session.out), policy="random", policy_args=()
+            )
+        )
+        _check_policy(recipe, shape)
+
+
+def _check_vlm(recipe: Recipe) -> VLMShape | None:
+    """The shape of the VLM, None where only loading it would tell."""
+    if recipe.vlm.name != "mini":
+        from apt_bench.models.hf_vlm import check_hf
+
+        return check_hf(recipe.vlm.name)
+    if recipe.vlm_weights and recipe.vlm_weights != "auto":
+        return load_mini(Path(recipe.vlm_weights)).shape
+    recipe.vlm.sketch()
+    if recipe.vlm_weights:
+        check_sizes(recipe.vlm.mini)
+    mini = recipe.vlm.mini
+    return VLMShape(mini.width, mini.layers, mini.heads, mini.width // mini.heads, None)
+
+
+def _check_networks(recipe: Recipe, out: Path, shape: VLMShape) -> None:
+    """Both stages can be built, and the disk takes two checkpoints of each; what `out` holds is of this training."""
+    stages = (1, 2) if recipe.two_stage else (2,)
+    for stage in stages:
+        config = recipe.expert_config(stage, shape)
+        expert = sketch_expert(config)
+        size = 2 * 3 * 4 * sum(p.numel() for p in expert.parameters())  # two of weights and both moments
+        if (free := shutil.disk_usage(out).free) < size:
+            raise UserError(
+                f"{out} needs {size / 1e9:.2f} GB for checkpoints and has {free / 1e9:.2f} GB free. Free some, or give "
+                "--out another directory."
+            )
+        if last := saving.latest(out / f"stage{stage}"):
+            settings = saving.settings_of(last)
+            rule = recipe.stage1 if stage == 1 else recipe.joint
+            mode = "frozen" if stage == 1 else recipe.vlm_mode
+            ours: dict[str, Any] = dataclasses.asdict(rule) | {
+                "seed": recipe.seed,
+                "vlm": recipe.vlm.name,
+                "queries": recipe.vlm.queries,
+                "vlm_mode": mode,
+            }
+            saving.agree(last, config, settings, ours, partly=True)
+
+
+def _check_data(recipe: Recipe) -> None:
+    """Suites of demonstrations to collect exist; demonstrations that are given open, and one of each can be read."""
+    if not recipe.data.data:
+        if not recipe.collect.suite:
+            raise UserError(
+                "No data to train on. Give --data PATH (demonstrations of `apt-bench collect`, or a hub id)."
+            )
+        select(collected(recipe))
+        find_policy("oracle", recipe.collect.policy_args).load()
+        return
+    for name in recipe.data.data:
+        demos = open_demos(find_data(name)).successes
+        if len(demos):
+            read_episode(demos.only(())[0], recipe.data)
+
+
+def _check_policy(recipe: Recipe, shape: VLMShape | None) -> None:
+    """The policy of the final look takes its arguments, and its chunk is long enough."""
+    wanted, stride = recipe.evaluate, recipe.data.stride
+    ref = find_policy("apt_bench.policies.apt:AptPolicy", ("weights=policy", *wanted.policy_args))
+    if shape is None or recipe.vlm.name != "mini" or "device" in ref.args:
+        return
+    config = recipe.expert_config(2, shape)
+    horizon = (config.horizon - 1) * stride + 1
+    if wanted.execute is not None and wanted.execute > horizon:
+        raise UserError(f"evaluate.execute is {wanted.execute}; the policy's chunks have {horizon} steps.")
+    mini = dataclasses.replace(recipe.vlm.mini, words=())
+    if shape.width == mini.width and shape.layers == mini.layers and shape.kv_heads == mini.heads:
+        spec = dataclasses.replace(recipe.vlm, mini=mini, mode="frozen")
+        model = VLA(spec.sketch(), sketch_expert(config), spec)
+        made = {**ref.args, "model": model, "device": "meta"}
+        if wanted.execute is not None:
+            made.setdefault("execute", 1)
+        dataclasses.replace(ref, args=made).load()
