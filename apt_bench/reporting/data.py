@@ -125,6 +125,7 @@ def load_run(path: Path, label: str | None = None) -> Run:
         store = RunStore.open(path)
         info, protocol = store.run(), store.protocol()
         frame = episode_frame(store.lines())
+        RunStore.open(path)  # else it vanished meanwhile, and what was read is not all
     except (OSError, ValueError) as error:  # it vanished, or the path has a null byte
         raise UserError(f"Cannot read the run in {path}: {reason(error)}.") from None
     policy = info.get("policy")
@@ -290,7 +291,7 @@ def cell_label(suite: str, cell: str) -> str:
 @cache
 def task_numbers(suite: str, cell: str) -> dict[str, int]:
     """Task -> its number in the cell, as `apt-bench ls tasks` counts; {} where the suite is not known here."""
-    known = find_suite(suite)
+    known, cell = find_suite(suite), cell.removesuffix(STALE)
     try:
         return {t.name: i for i, t in enumerate(known.cell_tasks(known.cell(cell)))} if known else {}
     except UserError:  # a cell of another version, or LIBERO is not installed
