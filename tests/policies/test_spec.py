@@ -1,0 +1,123 @@
+"""What a policy declares, and the arguments it takes: values that cannot be meant are refused by name."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from apt_bench.core.errors import UserError
+from apt_bench.policies.base import PolicySpec
+from apt_bench.policies.registry import find_policy
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("horizon", 0),
+        ("horizon", 10**9),
+        ("horizon", 2.5),
+        ("horizon", True),
+        ("execute", -1),
+        ("execute", "3"),
+        ("max_batch", 0),
+        ("num_gpus", -1),
+        ("num_gpus", math.nan),
+        ("num_gpus", math.inf),
+        ("cameras", "agentview"),
+        ("cameras", ("agentview", 3)),
+        ("actions", "joint"),
+        ("placement", "somewhere"),
+        ("privileged", "no"),
+        ("weights", 3),
+        ("about", {"step": math.nan}),
+        ("about", {"what": object()}),
+        ("about", [1]),
+        ("name", ""),
+        ("name", None),
+        ("name", "two\nlines"),
+        ("name", "x" * 101),
+    ],
+)
+def test_a_declaration_that_cannot_be_meant_is_refused_by_name(field: str, value: object) -> None:
+    with pytest.raises(UserError, match=f"PolicySpec.*{field}"):
+        PolicySpec(**{"name": "mine", field: value})
+
+
+def test_a_number_from_an_array_and_a_list_of_cameras_are_fine() -> None:
+    spec = PolicySpec("mine", cameras=["wrist"], horizon=np.int64(4), num_gpus=np.float32(0.5))  # type: ignore[arg-type]
+    assert spec == PolicySpec("mine", cameras=("wrist",), horizon=4, num_gpus=0.5)
+    assert type(spec.horizon) is int
+
+
+@pytest.mark.parametrize(
+    ("policy", "argument", "message"),
+    [
+        ("random", "seed=-1", "Policy 'random': seed is -1; it must be at least 0"),
+        ("random", "seed=true", "Policy 'random': seed is True; it must be a whole number"),
+        ("random", "seed=1e400", "'seed' is inf; it must be text, a finite number"),
+        ("random", "seed=.nan", "a finite number"),
+        ("random", "seed=2020-01-01", "a finite number"),
+        ("random", "seed=[1, 2", "--policy-arg seed is not YAML"),
+        ("random", "seed=", "seed is None"),
+        ("random", "sed=1", "unexpected keyword argument 'sed'"),
+        ("oracle", "variation=true", "Policy 'oracle': variation is True"),
+        ("oracle", "variation=3", "variation is 3.*at most 2"),
+        ("oracle", "seed=-5", "Policy 'oracle': seed is -5"),
+        ("apt_mini", "execute=0", "Policy 'apt_mini': execute is 0; it must be at least 1"),
+        ("apt_mini", "execute=17", "Policy 'apt_mini': execute=17; its chunks have 16 steps"),
+        ("apt_mini", "sample_steps=true", "Policy 'apt_mini': sample_steps is True"),
+        ("apt_mini", "sample_steps=7", "sample_steps=7 must divide"),
+        ("apt_mini", "seed=-1", "Policy 'apt_mini': seed is -1"),
+        ("apt_mini", "max_batch=0", "Policy 'apt_mini': max_batch is 0"),
+        ("apt_mini", "cameras=[1]", "Policy 'apt_mini': cameras is 1"),
+        ("apt_mini", "device=3", "Policy 'apt_mini': device is 3"),
+        ("apt_mini", "device=abacus", "Policy 'apt_mini' cannot be made: it raised RuntimeError"),
+        ("tests.toy:PushPolicy", "noise=1e400", "'noise' is inf"),
+    ],
+)
+def test_an_argument_that_cannot_be_meant_is_refused_by_name(
+    policy: str, argument: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        find_policy(policy, (argument,)).load()
+
+
+def test_numbers_as_people_write_them_are_numbers() -> None:
+    args = ("a=1e-3", "b=3", 'c="1e-3"', "d=1e-3 m", "e=-.5e1", "f=[1, two]", "g=nan")
+    found = find_policy("tests.toy:PushPolicy", args).args
+    assert found == {"a": 0.001, "b": 3, "c": "1e-3", "d": "1e-3 m", "e": -5.0, "f": [1, "two"], "g": "nan"}
+    assert type(found["b"]) is int
+
+
+def test_an_argument_that_is_given_twice_is_refused() -> None:
+    with pytest.raises(UserError, match="--policy-arg seed is given twice"):
+        find_policy("random", ("seed=1", "seed=2"))
+
+
+def test_a_policy_bears_the_name_that_was_typed(tmp_path) -> None:
+    assert find_policy("apt_mini", ("device=cpu",)).load().spec.name == "apt_mini"
+    (tmp_path / "mine.yaml").write_text("policy: apt_bench.policies.simple:RandomPolicy\nargs: {seed: 3}\n")
+    assert find_policy(str(tmp_path / "mine.yaml")).load().spec.name == "mine"
+    assert find_policy("tests.toy:PushPolicy").load().spec.name == "push"  # a class names itself
+    with pytest.raises(UserError, match="Policy 'mine': seed"):
+        find_policy(str(tmp_path / "mine.yaml"), ("seed=-1",)).load()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("aptmini", "No policy 'aptmini'. Did you mean 'apt_mini'"),
+        ("nofile.yaml", "nofile.yaml"),
+        ("../baselines/random", "No policy"),
+        ("x" * 5000, "No policy"),
+        ("nul\0.yaml", "nul"),
+        ("tests.toy:WORLD", "is no policy"),
+        ("tests.toy:Nothing", "has no 'Nothing'"),
+        ("builtins:type", "is no policy"),
+    ],
+)
+def test_a_name_that_is_no_policy_is_one_message(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        find_policy(name).load()
