@@ -80,11 +80,11 @@ def join(a: pd.DataFrame, b: pd.DataFrame, on: Sequence[str] = KEY) -> pd.DataFr
 
     Imported episodes never match: their numbers count the order of playing, they are no initial states.
     """
-    names = [*on, "success"]
-    sides = [f.loc[f.done & ~f.imported, [*names, "prompt_text"]] for f in (a, b)]
-    text = dict.fromkeys([n for n in [*on, "prompt_text"] if n not in ("init", "seed")], str)
-    first, second = (s.astype(text) for s in sides)
-    pairs = first.merge(second[names], on=list(on), suffixes=("_a", "_b"))
+    text = {n: str for n in on if n not in ("init", "seed")}
+    first, second = (
+        f.loc[f.done & ~f.imported, [*on, "success", "prompt_text"]].astype(text) for f in (a, b)
+    )
+    pairs = first.merge(second.drop(columns="prompt_text"), on=list(on), suffixes=("_a", "_b"))
     return pairs.rename(columns={"success_a": "a", "success_b": "b"})
 
 

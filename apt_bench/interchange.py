@@ -7,14 +7,22 @@ run: `compare` treats them as unpaired, `check` refuses them.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from apt_bench.core.errors import UserError
-from apt_bench.core.files import PART, exclusive, parse_json, read_text, reason, try_remove, write_json
+from apt_bench.core.files import (
+    PART,
+    exclusive,
+    parse_json,
+    read_text,
+    reason,
+    sha256,
+    try_remove,
+    write_json,
+)
 from apt_bench.core.text import one_line
 from apt_bench.records import EpisodeRecord, protocol_hash
 from apt_bench.suites import EpisodeKey, iter_suites
@@ -154,13 +162,8 @@ def import_eval_info(path: Path, out: Path, policy: str, group: str | None = Non
         tasks = requested.setdefault(r.key.cell, {})
         tasks[r.key.task] = tasks.get(r.key.task, 0) + 1
     protocol = {"suite": ", ".join(sorted(set(cells.values()))), IMPORTED: "lerobot eval_info.json"}
-    if (
-        cells == {UNNAMED: "lerobot"} and group is None
-    ):  # of two such files nobody knows that they are comparable
-        digest = hashlib.sha256(
-            "".join(r.to_json() for r in records).encode() + bytes(path.resolve())
-        ).hexdigest()
-        protocol["unnamed_task"] = f"{digest[:8]} (import again with --group NAME)"
+    if cells == {UNNAMED: "lerobot"} and group is None:  # nobody knows whether two such files are comparable
+        protocol["unnamed task, import with --group NAME"] = sha256(path)[:8]
     run = {"policy": {"name": policy}, "requested": requested, "source": str(path)}
     there = out.exists()
     with exclusive(out, "apt-bench import"):
