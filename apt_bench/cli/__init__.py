@@ -75,6 +75,7 @@ def build(verb: str | None = None) -> typer.Typer:
 def main() -> None:
     """Entry point. Exit codes: the verb's own; 2 for bad input, with a message on stderr; 70 for an error of apt-bench
     itself, with one line on stderr and the traceback in a file; 130 when interrupted."""
+    _use_utf8()
     try:
         with _ends_at_once():
             _prepare()
@@ -88,6 +89,13 @@ def main() -> None:
     except Exception as error:
         code = _failed(error)
     _leave(code)
+
+
+def _use_utf8() -> None:
+    """Names of files and the command line's words are UTF-8, whatever the locale says: where Python was started under
+    another encoding, start it again. Its streams keep what PYTHONIOENCODING asks for."""
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})
 
 
 def _prepare() -> None:

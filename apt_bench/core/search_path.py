@@ -15,9 +15,16 @@ def installed_first(folder: str = "") -> None:
     """Let modules of `folder` (default: the working directory) and of PYTHONPATH be imported, but never in the place
     of the standard library's or an installed package's."""
     own = user_folders(folder)
-    real = {os.path.realpath(path) for path in own} - {os.path.dirname(os.path.realpath(os.__file__))}
-    sys.path[:] = [p for p in sys.path if os.path.realpath(p or os.curdir) not in real]
+    real = {_real(path) for path in own} - {os.path.dirname(os.path.realpath(os.__file__))}
+    sys.path[:] = [p for p in sys.path if _real(p or os.curdir) not in real]
     sys.path += [p for p in own if p not in sys.path]
+
+
+def _real(path: str) -> str:
+    try:
+        return os.path.realpath(path)
+    except OSError:  # the working directory is gone
+        return path
 
 
 def user_folders(folder: str = "") -> list[str]:

@@ -100,6 +100,10 @@ class PlainConsole(Console):
         """As rich's, of the text made plain."""
         return super().render_str(plain(text), **options)
 
+    def on_broken_pipe(self) -> None:
+        """Rich would end the program with exit code 1, which is a verdict's."""
+        raise BrokenPipeError
+
 
 def plain_console(file: IO[str] | None = None) -> PlainConsole:
     """Where verbs print; without `file`, stdout. Into a pipe or a file a line is a row: never wrapped to a terminal's
