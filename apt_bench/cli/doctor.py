@@ -11,11 +11,12 @@ from typing import Annotated
 import typer
 
 from apt_bench import rendering
+from apt_bench.core import provenance
 from apt_bench.core.errors import UserError
 from apt_bench.core.text import plain_console
 from apt_bench.policies.registry import load_baseline
 from apt_bench.rollout.engine import auto_workers, ray_session
-from apt_bench.rollout.identity import cores, free_memory_gb, versions
+from apt_bench.rollout.identity import cores, free_memory_gb
 from apt_bench.rollout.workers import Result, RolloutWorker, Settings
 from apt_bench.suites import Suite, load_suite
 
@@ -54,13 +55,11 @@ def doctor_command(
 
 
 def _packages(suite: Suite) -> str:
-    found = versions(suite.simulator)
-    wrong = [f"{p} {found[p]} (needs {v})" for p, v in suite.simulator.items() if found[p] != v]
-    if wrong:
-        raise UserError(
-            f"{', '.join(wrong)}. Scores depend on it: pip install the versions that {suite.name} names."
-        )
-    return ", ".join(f"{p} {v}" for p, v in found.items()) or "the suite pins none"
+    provenance.require(suite.name, suite.simulator, unpinned=False)
+    here = provenance.simulator(suite.simulator)
+    files = sum(t.files for p in here for t in p.trees)
+    names = ", ".join(f"{p.name} {p.version}" for p in here)
+    return f"{names}; {files} files have their hashes" if here else "the suite pins none"
 
 
 def _rendering() -> str:

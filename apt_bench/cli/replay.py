@@ -10,8 +10,9 @@ from rich.progress import track
 
 from apt_bench.core.config import Count, checked
 from apt_bench.core.errors import UserError
+from apt_bench.core.provenance import labels
 from apt_bench.core.text import plain_console
-from apt_bench.rollout.identity import PACKAGES, versions
+from apt_bench.rollout.identity import PACKAGES
 
 
 def register(app: typer.Typer) -> None:
@@ -62,7 +63,7 @@ def replay_command(
         replayer.close()
     said = chosen[0].info.scene.get("simulator")
     made_with = {k: v for k, v in said.items() if k in PACKAGES} if isinstance(said, dict) else {}
-    if good < len(chosen) and (others := {k: v for k, v in versions(made_with).items() if v != made_with[k]}):
+    if good < len(chosen) and (others := {k: v for k, v in labels(made_with).items() if v != made_with[k]}):
         console.print(
             f"Made with {made_with}, here are {others}: other versions end in other states.", soft_wrap=True
         )

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import track
 
 from apt_bench import rendering
+from apt_bench.core import provenance
 from apt_bench.core.config import Range, build
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import PART, exclusive, read_json, reason, try_remove, write_json
@@ -35,7 +36,6 @@ from apt_bench.demos.lerobot_layout import INFO
 from apt_bench.demos.lerobot_reader import LeRobotEntry, index_lerobot
 from apt_bench.demos.limits import MAX_SIDE
 from apt_bench.demos.recording import LOOSE, Recording, digest
-from apt_bench.rollout.identity import versions
 from apt_bench.rollout.runner import RunOptions, RunResult, run
 from apt_bench.suites import load_suite
 
@@ -104,7 +104,7 @@ def collect(
         segmentation=segmentation,
         failures=failures,
         look_every=look_every,
-        simulator=versions(suite.simulator),
+        simulator=provenance.labels(suite.simulator),
     )
     settings = {"format": format, "cameras": list(cameras), "size": size, "segmentation": segmentation}
     settings |= {"failures": failures, "look_every": look_every}

@@ -99,6 +99,7 @@ class Book:
         earlier = RunStore(todo.out).earlier(todo.protocol, policy)
         self._run = {
             **identity.circumstances(),
+            **identity.simulator(todo.suite),
             "gl": gl or earlier.get("gl"),
             "policy": policy,
             "unavailable": {**earlier.get("unavailable", {}), **identity.unavailable(todo.suite, todo.specs)},

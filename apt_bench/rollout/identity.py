@@ -9,11 +9,11 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import apt_bench
+from apt_bench.core import provenance
 from apt_bench.policies.base import PolicySpec
 from apt_bench.suites import EpisodeSpec, Suite
 
@@ -39,19 +39,16 @@ def protocol(
             c.name: {"max_steps": c.max_steps, "instruction": c.instruction, "args": dict(c.args)}
             for c in suite.cells
         },
-        "simulator": versions(suite.simulator),
+        "simulator": provenance.labels(suite.simulator),
     }
 
 
-def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Installed versions; packages that are not there say so."""
-    found = {}
-    for name in packages:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+def simulator(suite: Suite) -> dict[str, Any]:
+    """Which simulator is imported here (`provenance.card`); `unpinned` only where it is not the suite's, with what
+    differs."""
+    here = provenance.simulator(suite.simulator)
+    differs = provenance.problems(suite.simulator, here)
+    return {"simulator": provenance.card(here)} | ({"unpinned": differs} if differs else {})
 
 
 def circumstances() -> dict[str, Any]:
@@ -61,7 +58,7 @@ def circumstances() -> dict[str, Any]:
         "git": git_revision(),
         "command": shlex.join(["apt-bench", *sys.argv[1:]]),
         "python": platform.python_version(),
-        "packages": versions(PACKAGES),
+        "packages": provenance.versions(PACKAGES),
         "machine": {
             "platform": platform.platform(),
             "cpu": cpu_name(),

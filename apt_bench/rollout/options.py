@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from apt_bench import probes
+from apt_bench.core import provenance
 from apt_bench.core.config import Count, Natural, Range, build
 from apt_bench.core.errors import UserError
 from apt_bench.records import RunStore
-from apt_bench.rollout import identity
 from apt_bench.suites import EpisodeSpec, Suite, load_suite
 from apt_bench.tracking import find_tracker
 
@@ -80,13 +80,7 @@ def select(options: RunOptions) -> tuple[Suite, tuple[EpisodeSpec, ...]]:
     """The suite and the episodes asked for."""
     suite = load_suite(options.suite)
     find_tracker(options.track)
-    installed = identity.versions(suite.simulator)
-    for package, wanted in suite.simulator.items():
-        if installed[package] != wanted and not options.unpinned:
-            raise UserError(
-                f"Suite '{suite.name}' is defined on {package} {wanted}; here is {installed[package]}, and scores "
-                f"depend on it. Install {package}=={wanted}, or run another protocol on purpose with --unpinned."
-            )
+    provenance.require(suite.name, suite.simulator, options.unpinned)
     specs = suite.select(
         options.cells or None,
         options.tasks or None,

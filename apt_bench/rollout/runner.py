@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from apt_bench import rendering
-from apt_bench.core import scratch
+from apt_bench.core import provenance, scratch
 from apt_bench.core.files import exclusive
 from apt_bench.core.signals import stop_on_signals
 from apt_bench.policies.registry import find_policy
@@ -76,6 +76,7 @@ def run(
             save_actions=options.save_actions,
             control_hz=suite.control_hz,
             path=home,
+            simulator=provenance.simulator(suite.simulator),
         )
         schedule = Schedule([] if todo.rule else todo.todo, options.attempts)
         stopped = stack.enter_context(stop_on_signals())

@@ -21,6 +21,7 @@ import numpy as np
 
 from apt_bench.core.config import as_program, load_object
 from apt_bench.core.errors import ServerLost, UserError, said
+from apt_bench.core.provenance import Package, same
 from apt_bench.core.scratch import scratch
 from apt_bench.core.search_path import RAY_PYTHONPATH, installed_first
 from apt_bench.core.text import one_line
@@ -78,6 +79,7 @@ class Settings:
     control_hz: int = 20
     env: str = ""  # imported while the worker starts
     path: str = "."  # folder from which a user's own modules are imported
+    simulator: tuple[Package, ...] = ()  # as the driver found it
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,9 @@ class RolloutWorker:
             if self._env is None:
                 make = load_object(spec.env)
                 with as_program(spec.env.partition(":")[0]):
-                    self._env = make()
+                    env = make()
+                same(settings.simulator)
+                self._env = env
             env = self._env
             rollout = run_episode(
                 env, client, spec, settings.policy_spec, settings.execute, attempt, self._beat

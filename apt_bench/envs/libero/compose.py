@@ -12,12 +12,12 @@ from itertools import permutations
 from typing import Any
 
 from apt_bench.envs.libero import catalog
-from apt_bench.envs.libero.audit import files, versions
+from apt_bench.envs.libero.audit import files
 from apt_bench.envs.libero.bddl import read_bddl
 from apt_bench.envs.stages import undoes
 from apt_bench.solvability import on_record
 from apt_bench.suites import Cell, Suite, Task
-from apt_bench.validation import Finding
+from apt_bench.validation import Finding, simulator
 
 SUITE, BENCHMARK = "libero_compose", "libero_goal"
 SEPARATOR = "__then__"
@@ -54,7 +54,7 @@ def _task(cell: Cell, first: dict[str, Any], second: dict[str, Any]) -> Task:
 def checks(suite: Suite, premises: bool = False) -> Iterator[Finding]:
     """What `apt-bench validate` asks: versions, files, that there is one scene, and how many pairs there are.
     `premises`: also settle every default scene; no part may hold before the policy acts."""
-    yield from versions(suite)
+    yield from simulator(suite)
     cell = suite.cells[0]
     yield from files(cell, catalog.cell_tasks(cell))
     problems = [read_bddl(catalog.bddl_path(BENCHMARK, t.name)) for t in catalog.cell_tasks(cell)]

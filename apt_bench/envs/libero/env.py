@@ -14,6 +14,7 @@ from apt_bench.envs.base import ACTION_DIM, AGENTVIEW, WRIST, Camera, Observatio
 from apt_bench.envs.libero.camera import SIZE, camera_geometry
 from apt_bench.envs.libero.catalog import base_goal, bddl_path, goals, load_inits
 from apt_bench.envs.libero.engine import Engine
+from apt_bench.envs.libero.runtime import import_libero
 from apt_bench.envs.libero.scene import LiberoScene
 from apt_bench.envs.outcome import OutcomeTracker
 from apt_bench.envs.stages import Stages
@@ -32,6 +33,7 @@ class LiberoEnv:
     before nor a policy's draws change it. Not thread safe; one per process, because the compiled models are shared."""
 
     def __init__(self) -> None:
+        import_libero()  # now, so that what is imported can be looked at before anything is simulated
         self.engine: Engine | None = None
         self.spec: EpisodeSpec | None = None
         self._place: tuple[str, str] | None = None  # benchmark and task that the engine holds

@@ -26,6 +26,9 @@ import numpy as np
 
 from apt_bench.core.errors import UserError
 
+MACROS = {"SIMULATION_TIMESTEP": 0.002, "USING_INSTANCE_RANDOMIZATION": False}
+"""What robosuite's macros must say; a user's `macros_private.py` may say something else."""
+
 CACHED_MODELS = 3  # each holds about 1 GB with its GL context
 
 
@@ -70,6 +73,9 @@ def import_libero() -> Any:
 
     The engine makes its own GL context (see `camera.py`), so MuJoCo and robosuite are imported with theirs disabled:
     a run without cameras works on a machine without any GL.
+
+    Raises UserError where they are missing, and where other code of this process has imported them with settings that
+    are not the pinned ones.
     """
     if "libero.libero.envs" not in sys.modules:
         if "robosuite" not in sys.modules:
@@ -88,9 +94,39 @@ def import_libero() -> Any:
             macros.MUJOCO_GPU_RENDERING = False
             sys.modules["robosuite.macros"] = macros
         with _environ("MUJOCO_GL", "disable"), _cv2_or_nothing(), quiet():
-            importlib.import_module("robosuite")
-            importlib.import_module("libero.libero.envs")
+            try:
+                importlib.import_module("robosuite")
+                importlib.import_module("libero.libero").get_libero_path = packaged_path  # type: ignore[attr-defined]
+                importlib.import_module("libero.libero.envs")
+            except ImportError as error:
+                raise UserError(
+                    f"Cannot import LIBERO: {error}. Install apt-bench with its dependencies."
+                ) from None
+    _check_settings()
     return sys.modules["libero.libero.envs"]
+
+
+def packaged_path(key: str) -> Any:
+    """LIBERO's `get_libero_path`, without the configuration file of the user, which may name other assets."""
+    return sys.modules["libero.libero"].get_default_path_dict()[key]
+
+
+def _check_settings() -> None:
+    """What robosuite and LIBERO read while they are imported, where other code has imported them before."""
+    macros = importlib.import_module("robosuite.macros")
+    changed = [n for n, value in MACROS.items() if getattr(macros, n) != value]
+    if changed:
+        raise UserError(
+            f"robosuite's macro {changed[0]} is not {MACROS[changed[0]]}, and scores depend on it."
+        )
+    assets = importlib.import_module("libero.libero.envs.objects.hope_objects").absolute_path
+    libero = importlib.import_module("libero.libero")
+    for found in (assets, libero.get_libero_path("assets")):
+        if Path(found) != Path(packaged_path("assets")):
+            raise UserError(
+                f"LIBERO was imported before with the assets in {found}, which its configuration file names, and "
+                "scores depend on them. Import apt_bench first, or remove that file."
+            )
 
 
 @contextlib.contextmanager

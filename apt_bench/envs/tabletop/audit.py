@@ -5,7 +5,6 @@ overlapping, everything named within reach and in the picture."""
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 from collections.abc import Iterator
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from apt_bench.envs.tabletop.fingerprints import FINGERPRINTS
 from apt_bench.envs.tabletop.specs import BOX, SceneSpec, scene_spec, within_reach
 from apt_bench.envs.tabletop.surroundings import SURROUNDINGS, Surroundings
 from apt_bench.suites import Cell, EpisodeSpec, Suite
-from apt_bench.validation import Finding
+from apt_bench.validation import Finding, simulator
 
 if TYPE_CHECKING:
     from apt_bench.envs.tabletop.env import TabletopEnv
@@ -34,13 +33,7 @@ VISIBLE = 40
 
 def checks(suite: Suite, premises: bool = False) -> Iterator[Finding]:
     """Every finding, suite first, then cell by cell. `premises`: also build every default scene, about 0.1 s each."""
-    for package, wanted in suite.simulator.items():
-        try:
-            found = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found = "not installed"
-        level = "ok" if found == wanted else "error"
-        yield Finding(level, "version", f"{package} {found}; the protocol means {wanted}")  # type: ignore[arg-type]
+    yield from simulator(suite)
     clashes = overlaps()
     for clash in clashes:
         yield Finding("error", "split", clash)

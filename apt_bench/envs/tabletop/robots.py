@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from apt_bench.core.errors import UserError, did_you_mean
+from apt_bench.core.provenance import roots
 
 BASE = (-0.66, 0.0, 0.912)
 """World position (m) of the arm's base, as on LIBERO's tables."""
@@ -94,10 +93,10 @@ def robot_spec(name: str) -> RobotSpec:
 def robot_parts(name: str) -> dict[str, str]:
     """MJCF fragments by section (asset, worldbody, actuator, tendon) of one robot, its base at `BASE`."""
     spec = robot_spec(name)
-    package = find_spec("robosuite")  # not imported: that costs seconds, warnings and a log file
-    if package is None or not package.submodule_search_locations:
+    places = roots("robosuite")  # not imported: that costs seconds, warnings and a log file
+    if not places:
         raise UserError("The tabletop suites need robosuite's robot files. Install robosuite==1.4.0.")
-    assets = Path(package.submodule_search_locations[0]) / "models" / "assets"
+    assets = places[0] / "models" / "assets"
     arm = ET.parse(assets / spec.arm / "robot.xml").getroot()
     gripper = ET.parse(assets / "grippers" / f"{spec.gripper}.xml").getroot()
     sections: dict[str, list[ET.Element]] = {"asset": [], "worldbody": [], "actuator": [], "tendon": []}
