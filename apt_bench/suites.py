@@ -283,6 +283,10 @@ def load_suite(name: str) -> Suite:
     for cell, about in cells.items():
         if not isinstance(about, dict):
             raise UserError(f"{path}: cell '{cell}': expected a mapping, found {type(about).__name__}.")
+        if "name" in about:
+            raise UserError(
+                f"{path}: cell '{cell}': its name stands before the colon; remove the key 'name'."
+            )
     raw["cells"] = tuple(
         build(Cell, {"name": c, **about}, f"{path}: cell '{c}'") for c, about in cells.items()
     )
