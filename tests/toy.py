@@ -59,7 +59,7 @@ def cell_tasks(cell: Cell) -> list[Task]:
 def order(faults: Path, what: str, episode: str) -> None:
     """Order one fault for one episode; it happens once.
 
-    what: hang, crash (an exception), die (the process); `policy-hang`, `policy-gone`: in a hosted policy.
+    what: hang, crash (an exception), exit (`sys.exit`), die (the process); `policy-hang`, `policy-gone`: in a hosted policy.
     """
     faults.mkdir(exist_ok=True)
     (faults / _file(what, episode)).touch()
@@ -154,6 +154,8 @@ class ToyEnv:
             time.sleep(1000)
         if due("die", self.spec.key.id):
             os._exit(1)
+        if due("exit", self.spec.key.id):
+            raise SystemExit(0)
         if due("crash", self.spec.key.id) or "broken" in self.spec.args:
             raise RuntimeError("the toy broke")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from apt_bench.core.config import Range, build, load_object, parse_yaml, read_yaml
+from apt_bench.core.config import Range, as_program, build, load_object, parse_yaml, read_yaml
 from apt_bench.core.errors import PolicyFault, ServerLost, UserError, did_you_mean
 from apt_bench.core.paths import data_dir
 from apt_bench.core.text import file_name, one_line
@@ -89,7 +89,8 @@ class PolicyRef:
 
     def _made(self, kind: Any) -> Policy:
         self._fits(kind)
-        policy: Policy = kind(**self.args)
+        with as_program(self.policy.partition(":")[0]):
+            policy: Policy = kind(**self.args)
         return policy
 
     def _fits(self, kind: Any) -> None:

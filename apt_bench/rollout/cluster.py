@@ -37,7 +37,7 @@ START_SECONDS = 180.0
 """What a process of Ray may take to come up, on a loaded machine or a far cluster."""
 
 PREFIX = "apt-bench-ray-"
-SOCKET = "session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1"
+SOCKET = "r/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1"
 """The longest name that Ray gives a socket below its folder. A socket's path has at most 107 bytes."""
 
 LOOK_SECONDS, UNHEARD_SECONDS = 1.0, 30.0
@@ -85,7 +85,7 @@ def ray_session(address: str | None, asked: int | None, episodes: int) -> Iterat
                         num_cpus=min(asked, episodes) + 1,
                         include_dashboard=False,
                         object_store_memory=256 * 2**20,
-                        _temp_dir=folder,
+                        _temp_dir=os.path.join(folder, "r"),  # Ray lets everybody write there
                         **quiet,
                     )
                 else:
@@ -168,6 +168,7 @@ def _patched(local: bool) -> Iterator[None]:
         changes += [(ray_constants, "ENABLE_RAY_CLUSTER", False)]
         changes += [(ray_constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", False)]
         _read_again()
+    changes = [c for c in changes if hasattr(c[0], c[1])]  # inner parts, which another Ray may not have
     before = [(where, name, getattr(where, name)) for where, name, _ in changes]
     for where, name, value in changes:
         setattr(where, name, value)
@@ -236,7 +237,7 @@ def _first_process(folder: str) -> None:
 
 def _last_words(folder: str) -> str:
     """What the last process that was started said before it ended, for a message."""
-    logs = sorted(Path(folder or "/nowhere").glob("session_*/logs/*worker*.err"), key=os.path.getmtime)
+    logs = sorted(Path(folder or "/nowhere").glob("r/session_*/logs/*worker*.err"), key=os.path.getmtime)
     for path in reversed(logs):
         if lines := path.read_text(errors="replace").strip().splitlines():
             return f" Its last words: {one_line(lines[-1], 300)}."

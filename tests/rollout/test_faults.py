@@ -73,13 +73,13 @@ def test_kill_the_driver_then_the_same_command(reference, tmp_path, faults, monk
 
 
 def test_hung_and_broken_workers(address, faults, reference, tmp_path):
-    for what, init in (("hang", 0), ("crash", 1), ("die", 2)):
+    for what, init in (("hang", 0), ("crash", 1), ("die", 2), ("exit", 3)):
         order(faults, what, LEFT.format(init))
     command = Command(tmp_path / "run", "--ray-address", address, "--workers", "2", "--hang-timeout", "10")
     command.run()
     assert results(command.out) == reference("tests.toy:PushPolicy")
     attempts = {r.key.id: r.attempt for r in records(command.out)}
-    assert {attempts.pop(LEFT.format(i)) for i in range(3)} == {2}
+    assert {attempts.pop(LEFT.format(i)) for i in range(4)} == {2}
     assert set(attempts.values()) == {1}
 
 
