@@ -68,6 +68,66 @@ def test_evidence_file_is_merged_task_by_task(tmp_path: Path) -> None:
         solvability.read(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is not what"),
+        ("{}", "is not what"),
+        ('{"tasks": 3}', "is not what"),
+        ('{"tasks": [1]}', r"tasks\[0\]: expected a mapping, found int"),
+        ('{"tasks": [{"cell": "a", "task": "b", "episodes": 1}]}', r"tasks\[0\]: key 'solved' is missing"),
+        ('{"tasks": [{"cell": "a", "task": "b", "episodes": 1, "solved": 2}]}', "2 of 1 episodes are solved"),
+        ('{"tasks": [{"cell": "a", "task": "b", "episodes": -1, "solved": 0}]}', "episodes is -1"),
+        ('{"tasks": [{"cell": "a", "task": "b", "episodes": 1e400, "solved": 0}]}', "too large"),
+        ('{"tasks": [{"cell": ["a"], "task": "b", "episodes": 1, "solved": 0}]}', "cell is"),
+        (
+            '{"tasks": [{"cell": "a", "task": "b", "episodes": 1, "solved": 0, "proof": {"x": 1}}]}',
+            "proof: x",
+        ),
+        (
+            '{"tasks": [{"cell": "a", "task": "b", "episodes": 1, "solved": 0, "parts": {"x": "y"}}]}',
+            "parts: x",
+        ),
+        (
+            '{"tasks": [{"cell": "a", "task": "b", "episodes": 1, "solved": 0, "part_steps": [1, "x"]}]}',
+            "part_steps",
+        ),
+        (
+            '{"tasks": [{"cell": "a", "task": "b", "episodes": 1, "solved": 0, "new": 0}]}',
+            "unknown key 'new'",
+        ),
+    ],
+)
+def test_damaged_evidence_is_named(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "e.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        solvability.read(path)
+    path.write_bytes(b'{"tasks": "\xff"}')
+    with pytest.raises(UserError, match="not UTF-8"):
+        solvability.read(path)
+
+
+def test_events_of_any_shape_are_no_evidence_and_no_crash() -> None:
+    strange = [
+        {"goal": ["x"]},
+        {"goal": {"a": 3}},
+        {"scores": {"t1": "x", "t2": 1}},
+        {"part_steps": 3},
+        {"scores": 1},
+    ]
+    records = [record(CELL, TASK, i % 4, True, events=e) for i, e in enumerate(strange)]
+    for chosen in (records[:4], records[4:]):
+        (e,) = solvability.gather(specs(), chosen, {})
+        assert (e.solved, e.start_solved) == (len(chosen), 0)
+
+
+def test_evidence_is_of_shipped_suites_alone() -> None:
+    assert solvability.on_record("libero_pro")
+    for name in ("../suites/libero_pro", "libero_pro\0", "", "/etc/passwd", "libero_manifest"):
+        assert solvability.on_record(name) == {}
+
+
 def test_what_ships_is_about_tasks_that_there_are() -> None:
     for suite in iter_suites():
         tasks = {t.name for c in suite.cells for t in suite.cell_tasks(c)}

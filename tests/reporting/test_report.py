@@ -18,6 +18,7 @@ from runs import add, record, write_run
 from typer.testing import CliRunner, Result
 
 from apt_bench.cli import build
+from apt_bench.cli.report import expand
 from apt_bench.core.errors import UserError
 from apt_bench.records import EpisodeRecord
 from apt_bench.reporting.data import load_run, load_runs
@@ -102,6 +103,24 @@ def test_report_verb(tmp_path: Path) -> None:
         raise call("report", tmp_path / "nowhere").exception  # type: ignore[misc]
     with pytest.raises(UserError, match="Cannot write"):
         raise call("report", tmp_path / "runs", "--out", "/proc/none").exception  # type: ignore[misc]
+
+
+def test_report_writes_into_the_run_whatever_its_folder_is_called(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "a=b", lambda c, t, i: True, {})
+    (tmp_path / "b").mkdir()
+    done = call("report", path)
+    assert done.exit_code == 0, done.output
+    assert (path / "report" / "report.html").is_file()
+    assert done.output.splitlines()[-1] == str(path / "report" / "report.html")
+    assert list((tmp_path / "b").iterdir()) == []
+
+
+def test_a_folder_of_runs_with_a_link_to_one_of_them_has_it_once(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "runs" / "one", lambda c, t, i: True, {})
+    (tmp_path / "runs" / "latest").symlink_to(path)
+    assert len(load_runs(expand(str(tmp_path / "runs")))) == 1
+    with pytest.raises(UserError, match="given twice"):
+        load_runs([*expand(str(tmp_path / "runs")), *expand(str(path))])
 
 
 def test_empty_run_says_so(tmp_path: Path) -> None:
