@@ -92,10 +92,14 @@ def train_command(
     if find_tracker(track) and (workers > 1 or ray_address):
         raise UserError("--track goes with one process. Leave out --workers and --ray-address, or --track.")
     over: dict[str, Any] = {}
+    given: set[str] = set()
     for text in settings or []:
         key, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"--set takes key=value, not '{text}'.")
+        if key in given:
+            raise UserError(f"--set {key} is given twice.")
+        given.add(key)
         _put(over, key, parse_yaml(value, f"--set {key}"))
     flags = {
         "recipe": recipe_name, "arch": arch, "two_stage": two_stage, "ki": ki or None, "vlm_mode": vlm_mode,

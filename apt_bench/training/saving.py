@@ -71,8 +71,7 @@ def save(
     older = latest(out)
     try:
         folder.parent.mkdir(exist_ok=True)
-        for stale in folder.parent.glob(f"*{PART}*"):  # what a kill or a full disk left
-            try_remove(stale)
+        sweep(out, 0)
         checkpoint.save(part, model, {**provenance, "step": step})
         save_file(_optimizer_tensors(model, optims), part / OPTIMIZER)
         write_json(part / TRAINING, {"step": step, "config": dict(config)})
@@ -88,9 +87,16 @@ def save(
             + (f"{older} is whole. " if older and older.is_dir() else "")
             + "Free some space; the same command goes on from the last checkpoint."
         ) from error
-    if older and older != folder:
-        try_remove(older)
+    sweep(out, step)
     return folder
+
+
+def sweep(out: Path, step: int) -> None:
+    """Remove checkpoints before `step`, and what a kill or a full disk left of any."""
+    for path in (out / "checkpoints").glob("step_*"):
+        old = STEP.fullmatch(path.name) and int(path.name[5:]) < step
+        if path.is_dir() and (old or PART in path.name):
+            try_remove(path)
 
 
 def restore(

@@ -7,6 +7,7 @@ the same weights, bit for bit, as one that was not.
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -199,6 +200,8 @@ def train(
     last = saving.latest(out)
     settings = asdict(config) | identity(model, data)
     start = saving.restore(last, model, optims, settings, report.say) if last else 0
+    if world.rank == 0:
+        saving.sweep(out, start)
     if start:
         report.say(f"{title}: going on after step {start}")
     groups = [group for optim in optims for group in optim.param_groups]
@@ -304,7 +307,15 @@ def validate(model: VLA, held_out: Batches, config: TrainConfig, device: str, ha
 
 def _stream(data: Batches, start: int, config: TrainConfig) -> Iterator[tuple[Batch, Inputs]]:
     numbers = range(start * config.passes, config.steps * config.passes)
-    return iter(DataLoader(data, batch_size=None, sampler=numbers, num_workers=config.loaders))
+    loader = DataLoader(
+        data, batch_size=None, sampler=numbers, num_workers=config.loaders, worker_init_fn=_deaf_to_ctrl_c
+    )
+    return iter(loader)
+
+
+def _deaf_to_ctrl_c(_: int) -> None:
+    """A loader's process goes on until this one has saved; the terminal sends Ctrl-C to both."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _half(precision: str, device: str) -> bool:

@@ -1,0 +1,107 @@
+"""Numbers that cannot be meant are refused by the types of the settings, from YAML, the command line and Python."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from apt_bench.core.errors import UserError
+from apt_bench.models.config import PARAMETERS, ExpertConfig, VLMShape
+from apt_bench.models.mini_vlm import MiniVLMConfig
+from apt_bench.models.vla import VLMSpec, build_expert
+from apt_bench.training.augment import AugmentConfig
+from apt_bench.training.config import Episodes, PretrainConfig, load_recipe
+from apt_bench.training.data import DataConfig
+from apt_bench.training.trainer import TrainConfig
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"train": {"lr": float("nan")}}, "lr is nan; it must be finite"),
+    ({"train": {"lr": -1e-4}}, "lr is -0.0001; it must be at least 0"),
+    ({"train": {"lr": True}}, "lr is True; it must be a number"),
+    ({"stage1": {"steps": -5}}, "steps is -5; it must be at least 1"),
+    ({"train": {"batch": 0}}, "batch is 0"),
+    ({"train": {"clip": 0}}, "clip is 0.0; it must be above 0"),
+    ({"train": {"micro": -1}}, "micro is -1"),
+    ({"train": {"warmup": -1}}, "warmup is -1"),
+    ({"train": {"save_every": 0}}, "save_every is 0"),
+    ({"train": {"loaders": -1}}, "loaders is -1"),
+    ({"stage2": {"steps": 10**30}}, "too large"),
+    ({"train": 5}, "train: expected a mapping"),
+    ({"stage1": "fast"}, "stage1: expected a mapping"),
+    ({"data": {"held_out": 1.5}}, "held_out is 1.5; it must be at least 0 and below 1"),
+    ({"data": {"stride": 0}}, "stride is 0"),
+    ({"data": {"look_every": -2}}, "look_every is -2"),
+    ({"data": {"weights": [-1], "data": ["a"]}}, "weights is -1.0"),
+    ({"data": {"augment": {"jitter": -0.1}}}, "jitter is -0.1"),
+    ({"data": {"augment": {"copies": 10**9}}}, "copies is 1000000000"),
+    ({"data": {"augment": {"blur_sigma": [1, 2, 3]}}}, "must have 2 values"),
+    ({"data": {"augment": {"blur_sigma": [0.1, 1e9]}}}, "blur_sigma is 1000000000.0"),
+    ({"seed": -1}, "seed is -1"),
+    ({"seed": True}, "seed is True"),
+    ({"collect": {"episodes": -1}}, "episodes is -1"),
+    ({"collect": {"size": 0}}, "size is 0"),
+    ({"evaluate": {"execute": 0}}, "execute is 0"),
+    ({"pretrain": {"scenes": 61, "held_out": 60}}, "fewer than a batch of 32"),
+    ({"vlm": {"queries": -4}}, "queries is -4"),
+    ({"vlm": {"mini": {"image_size": [0, 0]}}}, "image_size is 0"),
+    ({"vlm": {"mini": {"image_size": [128]}}}, "must have 2 values"),
+    ({"vlm": {"mini": {"heads": 0}}}, "heads is 0"),
+    ({"vlm": {"mini": {"width": 960_000}}}, "width is 960000"),
+    ({"vlm": {"mini": {"layers": 10**9}}}, "layers is 1000000000"),
+    ({"expert": {"heads": 0}}, "heads is 0"),
+    ({"expert": {"width": 960_000}}, "width is 960000"),
+    ({"expert": {"apt": {"depth": 10**9, "taps": []}}}, "depth is 1000000000"),
+    ({"expert": {"apt": 3}}, "it must be a mapping"),
+    ({"expert": {"horizon": 0}}, "horizon is 0"),
+    ({"expert": {"position_scale": 0}}, "position_scale is 0"),
+    ({"expert": {"width": 8, "heads": 3}}, "width / heads must be a multiple of 8"),
+]
+
+
+@pytest.mark.parametrize(("over", "says"), BAD)
+def test_a_setting_that_cannot_be_meant_is_refused(over: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_recipe("mini", over).expert_config(2, VLMShape(128, 3, 4, 32, None))
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (TrainConfig, {"lr": -1.0}),
+        (TrainConfig, {"lr": float("nan")}),
+        (TrainConfig, {"steps": True}),
+        (TrainConfig, {"schedule": "linear"}),
+        (DataConfig, {"held_out": 1.0}),
+        (DataConfig, {"weights": (float("inf"),), "data": ("a",)}),
+        (AugmentConfig, {"copies": -1}),
+        (Episodes, {"episodes": 0}),
+        (PretrainConfig, {"sentences": 0}),
+        (MiniVLMConfig, {"stride": 0}),
+        (MiniVLMConfig, {"width": 33}),
+        (VLMSpec, {"mode": "half"}),
+        (VLMShape, {"layers": 0}),
+        (ExpertConfig, {"heads": 0}),
+        (ExpertConfig, {"stage": 1.0}),
+        (ExpertConfig, {"depth": -2}),
+        (ExpertConfig, {"plane": float("inf")}),
+    ],
+)
+def test_a_setting_made_in_python_is_checked_as_well(kind: Any, values: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(values))):
+        kind(**values)
+
+
+def test_a_network_too_large_is_refused_before_it_is_made() -> None:
+    """960 GB of weights would kill the machine; the count takes no memory."""
+    with pytest.raises(UserError, match=f"at most {PARAMETERS / 1e9:g} are built"):
+        build_expert(ExpertConfig(width=16_384, heads=128, depth=64))
+    with pytest.raises(UserError, match="The mini VLM would have"):
+        VLMSpec(name="mini", mini=MiniVLMConfig(width=4096, layers=256)).load()
+
+
+def test_options_that_cannot_be_meant(cli: Any) -> None:
+    assert "steps is 0" in cli("train", "--stage1-steps", 0, "--steps", 5, "--dry-run")
+    assert "--workers is 0" in cli("train", "--workers", 0, "--dry-run")
+    assert "--set seed is given twice" in cli("train", "--set", "seed=1", "--set", "seed=2", "--dry-run")
