@@ -79,7 +79,10 @@ class Policy(Protocol):
     exception of its client, see `policies/servers.py`. Every other exception is the policy's failure.
     """
 
-    spec: PolicySpec
+    @property
+    def spec(self) -> PolicySpec:
+        """Its declaration; mostly a plain attribute of the class."""
+        ...
 
     def reset(self, episodes: Sequence[str]) -> None:
         """These episodes (EpisodeKey.id) begin: forget what was kept for them."""

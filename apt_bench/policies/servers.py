@@ -11,7 +11,7 @@ import errno
 import http.client
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 BUILT_IN = (
@@ -112,7 +112,7 @@ def _lost(error: BaseException) -> bool:
     return status is None or status in GATEWAY or status in GRPC
 
 
-def _named(error: BaseException, table: dict[str, tuple[str, ...]]) -> bool:
+def _named(error: BaseException, table: Mapping[str, tuple[str, ...]]) -> bool:
     return any(
         kind.__name__ in table.get(str(kind.__module__).partition(".")[0], ()) for kind in type(error).__mro__
     )

@@ -62,7 +62,7 @@ class Batcher:
     def _answer(self, batch: Sequence[tuple[Request, Future[Reply]]]) -> None:
         for (kind, episode), future in batch:
             if kind == "reset":
-                self._settle([future], lambda: [self._policy.reset([episode])])  # noqa: B023
+                self._settle([future], lambda: self._reset(episode))  # noqa: B023
         asked = [(observation, future) for (kind, observation), future in batch if kind == "act"]
         if not asked:
             return
@@ -71,6 +71,10 @@ class Batcher:
         if not self._settle(futures, lambda: self._policy.answers(observations), final=len(asked) == 1):
             for observation, future in asked:  # one bad episode must not fail its neighbours
                 self._settle([future], lambda: self._policy.answers([observation]))  # noqa: B023
+
+    def _reset(self, episode: str) -> list[None]:
+        self._policy.reset([episode])
+        return [None]
 
     @staticmethod
     def _settle(futures: list[Future[Reply]], call: Callable[[], Sequence[Any]], final: bool = True) -> bool:

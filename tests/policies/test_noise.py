@@ -19,9 +19,10 @@ from apt_bench.policies.registry import find_policy
 from apt_bench.policies.simple import RandomPolicy
 from apt_bench.reporting.data import load_run
 from apt_bench.reporting.probes import probe_table
+from apt_bench.rollout.episode import LocalClient, run_episode
 from apt_bench.rollout.runner import RunOptions, run
 from apt_bench.suites import EpisodeSpec, load_suite
-from tests.toy import PushPolicy
+from tests.toy import PushPolicy, ToyEnv
 
 SUITE = "rigid_pick_place"
 
@@ -108,6 +109,24 @@ def test_a_probe_of_random_has_no_sensitivity(tmp_path: Path) -> None:
     assert any("changed" in note and "in 0% of 2 episodes" in note for note in table.notes)
 
 
+def test_the_loop_fills_in_what_an_environment_leaves_empty() -> None:
+    """So that no scene has another's noise."""
+    seen: list[Observation] = []
+
+    class Recorder(PushPolicy):
+        def _one(self, o: Observation) -> np.ndarray:
+            seen.append(o)
+            return super()._one(o)
+
+    env, policy = ToyEnv(), Recorder()
+    specs = load_suite("tests/toy_suite.yaml").select(["push"], episodes=2)
+    for one in specs:
+        run_episode(env, LocalClient(policy), one, policy.spec, execute=3)
+    assert not env.reset(specs[0]).noise_key
+    assert len(seen) > len(specs)
+    assert {(o.episode, o.noise_key) for o in seen} == {(s.key.id, s.noise_key) for s in specs}
+
+
 class SceneNoise(PushPolicy):
     """Deaf, with noise as docs/running.md recommends it."""
 
@@ -126,7 +145,6 @@ class OwnNoise(SceneNoise):
 
 @pytest.mark.parametrize(("policy", "changed"), [("SceneNoise", 0.0), ("OwnNoise", 1.0)])
 def test_the_noise_floor_tells_noise_from_reading(policy: str, changed: float, tmp_path: Path) -> None:
-    """The toy environment gives no noise key: the loop fills it in."""
     options = RunOptions(
         "tests/toy_suite.yaml",
         f"tests.policies.test_noise:{policy}",
