@@ -90,6 +90,28 @@ def newcombe(k1: float, n1: float, k2: float, n2: float, level: float = 0.95) ->
     return Interval(max(-1.0, float(low)), min(1.0, float(high)))
 
 
+def newcombe_paired(
+    both: float, only_a: float, only_b: float, neither: float, level: float = 0.95
+) -> Interval:
+    """Interval of p_a - p_b for matched pairs: Newcombe's method 10 (Stat Med 1998;17:2635), with its continuity
+    correction of phi. Counts of pairs in which both, only a, only b, neither succeeded."""
+    n = both + only_a + only_b + neither
+    if n <= 0:
+        return Interval(-1.0, 1.0)
+    row, column = both + only_a, both + only_b
+    pa, pb = row / n, column / n
+    (la, ua), (lb, ub) = wilson(row, n, level), wilson(column, n, level)
+    margins = row * (n - row) * column * (n - column)
+    phi = 0.0
+    if margins > 0:
+        cross = both * neither - only_a * only_b
+        phi = (max(cross - n / 2, 0.0) if cross > 0 else cross) / np.sqrt(margins)
+    below, above = (pa - la, ub - pb), (ua - pa, pb - lb)
+    low = pa - pb - np.sqrt(max(0.0, below[0] ** 2 - 2 * phi * below[0] * below[1] + below[1] ** 2))
+    high = pa - pb + np.sqrt(max(0.0, above[0] ** 2 - 2 * phi * above[0] * above[1] + above[1] ** 2))
+    return Interval(max(-1.0, float(low)), min(1.0, float(high)))
+
+
 def tango(pairs: float, only_a: float, only_b: float, level: float = 0.95) -> Interval:
     """Score interval of p_a - p_b for matched pairs (Tango, Stat Med 1998;17:891): the differences that a score test
     with the restricted variance does not reject. It keeps its error where few pairs differ, which non-inferiority

@@ -16,6 +16,8 @@ from apt_bench.core.errors import UserError
 
 counts = st.integers(0, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
+cells = st.integers(0, 60)
+
 
 @pytest.mark.parametrize(
     ("k", "n", "low", "high"),
@@ -57,6 +59,31 @@ def test_newcombe_equals_statsmodels(a: tuple[int, int], b: tuple[int, int]) -> 
         assert (low, high) == pytest.approx(expected, abs=1e-9)
     else:
         assert (low, high) == (-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("table", "low", "high"),
+    [
+        ((14, 5, 0, 22), 0.011, 0.226),  # Altman et al., Statistics with Confidence (2000), table 6.2
+        (
+            (1, 1, 7, 12),
+            -0.507,
+            -0.026,
+        ),  # Bentur 2009 in Fagerland et al., Contingency Tables (2017), chapter 8
+        ((20, 12, 2, 16), 0.0562, 0.3292),  # Newcombe 1998 (Stat Med 17:2635), table III
+        ((36, 12, 2, 0), 0.0569, 0.3404),
+    ],
+)
+def test_newcombe_paired_equals_published(table: tuple[int, int, int, int], low: float, high: float) -> None:
+    assert stats.newcombe_paired(*table) == pytest.approx((low, high), abs=6e-4)
+
+
+@given(cells, cells, cells, cells)
+def test_newcombe_paired_is_antisymmetric_and_contains_the_estimate(a: int, b: int, c: int, d: int) -> None:
+    low, high = stats.newcombe_paired(a, b, c, d)
+    assert (low, high) == pytest.approx(tuple(-x for x in reversed(stats.newcombe_paired(a, c, b, d))))
+    if n := a + b + c + d:
+        assert -1 <= low <= (b - c) / n <= high <= 1
 
 
 def test_mcnemar() -> None:

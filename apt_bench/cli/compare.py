@@ -10,6 +10,7 @@ import typer
 
 from apt_bench.core.config import Count, Range, checked
 from apt_bench.core.errors import UserError
+from apt_bench.core.files import reason
 from apt_bench.core.text import plain_console
 
 Percent = Annotated[float, Range(least=0, most=100)]
@@ -44,11 +45,14 @@ def compare_command(
     for table in tables if tasks else tables[:1]:
         _print(markdown(table))
     if out:
-        for table in tables:
-            write(table, out / "tables")
-        figure = difference_chart(tables[0])
-        if figure:
-            save(figure, "compare", out / "figures")
+        try:
+            for table in tables:
+                write(table, out / "tables")
+            figure = difference_chart(tables[0])
+            if figure:
+                save(figure, "compare", out / "figures")
+        except OSError as error:
+            raise UserError(f"Cannot write to {out}: {reason(error)}.") from None
         _print(str(out))
 
 
@@ -81,8 +85,8 @@ def check_command(
     this, base = load_runs([run, against])
     found = check(this, base, margin / 100, force, coverage / 100)
     _print(markdown(verdicts.check_table(found, this.label, base.label)))
-    for reason in found.reasons:
-        _print(reason)
+    for sentence in found.reasons:
+        _print(sentence)
     _print(f"Verdict: {found.verdict}")
     step = summary or (
         Path(os.environ["GITHUB_STEP_SUMMARY"]) if os.environ.get("GITHUB_STEP_SUMMARY") else None
@@ -95,7 +99,7 @@ def check_command(
             with open(step, "a", encoding="utf-8") as file:
                 file.write(verdicts.summary(found, this.label, base.label))
     except OSError as error:
-        raise UserError(f"Cannot write {error.filename}: {error.strerror}.") from None
+        raise UserError(f"Cannot write {error.filename}: {reason(error)}.") from None
     raise typer.Exit(found.exit_code)
 
 
