@@ -139,7 +139,7 @@ def same(expected: Sequence[Package]) -> None:
         if here.label != package.label:
             where = ", ".join(t.path for t in here.trees) or "nowhere"
             raise UserError(
-                f"A worker on {socket.gethostname()} simulates with {package.name} {here.label} from {where}, the "
+                f"A worker on {socket.gethostname()} simulates with {package.name} {here.label} from {where}; the "
                 f"command was started with {package.label}. Both must import the same: install it on every machine, "
                 "and let no policy put another copy on sys.path."
             )
@@ -310,7 +310,7 @@ def _cache_file(key: Key) -> Path | None:
     return folder / "simulator" / f"{key[0]}-{name}.json" if folder else None
 
 
-def installed(name: str) -> dict[str, Listing]:
+def installed(name: str) -> dict[str, dict[str, str]]:
     """What an installation's RECORD says of each of its modules, by module."""
     try:
         return by_module(metadata.distribution(name).read_text("RECORD") or "")
@@ -318,7 +318,7 @@ def installed(name: str) -> dict[str, Listing]:
         return {}
 
 
-def by_module(record: str) -> dict[str, Listing]:
+def by_module(record: str) -> dict[str, dict[str, str]]:
     """The listings in the text of a RECORD."""
     found: dict[str, dict[str, str]] = {}
     for line in record.splitlines():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -138,7 +138,7 @@ def _fill(report: Report, runs: Sequence[Run], with_published: bool) -> list[str
             step(report, filled)
     if runs:
         _background(report, runs)
-    gaps = details.missing(runs)
+    gaps = [*_unpinned(runs), *details.missing(runs)]
     (report.out / "tables").mkdir(parents=True, exist_ok=True)
     with open(report.out / "tables" / "missing.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["missing"], *([csv_cell(g)] for g in gaps)])
@@ -247,6 +247,17 @@ def _background(report: Report, runs: Sequence[Run]) -> None:
     report.section("protocol", "Protocol")
     report.table(details.card_table(runs, "protocol"))
     report.table(details.card_table(runs, "run"), folded=True)
+
+
+def _unpinned(runs: Sequence[Run]) -> Iterator[str]:
+    """Runs on another simulator than the suite's, on purpose."""
+    for run in runs:
+        marks = run.info.get("unpinned")
+        if isinstance(marks, list) and marks:
+            yield (
+                f"{run.label} was not run on the suite's own simulator (--unpinned), so its scores are not comparable: "
+                f"it is {'; it is '.join(map(str, marks))}."
+            )
 
 
 def _render(report: Report, runs: Sequence[Run], gaps: Sequence[str], title: str) -> str:

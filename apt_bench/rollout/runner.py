@@ -61,6 +61,7 @@ def run(
         )  # another command may have written until now
         if todo.over:
             return nothing_left(todo)
+        provenance.require(suite.name, suite.simulator, options.unpinned)  # the policy's modules may change the path
         RunStore(todo.out).sweep()
         scratch.sweep()
         renders = bool(suite.simulator) and (todo.policy_spec.cameras or video.which != "none")
