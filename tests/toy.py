@@ -59,7 +59,7 @@ def cell_tasks(cell: Cell) -> list[Task]:
 def order(faults: Path, what: str, episode: str) -> None:
     """Order one fault for one episode; it happens once.
 
-    what: hang, crash (an exception), exit (`sys.exit`), die (the process); `policy-hang`, `policy-gone`: in a hosted policy.
+    what: hang, crash (an exception), exit (`sys.exit`), die (the process); policy-hang, policy-gone (a hosted policy).
     """
     faults.mkdir(exist_ok=True)
     (faults / _file(what, episode)).touch()
@@ -199,6 +199,19 @@ class HostedPushPolicy(PushPolicy):
             raise ConnectionError("no route to the toy server")
         seen = _number(o.instruction) % 100 + float(o.images[AGENTVIEW].mean())
         return super()._one(o) + 1e-3 * seen
+
+
+class DyingPolicy(HostedPushPolicy):
+    """Its process dies while it is made: each time, or as long as the file `die` is there, which it removes."""
+
+    spec = dataclasses.replace(HostedPushPolicy.spec, name="dying")
+
+    def __init__(self, die: str = "") -> None:
+        super().__init__()
+        if not die or os.path.exists(die):
+            if die:
+                os.remove(die)
+            os._exit(1)
 
 
 class GpuPushPolicy(HostedPushPolicy):

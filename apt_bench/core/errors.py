@@ -21,6 +21,12 @@ class ServerLost(ConnectionError):
     policy. The episode is run again."""
 
 
+class RayLost(UserError):
+    """Ray cannot be started, or died under the run. What is recorded is safe. Exit code 1: not the user's input."""
+
+    exit_code = 1
+
+
 INTERNAL_ERROR = 70
 """Exit code of an error that apt-bench did not expect (`EX_SOFTWARE`)."""
 

@@ -13,12 +13,11 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from apt_bench.core.errors import PolicyFault, UserError
+from apt_bench.core.errors import PolicyFault, RayLost, UserError
 from apt_bench.core.files import reason
 from apt_bench.policies.simple import packed_actions
 from apt_bench.records import EpisodeRecord, RunStore, protocol_hash
 from apt_bench.rollout import identity
-from apt_bench.rollout.cluster import RayLost
 from apt_bench.rollout.engine import Stream
 from apt_bench.rollout.episode import POLICY_FAULT, error_record
 from apt_bench.rollout.plan import Plan

@@ -7,22 +7,17 @@ import contextlib
 import os
 import secrets
 import socket
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from apt_bench.core.errors import UserError, said
-from apt_bench.core.files import try_remove
-from apt_bench.core.scratch import lock
+from apt_bench.core.errors import RayLost, UserError, said
 from apt_bench.core.search_path import RAY_PYTHONPATH, user_folders
 from apt_bench.core.text import one_line
 from apt_bench.rollout.identity import cores, free_memory_gb
-from apt_bench.rollout.reaper import holders
+from apt_bench.rollout.ray_folder import reaped_folder
 
 WORKER_GB = 4.5
 RESERVE_GB = 2.0
@@ -36,18 +31,8 @@ ONE_THREAD = dict.fromkeys(
 START_SECONDS = 180.0
 """What a process of Ray may take to come up, on a loaded machine or a far cluster."""
 
-PREFIX = "apt-bench-ray-"
-SOCKET = "r/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1"
-"""The longest name that Ray gives a socket below its folder. A socket's path has at most 107 bytes."""
-
 LOOK_SECONDS, UNHEARD_SECONDS = 1.0, 30.0
 """Between two looks whether Ray is there; for how long it may be out of reach."""
-
-
-class RayLost(UserError):
-    """Ray cannot be started, or died under the run. What is recorded is safe. Exit code 1: not the user's input."""
-
-    exit_code = 1
 
 
 def auto_workers(cores: float, free_gb: float) -> int:
@@ -66,12 +51,14 @@ def ray_session(address: str | None, asked: int | None, episodes: int) -> Iterat
         asked = auto_workers(cores(), free_memory_gb())
     local = not address
     with ExitStack() as stack:
-        folder = stack.enter_context(_reaped_folder()) if local else ""
+        folder = stack.enter_context(reaped_folder()) if local else ""
         if local:
             stack.callback(_read_again)  # the user's own settings, when they are back
         stack.enter_context(_environment(_defaults() | (_private(folder) if local else {})))
         import ray
 
+        if address:
+            _knock(address)
         stack.enter_context(_patched(local))
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "CRITICAL"}
         try:
@@ -181,10 +168,11 @@ def _patched(local: bool) -> Iterator[None]:
 
 def _read_again() -> None:
     """Let Ray read its settings and the token from the environment once more: it keeps what it found first."""
-    from ray._raylet import AuthenticationTokenLoader, Config
+    import ray
 
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
+    inner: Any = ray._raylet
+    inner.Config.initialize("")
+    inner.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _shut_down() -> None:
@@ -192,6 +180,27 @@ def _shut_down() -> None:
 
     with contextlib.suppress(Exception):  # it is dead, perhaps
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises UserError where nothing listens at host:port. Ray would try for minutes."""
+    import ray
+
+    host, _, port = address.rpartition(":")
+    if not host or "//" in host or not port.isascii() or not port.isdigit():
+        return  # `auto`, `ray://...`, or a mistake that Ray names
+    hosts = {host.strip("[]")}
+    if hosts & {"localhost", "127.0.0.1", "::1"}:
+        hosts.add(ray.util.get_node_ip_address())  # where Ray looks instead
+    for one in hosts:
+        try:
+            socket.create_connection((one, int(port)), timeout=10).close()
+            return
+        except (OSError, OverflowError) as error:
+            why = error
+    raise UserError(
+        f"Nothing listens at '{address}' ({why}). Is the Ray cluster up? `ray status` says where it is."
+    )
 
 
 def _not_started(address: str | None, error: Exception) -> UserError:
@@ -260,12 +269,14 @@ class _Pulse:
     def of_this_session() -> _Pulse:
         import ray
 
-        context = ray.get_runtime_context()
-        host, _, port = context.gcs_address.rpartition(":")
-        places = {"control process (gcs_server)": (host.strip("[]"), int(port))}
-        for node in ray.nodes():
-            if node["NodeID"] == context.get_node_id():
-                places["node process (raylet)"] = (node["NodeManagerAddress"], node["NodeManagerPort"])
+        places: dict[str, tuple[str, int]] = {}
+        with contextlib.suppress(AttributeError, ValueError):  # behind `ray://` there is another process
+            context = ray.get_runtime_context()
+            host, _, port = context.gcs_address.rpartition(":")
+            places["control process (gcs_server)"] = (host.strip("[]"), int(port))
+            for node in ray.nodes():
+                if node["NodeID"] == context.get_node_id():
+                    places["node process (raylet)"] = (node["NodeManagerAddress"], node["NodeManagerPort"])
         return _Pulse(places)
 
     def check(self, now: bool) -> None:
@@ -302,95 +313,3 @@ def check_alive(now: bool = False) -> None:
     """Raises RayLost where the Ray of this session died. Looks once a second, or `now`."""
     if _pulse is not None:
         _pulse.check(now)
-
-
-# --- its files ------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _reaped_folder() -> Iterator[str]:
-    """A folder for Ray's files. A process of its own removes it, and whoever still uses it, when this one is gone."""
-    sweep()
-    folder, handle = _short_folder()
-    reaper = subprocess.Popen(
-        [sys.executable, "-I", "-S", Path(__file__).with_name("reaper.py"), folder],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is not for it
-        pass_fds=() if handle is None else (handle,),  # the lock lasts as long as either of the two
-        cwd="/",
-    )
-    try:
-        yield folder
-    finally:
-        assert reaper.stdin
-        reaper.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # it goes on by itself
-            reaper.wait(30)
-        if handle is not None:
-            os.close(handle)
-
-
-def _homes() -> list[str]:
-    """Where the folder may lie."""
-    return list(
-        dict.fromkeys([tempfile.gettempdir(), "/tmp", "/var/tmp", f"/run/user/{os.getuid()}", "/dev/shm"])
-    )
-
-
-def _short_folder() -> tuple[str, int | None]:
-    """A new folder that only this user can read, below which Ray's sockets can be made, and a handle that holds its
-    lock (None where there are no locks): in TMPDIR unless that is too long. Raises RayLost where there is none."""
-    why: OSError | None = None
-    for home in _homes():
-        try:
-            made = tempfile.mkdtemp(prefix="apt-bench-new-", dir=home)
-        except OSError as error:
-            why = why or error
-            continue
-        handle = lock(Path(made))
-        folder = os.path.join(home, PREFIX + made[-8:])
-        try:
-            _try_socket(made)
-            os.rename(made, folder)  # locked before `sweep` can see it
-            return folder, handle
-        except OSError as error:
-            why = why or error
-            os.rmdir(made)
-            if handle is not None:
-                os.close(handle)
-    raise RayLost(
-        f"Ray needs a folder that takes sockets, and none of {', '.join(_homes())} does: {why}. Set TMPDIR to a short "
-        "one (at most 20 bytes), or use --workers 0."
-    )
-
-
-def _try_socket(folder: str) -> None:
-    """Raises OSError where the folder's path is too long for Ray's sockets, or its file system takes none."""
-    path = os.path.join(folder, SOCKET.replace("/", "-"))
-    with socket.socket(socket.AF_UNIX) as one:
-        one.bind(path)
-    os.unlink(path)
-
-
-def sweep() -> None:
-    """Remove the folders of earlier runs that a kill left: their driver and its reaper are gone, for nobody holds the
-    lock, and no process has a file open there."""
-    for home in _homes():
-        with contextlib.suppress(OSError):
-            for folder in Path(home).glob(f"{PREFIX}*"):
-                _sweep_one(folder)
-
-
-def _sweep_one(folder: Path) -> None:
-    if folder.is_symlink() or folder.lstat().st_uid != os.getuid():
-        return
-    handle = lock(folder)
-    if handle is None:
-        return
-    try:
-        if not holders(str(folder)):
-            try_remove(folder)
-    finally:
-        os.close(handle)

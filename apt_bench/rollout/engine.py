@@ -7,11 +7,11 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from apt_bench.core.errors import UserError, said
+from apt_bench.core.errors import RayLost, UserError, said
 from apt_bench.core.text import one_line, say
 from apt_bench.policies.base import Policy, PolicySpec
 from apt_bench.policies.registry import PolicyRef
-from apt_bench.rollout.cluster import LOOK_SECONDS, START_SECONDS, RayLost, check_alive
+from apt_bench.rollout.cluster import LOOK_SECONDS, START_SECONDS, check_alive
 from apt_bench.rollout.cluster import auto_workers as auto_workers
 from apt_bench.rollout.cluster import ray_session as ray_session
 from apt_bench.rollout.schedule import Schedule

@@ -14,15 +14,21 @@ import time
 
 def holders(folder: str) -> list[int]:
     """Processes with an open file below the folder."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
+    return [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and _holds(pid, folder)]
+
+
+def _holds(pid: str, folder: str) -> bool:
+    try:
+        handles = os.listdir(f"/proc/{pid}/fd")
+    except OSError:  # gone, or somebody else's
+        return False
+    for handle in handles:
         try:
-            files = [os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")]
-        except OSError:  # gone, or somebody else's
+            if os.readlink(f"/proc/{pid}/fd/{handle}").startswith(folder + os.sep):
+                return True
+        except OSError:  # closed meanwhile
             continue
-        if any(f.startswith(folder + os.sep) for f in files):
-            found.append(int(pid))
-    return found
+    return False
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from apt_bench.rollout.cluster import PREFIX
+from apt_bench.rollout.ray_folder import PREFIX
 from tests.rollout.commands import ROOT, Results, results, until
 
 SHADOWS = ("ray", "numpy", "token", "random", "queue", "yaml", "rich", "typer", "mujoco", "torch", "scipy")
