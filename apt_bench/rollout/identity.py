@@ -121,9 +121,17 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+def cores(limits: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores that this process may use: those it may run on, and no more than its container's share of time is worth."""
+    allowed = len(os.sched_getaffinity(0))
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = map(int, " ".join((limits / name).read_text() for name in names).split())
+        except (OSError, ValueError):  # not this version of cgroups, or `max`: no limit
+            continue
+        if quota > 0 and period > 0:
+            allowed = min(allowed, max(1, quota // period))
+    return allowed
 
 
 def free_memory_gb() -> float:
