@@ -30,36 +30,44 @@ PROBE_SECONDS = 120
 """After so long a GL library that shows no picture is taken to hang."""
 
 _PROBE = """
-import importlib, json, sys, time
-context = importlib.import_module("mujoco." + sys.argv[1]).GLContext(256, 256)
-context.make_current()
-import mujoco, numpy as np
-from OpenGL import GL
-model = mujoco.MjModel.from_xml_string(sys.argv[2])
-data = mujoco.MjData(model)
-mujoco.mj_forward(model, data)
-scene = mujoco.MjvScene(model, maxgeom=10)
-camera = mujoco.MjvCamera()
-camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, 0
-mjr = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
-mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, mjr)
-mujoco.mjv_updateScene(model, data, mujoco.MjvOption(), None, camera, mujoco.mjtCatBit.mjCAT_ALL, scene)
-rect = mujoco.MjrRect(0, 0, 256, 256)
-pixels = np.zeros((256, 256, 3), np.uint8)
-seconds = []
-for _ in range(4):
-    began = time.perf_counter()
-    mujoco.mjr_render(rect, scene, mjr)
-    mujoco.mjr_readPixels(pixels, None, rect, mjr)
-    seconds.append(time.perf_counter() - began)
-red, green, blue = pixels[128, 128].tolist()
-if not red > 2 * max(green, blue, 1) or pixels[4, 4].tolist() == pixels[128, 128].tolist() or GL.glGetError():
-    sys.exit("a context, but the picture of a red ball in it shows none")
-found = [GL.glGetString(n).decode(errors="replace") for n in (GL.GL_VENDOR, GL.GL_RENDERER, GL.GL_VERSION)]
-print(json.dumps([*found, round(min(seconds), 4)]))
-sys.stdout.flush()
-mjr.free()
-context.free()
+import importlib, json, os, sys, time
+def draw():
+    context = importlib.import_module("mujoco." + sys.argv[1]).GLContext(256, 256)
+    context.make_current()
+    import mujoco, numpy as np
+    from OpenGL import GL
+    model = mujoco.MjModel.from_xml_string(sys.argv[2])
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    scene = mujoco.MjvScene(model, maxgeom=10)
+    camera = mujoco.MjvCamera()
+    camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, 0
+    mjr = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
+    mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, mjr)
+    mujoco.mjv_updateScene(model, data, mujoco.MjvOption(), None, camera, mujoco.mjtCatBit.mjCAT_ALL, scene)
+    rect = mujoco.MjrRect(0, 0, 256, 256)
+    pixels = np.zeros((256, 256, 3), np.uint8)
+    seconds = []
+    for _ in range(4):
+        began = time.perf_counter()
+        mujoco.mjr_render(rect, scene, mjr)
+        mujoco.mjr_readPixels(pixels, None, rect, mjr)
+        seconds.append(time.perf_counter() - began)
+    red, green, blue = pixels[128, 128].tolist()
+    if not red > 2 * max(green, blue, 1) or pixels[4, 4].tolist() == pixels[128, 128].tolist() or GL.glGetError():
+        raise RuntimeError("a context, but the picture of a red ball in it shows none")
+    found = [GL.glGetString(n).decode(errors="replace") for n in (GL.GL_VENDOR, GL.GL_RENDERER, GL.GL_VERSION)]
+    return [*found, round(min(seconds), 4)]
+try:
+    found = draw()
+except BaseException as error:
+    try:
+        found = str(error)
+    except Exception:
+        found = ""
+    found = found or type(error).__name__
+print(json.dumps(found), flush=True)
+os._exit(0)  # not through the GL library's own way out
 """
 
 _PICTURE = """<mujoco><visual><global offwidth="256" offheight="256"/></visual><worldbody>
@@ -104,6 +112,8 @@ def probe(name: str) -> Backend | str:
     for line in done.stdout.splitlines():
         if line.startswith("["):
             return Backend(name, *json.loads(line))
+        if line.startswith('"'):
+            return one_line(json.loads(line), 300)
     if done.returncode < 0:
         return f"its process was killed by signal {-done.returncode}"
     return one_line((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1], 300)

@@ -12,8 +12,8 @@ import typer
 
 from apt_bench import rendering
 from apt_bench.core import provenance
-from apt_bench.core.errors import UserError
-from apt_bench.core.text import plain_console
+from apt_bench.core.errors import UserError, said
+from apt_bench.core.text import one_line, plain_console
 from apt_bench.policies.registry import load_baseline
 from apt_bench.rollout.engine import auto_workers, ray_session
 from apt_bench.rollout.identity import cores, free_memory_gb
@@ -47,9 +47,10 @@ def doctor_command(
     for name, check in checks.items():
         try:
             line, style = f"ok    {name}: {check()}", "green"
-        except UserError as error:
+        except Exception as error:  # whatever is broken: the other checks go on
             failed += 1
-            line, style = f"FAIL  {name}: {error}", "red"
+            what = error if isinstance(error, UserError) else one_line(said(error))
+            line, style = f"FAIL  {name}: {what}", "red"
         console.print(line, style=style, markup=False)
     raise typer.Exit(int(failed > 0))
 
@@ -63,9 +64,10 @@ def _packages(suite: Suite) -> str:
 
 
 def _rendering() -> str:
+    """A picture, drawn in a process of its own: a GL library that crashes or hangs is told too."""
     backend = rendering.describe()
-    kind = "in software, about 0.1 s per image" if backend.software else "on the GPU"
-    return f"{backend.name}, {backend.renderer} ({kind})"
+    kind = "in software; LIBERO's take about 0.1 s" if backend.software else "on the GPU"
+    return f"{backend.name}, {backend.renderer}: a picture in {1000 * backend.seconds:.1f} ms ({kind})"
 
 
 def _memory() -> str:

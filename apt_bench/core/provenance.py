@@ -179,7 +179,11 @@ def roots(module: str) -> list[Path]:
 @functools.cache
 def on_record() -> dict[str, dict[str, list[str]]]:
     """`package version` -> module -> the hashes that its folder may have (one per platform)."""
-    record: dict[str, dict[str, list[str]]] = read_json(data_dir("suites") / PINS)
+    path = data_dir("suites") / PINS
+    record = read_json(path)
+    for name, modules in record.items():
+        if not isinstance(modules, dict) or not all(isinstance(hashes, list) for hashes in modules.values()):
+            raise UserError(f"{path} is damaged at '{name}': expected lists of hashes by module.")
     return record
 
 

@@ -18,8 +18,10 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from apt_bench.core.config import load_object
-from apt_bench.core.errors import UserError
+from apt_bench.core import provenance
+from apt_bench.core.config import Natural, build, load_object
+from apt_bench.core.errors import UserError, did_you_mean
+from apt_bench.core.jsonable import jsonable
 from apt_bench.envs.base import ACTION_DIM, AGENTVIEW, WRIST, Env, Observation
 from apt_bench.suites import iter_suites, load_suite
 
@@ -36,7 +38,8 @@ class SuiteEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     terminates; the spent step budget truncates.
 
     `reset` takes `options={"task": name or index, "init": index}`; what is not given is drawn from the seed. A task
-    and an initial state are exactly the benchmark's episode.
+    and an initial state are exactly the benchmark's episode. `unpinned`: go on with another simulator than the suite's,
+    whose scores mean something else; without it that is a UserError.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  (gymnasium's convention)
@@ -47,13 +50,17 @@ class SuiteEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         cell: str,
         cameras: tuple[str, ...] = (AGENTVIEW, WRIST),
         render_mode: str | None = None,
+        unpinned: bool = False,
     ):
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise UserError(f"No render mode '{render_mode}'. Use rgb_array, or none.")
         self.suite = load_suite(suite)
+        provenance.require(self.suite.name, self.suite.simulator, unpinned)
         self.cell = self.suite.cell(cell)
         self.tasks = [t for t in self.suite.cell_tasks(self.cell) if not t.unavailable]
         if not self.tasks:
             raise UserError(f"Cell '{cell}' of suite '{suite}' has no task that can be run.")
-        self.cameras = tuple(cameras)
+        self.cameras = (cameras,) if isinstance(cameras, str) else tuple(cameras)
         self.render_mode = render_mode
         self.action_space = spaces.Box(-1.0, 1.0, (ACTION_DIM,), np.float32)
         image = spaces.Box(0, 255, (IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
@@ -66,7 +73,13 @@ class SuiteEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
                 **dict.fromkeys(self.cameras, image),
             }
         )
-        self._env: Env = load_object(self.suite.env)()
+        make = load_object(self.suite.env)
+        for name in self.cameras:
+            if name not in (known := getattr(make, "CAMERAS", self.cameras)):
+                raise UserError(
+                    f"'{self.suite.name}' has no camera '{name}'. {did_you_mean(str(name), known)}"
+                )
+        self._env: Env = make()
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
@@ -78,10 +91,11 @@ class SuiteEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             raise UserError(f"Unknown option '{sorted(unknown)[0]}'. Known: init, task.")
         drawn = self.tasks[int(self.np_random.integers(len(self.tasks)))].name
         wanted = str(options.get("task", drawn))
-        init = options.get("init")
-        if init is None:
+        if options.get("init") is None:
             init = int(self.np_random.integers(min(t.inits for t in self.tasks)))
-        specs = self.suite.select(cells=[self.cell.name], tasks=[wanted], episodes=int(init) + 1)
+        else:
+            init = build(Natural, jsonable(options["init"]), "init")
+        specs = self.suite.select(cells=[self.cell.name], tasks=[wanted], episodes=init + 1)
         names = list(dict.fromkeys(s.key.task for s in specs))
         if len(names) != 1 and wanted not in names:
             raise UserError(f"Task '{wanted}' is one of several: {', '.join(names)}.")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from apt_bench.core.files import sha256
 from apt_bench.envs.libero.bddl import read_bddl
 from apt_bench.envs.libero.catalog import bddl_path, init_path, load_inits, manifest
 from apt_bench.envs.libero.defects import DEFECTS, MEANING
-from apt_bench.envs.libero.manifest import sha256
 from apt_bench.suites import Cell, EpisodeSpec, Suite, Task
 from apt_bench.validation import Finding, Level, simulator
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from apt_bench.core.errors import UserError
+from apt_bench.core.files import read_text
 from apt_bench.envs.base import Atom
 
 
@@ -29,27 +30,25 @@ class Problem:
 
 def read_bddl(path: Path) -> Problem:
     """The problem in a file. Raises UserError where the file is missing or malformed."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from None
+    text = read_text(path)
     try:
         return parse_bddl(text)
-    except (ValueError, IndexError, KeyError) as error:
+    except (ValueError, LookupError) as error:
         raise UserError(f"{path} is not a BDDL problem: {error}.") from None
 
 
 def parse_bddl(text: str) -> Problem:
-    """The problem in a text. Raises ValueError or KeyError where it is malformed."""
-    sections = {group[0]: group[1:] for group in _tree(text)[1:]}
+    """The problem in a text. Raises ValueError or LookupError where it is malformed."""
+    groups = [group for group in _tree(text)[1:] if isinstance(group, list) and group]
+    sections: dict[str, list[Any]] = {g[0]: g[1:] for g in groups if isinstance(g[0], str)}
     goal = sections[":goal"][0]
     return Problem(
-        language=" ".join(sections[":language"]),
+        language=" ".join(_words(sections[":language"])),
         objects=_typed(sections.get(":objects", [])),
         fixtures=_typed(sections.get(":fixtures", [])),
         init=tuple(_atom(a) for a in sections[":init"]),
         goal=tuple(_atom(a) for a in (goal[1:] if goal[0] == "and" else [goal])),
-        objects_of_interest=tuple(sections.get(":obj_of_interest", [])),
+        objects_of_interest=tuple(_words(sections.get(":obj_of_interest", []))),
     )
 
 
@@ -76,10 +75,12 @@ def _typed(words: list[str]) -> dict[str, str]:
     """`a b - kind c - other` as {a: kind, b: kind, c: other}."""
     found: dict[str, str] = {}
     names: list[str] = []
-    rest = iter(words)
+    rest = iter(_words(words))
     for word in rest:
         if word == "-":
-            kind = next(rest)
+            kind = next(rest, None)
+            if kind is None:
+                raise ValueError("a dash without a kind after it")
             found.update(dict.fromkeys(names, kind))
             names = []
         else:
@@ -88,6 +89,13 @@ def _typed(words: list[str]) -> dict[str, str]:
 
 
 def _atom(group: list[str]) -> Atom:
-    if not all(isinstance(word, str) for word in group):
+    if not isinstance(group, list) or not group:
         raise ValueError(f"not an atom: {group}")
-    return Atom(group[0], tuple(group[1:]))
+    name, *args = _words(group)
+    return Atom(name, tuple(args))
+
+
+def _words(group: list[Any]) -> list[str]:
+    if not all(isinstance(word, str) for word in group):
+        raise ValueError("parentheses where words are meant")
+    return group

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import functools
+import zipfile
+import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from apt_bench.core.config import Natural, build
 from apt_bench.core.errors import UserError, did_you_mean
 from apt_bench.core.files import read_json
 from apt_bench.core.paths import data_dir
 from apt_bench.core.provenance import roots
+from apt_bench.core.text import one_line
 from apt_bench.envs.base import Atom
 from apt_bench.envs.libero.bddl import read_bddl
 from apt_bench.envs.libero.defects import DEFECTS
@@ -21,10 +26,35 @@ from apt_bench.suites import Cell, Task
 MANIFEST = "libero_manifest.json"
 
 
+@dataclass(frozen=True)
+class _Task:
+    """What the manifest says of a task; the numbers and sums only of one that can be run."""
+
+    name: str
+    file: str
+    bddl: str = ""
+    inits: Natural = 0
+    group: str = ""
+    bddl_sha256: str = ""
+    init_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class _Benchmark:
+    base: str
+    tasks: tuple[_Task, ...]
+    unavailable: str | None = None
+
+
 @functools.cache
 def manifest() -> dict[str, Any]:
     """Benchmarks, their tasks, and the checksums of their files, as `apt_bench.envs.libero.manifest` wrote them."""
-    return read_json(data_dir("suites") / MANIFEST)
+    path = data_dir("suites") / MANIFEST
+    content = read_json(path)
+    benchmarks: Any = content.get("benchmarks")
+    for name, benchmark in benchmarks.items() if isinstance(benchmarks, dict) else (("benchmarks", None),):
+        build(_Benchmark, benchmark, f"{path}: {name}")
+    return content
 
 
 @functools.cache
@@ -52,8 +82,10 @@ def load_inits(benchmark: str, task: str) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as file:
             states: np.ndarray = file["states"]
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"Cannot read the initial states {path}: {error}.") from None
+    except (OSError, KeyError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"Cannot read the initial states {path}: {one_line(error, 300)}.") from None
+    if states.ndim != 2 or states.dtype != np.float64 or not np.isfinite(states).all():
+        raise UserError(f"{path} holds no initial states: expected (inits, 1 + nq + nv) finite float64.")
     return states
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from itertools import permutations
 from typing import Any
 
+from apt_bench.core.errors import UserError
 from apt_bench.envs.libero import catalog
 from apt_bench.envs.libero.audit import files
 from apt_bench.envs.libero.bddl import read_bddl
@@ -29,6 +30,11 @@ def cell_tasks(cell: Cell) -> list[Task]:
     `cell.args`: `mode` is `coaching` (two sentences) or `chaining` (one); `pairs` is `done` (those that the oracle has
     done in either mode, and those that it has not tried) or `never_done` (the others).
     """
+    for key, known in (("mode", ("coaching", "chaining")), ("pairs", ("done", "never_done"))):
+        if cell.args.get(key) not in known:
+            raise UserError(
+                f"Cell '{cell.name}': args need {key}: {' or '.join(known)}, not {cell.args.get(key)!r}."
+            )
     record = on_record(SUITE).values()
     left_out = {e.task for e in record} - {e.task for e in record if e.solved}
     tasks = [

@@ -32,6 +32,8 @@ class LiberoEnv:
     """One robot in one scene. Every episode starts from its own random state, `spec.env_seed`: neither the episodes
     before nor a policy's draws change it. Not thread safe; one per process, because the compiled models are shared."""
 
+    CAMERAS = tuple(CAMERAS)
+
     def __init__(self) -> None:
         import_libero()  # now, so that what is imported can be looked at before anything is simulated
         self.engine: Engine | None = None

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from apt_bench.core.files import sha256, write_whole
 from apt_bench.core.paths import data_dir
 from apt_bench.envs.libero.bddl import read_bddl
 from apt_bench.envs.libero.catalog import (
@@ -26,11 +27,6 @@ from apt_bench.envs.libero.runtime import import_libero, numpy_seed, quiet
 BASES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
 VARIANTS = ("", "_swap", "_task", "_lan", "_object", "_env")
 WITHHELD = "the authors of LIBERO-PRO have not published the environment perturbation's files"
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, hex."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 class _Xml(Exception):
@@ -94,5 +90,5 @@ def _row(benchmark: str, task: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     path = data_dir("suites") / MANIFEST
-    path.write_text(json.dumps(build(), indent=1, ensure_ascii=False) + "\n")
+    write_whole(path, (json.dumps(build(), indent=1, ensure_ascii=False) + "\n").encode())
     print(f"wrote {path}")

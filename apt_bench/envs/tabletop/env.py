@@ -29,6 +29,8 @@ class TabletopEnv:
     """See `apt_bench.envs.base.Env`. The robot is `args["robot"]` (`panda` by default, or `ur5e`);
     `args["disturbance"]` > 0 pushes it now and then."""
 
+    CAMERAS = CAMERAS
+
     def __init__(self) -> None:
         self._renderer = Renderer()
         self.scene: TabletopScene | None = None
@@ -133,14 +135,13 @@ class TabletopEnv:
 
     def frame(self, camera: str = AGENTVIEW, size: int = SIZE) -> np.ndarray:
         """uint8 (size, size, 3) of the state as it is now. Does not touch the physics."""
-        self._live()
-        mujoco.mj_camlight(self.model, self.data)
+        self._lit(camera)
         return self._renderer.render(self.model, self.data, camera, size)
 
     def segmentation(self, camera: str = AGENTVIEW, size: int = SIZE) -> tuple[np.ndarray, Mapping[str, int]]:
         """uint8 (size, size), and the value of each named object in it; 0 is everything else."""
         scene = self._live()
-        mujoco.mj_camlight(self.model, self.data)
+        self._lit(camera)
         geoms = self._renderer.segment(self.model, self.data, camera, size)
         lookup = np.zeros(self.model.ngeom + 1, dtype=np.uint8)
         values = {name: k for k, name in enumerate(scene.objects, start=1)}
@@ -152,6 +153,14 @@ class TabletopEnv:
         """Free the simulator and its GL context."""
         self._renderer.free()
         self.scene = None
+
+    def _lit(self, camera: str) -> None:
+        """Place the lights for a picture. Raises UserError for a camera that is not there."""
+        self._live()
+        known = [self.model.camera(i).name for i in range(self.model.ncam)]
+        if camera not in known:
+            raise UserError(f"The scene has no camera '{camera}'. {did_you_mean(camera, known)}")
+        mujoco.mj_camlight(self.model, self.data)
 
     def _live(self) -> TabletopScene:
         if self.scene is None:

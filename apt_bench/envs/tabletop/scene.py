@@ -136,7 +136,7 @@ class TabletopScene:
             return gap < LID_SHUT if atom.predicate == "close" else gap > LID_TRAVEL - LID_SHUT
         if atom.predicate in ("on", "in") and len(atom.args) == 2:
             item, place = atom.args
-            return item in self.objects and place in self.regions and self._inside(item, place)
+            return item in self.objects and place in self.regions and bool(self._inside(item, place))
         return False
 
     def offset(self, item: str, container: str) -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated, Literal
 
+from apt_bench.core.config import Range, build
 from apt_bench.core.errors import UserError, did_you_mean
 from apt_bench.envs.tabletop.layouts import LAYOUTS, containers_of, move_sentence
 from apt_bench.envs.tabletop.robots import ROBOTS
@@ -48,14 +50,9 @@ def check_args(cell: Cell) -> None:
     if "layout" not in args:
         raise UserError(f"{where}: args need a layout. Known: {', '.join(LAYOUTS)}.")
     if args["layout"] == "table" and args.get("split") == "train":
-        share = args.get("ambiguity")
-        if not isinstance(share, int | float) or not 0 <= share <= 1:
-            raise UserError(f"{where}: args need an ambiguity between 0 and 1, not {share!r}.")
-    push = args.get("disturbance", 0)
-    if not isinstance(push, int | float) or not 0 <= push <= 2:
-        raise UserError(f"{where}: the disturbance must lie between 0 and 2, not {push!r}.")
-    if not set(args.get("stages", ("store",))) <= {"store", "plate"}:
-        raise UserError(f"{where}: stages are store and plate, not {args['stages']!r}.")
+        build(Annotated[float, Range(least=0, most=1)], args.get("ambiguity"), f"{where}: ambiguity")
+    build(Annotated[float, Range(least=0, most=2)], args.get("disturbance", 0), f"{where}: disturbance")
+    build(tuple[Literal["store", "plate"], ...], args.get("stages", ("store",)), f"{where}: stages")
 
 
 def _task(cell: Cell, name: str, template: str) -> Task:
