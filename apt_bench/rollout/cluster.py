@@ -41,11 +41,11 @@ def auto_workers(cores: float, free_gb: float) -> int:
 
 
 @contextmanager
-def ray_session(address: str | None, asked: int | None, episodes: int) -> Iterator[int]:
+def ray_session(address: str | None, asked: int | None, episodes: int, logs: bool = False) -> Iterator[int]:
     """A quiet local Ray, gone afterwards with its files; or the cluster at `address`, which stays.
 
-    asked: rollout workers, None = as many as fit. Yields their number, at most one per episode. Raises UserError for a
-    cluster that cannot be joined, RayLost for a Ray that does not start.
+    asked: workers, None = as many as fit. logs: show what workers print. Yields their number, at most one per episode.
+    Raises UserError for a cluster that cannot be joined, RayLost for a Ray that does not start.
     """
     if asked is None and not address:
         asked = auto_workers(cores(), free_memory_gb())
@@ -59,8 +59,8 @@ def ray_session(address: str | None, asked: int | None, episodes: int) -> Iterat
 
         if address:
             _knock(address)
-        stack.enter_context(_patched(local))
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "CRITICAL"}
+        stack.enter_context(_patched(local, logs))
+        quiet: dict[str, Any] = {"log_to_driver": logs, "logging_level": "CRITICAL"}
         try:
             # Ray puts the working directory first where its workers look for modules. They go there themselves.
             with contextlib.chdir("/"):
@@ -145,12 +145,14 @@ def _set(variables: Mapping[str, str | None]) -> None:
 
 
 @contextmanager
-def _patched(local: bool) -> Iterator[None]:
+def _patched(local: bool, logs: bool) -> Iterator[None]:
     """What Ray reads only when it is imported, set again; and what it prints in the middle of a run kept to itself."""
     import ray._private.worker as ray_worker
     from ray._private import ray_constants
 
-    changes: list[tuple[Any, str, Any]] = [(ray_worker, "print_to_stdstream", lambda *_, **__: None)]
+    changes: list[tuple[Any, str, Any]] = []
+    if not logs:
+        changes += [(ray_worker, "print_to_stdstream", lambda *_, **__: None)]
     if local:
         changes += [(ray_constants, "ENABLE_RAY_CLUSTER", False)]
         changes += [(ray_constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", False)]

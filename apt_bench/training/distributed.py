@@ -3,6 +3,7 @@ each batch."""
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from apt_bench.core.errors import UserError
 from apt_bench.core.files import try_remove
 from apt_bench.core.signals import stop_on_signals
 from apt_bench.core.text import plain_console
+from apt_bench.rollout.cluster import check_alive, ray_session
 from apt_bench.training.config import Recipe
 from apt_bench.training.progress import Report
 from apt_bench.training.stages import Session, run_recipe
@@ -21,15 +23,24 @@ def run_distributed(
     recipe: Recipe, session: Session, workers: int, gpu: bool, address: str | None = None
 ) -> Path:
     """`run_recipe` in `workers` processes of a local Ray, or of the cluster at `address` (OUT and the cache
-    must then be on a disk that all of its machines share)."""
-    import ray
+    must then be on a disk that all of its machines share). Raises UserError where the recipe does, RayLost where Ray
+    died, KeyboardInterrupt where it was stopped: all processes save the step that they are at."""
+    with ray_session(address, workers, workers, logs=True):
+        return _fit(recipe, session, workers, gpu)
+
+
+def _fit(recipe: Recipe, session: Session, workers: int, gpu: bool) -> Path:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    ray.init(address=address, ignore_reinit_error=True, log_to_driver=True, include_dashboard=False)
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"recipe": recipe, "out": session.out.resolve(), "cache": session.cache.resolve()},
+        train_loop_config={
+            "recipe": recipe,
+            "out": session.out.resolve(),
+            "cache": session.cache.resolve(),
+            "home": str(Path.cwd()),
+        },
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
         run_config=RunConfig(name="ray", storage_path=str(session.out.resolve())),
     )
@@ -51,6 +62,7 @@ def run_distributed(
             if stopped() and not stop.exists():
                 session.report.say("Interrupted: the workers save the step they are at. Again to force.")
                 stop.touch()
+            check_alive()
             thread.join(0.2)
     if stopped():
         try_remove(stop)
@@ -73,6 +85,8 @@ def _work(config: dict) -> None:
     import ray.train
     import ray.train.torch
 
+    if os.path.isdir(config["home"]):  # paths of the recipe may be relative to it
+        os.chdir(config["home"])
     context = ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size(), config["out"] / STOP)
     session = Session(

@@ -15,13 +15,13 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import mujoco
 import numpy as np
 from PIL import Image
 
 from apt_bench.core.files import parse_json, read_text, write_whole
 from apt_bench.core.text import say as say_on_stderr
 from apt_bench.envs.base import AGENTVIEW, WRIST
+from apt_bench.envs.mj import mujoco
 from apt_bench.envs.tabletop import TabletopEnv
 from apt_bench.envs.tabletop.camera import SIZE
 from apt_bench.envs.tabletop.catalog import CONTAINERS, ITEMS, conflict

@@ -198,12 +198,12 @@ def _positive(values: Sequence[float]) -> bool:
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """The mean about each value: of as many before it as behind it, a twentieth of all at most, so that a falling curve
+    """The mean about each value: of as many before it as behind it, a tenth of all at most, so that a falling curve
     is not trailed behind. Geometric where all are positive, as such a curve is drawn on a logarithmic axis."""
     log = _positive(values)
     x = np.log(values) if log else np.asarray(values, float)
     total, last = np.cumsum([0.0, *x]), len(x) - 1
     i = np.arange(len(x))
-    half = np.minimum(np.minimum(i, last - i), max(1, len(x) // 40))
+    half = np.minimum(np.minimum(i, last - i), max(1, len(x) // 20))
     means = (total[i + half + 1] - total[i - half]) / (2 * half + 1)
     return (np.exp(means) if log else means).tolist()

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -35,3 +40,33 @@ def test_two_workers_get_the_weights_that_one_gets(config: Path, cache: Path, tm
         rows = [[r["loss"] for r in read_metrics(tmp_path / n / f"stage{stage}")] for n in ("one", "two")]
         assert rows[0] == pytest.approx(rows[1], rel=1e-4)
     assert (policy / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_ctrl_c_saves_the_step_that_all_workers_are_at(config: Path, cache: Path, tmp_path: Path) -> None:
+    words = [
+        "--config",
+        config,
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "run",
+        "--cache",
+        cache,
+        "--no-two-stage",
+    ]
+    words += ["--set", "train.save_every=100000", "--set", "train.eval_every=100000", "--steps", 100_000]
+    command = [sys.executable, "-m", "apt_bench.cli", "train", *map(str, words), "--workers", "2"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload]
+    metrics = tmp_path / "run" / "stage2" / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 3):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, out + err
+    saved = stage_checkpoint(tmp_path / "run", 2)
+    assert f"Step {int(saved.name[5:])} is saved in {saved}" in out
+    assert not (tmp_path / "run" / ".stop").exists()
