@@ -6,7 +6,7 @@ it is compared with what the file holds, and every failure names the file, the p
 
 from __future__ import annotations
 
-import os
+import io
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 
 from apt_bench.core.errors import UserError
+from apt_bench.core.files import reason
 from apt_bench.core.text import one_line
 from apt_bench.demos.limits import DEFLATE, FREE, MAX_ATTRIBUTE, MAX_BYTES, MAX_DEMOS, RATIO
 
@@ -25,6 +26,7 @@ FAILURES = (OSError, KeyError, RuntimeError, ValueError, TypeError, ArithmeticEr
 """What h5py raises for damaged files."""
 
 FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
+HEAP = b"GCOL"
 LINKS = 16
 """Soft links that are followed one after the other."""
 
@@ -35,33 +37,87 @@ def open_hdf5(path: Path) -> Iterator[Node]:
     if not path.is_file():
         raise UserError(f"No file {path}.")
     try:
-        file = h5py.File(path, "r")
-    except FAILURES as error:
-        raise UserError(_unopened(path, error)) from None
-    try:
-        yield Node(file, path, "", file)
-    finally:
-        with suppress(*FAILURES):
-            file.close()
+        source = _Source(path)
+    except OSError as error:
+        if isinstance(error, BlockingIOError):
+            raise UserError(
+                f"{path} is open for writing in another process. Wait until that has closed it, and try again."
+            ) from None
+        raise UserError(f"Cannot read {path}: {reason(error)}.") from None
+    with source:
+        try:
+            file = h5py.File(source, "r")
+        except FAILURES as error:
+            raise UserError(
+                f"{path} is not a whole HDF5 file ({_first(error)}). If it was downloaded or copied, do that again."
+            ) from None
+        try:
+            yield Node(file, path, "", file)
+        finally:
+            with suppress(*FAILURES):
+                file.close()
 
 
-def _unopened(path: Path, error: BaseException) -> str:
-    text = str(error)
-    if isinstance(error, BlockingIOError) or "already open for write" in text:
-        return (
-            f"{path} is open for writing in another process, or its writer died. Wait until that is done and try "
-            f"again. If no process has it open, `h5clear -s {path}` clears the mark that a dead writer left."
+class _Source(io.RawIOBase):
+    """The bytes of a file as the HDF5 library reads them, locked against writers as the library does it.
+
+    The library never ends on a damaged global heap (where it keeps text): a block of that kind whose parts do not add
+    up loses its signature here, which the library then reports. Raises OSError; BlockingIOError where a writer has the
+    file."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115
+        try:
+            import fcntl
+
+            fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise
+        except (ImportError, OSError):  # no locks here: then writers have none either
+            pass
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        done = 0
+        while done < len(view) and (got := self._file.readinto(view[done:])):
+            done += got
+        view[done:] = bytes(len(view) - done)  # the library does not look how much came
+        if view[:4] == HEAP and not _adds_up(view):
+            view[:4] = bytes(4)
+        return len(view)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _adds_up(heap: memoryview) -> bool:
+    """Whether the parts of a global heap follow one another to its end (HDF5's format, III.E), as far as they are
+    here: header of 16 bytes, then per part its number, 6 bytes, its length, and that, padded to 8 bytes."""
+    end, at = int.from_bytes(heap[8:16], "little"), 16
+    while at + 16 <= min(end, len(heap)):
+        number, size = (
+            int.from_bytes(heap[at : at + 2], "little"),
+            int.from_bytes(heap[at + 8 : at + 16], "little"),
         )
-    if "unable to lock file" in text:
-        return (
-            f"{path} cannot be locked, as its disk has no locks ({_first(error)}). Nobody must write to it meanwhile: "
-            "set HDF5_USE_FILE_LOCKING=FALSE in the environment, or copy it to a local disk."
-        )
-    if isinstance(error, PermissionError):
-        return f"Cannot read {path}: {os.strerror(error.errno or 13)}."
-    return (
-        f"{path} is not a whole HDF5 file ({_first(error)}). If it was downloaded or copied, do that again."
-    )
+        step = 16 + (size + 7) // 8 * 8 if number else size  # number 0: what is free
+        if step < 16 or at + step > end:
+            return False
+        at += step
+    return True
 
 
 class Node:
@@ -70,6 +126,7 @@ class Node:
     def __init__(self, group: h5py.Group, path: Path, name: str, root: h5py.Group) -> None:
         self._group, self._path, self._root = group, path, root
         self.name = name
+        self._found: dict[str, Any] = {}
 
     def where(self, key: str = "") -> str:
         """The place for messages: the file and the name inside it."""
@@ -80,6 +137,8 @@ class Node:
         with self._guard():
             found: list[str] = []
             for name in self._group:
+                if not isinstance(name, str):
+                    raise UserError(f"{self.where()} has the name {name!r:.80}, which is not UTF-8.")
                 found.append(name)
                 if len(found) > MAX_DEMOS:
                     raise UserError(f"{self.where()} holds more than {MAX_DEMOS:,} names.")
@@ -90,14 +149,8 @@ class Node:
         return "it has " + (one_line(", ".join(self.names()[:8]), 300) or "nothing")
 
     def has(self, key: str) -> bool:
-        """Whether something is there; a link that leaves the file counts."""
-        with self._guard(key):
-            group: Any = self._group
-            for part in key.split("/"):
-                if not isinstance(group, h5py.Group) or group.get(part, getlink=True) is None:
-                    return False
-                group = self._step(group, part, LINKS)
-            return True
+        """Whether something is there. Raises UserError for a link that leaves the file."""
+        return self._find(key, missing=True) is not None
 
     def group(self, key: str) -> Node:
         """The group of this name."""
@@ -199,14 +252,20 @@ class Node:
                 "again; else make it again."
             ) from None
 
-    def _find(self, key: str) -> Any:
+    def _find(self, key: str, missing: bool = False) -> Any:
+        """What is there; with `missing`, None where nothing is."""
+        if key in self._found:
+            return self._found[key]
         with self._guard(key):
             found: Any = self._group
             for part in key.split("/"):
-                found = self._step(found, part, LINKS)
+                if missing and (not isinstance(found, h5py.Group) or part not in found):
+                    return None  # `in` follows no link
+                found = self._step(found, part, LINKS, key)
+        self._found[key] = found
         return found
 
-    def _step(self, group: Any, name: str, left: int) -> Any:
+    def _step(self, group: Any, name: str, left: int, key: str) -> Any:
         """What this name leads to, never out of the file."""
         link = group.get(name, getlink=True) if isinstance(group, h5py.Group) else None
         if link is None:
@@ -215,15 +274,15 @@ class Node:
             return group[name]
         if not isinstance(link, h5py.SoftLink):
             raise UserError(
-                f"{self.where(name)} is a link to another file, which is not followed. `h5repack --merge` puts the "
-                "data into one file."
+                f"{self.where(key)} is a link to another file, which is not followed. Copy "
+                "what it means into this file."
             )
         if not left:
-            raise UserError(f"{self.where(name)} is a link in a chain of more than {LINKS}.")
+            raise UserError(f"{self.where(key)} is a link in a chain of more than {LINKS}.")
         found = self._root if link.path.startswith("/") else group
         for part in link.path.split("/"):
             if part not in ("", "."):
-                found = self._step(found, part, left - 1)
+                found = self._step(found, part, left - 1, key)
         return found
 
     def _dataset(self, key: str) -> h5py.Dataset:
@@ -234,8 +293,8 @@ class Node:
             plan = found.id.get_create_plist()
             if plan.get_layout() == h5py.h5d.VIRTUAL or plan.get_external_count():
                 raise UserError(
-                    f"{self.where(key)} takes its data from other files, which are not opened. `h5repack` puts the "
-                    "data into one file."
+                    f"{self.where(key)} takes its data from other files, which are not opened. Copy "
+                    "them into this one."
                 )
             for i in range(plan.get_nfilters()):
                 if (number := plan.get_filter(i)[0]) not in FILTERS:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import mujoco
 import numpy as np
 
 from apt_bench.envs.base import Camera, Scene
 from apt_bench.envs.gl import Canvas
+from apt_bench.envs.mj import mujoco
 
 MAX_GEOMS = 2000
 
