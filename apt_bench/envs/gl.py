@@ -16,11 +16,11 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
-import mujoco
 import numpy as np
 
 from apt_bench import rendering
 from apt_bench.core.errors import UserError
+from apt_bench.envs.mj import mujoco
 
 _UNREAD = np.random.default_rng(0).integers(0, 256, (4096, 3), np.uint8)
 """What stands in the first row of an image until it is read."""

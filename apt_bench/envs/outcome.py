@@ -18,10 +18,10 @@ import itertools
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import mujoco
 import numpy as np
 
 from apt_bench.envs.base import Atom, Scene
+from apt_bench.envs.mj import mujoco
 
 Failure = Literal[
     "memorised_task", "no_contact", "wrong_object", "no_grasp", "dropped", "wrong_place", "timeout"

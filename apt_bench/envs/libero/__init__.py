@@ -15,9 +15,6 @@ def __getattr__(name: str) -> Any:
 
         return checks
     if name in ("LiberoEnv", "proofs"):
-        from apt_bench.envs.libero.runtime import import_mujoco
-
-        import_mujoco()
         from apt_bench.envs.libero.env import LiberoEnv
         from apt_bench.envs.libero.measure import proofs
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import mujoco
 import numpy as np
+
+from apt_bench.envs.mj import mujoco
 
 
 class ArmControl:

@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import mujoco
 import numpy as np
 
 from apt_bench.envs.base import Atom, axis_angle
 from apt_bench.envs.libero.camera import Renderer
 from apt_bench.envs.libero.control import ArmControl
 from apt_bench.envs.libero.runtime import CACHE, cached_compilation, import_libero, numpy_seed, quiet
+from apt_bench.envs.mj import mujoco
 
 SUBSTEPS = 25
 LOOK_AT = 23

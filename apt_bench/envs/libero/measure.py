@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import mujoco
 import numpy as np
 
 from apt_bench.envs.libero.audit import premise
 from apt_bench.envs.libero.env import LiberoEnv
 from apt_bench.envs.libero.scene import LiberoScene
+from apt_bench.envs.mj import mujoco
 from apt_bench.solvability import Proof
 from apt_bench.suites import EpisodeSpec, Suite, load_suite
 

@@ -13,7 +13,6 @@ import gc
 import hashlib
 import importlib.util
 import io
-import os
 import sys
 import types
 from collections import OrderedDict
@@ -25,30 +24,12 @@ from typing import Any
 import numpy as np
 
 from apt_bench.core.errors import UserError
+from apt_bench.envs.mj import no_gl
 
 MACROS = {"SIMULATION_TIMESTEP": 0.002, "USING_INSTANCE_RANDOMIZATION": False}
 """What robosuite's macros must say; a user's `macros_private.py` may say something else."""
 
 CACHED_MODELS = 3  # each holds about 1 GB with its GL context
-
-
-@contextlib.contextmanager
-def _environ(name: str, value: str) -> Iterator[None]:
-    old = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if old is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = old
-
-
-def import_mujoco() -> None:
-    """Import mujoco without a GL library, whatever `MUJOCO_GL` says: `gl.Canvas` loads it when needed."""
-    with _environ("MUJOCO_GL", "disable"):
-        importlib.import_module("mujoco")
 
 
 @contextlib.contextmanager
@@ -93,7 +74,7 @@ def import_libero() -> Any:
             macros.FILE_LOGGING_LEVEL = None
             macros.MUJOCO_GPU_RENDERING = False
             sys.modules["robosuite.macros"] = macros
-        with _environ("MUJOCO_GL", "disable"), _cv2_or_nothing(), quiet():
+        with no_gl(), _cv2_or_nothing(), quiet():
             try:
                 importlib.import_module("robosuite")
                 importlib.import_module("libero.libero").get_libero_path = packaged_path  # type: ignore[attr-defined]

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from copy import copy
 from typing import Any
 
-import mujoco
 import numpy as np
 
 from apt_bench.envs.base import Atom, Region, Robot, SceneObject
+from apt_bench.envs.mj import mujoco
 
 
 class LiberoScene:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import mujoco
 import numpy as np
 
 from apt_bench.envs.base import Camera
 from apt_bench.envs.gl import Canvas
+from apt_bench.envs.mj import mujoco
 
 SIZE = 256
 LIMIT = 512

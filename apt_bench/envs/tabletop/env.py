@@ -7,11 +7,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import mujoco
 import numpy as np
 
 from apt_bench.core.errors import UserError, did_you_mean
 from apt_bench.envs.base import ACTION_DIM, AGENTVIEW, WRIST, Observation, Outcome, axis_angle
+from apt_bench.envs.mj import mujoco
 from apt_bench.envs.outcome import Failure, OutcomeTracker
 from apt_bench.envs.stages import Stages
 from apt_bench.envs.tabletop.camera import SIZE, Renderer, camera_geometry

@@ -10,9 +10,10 @@ from __future__ import annotations
 from math import cos, sin, sqrt
 from typing import Any
 
-import mujoco
 import numpy as np
 from scipy.linalg.lapack import dposv
+
+from apt_bench.envs.mj import mujoco
 
 KP, NULL_KP = 150.0, 10.0
 KD, NULL_KD = 2 * sqrt(KP), 2 * sqrt(NULL_KP)

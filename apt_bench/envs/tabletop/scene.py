@@ -10,10 +10,10 @@ from math import cos, radians, sin
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-import mujoco
 import numpy as np
 
 from apt_bench.envs.base import AGENTVIEW, Atom, Region, Robot, SceneObject
+from apt_bench.envs.mj import mujoco
 from apt_bench.envs.tabletop.catalog import CONTAINERS, ITEMS, Rgb
 from apt_bench.envs.tabletop.containers import BOX_INSIDE, BOX_WALL, LID_TRAVEL, box_parts, container_parts
 from apt_bench.envs.tabletop.geoms import Geom, lathe_mesh, numbers

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-import mujoco
 import numpy as np
 
 from apt_bench.envs.base import Scene
+from apt_bench.envs.mj import mujoco
 
 ITERATIONS = 60
 DAMPING = 0.02

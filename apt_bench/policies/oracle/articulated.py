@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import mujoco
 import numpy as np
 
 from apt_bench.envs.base import Atom
+from apt_bench.envs.mj import mujoco
 from apt_bench.policies.oracle.arm import STRETCH, rotation_vector
 from apt_bench.policies.oracle.geometry import World
 from apt_bench.policies.oracle.grasps import find_grasps

@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
-import mujoco
 import numpy as np
 from scipy.spatial import ConvexHull, QhullError
 
 from apt_bench.envs.base import Scene
+from apt_bench.envs.mj import mujoco
 from apt_bench.policies.oracle.arm import Arm, ancestors, subtree
 from apt_bench.policies.oracle.variation import Variation
 

@@ -10,9 +10,9 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import mujoco
 import numpy as np
 
+from apt_bench.envs.mj import mujoco
 from apt_bench.policies.oracle.arm import FOLDED, STRETCH
 from apt_bench.policies.oracle.geometry import World
 from apt_bench.policies.oracle.grasps import Grasp, clearance, find_grasps
