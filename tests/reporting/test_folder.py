@@ -249,7 +249,7 @@ def test_videos_behind_a_link_that_leaves_the_run_are_not_copied(tmp_path: Path)
 
 def test_a_poster_is_of_the_video_and_follows_no_playlist(tmp_path: Path) -> None:
     playlist = tmp_path / "a.mp4"
-    playlist.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nb.mp4\n#EXT-X-ENDLIST\n")
+    playlist.write_text("ffconcat version 1.0\nfile b.mp4\n")
     import imageio_ffmpeg
 
     ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
