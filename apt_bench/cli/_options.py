@@ -19,6 +19,6 @@ RayAddress = Annotated[
     str | None, typer.Option(help="Join this Ray cluster; folders must be on a disk that all of it sees.")
 ]
 Unpinned = Annotated[
-    bool, typer.Option("--unpinned", help="Run on other simulator versions than the suite's.")
+    bool, typer.Option("--unpinned", help="Run on another simulator than the suite's; it marks the result.")
 ]
 PolicyArgs = Annotated[list[str] | None, typer.Option(help="key=value for the policy; may be repeated.")]
