@@ -11,13 +11,24 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from test_training_pretrain import SIZES, pictures
 
+from apt_bench.core.errors import UserError
 from apt_bench.core.signals import stop_on_signals
-from apt_bench.training.config import load_recipe
+from apt_bench.core.text import plain_console
+from apt_bench.demos.collect import Collected
+from apt_bench.rollout.runner import RunResult
+from apt_bench.training import complete
+from apt_bench.training.config import PretrainConfig, load_recipe
+from apt_bench.training.pairs import LOOKS
+from apt_bench.training.pretrain import new_mini, pretrain
 from apt_bench.training.progress import Progress, Report, read_metrics
 from apt_bench.training.stages import Session, run_recipe, stage_checkpoint
+from apt_bench.training.trainer import TrainConfig
 
 
 class Interrupting(Report):
@@ -108,3 +119,53 @@ def until(true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     raise AssertionError("nothing happened")
+
+
+def test_an_interrupted_pretraining_is_saved_and_goes_on_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = pictures(4 * LOOKS)
+    monkeypatch.setattr("apt_bench.training.pretrain.open_pictures", lambda *_: shown)
+    rule = TrainConfig(steps=4, batch=4, warmup=1, lr=1e-3, log_every=1, save_every=100)
+    settings = PretrainConfig(scenes=4, held_out=1, sentences=3, train=rule)
+    whole, again = new_mini(SIZES), new_mini(SIZES)
+    pretrain(whole, settings, tmp_path / "whole", Report(None))
+    report = Interrupting("mini VLM", 2)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(new_mini(SIZES), settings, tmp_path / "stopped", report)
+    assert "interrupted. Step 3 is saved" in report.said[-1]
+    content = (tmp_path / "stopped" / "state.safetensors").read_bytes()
+    (tmp_path / "stopped" / "state.safetensors").write_bytes(
+        content[:-9] + bytes([content[-9] ^ 2]) + content[-8:]
+    )
+    with pytest.raises(UserError, match="is damaged: it is not what was saved"):
+        pretrain(again, settings, tmp_path / "stopped", Report(None))
+    (tmp_path / "stopped" / "state.safetensors").write_bytes(content)
+    pretrain(again, settings, tmp_path / "stopped", Report(None))
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+    assert [row["step"] for row in read_metrics(tmp_path / "stopped")] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("stopped", "message", "successes", "error", "says"),
+    [
+        ("interrupted", "", 3, KeyboardInterrupt, None),
+        ("disk", "No space left on device: x", 3, UserError, "stopped: No space left on device: x"),
+        ("errors", "", 3, UserError, "stopped: errors"),
+        ("", "", 0, UserError, "None of 0 episodes of rigid_pick_place ended in success"),
+    ],
+)
+def test_a_collection_that_does_not_end_well_says_why(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stopped: Any,
+    message: str,
+    successes: int,
+    error: Any,
+    says: str,
+) -> None:
+    result = RunResult(tmp_path, (), (), stopped, message)
+    found = Collected(result, successes, successes, 100, 1.0)
+    monkeypatch.setattr(complete, "collect", lambda *_, **__: found)
+    with pytest.raises(error, match=says):
+        complete.completed(load_recipe("mini"), Session(tmp_path, tmp_path, Report(None)), plain_console())

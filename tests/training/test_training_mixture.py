@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from scripted import demonstration, write
 
 from apt_bench.core.errors import UserError
 from apt_bench.demos.hdf5 import write_hdf5
+from apt_bench.demos.lerobot import LeRobotWriter
 from apt_bench.training.augment import AugmentConfig
 from apt_bench.training.config import load_recipe
 from apt_bench.training.data import DataConfig, open_samples
@@ -106,3 +108,26 @@ def test_data_given_twice_are_an_error() -> None:
         DataConfig(data=("a", "b", "a"))
     with pytest.raises(UserError, match=r"data\.cameras names 'wrist' twice"):
         DataConfig(cameras=("wrist", "wrist"))
+
+
+def test_a_folder_of_lerobot_datasets_is_trained_on(
+    cli: Callable[..., str], config: Path, cache: Path, tmp_path: Path
+) -> None:
+    for n, name in enumerate(("a", "b")):
+        writer = LeRobotWriter(tmp_path / "sets" / name)
+        for i in range(2):
+            writer.add(demonstration(10 * n + i))
+        writer.close()
+    words = [
+        "--config",
+        config,
+        "--data",
+        tmp_path / "sets",
+        "--no-two-stage",
+        "--steps",
+        1,
+        "--device",
+        "cpu",
+    ]
+    out = cli("train", *words, "--out", tmp_path / "run", "--cache", cache, code=0)
+    assert "3 demonstrations with" in out
