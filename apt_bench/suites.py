@@ -16,8 +16,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-from apt_bench.core.config import Count, Name, Natural, Range, build, check_fields, load_object, read_yaml
+from apt_bench.core.config import (
+    Arguments,
+    Count,
+    Name,
+    Natural,
+    Range,
+    build,
+    check_fields,
+    load_object,
+    read_yaml,
+)
 from apt_bench.core.errors import UserError, did_you_mean
+from apt_bench.core.jsonable import jsonable
 from apt_bench.core.paths import data_dir
 from apt_bench.core.text import one_line
 
@@ -80,7 +91,7 @@ class Cell:
     label: str
     max_steps: Steps
     instruction: str  # source of the sent sentence: a key of Task.prompts
-    args: Mapping[str, Any] = field(default_factory=dict)
+    args: Arguments = field(default_factory=dict)
     headline: bool = True
     control: str | None = None  # the unperturbed twin, "suite:cell"
     about: str = ""
@@ -111,8 +122,8 @@ class EpisodeSpec:
 
     @cached_property
     def _scene_digest(self) -> bytes:
-        scene = json.dumps([dict(self.args), self.key.task, self.key.init, self.key.seed], sort_keys=True)
-        return hashlib.sha256(scene.encode()).digest()
+        scene = [jsonable(dict(self.args)), self.key.task, self.key.init, self.key.seed]
+        return hashlib.sha256(json.dumps(scene, sort_keys=True).encode()).digest()
 
     @cached_property
     def env_seed(self) -> int:
@@ -239,12 +250,12 @@ class Suite:
         self, cell: Cell, task: Task, init: int, seed: int | None, instruction: str | None
     ) -> EpisodeSpec:
         source = instruction if instruction and not cell.stale else cell.instruction
-        if source not in task.prompts:
-            raise UserError(
-                f"Cell '{cell.name}' has no instruction source '{source}'. {did_you_mean(source, task.prompts)}"
-            )
         key = EpisodeKey(self.name, cell.name, task.name, init, self.seed if seed is None else seed)
         prompts = task.prompts_of(init, key.seed) if task.prompts_of else task.prompts
+        if source not in prompts:
+            raise UserError(
+                f"Cell '{cell.name}' has no instruction source '{source}'. {did_you_mean(source, prompts)}"
+            )
         return EpisodeSpec(
             key=key,
             env=self.env,

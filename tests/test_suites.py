@@ -1,4 +1,5 @@
 import dataclasses
+import datetime
 import re
 
 import pytest
@@ -114,6 +115,10 @@ CELL = {"label": "A", "instruction": "file", "max_steps": 5}
         ({"cells": {"a": CELL | {"max_steps": 0}}}, "cell 'a': max_steps is 0; it must be at least 1"),
         ({"cells": {"a": CELL | {"max_steps": -5}}}, "cell 'a': max_steps is -5"),
         ({"cells": {"a": CELL | {"max_steps": "many"}}}, "cell 'a': max_steps is 'many'"),
+        (
+            {"cells": {"a": CELL | {"args": {"day": datetime.date(2026, 1, 1)}}}},
+            "args must hold what JSON can",
+        ),
         ({"cells": {"../../x": CELL}}, "cell '../../x': name is '../../x'; a name has"),
         ({"cells": {"a/b": CELL}}, "no slash"),
         ({"cells": {1: CELL}}, "cell '1': name is 1; it must be of type str"),

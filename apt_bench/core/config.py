@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import sys
 import types
@@ -74,6 +75,21 @@ class OneName:
 
 Name = Annotated[str, OneName()]
 
+
+@dataclass(frozen=True)
+class OfJson:
+    """What JSON can hold: no dates, no NaN."""
+
+    def check(self, value: Any, where: str) -> None:
+        """Raises UserError for anything else."""
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UserError(f"{where} must hold what JSON can: {error}.") from None
+
+
+Arguments = Annotated[Mapping[str, Any], OfJson()]
+
 Count = Annotated[int, Range(least=1, most=10**9)]
 """A number of things: at least one."""
 
@@ -141,7 +157,7 @@ def build(kind: Any, raw: Any, where: str) -> Any:
     if origin is Annotated:
         value = build(args[0], raw, where)
         for rule in args[1:]:
-            if isinstance(rule, (Range, OneName)) and value is not None:
+            if isinstance(rule, (Range, OneName, OfJson)) and value is not None:
                 rule.check(value, where)
         return value
     if origin is Literal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -82,15 +83,15 @@ def plan(
 def _default(
     options: RunOptions, suite: Suite, ref: PolicyRef, spec: PolicySpec, protocol: Mapping[str, Any]
 ) -> Path:
-    """The run directory of this suite, policy and protocol. One that an older version began, under the name of the
-    policy's class, goes on."""
+    """The run directory of this suite, policy and protocol. One that an older version began goes on under the name that
+    it has: that of the policy's class."""
     tail = "-sequential" if options.against is not None else ""
     out = RUNS / f"{suite.name}-{ref.label(spec)}-{protocol_hash(protocol)}{tail}"
     if out.exists():
         return out
-    for folder, run in _runs(RUNS):
-        noted = run.get("policy", {})
-        if noted.get("name") == spec.name or folder.name.endswith("-sequential") != bool(tail):
+    pattern = f"{suite.name}-*-{protocol_hash(protocol)}{tail}"
+    for folder, _ in _runs(RUNS):
+        if not fnmatchcase(folder.name, pattern):
             continue
         try:
             if RunStore(folder).earlier(protocol, ref.identity(spec)):
@@ -113,7 +114,7 @@ def finished_plan(
     options: RunOptions, suite: Suite, specs: tuple[EpisodeSpec, ...], ref: PolicyRef
 ) -> Plan | None:
     """The plan of a run that has nothing left to do, found without loading the policy; None where something is left, or
-    where only the policy can say. Raises UserError where `--out` holds a run of another policy."""
+    where only the policy can say."""
     for path, spec in _recorded(options, ref):
         found = plan(options, suite, specs, ref, spec)
         if found.out.resolve() == path.resolve() and found.over:

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from apt_bench.core.config import Natural, build
 from apt_bench.core.errors import UserError
 from apt_bench.interchange import IMPORTED
 from apt_bench.records import EpisodeRecord, RunStore, differing_settings
@@ -27,6 +29,15 @@ LOOKS = 10
 ALPHA = 0.05
 VERDICTS = {"a better": "better", "b better": "worse"}
 """What `sequential.sequential_mcnemar` calls A is this run."""
+
+
+@dataclass(frozen=True)
+class _Noted:
+    """A look as run.json keeps it."""
+
+    pairs: Natural
+    only_run: Natural
+    only_against: Natural
 
 
 class Sequential:
@@ -67,10 +78,12 @@ class Sequential:
                 f"This run was begun under another sequential rule ({', '.join(changed)} differ); a rule holds only if "
                 "it is kept. Repeat that command, or give --out another directory."
             )
-        self._looks = [
-            Look(x["pairs"], x["only_run"], x["only_against"])
-            for x in (noted.get("looks") or () if noted else ())
-        ]
+        looks: tuple[_Noted, ...] = build(
+            tuple[_Noted, ...], noted.get("looks") or (), "run.json: sequential: looks"
+        )
+        if len(looks) > count:
+            raise UserError(f"run.json: sequential: {len(looks)} looks, of {count} that were planned.")
+        self._looks = [Look(x.pairs, x.only_run, x.only_against) for x in looks]
         self._won: dict[EpisodeKey, bool] = {}
         self._open: set[EpisodeKey] = set()
 

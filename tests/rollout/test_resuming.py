@@ -115,7 +115,7 @@ def test_a_run_of_an_older_version_goes_on_under_its_old_name(tmp_path, monkeypa
     options = RunOptions("toy.yaml", "steady.yaml", cells=("push",), episodes=1, workers="0")
     with open(os.devnull, "w") as nowhere:
         out = runner.run(options, runner.Console(file=nowhere)).out
-        old = out.with_name("toy-push-aaaaaa-bbbbbbbb")
+        old = out.with_name(out.name.replace("steady", "push"))
         out.rename(old)
         run = json.loads((old / "run.json").read_text())
         run["policy"]["name"] = "push"

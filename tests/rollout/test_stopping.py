@@ -173,3 +173,19 @@ def test_the_command_line(rival):
     assert "needs --against" in str(call("--stop-when", "decided").exception)
     assert "complete or decided" in str(call("--stop-when", "soon").exception)
     assert json.loads((rival / "run.json").read_text()).get("sequential") is None
+
+
+@pytest.mark.parametrize("looks", [[{}], [{"pairs": -1, "only_run": 0, "only_against": 0}], ["x"], "x", 3])
+def test_damaged_looks_are_a_message(here, rival, tmp_path, looks):
+    steady = {"cells": ("push",), "episodes": 2, "against": rival}
+    here(**steady)
+    path = tmp_path / "run/run.json"
+    run = json.loads(path.read_text())
+    run["sequential"]["looks"] = looks
+    path.write_text(json.dumps(run))
+    with pytest.raises(UserError, match=r"run\.json"):
+        here(**steady)
+    run["sequential"]["looks"] = [{"pairs": 4, "only_run": 0, "only_against": 0}] * 11
+    path.write_text(json.dumps(run))
+    with pytest.raises(UserError, match="11 looks, of 2 that were planned"):
+        here(**steady)
