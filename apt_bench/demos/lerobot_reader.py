@@ -143,8 +143,8 @@ def index_lerobot(root: Path) -> list[LeRobotEntry]:
             found[row["episode_index"]] = entry
     if len(found) < info.get("total_episodes", 0):
         raise UserError(
-            f"{root}/meta/episodes lists {len(found)} of the {info['total_episodes']} episodes of info.json. It is "
-            "incomplete: copy or download it again."
+            f"{root}/meta/episodes lists {len(found)} of {info['total_episodes']} episodes (total_episodes in "
+            "info.json). It is incomplete: copy or download it again."
         )
     return list(found.values())
 
