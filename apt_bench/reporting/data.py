@@ -319,8 +319,8 @@ def sequential_notes(runs: Iterable[Run]) -> list[str]:
     """A caution for each run that was played under a sequential rule."""
     return [
         f"{r.label} was played under a stopping rule. {sequential_words(r.sequential)} Plain p-values and intervals of "
-        "this run take no account of the looks, and an early stop makes a difference look larger than it is. The rule asks "
-        "about these tasks, `compare` about tasks like these as well."
+        "this run take no account of the looks, and an early stop makes a difference look larger than it is. The rule "
+        "asks about these tasks, compare about tasks like these as well."
         for r in runs
         if r.sequential
     ]
