@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -158,6 +159,13 @@ class ToyEnv:
             raise SystemExit(0)
         if due("crash", self.spec.key.id) or "broken" in self.spec.args:
             raise RuntimeError("the toy broke")
+
+
+class UnpicklableEnv(ToyEnv):
+    """What it reports cannot cross processes."""
+
+    def outcome(self) -> Outcome:
+        return dataclasses.replace(super().outcome(), events={"lock": threading.Lock()})
 
 
 class PushPolicy:

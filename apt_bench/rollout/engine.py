@@ -83,7 +83,8 @@ class PolicyActor:
             check_alive()
             if (now := time.monotonic()) - noted > STILL_SECONDS:
                 noted = now
-                say(f"policy '{self._ref.name}' is still loading, after {now - begun:.0f} s.")
+                gpus = f", or waits for {self._ref.num_gpus:g} free GPU(s)" if self._ref.num_gpus else ""
+                say(f"policy '{self._ref.name}' is still loading{gpus}, after {now - begun:.0f} s.")
         answer: PolicySpec | str = ray.get(reference)
         return answer
 
@@ -142,7 +143,7 @@ class _Slot:
     quiet: float = 0.0  # seconds
     beats: tuple[int, str] = STARTING
     asked: Any = None  # a heartbeat question that is under way
-    hung: bool = False  # it was killed for its silence
+    silent: str = ""  # why it was killed, where it was for its silence
 
 
 class RayPool:
@@ -198,15 +199,14 @@ class RayPool:
             result: Result = ray.get(reference)
         except ray.exceptions.RayError as error:
             check_alive(now=True)
-            why = "showed no sign of life and was killed" if slot.hung else _reason(error)
-            result = Result(error=f"worker {slot.index}: {why}")
+            result = Result(error=f"worker {slot.index} {slot.silent or _reason(error)}")
         if result.policy_lost:  # the worker and its environment are well
             if policy := self._policy(slot):
                 policy.ensure()
         elif result.error:  # whatever the worker holds is not to be trusted any more
             ray.kill(slot.actor)
             slot.actor = self._actor.remote(self._settings)
-            slot.beats, slot.asked, slot.hung = STARTING, None, False
+            slot.beats, slot.asked, slot.silent = STARTING, None, ""
         return result
 
     def _watch(self) -> None:
@@ -237,15 +237,21 @@ class RayPool:
                     if policy.handle is slot.host:  # not one that was started again meanwhile
                         policy.kill()
                 else:
-                    slot.hung = True
+                    slot.silent = "showed no sign of life and was killed"
+                    if slot.beats == STARTING:
+                        slot.silent = f"did not start within {limit:.0f} s. Is a CPU free for it?"
                     ray.kill(slot.actor)
 
 
 def _reason(error: Exception) -> str:
-    """What an error of Ray means, in one line: how a process died, or what was raised in it."""
+    """What an error of Ray means, as the end of a sentence: how a process died, or what was raised in it."""
     from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
-    if isinstance(error, (OutOfMemoryError, RayActorError)):
-        low = isinstance(error, OutOfMemoryError) or "low on memory" in str(error)
-        return "was killed because memory ran low (use fewer --workers)" if low else "died"
-    return one_line(said(error.cause if isinstance(error, RayTaskError) else error), 500)
+    if isinstance(error, OutOfMemoryError) or "low on memory" in str(error):
+        return "was killed because memory ran low (use fewer --workers)"
+    if getattr(error, "actor_init_failed", False):  # a traceback, whose last line says what was raised
+        return f"could not be made: {one_line(str(error).strip().splitlines()[-1], 500)}"
+    if isinstance(error, RayActorError):
+        return "died"
+    cause = error.cause if isinstance(error, RayTaskError) else None
+    return f"failed: {one_line(said(cause or error), 500)}"
