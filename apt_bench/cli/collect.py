@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, get_args
@@ -23,7 +22,7 @@ from apt_bench.cli import (
 )
 from apt_bench.cli.run import summary
 from apt_bench.core.errors import UserError, did_you_mean
-from apt_bench.core.text import plain_console
+from apt_bench.core.text import plain_console, say
 
 
 def register(app: typer.Typer) -> None:
@@ -90,8 +89,5 @@ def collect_command(
     )
     if result.stopped or result.missing:
         why = f"stopped ({result.stopped}). {result.message}" if result.stopped else "not complete"
-        print(
-            f"apt-bench: {why}; {len(result.missing)} episodes are missing. The same command goes on from here.",
-            file=sys.stderr,
-        )
+        say(f"{why}; {len(result.missing)} episodes are missing. The same command goes on from here.")
     raise typer.Exit(result.exit_code)

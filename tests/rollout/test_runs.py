@@ -51,7 +51,10 @@ def test_a_run_can_be_extended_but_not_changed(here, tmp_path):
         here(execute=1)
     with pytest.raises(UserError, match=r"another policy \(args.noise: None there, 0.1 now\)"):
         here(policy_args=("noise=0.1",))
-    with exclusive(tmp_path / "run", "apt-bench run"), pytest.raises(UserError, match="Another apt-bench run"):
+    with (
+        exclusive(tmp_path / "run", "apt-bench run"),
+        pytest.raises(UserError, match="Another apt-bench run"),
+    ):
         here()
 
 
@@ -62,7 +65,9 @@ def test_probes_run_beside_their_twins(here, tmp_path):
     for (task, init, prompt), record in twins.items():
         own = twins[task, init, "default"]
         assert record.start_hash == own.start_hash
-        assert (record.end_hash == own.end_hash) == (prompt == "default")  # reads its sentence, seeds by episode
+        assert (record.end_hash == own.end_hash) == (
+            prompt == "default"
+        )  # reads its sentence, seeds by episode
     assert RunStore.open(tmp_path / "run").run()["requested"]["push"]["push_the_puck_left"] == 2
 
 
