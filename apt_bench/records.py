@@ -320,9 +320,9 @@ class RunStore:
         Raises UserError where a line that is not the last cannot be read: such a file was edited or damaged, and
         skipping it silently would lose an episode.
         """
-        if not self.episodes_path.exists():
-            return
         try:
+            if not self.episodes_path.exists():
+                return
             with open(self.episodes_path, "rb") as file:
                 number = 0
                 while line := file.readline(LINE_LIMIT):

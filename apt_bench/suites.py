@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -279,7 +280,7 @@ def load_suite(name: str) -> Suite:
     """A shipped suite by name, or any suite by the path of its YAML file."""
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
-        if not path.is_file():
+        if not os.path.isfile(path):  # False also for what is too long to be a path
             raise UserError(
                 f"No file '{name}'. Give --suite the path of a YAML file, or a name of `apt-bench ls suites`."
             )

@@ -112,7 +112,7 @@ def _policies(table: Table) -> None:
 
 def _runs(table: Table, path: Path) -> None:
     _head(table, "run", "suite", "policy", "protocol", "episodes", "successes", "errors")
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise UserError(f"No folder '{path}'. Runs of `apt-bench run` lie in results/runs by default.")
     for folder in run_folders(path):
         try:

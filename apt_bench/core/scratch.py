@@ -34,7 +34,11 @@ def scratch(kind: str) -> Iterator[Path]:
 
 def sweep() -> None:
     """Remove the scratch folders of processes that are gone. Where nothing can be locked, nothing is removed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    try:
+        found = list(Path(tempfile.gettempdir()).glob(f"{PREFIX}*"))
+    except OSError:  # no folder for temporary files
+        return
+    for folder in found:
         try:
             if folder.is_symlink() or time.time() - folder.stat().st_mtime < YOUNG:
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -72,7 +73,7 @@ def plan(
         )
     protocol = identity.protocol(suite, policy_spec, execute, options.seed, options.instruction)
     out = options.out or _default(options, suite, ref, policy_spec, protocol)
-    finished = finished_keys(RunStore(out).episodes()) if out.is_dir() else set()
+    finished = finished_keys(RunStore(out).episodes()) if os.path.isdir(out) else set()
     rule = None
     if options.against is not None:
         rule = open_rule(options.against, options.margin, protocol, specs, out, bool(finished))
@@ -87,7 +88,7 @@ def _default(
     it has: that of the policy's class."""
     tail = "-sequential" if options.against is not None else ""
     out = RUNS / f"{suite.name}-{ref.label(spec)}-{protocol_hash(protocol)}{tail}"
-    if out.exists():
+    if os.path.exists(out):  # False also for what is too long to be a path; who writes there says so
         return out
     pattern = f"{suite.name}-*-{protocol_hash(protocol)}{tail}"
     for folder, _ in _runs(RUNS):
@@ -128,7 +129,7 @@ def _recorded(options: RunOptions, ref: PolicyRef) -> Iterator[tuple[Path, Polic
         found = _runs(RUNS)
     else:
         found = iter(
-            [(options.out, RunStore(options.out).run())] if (options.out / "run.json").is_file() else []
+            [(options.out, RunStore(options.out).run())] if os.path.isfile(options.out / "run.json") else []
         )
     asked = {"policy": ref.policy, "args": jsonable(dict(ref.args))}
     declared, digest = ref.declared(), None
