@@ -40,7 +40,7 @@ def edit(root: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     path = root / "meta/info.json"
     info = json.loads(path.read_text())
     change(info)
-    path.write_text(json.dumps(info))
+    path.write_text(json.dumps(info, ensure_ascii=False), "utf-8")
 
 
 def replaced(root: Path, name: str, column: str, value: pa.Array | None) -> None:
@@ -305,11 +305,13 @@ def test_the_hubs_cache_of_links_is_read(whole: Path, tmp_path: Path) -> None:
 
 def test_a_video_that_is_a_play_list_names_no_other_file(root: Path) -> None:
     """ffmpeg would take it for one by its content."""
+    shutil.copy(root / f"videos/{WRIST}/chunk-000/file-000.mp4", root / f"videos/{WRIST}/chunk-000/other.mp4")
     other = root / "videos/observation.images.agentview/chunk-000/file-000.mp4"
     path = root / f"videos/{WRIST}/chunk-000/file-000.mp4"
     for text in (
         f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{other}\n#EXT-X-ENDLIST\n",
         f"ffconcat version 1.0\nfile '{other}'\n",
+        "ffconcat version 1.0\nfile other.mp4\n",
     ):
         path.write_text(text)
         with pytest.raises(UserError, match=rf"{WRIST}/chunk-000/file-000\.mp4 is damaged"):
