@@ -49,7 +49,7 @@ def ray_session(address: str | None, asked: int | None, episodes: int, logs: boo
     """
     if asked is None and not address:
         asked = auto_workers(cores(), free_memory_gb())
-    local = not address
+    local, neutral = not address, _neutral()
     with ExitStack() as stack:
         folder = stack.enter_context(reaped_folder()) if local else ""
         if local:
@@ -62,8 +62,8 @@ def ray_session(address: str | None, asked: int | None, episodes: int, logs: boo
         stack.enter_context(_patched(local, logs))
         quiet: dict[str, Any] = {"log_to_driver": logs, "logging_level": "CRITICAL"}
         try:
-            # Ray puts the working directory first where its workers look for modules. They go there themselves.
-            with contextlib.chdir("/"):
+            # Ray's processes start here, and look for modules here first. Ours move to the user's folder themselves.
+            with contextlib.chdir(neutral):
                 if local:
                     assert asked is not None
                     ray.init(
@@ -108,8 +108,6 @@ def _private(folder: str) -> dict[str, str | None]:
     token = os.path.join(folder, "token")
     with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
-    path = os.environ.get("PYTHONPATH")
-    package = str(Path(__file__).parents[2])
     return {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": token,
@@ -120,9 +118,15 @@ def _private(folder: str) -> dict[str, str | None]:
         "RAY_JOB_CONFIG_JSON_ENV_VAR": None,  # of a Ray job that apt-bench is started from
         "RAY_ADDRESS": None,
         # A module of the user's that is called like one of Ray's would stop every process of it.
-        "PYTHONPATH": package if package in user_folders()[1:] else None,
-        RAY_PYTHONPATH: path,
+        "PYTHONPATH": None,
+        RAY_PYTHONPATH: os.environ.get("PYTHONPATH"),
     }
+
+
+def _neutral() -> str:
+    """A folder without modules of the user's; that of apt-bench itself where it is not installed."""
+    package = str(Path(__file__).parents[2])
+    return package if package in user_folders() else "/"
 
 
 @contextmanager
