@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Any
 
-from apt_bench.core.config import Range, build
 from apt_bench.core.errors import UserError, did_you_mean
 from apt_bench.envs.tabletop.layouts import LAYOUTS, containers_of, move_sentence
 from apt_bench.envs.tabletop.robots import ROBOTS
@@ -49,10 +48,18 @@ def check_args(cell: Cell) -> None:
             raise UserError(f"{where}: no {name} '{value}'. {did_you_mean(str(value), _CHOICES[name])}")
     if "layout" not in args:
         raise UserError(f"{where}: args need a layout. Known: {', '.join(LAYOUTS)}.")
-    if args["layout"] == "table" and args.get("split") == "train":
-        build(Annotated[float, Range(least=0, most=1)], args.get("ambiguity"), f"{where}: ambiguity")
-    build(Annotated[float, Range(least=0, most=2)], args.get("disturbance", 0), f"{where}: disturbance")
-    build(tuple[Literal["store", "plate"], ...], args.get("stages", ("store",)), f"{where}: stages")
+    share, push = args.get("ambiguity"), args.get("disturbance", 0)
+    if args["layout"] == "table" and args.get("split") == "train" and not _lies_in(share, 0, 1):
+        raise UserError(f"{where}: args need an ambiguity between 0 and 1, not {share!r}.")
+    if not _lies_in(push, 0, 2):
+        raise UserError(f"{where}: the disturbance must lie between 0 and 2, not {push!r}.")
+    stages = args.get("stages", ("store",))
+    if not isinstance(stages, (list, tuple)) or any(s not in ("store", "plate") for s in stages):
+        raise UserError(f"{where}: stages are store and plate, not {stages!r}.")
+
+
+def _lies_in(value: Any, low: float, high: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
 
 
 def _task(cell: Cell, name: str, template: str) -> Task:
