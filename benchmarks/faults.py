@@ -41,7 +41,7 @@ from apt_bench.records import EpisodeRecord  # noqa: E402
 
 SUITE = "tests/toy_suite.yaml"
 POLICIES = ("tests.toy:PushPolicy", "tests.toy:HostedPushPolicy")
-EPISODES = 30
+EPISODES = 10
 PATIENCE = 300.0
 """Seconds after which a command that does not end is a defect."""
 
@@ -148,7 +148,7 @@ def full_disk(target: Target, rng: random.Random) -> bool:
         return target.disk.fill()
     try:
         size = max((p.stat().st_size for p in target.out.rglob("*") if p.is_file()), default=0)
-        resource.prlimit(target.process.pid, resource.RLIMIT_FSIZE, (size + 100, resource.RLIM_INFINITY))
+        resource.prlimit(target.process.pid, resource.RLIMIT_FSIZE, (size // 2, resource.RLIM_INFINITY))
     except (OSError, ValueError):
         return False
     return True
@@ -355,7 +355,8 @@ def disturb(
         if not early and progress() < seen + rng.randint(1, 6):
             time.sleep(0.05)
             continue
-        name = rng.choice(list(faults))
+        mild = [name for name in faults if name in MILD]
+        name = rng.choice(mild if mild and rng.random() < 0.5 else list(faults))
         if faults[name](target, rng):
             campaign.injections[name] += 1
             if name not in MILD:

@@ -1,7 +1,6 @@
 """Damage done to valid input: bytes flipped and cut, values of a tree exchanged for odd ones, cells of a table.
 
-Every function takes a `random.Random`, which hypothesis provides, so that a failing input can be made small and found
-again."""
+Every function takes a `random.Random` made from a seed that hypothesis draws: the seed of a failure makes it again."""
 
 from __future__ import annotations
 

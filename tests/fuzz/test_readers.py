@@ -46,8 +46,9 @@ def test_whatever_is_damaged_ends_in_a_message(target: Target, seeds: Path) -> N
     folder = _seed(target, seeds)
     files = [p.relative_to(folder) for p in target.files(folder)]
 
-    @given(st.randoms(use_true_random=False))
-    def damage(rng: random.Random) -> None:
+    @given(st.integers(0, 2**63 - 1))
+    def damage(seed: int) -> None:
+        rng = random.Random(seed)
         with tempfile.TemporaryDirectory() as temporary:
             copy = Path(temporary) / "x"
             shutil.copytree(folder, copy)
