@@ -7,6 +7,7 @@ import contextlib
 import os
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -15,9 +16,10 @@ from typing import Any
 
 from apt_bench.core.errors import RayLost, UserError, said
 from apt_bench.core.search_path import RAY_PYTHONPATH, user_folders
-from apt_bench.core.text import one_line
+from apt_bench.core.text import one_line, say
 from apt_bench.rollout.identity import cores, free_memory_gb
 from apt_bench.rollout.ray_folder import reaped_folder
+from apt_bench.rollout.reaper import children
 
 WORKER_GB = 4.5
 RESERVE_GB = 2.0
@@ -63,7 +65,7 @@ def ray_session(address: str | None, asked: int | None, episodes: int, logs: boo
         quiet: dict[str, Any] = {"log_to_driver": logs, "logging_level": "CRITICAL"}
         try:
             # Ray's processes start here, and look for modules here first. Ours move to the user's folder themselves.
-            with contextlib.chdir(neutral):
+            with contextlib.chdir(neutral), _start_watched():
                 if local:
                     assert asked is not None
                     ray.init(
@@ -259,7 +261,38 @@ def _last_words(folder: str) -> str:
     return ""
 
 
+@contextmanager
+def _start_watched() -> Iterator[None]:
+    """A Ray whose control process dies while it starts is silent for a minute and then ends this process with words of
+    its own, in which nothing can be raised. End it sooner, with ours; nothing has run yet."""
+    over = threading.Event()
+
+    def watch() -> None:
+        seen: set[int] = set()
+        missed = 0
+        while not over.wait(LOOK_SECONDS):
+            now = children("gcs_server")
+            missed = missed + 1 if seen - now else 0  # a start that fails ends it, too, and then says why
+            seen |= now
+            if missed > DEAD_LOOKS:
+                say(
+                    "Ray's control process (gcs_server) died while Ray started: it was killed, or the machine ran out "
+                    "of memory. What is recorded is safe; the same command goes on from there."
+                )
+                os._exit(RayLost.exit_code)
+
+    threading.Thread(target=watch, name="ray starts", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
 # --- whether it is there --------------------------------------------------------------------------------------
+
+
+DEAD_LOOKS = 10
+"""So many looks in a row without the control process, while Ray starts."""
 
 
 class _Pulse:

@@ -31,6 +31,22 @@ def _holds(pid: str, folder: str) -> bool:
     return False
 
 
+def children(name: str) -> set[int]:
+    """Processes of this name that this one started and that live."""
+    found = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+                own, _, rest = file.read().partition(" (")
+        except OSError:  # gone
+            continue
+        called, _, facts = rest.rpartition(") ")
+        state, parent = facts.split()[:2]
+        if called == name and int(parent) == os.getpid() and state not in "ZX":
+            found.add(int(own))
+    return found
+
+
 if __name__ == "__main__":
     driver = os.getppid()  # it may be alive, with a log open, and has better ways to end
     sys.stdin.read()

@@ -75,6 +75,20 @@ def test_the_death_of_ray_is_told_and_the_same_command_goes_on(victim, policy, w
     assert done.items() <= whole.items()
 
 
+@pytest.mark.slow
+def test_the_death_of_ray_while_it_starts_is_told(slow, tmp_path):
+    process = Command(tmp_path / "run", "--workers", "1").start()
+    until(lambda: any(p.name() == "gcs_server" for p in children(process)), process)
+    named(children(process), "gcs_server").kill()
+    killed = time.monotonic()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1, err
+    assert time.monotonic() - killed < 50  # Ray's own word comes after 60 s
+    assert err.startswith("apt-bench: ")
+    assert "Ray" in err
+    assert len(err.strip().splitlines()) == 1
+
+
 def test_what_stays_when_driver_and_reaper_are_killed_is_swept_by_the_next_run(slow, tmp_path):
     command = Command(tmp_path / "run", "--workers", "1")
     process = command.start()
