@@ -141,7 +141,7 @@ def index_lerobot(root: Path) -> list[LeRobotEntry]:
                     f"{path}: row {number}: episode {row['episode_index']} is listed twice. {MEND}"
                 )
             found[row["episode_index"]] = entry
-    if len(found) < info.get("total_episodes", 0):
+    if len(found) < (info.get("total_episodes") or 0):
         raise UserError(
             f"{root}/meta/episodes lists {len(found)} of {info['total_episodes']} episodes (total_episodes in "
             "info.json). It is incomplete: copy or download it again."

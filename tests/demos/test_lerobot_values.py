@@ -67,6 +67,7 @@ def replaced(root: Path, name: str, column: str, value: pa.Array | None) -> None
         ("total_episodes", -1),
         ("total_episodes", "2"),
         ("total_episodes", 3),
+        ("total_frames", "many"),
         ("total_frames", 1.5),
         ("chunks_size", []),
         ("features", None),
@@ -316,3 +317,8 @@ def test_a_video_that_is_a_play_list_names_no_other_file(root: Path) -> None:
         path.write_text(text)
         with pytest.raises(UserError, match=rf"{WRIST}/chunk-000/file-000\.mp4 is damaged"):
             open_demos(root, cameras=["wrist"])[0]
+
+
+def test_a_count_that_info_leaves_out_is_no_error(root: Path) -> None:
+    edit(root, lambda i: i.update(total_episodes=None))
+    assert len(open_demos(root)) == 2
