@@ -1,7 +1,7 @@
 """Looking at a growing comparison without fooling oneself: group-sequential tests of matched pairs.
 
-The maximum is declared in advance, and the error is spent over the looks. All of it is about other initial states of the
-same tasks: pairs are pooled, and nothing is said about other tasks (`differences` does that, and without looks).
+The maximum is declared in advance, and the error is spent over the looks. All of it is about other initial states of
+the same tasks: pairs are pooled, and nothing is said about other tasks (`differences` does that, and without looks).
 """
 
 from __future__ import annotations

@@ -134,11 +134,15 @@ def _call(app: typer.Typer) -> int:
 
 def _failed(error: Exception) -> int:
     from apt_bench.core.errors import INTERNAL_ERROR, UserError
-    from apt_bench.core.text import say
+    from apt_bench.core.files import NOT_OURS, reason
+    from apt_bench.core.text import one_line, say
 
     if isinstance(error, UserError):
         say(error)
         return error.exit_code
+    if isinstance(error, OSError) and error.errno in NOT_OURS:
+        say(f"{reason(error)}{one_line(f': {error.filename}', 300) if error.filename else ''}.")
+        return UserError.exit_code
     say(crashed(error))
     return INTERNAL_ERROR
 

@@ -120,7 +120,7 @@ def parse_yaml(text: str, where: str) -> Any:
     try:
         value = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise UserError(f"{where} is not YAML: {error}") from None
+        raise UserError(f"{where} is not YAML: {_yaml_problem(error)}.") from None
     except RecursionError:
         raise UserError(f"{where} is nested too deeply.") from None
     except (ValueError, OverflowError) as error:  # an impossible date, a number of 5,000 digits
@@ -137,6 +137,13 @@ def parse_yaml(text: str, where: str) -> Any:
         elif isinstance(item, (list, tuple, set)):
             stack += [(v, depth + 1) for v in item]
     return value
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    """In one line: what is wrong, and where."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or " ".join(str(error).split())
+    return f"{problem} (line {mark.line + 1}, column {mark.column + 1})" if mark else problem
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -159,6 +159,12 @@ def inside(folder: Path, name: str) -> Path:
     raise UserError(f"'{name}' leaves the folder {folder}.")
 
 
+NOT_OURS = (
+    errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
+    errno.EIO, errno.ESTALE,
+)  # fmt: skip
+"""Errors of a path, a permission or a disk: a person can mend them."""
+
 NOT_LOCKABLE = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 """What file systems without locks answer."""
 

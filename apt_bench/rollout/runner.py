@@ -56,12 +56,12 @@ def run(
             actors = policy_actors(ref, workers, home)
             todo = plan(options, suite, specs, ref, actors[0].spec())
         stack.enter_context(exclusive(todo.out, WHO))
-        todo = plan(
-            options, suite, specs, ref, todo.policy_spec
-        )  # another command may have written until now
+        # Another command may have written until now.
+        todo = plan(options, suite, specs, ref, todo.policy_spec)
         if todo.over:
             return nothing_left(todo)
-        provenance.require(suite.name, suite.simulator, options.unpinned)  # the policy's modules may change the path
+        # The policy's modules may have changed where modules are looked for.
+        provenance.require(suite.name, suite.simulator, options.unpinned)
         RunStore(todo.out).sweep()
         scratch.sweep()
         renders = bool(suite.simulator) and (todo.policy_spec.cameras or video.which != "none")

@@ -70,7 +70,7 @@ def test_a_gymnasium_environment_refuses_another_simulator(monkeypatch: pytest.M
 )
 def test_arguments_of_a_tabletop_cell_are_checked(args: dict[str, Any]) -> None:
     cell = load_suite("rigid_pick_place").cell("train")
-    with pytest.raises(UserError, match="(?i)cell 'train'"):
+    with pytest.raises(UserError, match=r"(?i)cell 'train'"):
         check_args(dataclasses.replace(cell, args={**cell.args, **args}))
 
 
@@ -78,7 +78,7 @@ def test_arguments_of_a_tabletop_cell_are_checked(args: dict[str, Any]) -> None:
     "args", [{}, {"mode": "coaching"}, {"mode": "x", "pairs": "done"}, {"mode": ["chaining"]}]
 )
 def test_arguments_of_a_composed_cell_are_checked(args: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="(?i)cell 'c': args need"):
+    with pytest.raises(UserError, match=r"(?i)cell 'c': args need"):
         compose.cell_tasks(Cell("c", "C", 100, "text", args=args))
 
 
