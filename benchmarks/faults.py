@@ -175,7 +175,7 @@ def away(out: Path) -> Path:
 
 RUN_FAULTS: dict[str, Fault] = {
     "worker": kill_one("ray::RolloutActor"),
-    "worker hangs": kill_one("ray::RolloutActor", signal.SIGSTOP),
+    "worker hangs": kill_one("ray::RolloutActor.run", signal.SIGSTOP),  # one that starts may take minutes
     "policy": kill_one("ray::PolicyHost"),
     "driver": signal_driver(signal.SIGKILL),
     "interrupt": signal_driver(signal.SIGINT, group=True),
@@ -356,7 +356,9 @@ def disturb(
             time.sleep(0.05)
             continue
         mild = [name for name in faults if name in MILD]
-        name = rng.choice(mild if mild and rng.random() < 0.5 else list(faults))
+        name = rng.choice(mild if mild and rng.random() < 0.6 else list(faults))
+        if name == "worker hangs" and rng.random() < 0.7:  # each takes the time-out
+            continue
         if faults[name](target, rng):
             campaign.injections[name] += 1
             if name not in MILD:
