@@ -50,22 +50,39 @@ def __getattr__(name: str) -> Any:
 
 
 def build(verb: str | None = None) -> typer.Typer:
-    """The application. Where a module bears the verb's name only that one is imported: some import torch."""
+    """The application. Where a module bears the verb's name only that one is imported: some import torch.
+    `--version` imports none."""
     from importlib import import_module
     from pkgutil import iter_modules
 
     import typer
 
+    def show(version: bool) -> None:
+        if version:
+            from apt_bench import __version__
+
+            print(f"apt-bench {__version__}")
+            raise typer.Exit
+
+    def options(
+        version: bool = typer.Option(
+            False, "--version", callback=show, is_eager=True, help="Show the version and exit."
+        ),
+    ) -> None:
+        """Does a robot policy follow the instruction, or only what it sees?"""
+
     app = typer.Typer(
         name="apt-bench",
-        help="Does a robot policy follow the instruction, or only what it sees?",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(lambda: None)  # verbs stay verbs even where there is one alone
+    app.callback()(options)  # also keeps a verb a verb where there is one alone
     found = {m.name for m in iter_modules(__path__) if not m.name.startswith("_")}
+    if verb == "--version":
+        return app
     names = [verb] if verb in found else [*(n for n in FIRST if n in found), *sorted(found - {*FIRST})]
     for name in names:
         import_module(f"{__name__}.{name}").register(app)
@@ -114,7 +131,11 @@ def _prepare() -> None:
 def _call(app: typer.Typer) -> int:
     """Parse the command line and run its verb; gives the exit code. Click's own loop would turn Ctrl-C and a closed
     pipe into exit code 1, which is a verdict."""
+    import io
+
     import typer
+
+    from apt_bench.core.text import message
 
     command = typer.main.get_command(app)
     try:
@@ -127,7 +148,9 @@ def _call(app: typer.Typer) -> int:
     except Exception as error:
         if not callable(getattr(error, "show", None)):
             raise
-        error.show()  # type: ignore[attr-defined]  # Click's usage errors, in whichever Click typer brings
+        said = io.StringIO()
+        error.show(file=said)  # type: ignore[attr-defined]  # Click's usage errors, in whichever Click typer brings
+        sys.stderr.write(message(said.getvalue()))
         return 2
     return 0
 
