@@ -112,6 +112,17 @@ def plain_console(file: IO[str] | None = None) -> PlainConsole:
     return PlainConsole(file=file, width=None if stream.isatty() else 1000)
 
 
-def say(message: object) -> None:
-    """A line on stderr in apt-bench's name."""
-    print(f"apt-bench: {plain(message)}", file=sys.stderr)
+LINE, LINES = 1200, 60
+"""Characters of a line of a message, and lines, at most: a name in it may be as long as a file."""
+
+
+def message(text: object) -> str:
+    """A message for people, lists of lines included: what it repeats of somebody's text is plain and not endless."""
+    lines = str(text).split("\n", LINES + 1)
+    more = [f"  and more, {LINES} lines are shown"] if len(lines) > LINES else []
+    return "\n".join([*(one_line(line, LINE) for line in lines[:LINES]), *more])
+
+
+def say(text: object) -> None:
+    """A message on stderr in apt-bench's name."""
+    print(f"apt-bench: {message(text)}", file=sys.stderr)

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 
-from apt_bench.core.text import csv_cell, csv_text, literal, one_line, plain, plain_console
+from apt_bench.core.text import (
+    LINE,
+    LINES,
+    csv_cell,
+    csv_text,
+    literal,
+    message,
+    one_line,
+    plain,
+    plain_console,
+)
 
 texts = st.text(st.characters())
 
@@ -65,3 +75,12 @@ def test_a_csv_cell_is_no_formula_and_reads_back(text):
 def test_numbers_stay_numbers_in_csv():
     assert [csv_cell(v) for v in (1, -2.5, None, "-1", "-1e3")] == [1, -2.5, None, "-1", "-1e3"]
     assert csv_cell("=1+1") == "'=1+1"
+
+
+def test_a_message_repeats_no_endless_word_and_keeps_its_lines():
+    shown = message(f"No suite '{'x' * 5000}'. Did you mean 'y'?")
+    assert len(shown) <= LINE
+    assert shown.startswith("No suite 'xxx")
+    assert shown.endswith("Did you mean 'y'?")
+    assert message("sheet.csv:\n  row 2: a\n  row 3: \x1b") == "sheet.csv:\n  row 2: a\n  row 3: \\x1b"
+    assert len(message("problem\n" * 10**6).splitlines()) == LINES + 1
