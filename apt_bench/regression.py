@@ -205,10 +205,11 @@ def check(
     pairs = matched(run, baseline)
     drop = _drop(margin)
     share, gaps = _coverage(run, baseline, pairs, coverage)
+    cautions = (*unfinished(baseline), *sequential_notes((run, baseline)))
+    settings = tuple(policy_settings(run.protocol, baseline.protocol, run.label, baseline.label))
     if not len(pairs):
-        return Check(
-            "inconclusive", None, (), margin, drop, share, (_nothing_shared(run, baseline, "in common"),)
-        )
+        nothing = _nothing_shared(run, baseline, "in common")
+        return Check("inconclusive", None, (), margin, drop, share, (nothing,), settings, cautions)
     parts = [("Overall", pairs)]
     cells = _by_cell(pairs)
     if len(cells) > 1:
@@ -242,8 +243,6 @@ def check(
         reasons.append(
             f"The drop is smaller than {100 * margin:g} points (lower limit {100 * gates[0].low:+.1f})."
         )
-    cautions = (*unfinished(baseline), *sequential_notes((run, baseline)))
-    settings = tuple(policy_settings(run.protocol, baseline.protocol, run.label, baseline.label))
     return Check(verdict, gates[0], tuple(gates[1:]), margin, drop, share, tuple(reasons), settings, cautions)
 
 

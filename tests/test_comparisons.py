@@ -237,3 +237,71 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     for words in (["compare", a, b, "--out"], ["check", a, "--against", b, "--junit"]):
         with pytest.raises(UserError, match="Cannot write"):
             raise call(*words, "/proc/none/x").exception  # type: ignore[misc]
+
+
+def pair(folder: Path) -> tuple[Path, Path]:
+    """A run that has regressed, and its baseline."""
+    return (
+        write_run(folder / "worse", lambda c, t, i: i < 10, {"goal_pos": 20}),
+        write_run(folder / "base", lambda c, t, i: i < 16, {"goal_pos": 20}),
+    )
+
+
+@pytest.mark.parametrize("option", ["--junit", "--summary"])
+def test_a_place_for_the_verdict_is_tried_before_there_is_one(tmp_path: Path, option: str) -> None:
+    worse, base = pair(tmp_path)
+    (tmp_path / "folder").mkdir()
+    done = call("check", worse, "--against", base, option, tmp_path / "folder")
+    assert "Cannot write" in str(done.exception)
+    assert "Verdict" not in done.output
+    (tmp_path / "old.xml").write_text("before")
+    done = call("check", worse, "--against", tmp_path / "none", option, tmp_path / "old.xml")
+    assert "Cannot read" in str(done.exception) or "holds no run" in str(done.exception)
+    assert (tmp_path / "old.xml").read_text() == "before"
+
+
+def test_a_disk_that_fills_meanwhile_hides_no_verdict(tmp_path: Path) -> None:
+    worse, base = pair(tmp_path)
+    assert call("check", worse, "--against", base, "--junit", "/dev/full").exit_code == 1
+    assert (
+        call(
+            "check",
+            base,
+            "--against",
+            write_run(tmp_path / "b", lambda c, t, i: i < 16, {"goal_pos": 20}),
+            "--junit",
+            "/dev/full",
+        ).exit_code
+        == 2
+    )
+
+
+def test_a_comparison_replaces_an_earlier_one_and_nothing_else(tmp_path: Path) -> None:
+    worse, base = pair(tmp_path)
+    out = tmp_path / "out"
+    for _ in range(2):
+        assert call("compare", worse, base, "--out", out).exit_code == 0
+    assert {p.name for p in out.iterdir()} == {"tables", "figures", "comparison-files.json"}
+    mine = tmp_path / "mine"
+    (mine / "tables").mkdir(parents=True)
+    (mine / "tables" / "compare.csv").write_text("mine")
+    call("report", base, "--out", tmp_path / "report")
+    for folder in (mine, tmp_path / "report"):
+        before = sorted(folder.rglob("*"))
+        done = call("compare", worse, base, "--out", folder)
+        assert "holds no comparison" in str(done.exception)
+        assert "Verdict" not in done.output
+        assert sorted(folder.rglob("*")) == before
+    assert (mine / "tables" / "compare.csv").read_text() == "mine"
+    assert "holds no report" in str(call("report", base, "--out", out).exception)
+
+
+def test_a_check_without_pairs_keeps_its_cautions(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", lambda c, t, i: True, {"goal_pos": 2})
+    base = write_run(tmp_path / "base", lambda c, t, i: True, {"object_pos": 2})
+    info = json.loads((base / "run.json").read_text())
+    info["requested"]["object_pos"]["task_0"] = 5
+    (base / "run.json").write_text(json.dumps(info))
+    assert any(
+        "base is not finished" in c for c in check(load_run(run, "run"), load_run(base, "base")).cautions
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +11,8 @@ import typer
 
 from apt_bench.core.config import Count, Range, checked
 from apt_bench.core.errors import UserError
-from apt_bench.core.files import reason
-from apt_bench.core.text import plain_console
+from apt_bench.core.files import reason, require_writable
+from apt_bench.core.text import plain_console, say
 
 Percent = Annotated[float, Range(least=0, most=100)]
 Margin = Annotated[float, Range(least=0.01, below=100)]
@@ -30,29 +31,32 @@ def compare_command(
     a: Annotated[str, typer.Argument(help="Run directory A (or NAME=DIR).")],
     b: Annotated[str, typer.Argument(help="Run directory B (or NAME=DIR).")],
     force: Annotated[bool, typer.Option("--force", help="Compare although the protocols differ.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Also write tables and a figure here.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Also write tables and a figure here: a new folder, or an earlier comparison's."),
+    ] = None,
     tasks: Annotated[bool, typer.Option("--tasks", help="Print the per-task table too.")] = False,
 ) -> None:
     """Compare two runs, matched episode by episode: difference, interval, p and verdict per cell and overall."""
     from apt_bench.regression import compare
     from apt_bench.reporting.charts import save
     from apt_bench.reporting.data import load_runs
+    from apt_bench.reporting.folder import COMPARISON, replaced
     from apt_bench.reporting.table import markdown, write
     from apt_bench.reporting.verdicts import comparison_tables, difference_chart
 
-    first, second = load_runs([a, b])
-    tables = comparison_tables(compare(first, second, force), first.label, second.label)
+    with replaced(out, COMPARISON) if out else nullcontext() as folder:
+        first, second = load_runs([a, b])
+        tables = comparison_tables(compare(first, second, force), first.label, second.label)
+        if folder:
+            for table in tables:
+                write(table, folder / "tables")
+            figure = difference_chart(tables[0])
+            if figure:
+                save(figure, "compare", folder / "figures")
     for table in tables if tasks else tables[:1]:
         _print(markdown(table))
     if out:
-        try:
-            for table in tables:
-                write(table, out / "tables")
-            figure = difference_chart(tables[0])
-            if figure:
-                save(figure, "compare", out / "figures")
-        except OSError as error:
-            raise UserError(f"Cannot write to {out}: {reason(error)}.") from None
         _print(str(out))
 
 
@@ -82,25 +86,28 @@ def check_command(
     from apt_bench.reporting.data import load_runs
     from apt_bench.reporting.table import markdown
 
+    step = summary or (
+        Path(os.environ["GITHUB_STEP_SUMMARY"]) if os.environ.get("GITHUB_STEP_SUMMARY") else None
+    )
+    for path in filter(None, (junit, step)):
+        require_writable(path)
     this, base = load_runs([run, against])
     found = check(this, base, margin / 100, force, coverage / 100)
     _print(markdown(verdicts.check_table(found, this.label, base.label)))
     for sentence in found.reasons:
         _print(sentence)
     _print(f"Verdict: {found.verdict}")
-    step = summary or (
-        Path(os.environ["GITHUB_STEP_SUMMARY"]) if os.environ.get("GITHUB_STEP_SUMMARY") else None
-    )
+    code = found.exit_code
     try:
         if junit:
-            junit.parent.mkdir(parents=True, exist_ok=True)
             junit.write_text(verdicts.junit(found, this.label, base.label), encoding="utf-8")
         if step:
             with open(step, "a", encoding="utf-8") as file:
                 file.write(verdicts.summary(found, this.label, base.label))
-    except OSError as error:
-        raise UserError(f"Cannot write {error.filename}: {reason(error)}.") from None
-    raise typer.Exit(found.exit_code)
+    except OSError as error:  # a disk that is full by now: it hides no verdict but a pass
+        say(f"Cannot write {error.filename or junit or step}: {reason(error)}.")
+        code = code or UserError.exit_code
+    raise typer.Exit(code)
 
 
 def power_command(

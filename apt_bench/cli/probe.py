@@ -14,6 +14,7 @@ from rich.table import Table
 from apt_bench.cli import CellList, PolicyArgs, PolicyName, SuiteName, TaskList, words
 from apt_bench.core.config import load_object
 from apt_bench.core.errors import PolicyFault, ServerLost, UserError
+from apt_bench.core.files import require_writable
 from apt_bench.core.text import csv_cell, plain_console
 from apt_bench.policies.registry import find_policy
 from apt_bench.probes import PROBES, REPEAT, check_names, expand
@@ -43,6 +44,8 @@ def probe_command(
     check_names(words(probe))
     if out and not out.parent.is_dir():
         raise UserError(f"Folder {out.parent} does not exist.")
+    if out:
+        require_writable(out)
     chosen = load_suite(suite)
     specs = chosen.select(words(cells) or None, words(tasks) or None, episodes)
     # `swapped` takes its sentences from every task of the cell, not only the chosen ones.

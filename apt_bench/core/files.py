@@ -8,10 +8,12 @@ import json
 import math
 import os
 import shutil
+import stat
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from apt_bench.core.errors import UserError
 from apt_bench.core.jsonable import INTEGERS, jsonable
@@ -28,10 +30,24 @@ def reason(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or error or type(error).__name__)
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading, buffered. Raises OSError, also for what is no regular file: a pipe or a device that lies
+    where a file is expected may never end, or wait for ever."""
+    file = open(path, "rb", opener=_without_waiting)
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise OSError(errno.EINVAL, "it is a pipe, a socket or a device, not a file", str(path))
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def read_bytes(path: Path, limit: int = TEXT_LIMIT) -> bytes:
     """The content of a regular file. Raises UserError where it cannot be read or is longer than `limit` bytes."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             content = file.read(limit + 1)
     except OSError as error:
         raise UserError(f"Cannot read {path}: {reason(error)}.") from None
@@ -102,8 +118,7 @@ def _bounded(text: str) -> int:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
         raise ValueError(f"the key '{twice}' is repeated")
     return value
 
@@ -130,6 +145,20 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_whole(path, text.encode())
 
 
+def require_writable(path: Path) -> None:
+    """Raises UserError where no file can be written at this path: asked before the work whose result goes there. Makes
+    the folders, and leaves a file that is there as it is."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        there = os.path.lexists(path)
+        with open(path, "ab"):
+            pass
+        if not there:
+            path.unlink()
+    except (OSError, ValueError) as error:
+        raise UserError(f"Cannot write {path}: {reason(error)}.") from None
+
+
 def try_remove(path: Path) -> None:
     """Remove a file or folder as far as that can be done."""
     try:
@@ -142,8 +171,8 @@ def try_remove(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
-    with open(path, "rb") as file:
+    """Hex digest of a file's content. Raises OSError."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

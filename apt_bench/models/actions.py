@@ -11,8 +11,15 @@ on the choice of world frame, nor on a constant rotation of the end-effector fra
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
+
+from apt_bench.core.config import Range
+
+Stride = Annotated[int, Range(least=1, most=1000)]
+"""Control steps from one action of a chunk to the next."""
 
 CODE_DIM = 10
 POSITION, ROTATION, GRIPPER = slice(0, 3), slice(3, 9), slice(9, 10)

@@ -4,19 +4,21 @@ end-effector poses."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from scipy.spatial.transform import Rotation, Slerp
 from torch import Tensor
 
-from apt_bench.core.config import Count, Natural, build
+from apt_bench.core.config import Count, Natural, Range, build
 from apt_bench.core.errors import UserError
 from apt_bench.demos.recording import shrink
 from apt_bench.envs.base import AGENTVIEW, WRIST, Observation, unmirrored
 from apt_bench.models import checkpoint
-from apt_bench.models.actions import CODE_DIM, decode_chunk, make_pose
+from apt_bench.models.actions import CODE_DIM, Stride, decode_chunk, make_pose
 from apt_bench.models.diffusion import SAMPLE_STEPS, TRAIN_STEPS
 from apt_bench.models.inputs import RobotState, fractional_intrinsics
 from apt_bench.models.vla import VLA
@@ -25,6 +27,31 @@ from apt_bench.policies.base import PolicySpec, Steps, noise_seed
 
 PANDA_OPENING = 0.08  # metres between the finger joints' positions when fully open
 OPEN_ABOVE = 0.8  # predicted openness from which the gripper is told to open
+
+
+Pixels = Annotated[int, Range(least=1, most=4096)]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint says of the data that it was trained on, see `checkpoint.provenance`; what it does not say, or
+    the authors' files do not, is as here. image_size: height and width; None: they differed."""
+
+    stride: Stride = 1
+    image_size: tuple[Pixels, Pixels] | None = None
+    cameras: tuple[str, ...] = (AGENTVIEW, WRIST)
+    reference: str = ""
+
+    @staticmethod
+    def read(weights: str | Path) -> Trained:
+        """Raises UserError, naming the entry, where one cannot be meant."""
+        said = checkpoint.provenance(weights)
+        found: Trained = build(
+            Trained,
+            {f.name: said[f.name] for f in fields(Trained) if f.name in said},
+            f"{weights}: {checkpoint.PROVENANCE}",
+        )
+        return found
 
 
 class AptPolicy:
@@ -60,8 +87,8 @@ class AptPolicy:
         self.device = build(str | None, device, "device") or ("cuda" if torch.cuda.is_available() else "cpu")
         on_gpu = self.device.startswith("cuda")
         self.model = (model or checkpoint.load(weights)).to(self.device).eval()
-        trained = {} if model else checkpoint.provenance(weights)
-        self.stride, self.size = int(trained.get("stride", 1)), trained.get("image_size")
+        trained = Trained() if model else Trained.read(weights)
+        self.stride, self.size = trained.stride, trained.image_size
         horizon = (self.model.expert.config.horizon - 1) * self.stride + 1
         if execute > horizon:
             raise UserError(f"execute={execute}; its chunks have {horizon} steps.")
@@ -70,8 +97,9 @@ class AptPolicy:
                 f"sample_steps={sample_steps} must divide the {TRAIN_STEPS} noise levels of training."
             )
         self.sample_steps = sample_steps
-        views = tuple(chosen or trained.get("cameras", (AGENTVIEW, WRIST)))
-        reference = str(trained.get("reference", ""))
+        views, reference = chosen or trained.cameras, trained.reference
+        if not views:
+            raise UserError(f"{weights} names no camera. Give --policy-arg cameras=[{AGENTVIEW}].")
         if reference and reference not in views:
             raise UserError(
                 f"{weights} codes its actions in the axes of '{reference}', which is not among the cameras "

@@ -51,6 +51,8 @@ class PolicySpec:
             if isinstance(value, np.generic):  # a number from an array is a number
                 object.__setattr__(self, one.name, value.item())
         check_fields(self, where)
+        if len(set(self.cameras)) < len(self.cameras):
+            raise UserError(f"{where}: cameras names one twice: {', '.join(self.cameras)}.")
         try:
             json.dumps(dict(self.about), allow_nan=False).encode()
         except (TypeError, ValueError, RecursionError) as error:

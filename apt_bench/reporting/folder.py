@@ -1,4 +1,4 @@
-"""The folder of a report: written beside what is there, then put in its place, or left as it was."""
+"""The folder of a report or a comparison: written beside what is there, then put in its place, or left as it was."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from apt_bench.core.errors import UserError
 from apt_bench.core.files import PART, exclusive, read_json, reason, try_remove, write_json
 
 PAGE = "report.html"
-MANIFEST = "report-files.json"
-"""Names the files that a report consists of. A folder without it is not ours to clear."""
+MANIFEST, COMPARISON = "report-files.json", "comparison-files.json"
+"""Name the files that a report or a comparison consists of. A folder without it is not ours to clear."""
 
-ENTRIES = ("tables", "figures", "videos", PAGE, MANIFEST)
-"""What a report may have in its folder, in the order in which it is put there."""
+ENTRIES = ("tables", "figures", "videos", PAGE)
+"""What they may have in their folder, in the order in which it is put there; the manifest comes last."""
 
 WORK = f".report{PART}"
 NEW, OLD = "new", "old"
@@ -25,28 +25,29 @@ NEW, OLD = "new", "old"
 
 
 @contextmanager
-def replaced(out: Path) -> Iterator[Path]:
-    """A folder to write a report into. At the end of the block the report stands in `out`, where it replaces the files
-    of an earlier one, and only those. Where the block raises, `out` is as it was.
+def replaced(out: Path, manifest: str = MANIFEST) -> Iterator[Path]:
+    """A folder to write a report into, or what else this manifest is of. At the end of the block it stands in `out`,
+    where it replaces the files of an earlier one, and only those. Where the block raises, `out` is as it was.
 
-    Raises UserError where `out` holds anything but a report, and where it cannot be written."""
-    created = not out.exists()
+    Raises UserError where `out` holds anything else, and where it cannot be written."""
+    created = not os.path.lexists(out)
+    what = manifest.partition("-")[0]
     try:
-        with exclusive(out, "apt-bench report"):
+        with exclusive(out, "apt-bench report" if manifest == MANIFEST else "apt-bench compare"):
             work = out / WORK
-            ours = _restore(out)
+            ours = _restore(out, manifest)
             try:
                 (work / NEW).mkdir(parents=True)
                 yield work / NEW
                 files = sorted(p.relative_to(work / NEW).as_posix() for p in _files(work / NEW))
-                write_json(work / NEW / MANIFEST, {"apt_bench": apt_bench.__version__, "files": files})
-                _swap(out, ours)
+                write_json(work / NEW / manifest, {"apt_bench": apt_bench.__version__, "files": files})
+                _swap(out, ours, manifest)
             finally:
                 try_remove(work)
     except OSError as error:
         place = error.filename or out
         raise UserError(
-            f"Cannot write the report to {out}: {reason(error)} ({place}). Give --out another folder."
+            f"Cannot write the {what} to {out}: {reason(error)} ({place}). Give --out another folder."
         ) from None
     finally:
         if created:
@@ -54,24 +55,26 @@ def replaced(out: Path) -> Iterator[Path]:
                 out.rmdir()
 
 
-def _restore(out: Path) -> frozenset[str]:
-    """The files of the report in `out`, once what a killed `apt-bench report` left there is undone."""
+def _restore(out: Path, manifest: str) -> frozenset[str]:
+    """The files of the report in `out`, once what a killed command left there is undone."""
     new, old = out / WORK / NEW, out / WORK / OLD
     ours: frozenset[str] = frozenset()
-    if old.is_dir() and os.path.lexists(new / MANIFEST):  # killed while it put its files in place
-        ours = _listed(new / MANIFEST)
-        for entry in ENTRIES:
+    begun = next((m for m in (MANIFEST, COMPARISON) if os.path.lexists(new / m)), "")
+    if old.is_dir() and begun:  # killed while it put its files in place
+        ours = _listed(new / begun)
+        for entry in (*ENTRIES, begun):
             if os.path.lexists(old / entry):
                 try_remove(out / entry)
                 (old / entry).rename(out / entry)
     try_remove(out / WORK)
     there = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
-    if os.path.lexists(out / MANIFEST):
-        return ours | _listed(out / MANIFEST)
-    if not there or _older(out):
+    if os.path.lexists(out / manifest):
+        return ours | _listed(out / manifest)
+    if not there or (manifest == MANIFEST and _older(out)):
         return ours | {PAGE}
     raise UserError(
-        f"{out} is not empty and holds no report ('{there[0]}' is there). Give --out a new or an empty folder."
+        f"{out} is not empty and holds no {manifest.partition('-')[0]} ('{there[0]}' is there). Give --out a new or an "
+        "empty folder."
     )
 
 
@@ -91,24 +94,26 @@ def _older(out: Path) -> bool:
         return False
 
 
-def _swap(out: Path, ours: frozenset[str]) -> None:
+def _swap(out: Path, ours: frozenset[str], manifest: str) -> None:
     """Put the new entries in place of the old ones. Files of other people stay; where one bears the name of a new one,
     UserError, and where anything fails, everything is as it was."""
     work = out / WORK
-    for path in (p for e in ENTRIES if e != MANIFEST for p in _files(out / e)):
+    for path in (p for e in ENTRIES for p in _files(out / e)):
         name = path.relative_to(out)
         if name.as_posix() in ours:
             continue
         if os.path.lexists(work / NEW / name):
             if _older(out):
                 continue
-            raise UserError(f"{path} is not of an earlier report. Move it, or give --out another folder.")
+            raise UserError(
+                f"{path} is not of an earlier {manifest.partition('-')[0]}. Move it, or give --out another folder."
+            )
         (work / NEW / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, work / NEW / name, follow_symlinks=False)
     (work / OLD).mkdir()
     moved: list[tuple[Path, Path]] = []
     try:
-        for entry in ENTRIES:
+        for entry in (*ENTRIES, manifest):
             for source, target in ((out, work / OLD), (work / NEW, out)):
                 if os.path.lexists(source / entry):
                     (source / entry).rename(target / entry)

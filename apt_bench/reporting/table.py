@@ -93,8 +93,8 @@ RUN, CELL, TASK = (Column(word.lower(), word, align="left") for word in ("Run", 
 
 
 def own_key(name: str, *taken: str) -> str:
-    """Key of a column that is named in a file: never that of one of the table's own columns."""
-    return f"{name} " if name in taken else name
+    """Key of a column that is named in a file: never that of one of the table's own columns, nor of another name."""
+    return f"{name} " if name.rstrip(" ") in taken else name
 
 
 @dataclass(frozen=True)

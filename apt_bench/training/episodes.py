@@ -11,6 +11,7 @@ from apt_bench.core.config import Count, Range, Share, check_fields
 from apt_bench.core.errors import UserError
 from apt_bench.demos.format import Demonstration
 from apt_bench.envs.base import AGENTVIEW, WRIST
+from apt_bench.models.actions import Stride
 from apt_bench.training.augment import AugmentConfig
 
 GRIPPER_STILL = 0.005
@@ -35,7 +36,7 @@ class DataConfig:
     data: tuple[str, ...] = ()
     weights: tuple[Weight, ...] = ()
     cameras: tuple[str, ...] = (AGENTVIEW, WRIST)
-    stride: Annotated[int, Range(least=1, most=1000)] = 1
+    stride: Stride = 1
     look_every: Count = 1
     drop_noops: bool = True
     held_out: Share = 0.05

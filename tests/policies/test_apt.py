@@ -202,3 +202,29 @@ def test_taps_that_do_not_fit_are_refused(taps: tuple[int, ...]) -> None:
     shape = MiniVLM(MiniVLMConfig()).shape  # three layers
     with pytest.raises(UserError, match="from 0 to 2"):
         ExpertConfig(vlm=shape, width=96, heads=3, depth=4, taps=taps)
+
+
+@pytest.mark.parametrize(
+    "provenance",
+    [
+        {"stride": 0},
+        {"stride": 10**6},
+        {"stride": "two"},
+        {"stride": None},
+        {"stride": True},
+        {"image_size": [0, 64]},
+        {"image_size": [64]},
+        {"image_size": 64},
+        {"image_size": ["a", "b"]},
+        {"image_size": [10**9, 10**9]},
+        {"cameras": []},
+        {"cameras": 3},
+        {"cameras": [None]},
+        {"cameras": [AGENTVIEW, AGENTVIEW]},
+        {"reference": 7},
+        {"reference": "elsewhere"},
+    ],
+)
+def test_what_a_checkpoint_says_of_its_training_is_checked(tmp_path: Path, provenance: dict) -> None:
+    with pytest.raises(UserError, match=f"{next(iter(provenance))}|camera"):
+        AptPolicy(network(tmp_path / "policy", provenance=provenance), device="cpu")

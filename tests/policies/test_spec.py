@@ -27,6 +27,7 @@ from apt_bench.policies.registry import find_policy
         ("num_gpus", math.inf),
         ("cameras", "agentview"),
         ("cameras", ("agentview", 3)),
+        ("cameras", ("wrist", "wrist")),
         ("actions", "joint"),
         ("placement", "somewhere"),
         ("privileged", "no"),
