@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -141,28 +142,26 @@ def hdf5_file(rng: random.Random, path: Path) -> None:
         names: list[str] = []
         file.visit(names.append)
         for _ in range(rng.randint(1, 2)):
-            name = rng.choice(names)
-            if name not in file:
-                continue
-            match rng.randint(0, 4):
-                case 0:
-                    del file[name]
-                case 1:
-                    owner = file[name]
-                    known = [*owner.attrs, "num_samples", "apt"]
-                    _set_attribute(owner, rng.choice(known), rng.choice(ODD))
-                case 2:
-                    _replace(file, name, rng)
-                case 3 if (
-                    isinstance(file[name], h5py.Dataset) and file[name].dtype.kind == "f" and file[name].size
-                ):
-                    array = file[name][()]
-                    array.flat[rng.randrange(array.size)] = rng.choice((np.nan, np.inf, 1e300, -1))
-                    file[name][...] = array
-                case _:
-                    if name in file:
-                        del file[name]
-                        file[name] = rng.choice(LINKS)
+            with suppress(KeyError, RuntimeError):  # an earlier change took it away, or made a loop of links
+                _change(rng, file, rng.choice(names))
+
+
+def _change(rng: random.Random, file: h5py.File, name: str) -> None:
+    place = file[name]
+    match rng.randint(0, 4):
+        case 0:
+            del file[name]
+        case 1:
+            _set_attribute(place, rng.choice([*place.attrs, "num_samples", "apt"]), rng.choice(ODD))
+        case 2:
+            _replace(file, name, rng)
+        case 3 if isinstance(place, h5py.Dataset) and place.dtype.kind == "f" and place.size:
+            array = place[()]
+            array.flat[rng.randrange(array.size)] = rng.choice((np.nan, np.inf, 1e300, -1))
+            place[...] = array
+        case _:
+            del file[name]
+            file[name] = rng.choice(LINKS)
 
 
 def _set_attribute(owner: Any, name: str, value: Any) -> None:
