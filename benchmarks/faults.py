@@ -348,11 +348,11 @@ def disturb(
     rng: random.Random,
 ) -> None:
     """Inject faults at random moments until the command ends or one has been injected that ends it."""
-    begun, seen = time.monotonic(), progress()
-    wait = rng.uniform(0, 5) if rng.random() < 0.25 else None  # also while it is starting
+    begun, seen, pause = time.monotonic(), progress(), rng.randint(1, 3)
+    wait = rng.uniform(0, 6) if rng.random() < 0.5 else None  # also while it is starting
     while target.process.poll() is None and time.monotonic() - begun < PATIENCE:
         early = wait is not None and time.monotonic() - begun > wait
-        if not early and progress() < seen + rng.randint(1, 6):
+        if not early and progress() < seen + pause:
             time.sleep(0.05)
             continue
         mild = [name for name in faults if name in MILD]
@@ -363,7 +363,7 @@ def disturb(
             campaign.injections[name] += 1
             if name not in MILD:
                 return
-        wait, seen = None, progress()
+        wait, seen, pause = None, progress(), rng.randint(1, 3)
 
 
 def run_round(
