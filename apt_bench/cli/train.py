@@ -176,6 +176,7 @@ def _session(out: Path, cache: Path | None, device: str, elsewhere: bool) -> Ses
     """elsewhere: the device is that of other machines, and cannot be looked at here."""
     import torch
 
+    from apt_bench.training.cache import default_cache
     from apt_bench.training.preflight import check_device
     from apt_bench.training.progress import Report
     from apt_bench.training.stages import Session
@@ -184,8 +185,7 @@ def _session(out: Path, cache: Path | None, device: str, elsewhere: bool) -> Ses
         device = check_device(device)
     if device == "cpu":
         torch.set_num_threads(1)  # measured on two cores: more threads of one small network are slower
-    session = Session(out, report=Report(plain_console()), device=device)
-    return dataclasses.replace(session, cache=cache) if cache else session
+    return Session(out, cache or default_cache(), Report(plain_console()), device=device)
 
 
 def _put(into: dict[str, Any], key: str, value: Any) -> None:

@@ -18,7 +18,8 @@ def data_dir(kind: str) -> Path:
 def cache_dir() -> Path | None:
     """`$APT_BENCH_CACHE`, or `apt-bench` in the user's cache folder; it need not exist. None for a user without a home
     folder."""
-    own = os.environ.get("APT_BENCH_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    path = Path(own) if own else Path(base, "apt-bench")
-    return path if path.is_absolute() or own else None
+    if own := os.environ.get("APT_BENCH_CACHE"):
+        return Path(own)
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    path = Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache"), "apt-bench")
+    return path if path.is_absolute() else None

@@ -6,6 +6,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
@@ -19,6 +20,11 @@ class Entry(Protocol):
     @property
     def info(self) -> DemoInfo:
         """What is known without reading it."""
+        ...
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that `load` reads."""
         ...
 
     def load(self, cameras: Iterable[str] | None = None) -> Demonstration:

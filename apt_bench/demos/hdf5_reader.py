@@ -38,6 +38,11 @@ class Hdf5Entry:
     late: bool  # row t was observed after action t
     rotated: bool  # images are stored upside down
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that `load` reads."""
+        return (self.path,)
+
     def named(self, episode: str) -> Hdf5Entry:
         """The same under another name."""
         return replace(self, info=replace(self.info, episode=episode))

@@ -33,6 +33,13 @@ class LeRobotEntry:
     row: Mapping[str, Any]  # of the episodes' table
     dataset: Mapping[str, Any]  # info.json
     info: DemoInfo
+    table: Path  # that holds the row
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that `load` reads, and those that say where to look in them."""
+        videos = (f for f in image_features(self.dataset, self.root / INFO) if f.video)
+        return (self.root / INFO, self.table, self._data(), *map(self._video, videos))
 
     def named(self, episode: str) -> LeRobotEntry:
         """The same under another name."""
@@ -48,7 +55,7 @@ class LeRobotEntry:
         numbers = ["observation.state", "action", *(n for pair in tracks.values() for n in pair)]
         numbers += ["joints"] if "joints" in self.dataset["features"] else []
         stored = [f.key for f in asked if not f.video]
-        path = place(self.root, self.dataset, "data_path", *(self.row[f"data/{k}"] for k in WHERE))
+        path = self._data()
         table = episode_rows(path, self.row["episode_index"], steps, [*numbers, *stored], ["frame_index"])
         numbered = "frame_index" in table.column_names
         if numbered and not np.array_equal(matrix(table, "frame_index", 1, path)[:, 0], np.arange(steps)):
@@ -70,11 +77,17 @@ class LeRobotEntry:
         size = (feature.height, feature.width)
         if not feature.video:
             return _stored_images(table, feature, path)
-        where = f"videos/{feature.key}"
-        chunk, file = (self.row[f"{where}/{k}"] for k in WHERE)
-        video = place(self.root, self.dataset, "video_path", chunk, file, feature.key)
-        start = self.row[f"{where}/from_timestamp"] - 0.5 / self.dataset["fps"]  # between two frames
-        return read_mp4(video, max(0.0, start), self.info.steps, size)
+        between = 0.5 / self.dataset["fps"]  # two frames
+        start = self.row[f"videos/{feature.key}/from_timestamp"] - between
+        return read_mp4(self._video(feature), max(0.0, start), self.info.steps, size)
+
+    def _data(self) -> Path:
+        chunk, file = (self.row[f"data/{k}"] for k in WHERE)
+        return place(self.root, self.dataset, "data_path", chunk, file)
+
+    def _video(self, feature: ImageFeature) -> Path:
+        chunk, file = (self.row[f"videos/{feature.key}/{k}"] for k in WHERE)
+        return place(self.root, self.dataset, "video_path", chunk, file, feature.key)
 
 
 def _stored_images(table: pa.Table, feature: ImageFeature, path: Path) -> np.ndarray:
@@ -135,7 +148,7 @@ def index_lerobot(root: Path) -> list[LeRobotEntry]:
     found: dict[int, LeRobotEntry] = {}
     for path in paths:
         for number, row in enumerate(read_table(path, needed, ("apt",)).to_pylist()):
-            entry = LeRobotEntry(root, row, info, _info(root, row, info, f"{path}: row {number}"))
+            entry = LeRobotEntry(root, row, info, _info(root, row, info, f"{path}: row {number}"), path)
             if row["episode_index"] in found:
                 raise UserError(
                     f"{path}: row {number}: episode {row['episode_index']} is listed twice. {MEND}"

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from apt_bench.core.digests import check_digests, write_digests
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import PART, Locked, exclusive, reason, try_remove
+from apt_bench.core.paths import cache_dir
 from apt_bench.core.text import say as say_on_stderr
 
 Tick = Callable[[int, int], None]
@@ -36,9 +37,11 @@ DAMAGE = (UserError, OSError, ValueError, KeyError, TypeError, RuntimeError)
 
 
 def default_cache() -> Path:
-    """`$APT_BENCH_CACHE`, or `apt-bench` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("APT_BENCH_CACHE") or Path(base) / "apt-bench")
+    """`core.paths.cache_dir`. Raises UserError for a user without a home folder."""
+    folder = cache_dir()
+    if folder is None:
+        raise UserError("There is no home folder to keep prepared images in. Give --cache FOLDER.")
+    return folder
 
 
 def digest(*what: Any) -> str:

@@ -211,8 +211,9 @@ def open_samples(
     out: list[Dataset] = []
     for index, name in enumerate(config.data):
         path = find_data(name)
-        train, held = open_demos(path).successes.split(config.held_out)
-        stamp, weight = _stamp(path), config.weight(index)
+        demos = open_demos(path).successes
+        train, held = demos.split(config.held_out)
+        stamp, weight = _stamp(demos), config.weight(index)
         if found := _dataset(train, config, fit, cache, stamp, tick, say, name, weight):
             kept.append(found)
         else:
@@ -269,10 +270,13 @@ def _dataset(
     return Dataset(episodes, first, frames, demos.fingerprint, name, weight)
 
 
-def _stamp(path: Path) -> str:
-    """Changes when a file below `path` does."""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return digest([(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()])
+def _stamp(demos: Demos) -> str:
+    """Changes when a file that is read does. Raises UserError where one is missing."""
+    files = sorted({file for entry in demos.entries for file in entry.files})
+    try:
+        return digest([(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files])
+    except OSError as error:
+        raise UserError(f"Cannot read {error.filename}: {reason(error)}.") from None
 
 
 def find_data(name: str) -> Path:
