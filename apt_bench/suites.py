@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,15 +25,23 @@ from apt_bench.core.config import (
     Range,
     build,
     check_fields,
+    check_keys,
     load_object,
     read_yaml,
 )
-from apt_bench.core.errors import UserError, did_you_mean
+from apt_bench.core.errors import UserError, did_you_mean, said
 from apt_bench.core.jsonable import jsonable
 from apt_bench.core.paths import data_dir
-from apt_bench.core.text import one_line
+from apt_bench.core.plugins import Added, added
+from apt_bench.core.text import one_line, say
 
 STALE = "@stale"
+
+ENVIRONMENTS = {
+    "libero": "apt_bench.envs.libero:LiberoEnv",
+    "tabletop": "apt_bench.envs.tabletop:TabletopEnv",
+}
+"""Short names of the shipped environments, for `env` of a suite."""
 
 Steps = Annotated[int, Range(least=1, most=10**6)]
 """Control steps of an episode."""
@@ -142,17 +150,22 @@ class EpisodeSpec:
 @dataclass(frozen=True)
 class Suite:
     """A benchmark: cells, and where their tasks and environments come from. Raises UserError for values that cannot be
-    meant."""
+    meant.
+
+    The defaults are what every shipped suite uses. `env` is "module:Class", or the name of a shipped environment or of
+    one that an installed package adds; the suite keeps "module:Class".
+    """
 
     name: Name
-    version: Natural
-    title: str
-    env: str  # "module:Class" of the environment
+    version: Natural = 1
+    title: str = ""  # for people; default: the name
+    _: KW_ONLY
+    env: str
     tasks: str  # "module:function", called with a Cell, gives its list of Task
     episodes: Count  # initial states per task by default
-    settle_steps: Annotated[int, Range(least=0, most=10**6)]
-    seed: Natural
     cells: tuple[Cell, ...]
+    settle_steps: Annotated[int, Range(least=0, most=10**6)] = 10  # control steps before the budget starts
+    seed: Natural = 7
     control_hz: Hertz = 20
     about: str = ""
     checks: str | None = (
@@ -167,6 +180,8 @@ class Suite:
     def __post_init__(self) -> None:
         where = f"suite '{one_line(self.name, 60)}'"
         check_fields(self, where)
+        object.__setattr__(self, "title", self.title or self.name)
+        object.__setattr__(self, "env", _environment(self.env, where))
         names = [c.name for c in self.cells]
         if twice := {n for n in names if names.count(n) > 1}:
             raise UserError(f"{where}: cell '{sorted(twice)[0]}' stands there twice.")
@@ -271,42 +286,111 @@ class Suite:
         )
 
 
+def _environment(name: str, where: str) -> str:
+    """ "module:Class" of an environment that a suite names."""
+    if ":" in name:
+        return name
+    if name in ENVIRONMENTS:
+        return ENVIRONMENTS[name]
+    if name in (others := added("apt_bench.envs")):
+        return others[name].target
+    raise UserError(
+        f"{where}: no environment '{one_line(name, 100)}'. {did_you_mean(name, [*ENVIRONMENTS, *others])} "
+        "Your own: env: my_module:MyEnv."
+    )
+
+
 def suite_names() -> list[str]:
     """Names of the shipped suites."""
     return sorted(p.stem for p in data_dir("suites").glob("*.yaml"))
 
 
+_registered: dict[str, Suite] = {}
+
+
+def register_suite(suite: str | os.PathLike[str] | Suite) -> Suite:
+    """Make a suite (a Suite, or the path of its YAML file) known by its name in this process; the same name again
+    replaces it. Returns it. Raises UserError where the file is no suite, or a shipped suite has the name."""
+    found = suite if isinstance(suite, Suite) else _read_suite(_path(os.fspath(suite)))
+    if found.name in suite_names():
+        raise UserError(f"A shipped suite is called '{found.name}'. Give yours another name.")
+    _registered[found.name] = found
+    return found
+
+
 def load_suite(name: str) -> Suite:
-    """A shipped suite by name, or any suite by the path of its YAML file."""
+    """A suite by name, or any suite by the path of its YAML file.
+
+    Shipped suites come first, then those of `register_suite`, then those that installed packages add.
+    """
     if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-        if not os.path.isfile(path):  # False also for what is too long to be a path
-            raise UserError(
-                f"No file '{name}'. Give --suite the path of a YAML file, or a name of `apt-bench ls suites`."
-            )
-    elif name in suite_names():
-        path = data_dir("suites") / f"{name}.yaml"
-    else:
-        raise UserError(f"No suite '{name}'. {did_you_mean(name, suite_names())}")
+        return _read_suite(_path(name))
+    if name in suite_names():
+        return _read_suite(data_dir("suites") / f"{name}.yaml")
+    if name in _registered:
+        return _registered[name]
+    if name in (others := added("apt_bench.suites")):
+        return _from_package(name, others[name])
+    raise UserError(f"No suite '{name}'. {did_you_mean(name, {*suite_names(), *_registered, *others})}")
+
+
+def _path(name: str) -> Path:
+    if not os.path.isfile(name):  # False also for what is too long to be a path
+        raise UserError(
+            f"No file '{name}'. Give --suite the path of a YAML file, or a name of `apt-bench ls suites`."
+        )
+    return Path(name)
+
+
+def _read_suite(path: Path) -> Suite:
     raw = read_yaml(path)
-    cells = raw.get("cells")
+    cells = raw.get("cells", {"": {}})
     if not isinstance(cells, dict) or not cells:
         raise UserError(f"{path}: 'cells' must map at least one name to a cell.")
-    for cell, about in cells.items():
+    parts: list[tuple[type, Mapping[Any, Any], str]] = [(Suite, raw, str(path))]
+    for cell, about in cells.items() if "cells" in raw else ():
         if not isinstance(about, dict):
             raise UserError(f"{path}: cell '{cell}': expected a mapping, found {type(about).__name__}.")
         if "name" in about:
             raise UserError(
                 f"{path}: cell '{cell}': its name stands before the colon; remove the key 'name'."
             )
-    raw["cells"] = tuple(
-        build(Cell, {"name": c, **about}, f"{path}: cell '{c}'") for c, about in cells.items()
-    )
+        parts.append((Cell, {"name": cell, **about}, f"{path}: cell '{cell}'"))
+    check_keys(parts)
+    raw["cells"] = tuple(build(kind, about, where) for kind, about, where in parts[1:])
     suite: Suite = build(Suite, raw, str(path))
     return suite
 
 
+def _from_package(name: str, entry: Added) -> Suite:
+    """The suite of an entry point: a Suite, the path of a YAML file, or a function without arguments that gives one.
+    Raises UserError for anything else, whatever the package raises."""
+    where = f"Suite '{name}' of package {entry.package}"
+    try:
+        found = load_object(entry.target)
+        if callable(found):
+            found = found()
+        suite = found if isinstance(found, Suite) else _read_suite(_path(os.fspath(found)))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{where} cannot be loaded: {one_line(said(error), 300)}.") from error
+    if suite.name != name:
+        raise UserError(f"{where} calls itself '{suite.name}'. Its entry point must bear the same name.")
+    return suite
+
+
 def iter_suites() -> Iterator[Suite]:
-    """Every shipped suite."""
-    for name in suite_names():
+    """Every suite that is known by name: shipped, registered in this process, added by packages. One of a package that
+    cannot be loaded costs a line on stderr."""
+    shipped = suite_names()
+    for name in shipped:
         yield load_suite(name)
+    yield from _registered.values()
+    for name, entry in added("apt_bench.suites").items():
+        if name in shipped or name in _registered:
+            continue
+        try:
+            yield _from_package(name, entry)
+        except UserError as error:
+            say(error)

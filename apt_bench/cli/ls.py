@@ -17,7 +17,7 @@ from apt_bench.core.errors import UserError
 from apt_bench.core.text import one_line, plain_console
 from apt_bench.records import RunStore
 from apt_bench.solvability import on_record
-from apt_bench.suites import Suite, iter_suites, load_suite
+from apt_bench.suites import EpisodeKey, Suite, iter_suites, load_suite
 
 
 class Kind(StrEnum):
@@ -102,34 +102,40 @@ def _tasks(table: Table, suites: list[Suite], cells: tuple[str, ...]) -> None:
 
 
 def _policies(table: Table) -> None:
-    from apt_bench.policies.registry import baseline_names, load_baseline
+    from apt_bench.policies.registry import load_baseline, policy_names
 
     _head(table, "policy", "about")
-    for name in baseline_names():
+    for name in policy_names():
         table.add_row(name, load_baseline(name).about)
     table.add_row("my_module:MyPolicy", "Your own class, importable from here (docs/running.md).")
 
 
 def _runs(table: Table, path: Path) -> None:
-    _head(table, "run", "suite", "policy", "protocol", "episodes", "successes", "errors")
+    """Own prompts and language probes apart: success under a probe is no success at what was asked."""
+    _head(table, "run", "suite", "policy", "protocol", "episodes", "successes", "errors", "probed")
     if not os.path.isdir(path):
         raise UserError(f"No folder '{path}'. Runs of `apt-bench run` lie in results/runs by default.")
     for folder in run_folders(path):
         try:
             store = RunStore.open(folder)
-            outcomes = Counter(r.outcome for r in store.episodes())
+            records = store.episodes()
             protocol, run = store.protocol(), store.run()
         except UserError as error:
             table.add_row(str(folder), f"damaged: {one_line(error, 200)}")
             continue
+        own = Counter(r.outcome for r in records if r.key.prompt == EpisodeKey.prompt)
+        probed = sum(r.key.prompt != EpisodeKey.prompt and r.outcome != "error" for r in records)
+        done = own.total() - own["error"]
+        asked = sum(sum(tasks.values()) for tasks in (run.get("requested") or {}).values())
         table.add_row(
             str(folder),
             str(protocol.get("suite", "")),
             str(run.get("policy", {}).get("name") or ""),
             str(protocol.get("hash", "")),
-            str(outcomes.total() - outcomes["error"]),
-            str(outcomes["success"]),
-            str(outcomes["error"]),
+            f"{done} of {asked}" if asked > done else str(done),
+            str(own["success"]),
+            str(own["error"]),
+            str(probed or ""),
         )
 
 

@@ -8,7 +8,7 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -101,24 +101,64 @@ Share = Annotated[float, Range(least=0, below=1)]
 """A part of a whole that leaves something."""
 
 
+class _TooMuch(ValueError):
+    """More than `YAML_VALUES`."""
+
+
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is repeated in one mapping: YAML would silently keep the last."""
+    """Refuses a key that is repeated in one mapping, of which YAML would silently keep the last; and stops at the first
+    value that is too much."""
+
+    _nodes = 2 * YAML_VALUES  # keys are nodes, too
+    _entries = YAML_VALUES  # of mappings, those that `<<` takes from another one included
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self._nodes -= 1
+        if self._nodes < 0:
+            raise _TooMuch
+        return super().compose_node(parent, index)
+
+    def flatten_mapping(self, node: Any) -> None:
+        super().flatten_mapping(node)
+        self._entries -= len(node.value)
+        if self._entries < 0:
+            raise _TooMuch
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        names: set[str] = set()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and names.count(key.value) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"'{key.value}' is defined twice", key.start_mark
-                )
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in names:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"'{key.value}' is defined twice", key.start_mark
+                    )
+                names.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _bounded(kind: str) -> Callable[[Any, Any], Any]:
+    make: Callable[[Any, Any], Any] = _Loader.yaml_constructors[f"tag:yaml.org,2002:{kind}"]
+
+    def number(loader: Any, node: Any) -> Any:
+        if len(node.value) > 1000:  # 59:59:59... takes minutes
+            raise ValueError(f"a number of {len(node.value):,} characters")
+        return make(loader, node)
+
+    return number
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _bounded(_kind))
 
 
 def parse_yaml(text: str, where: str) -> Any:
     """The value of a YAML text. Raises UserError, beginning with `where`, for anything else, and for text that aliases
     blow up."""
+    too_much = UserError(f"{where} has more than {YAML_VALUES:,} values, or more than 50 levels.")
     try:
         value = yaml.load(text, _Loader)
+    except _TooMuch:
+        raise too_much from None
     except yaml.YAMLError as error:
         raise UserError(f"{where} is not YAML: {_yaml_problem(error)}.") from None
     except RecursionError:
@@ -131,7 +171,7 @@ def parse_yaml(text: str, where: str) -> Any:
         item, depth = stack.pop()
         left -= 1
         if left < 0 or depth > 50:
-            raise UserError(f"{where} has more than {YAML_VALUES:,} values, or more than 50 levels.")
+            raise too_much
         if isinstance(item, dict):
             stack += [(v, depth + 1) for v in item.values()]
         elif isinstance(item, (list, tuple, set)):
@@ -226,21 +266,41 @@ def _build_dataclass(kind: type, raw: Any, where: str) -> Any:
     if not isinstance(raw, Mapping):
         raise UserError(f"{where}: expected a mapping, found {type(raw).__name__}.")
     hints = typing.get_type_hints(kind, include_extras=True)
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    for key in raw:
-        if key not in fields:
-            raise UserError(f"{where}: unknown key '{key}'. {did_you_mean(str(key), fields)}")
-    for name, f in fields.items():
-        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if required and name not in raw:
-            raise UserError(f"{where}: key '{name}' is missing.")
+    check_keys([(kind, raw, where)])
     return kind(**{k: build(hints[k], v, f"{where}: {k}") for k, v in raw.items()})
+
+
+def check_keys(parts: Sequence[tuple[type, Mapping[Any, Any], str]]) -> None:
+    """The keys of the mappings that describe dataclasses, each as (dataclass, mapping, its place).
+
+    Raises:
+        UserError: The first unknown key, or else every missing key of all mappings at once.
+    """
+    missing = []
+    for kind, raw, where in parts:
+        fields = {f.name: f for f in dataclasses.fields(kind)}
+        for key in raw:
+            if key not in fields:
+                raise UserError(f"{where}: unknown key '{key}'. {did_you_mean(str(key), fields)}")
+        names = [
+            f"'{name}'"
+            for name, f in fields.items()
+            if name not in raw
+            and f.default is dataclasses.MISSING
+            and f.default_factory is dataclasses.MISSING
+        ]
+        if names:
+            words = f"key {names[0]} is" if len(names) == 1 else f"keys {', '.join(names)} are"
+            missing.append(f"{where}: {words} missing.")
+    if missing:
+        raise UserError(" ".join(missing))
 
 
 def check_fields(value: Any, where: str) -> None:
     """What `build` checks of a configuration, for one that was made in Python: its `__post_init__` calls this."""
-    for name, hint in typing.get_type_hints(type(value), include_extras=True).items():
-        build(hint, getattr(value, name), f"{where}: {name}")
+    hints = typing.get_type_hints(type(value), include_extras=True)
+    for field in dataclasses.fields(value):
+        build(hints[field.name], getattr(value, field.name), f"{where}: {field.name}")
 
 
 def load_object(path: str) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils import EzPickle
 
 from apt_bench.core import provenance
 from apt_bench.core.config import Natural, build, load_object
@@ -30,7 +31,7 @@ IMAGE_SIZE = 256
 LONGEST = 300  # characters of an instruction
 
 
-class SuiteEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
+class SuiteEnv(gymnasium.Env[dict[str, Any], np.ndarray], EzPickle):
     """One cell of a suite.
 
     Observation: `state` float32 (8,), `instruction`, and per camera uint8 (256, 256, 3), as in
@@ -40,6 +41,8 @@ class SuiteEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     `reset` takes `options={"task": name or index, "init": index}`; what is not given is drawn from the seed. A task
     and an initial state are exactly the benchmark's episode. `unpinned`: go on with another simulator than the suite's,
     whose scores mean something else; without it that is a UserError.
+
+    Pickling keeps the arguments, not the running episode: reset the copy before its first step.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  (gymnasium's convention)
@@ -52,6 +55,7 @@ class SuiteEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         render_mode: str | None = None,
         unpinned: bool = False,
     ):
+        EzPickle.__init__(self, suite, cell, cameras, render_mode, unpinned)
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise UserError(f"No render mode '{render_mode}'. Use rgb_array, or none.")
         self.suite = load_suite(suite)
@@ -137,7 +141,7 @@ def env_id(suite: str, cell: str, version: int) -> str:
 
 
 def register_all() -> list[str]:
-    """Register every cell of every shipped suite; returns the ids."""
+    """Register every cell of every suite that is known by name; returns the ids."""
     ids = []
     for suite in iter_suites():
         for cell in suite.cells:

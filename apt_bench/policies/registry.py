@@ -1,4 +1,5 @@
-"""Policies by name: one YAML each in `baselines/`, or any class as `my_module:MyPolicy`."""
+"""Policies by name: one YAML each in `baselines/`, what installed packages add, or any class as
+`my_module:MyPolicy`."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from typing import Annotated, Any, Literal
 from apt_bench.core.config import Range, as_program, build, load_object, parse_yaml, read_yaml
 from apt_bench.core.errors import PolicyFault, ServerLost, UserError, did_you_mean
 from apt_bench.core.paths import data_dir
+from apt_bench.core.plugins import added
 from apt_bench.core.text import file_name, one_line
 from apt_bench.policies.base import Policy, PolicySpec
 from apt_bench.policies.guard import GuardedPolicy, guard, guarded
@@ -126,28 +129,43 @@ def baseline_names() -> list[str]:
     return sorted(p.stem for p in data_dir("baselines").glob("*.yaml"))
 
 
+def policy_names() -> list[str]:
+    """Every name that `--policy` takes: shipped policies, then those that installed packages add. Imports none."""
+    shipped = baseline_names()
+    return [*shipped, *(name for name in added("apt_bench.policies") if name not in shipped)]
+
+
 def load_baseline(name: str) -> PolicyRef:
-    """A shipped policy by name, or any by the path of its YAML file."""
+    """A shipped policy by name, one that an installed package adds, or any by the path of its YAML file."""
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
+        if not os.path.isfile(path):  # False also for what is too long to be a path
+            raise UserError(
+                f"No file '{name}'. Give --policy the path of a YAML file, or a name of `apt-bench ls policies`."
+            )
     elif name in baseline_names():
         path = data_dir("baselines") / f"{name}.yaml"
+    elif name in (others := added("apt_bench.policies")):
+        return PolicyRef(name, others[name].target, f"Added by the package {others[name].package}.")
     else:
+        known = {*baseline_names(), *others}
         raise UserError(
-            f"No policy '{name}'. {did_you_mean(name, baseline_names())} Your own: --policy my_module:MyPolicy."
+            f"No policy '{name}'. {did_you_mean(name, known)} Your own: --policy my_module:MyPolicy."
         )
     ref: PolicyRef = build(PolicyRef, {"name": path.stem, **read_yaml(path)}, str(path))
     return ref
 
 
-def find_policy(name: str, args: Sequence[str] = (), file: str | None = None) -> PolicyRef:
+def find_policy(
+    name: str, args: Sequence[str] | Mapping[str, Any] = (), file: str | None = None
+) -> PolicyRef:
     """The policy that the command line means.
 
-    args: `key=value` texts, values read as YAML scalars. file: for policies that execute one.
+    args: `key=value` texts, values read as YAML scalars; or a mapping of values. file: for policies that execute one.
     """
     ref = PolicyRef(name, name) if ":" in name else load_baseline(name)
-    given: dict[str, Any] = {}
-    for text in args:
+    given: dict[str, Any] = dict(args) if isinstance(args, Mapping) else {}
+    for text in () if isinstance(args, Mapping) else args:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise UserError(f"--policy-arg takes key=value, not '{text}'.")
