@@ -8,8 +8,10 @@ import yaml
 from apt_bench.core.config import load_object
 from apt_bench.core.errors import UserError
 from apt_bench.core.paths import data_dir
+from apt_bench.policies.registry import load_baseline
 from apt_bench.probes import expand
 from apt_bench.suites import Cell, Suite, Task, load_suite
+from apt_bench.training.config import load_recipe
 
 HEADLINE = [f"{s}_{p}" for s in ("spatial", "object", "goal", "long") for p in ("pos", "task")]
 
@@ -202,6 +204,10 @@ def test_a_missing_file_is_not_called_a_missing_suite() -> None:
         load_suite("nofile.yaml")
     with pytest.raises(UserError, match=r"No suite '\.\./suites/libero'"):
         load_suite("../suites/libero")
+    with pytest.raises(UserError, match=r"No file 'nofile\.yml'"):
+        load_baseline("nofile.yml")
+    with pytest.raises(UserError, match=r"No file 'nofile\.yaml'"):
+        load_recipe("nofile.yaml")
 
 
 def test_unknown_suite_and_object() -> None:

@@ -4,6 +4,7 @@ same fields."""
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -168,10 +169,14 @@ def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe
 
     `train` in it holds what both stages share. Raises UserError for unknown keys and values of a wrong kind.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / f"{name}.yaml"
-    if not path.is_file():
+    own = name.endswith((".yaml", ".yml"))
+    path = Path(name) if own else CONFIGS / f"{name}.yaml"
+    if not os.path.isfile(path):  # False also for what is too long to be a path
+        shipped = f"Shipped are: {', '.join(config_names())}."
         raise UserError(
-            f"No training configuration '{name}'. {did_you_mean(name, config_names())} Or give a YAML file."
+            f"No file '{name}'. Give --config the path of a YAML file, or a name. {shipped}"
+            if own
+            else f"No training configuration '{name}'. {did_you_mean(name, config_names())} Or give a YAML file."
         )
     raw = merged(read_yaml(path), overrides or {})
     if raw.get("recipe") == "langforce":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from rich.console import Console
 from apt_bench.cli.run import summary
 from apt_bench.records import RunStore
 from apt_bench.rollout.progress import Progress
-from tests.runs import record
+from tests.runs import add, record, write_run
 
 ROOT = Path(__file__).parents[2]
 ODD = "cannot open [/dev/dri/renderD128] [red]x :smile: \x1b[2J"
@@ -132,3 +133,23 @@ def test_a_summary_of_nothing_done_is_a_table():
     assert "0/0" in file.getvalue()
     one = dataclasses.replace(record("a", "t", 0, True), outcome="timeout")
     assert summary([one], Counter()).row_count == 1
+
+
+def test_ls_runs_counts_what_was_asked_and_leaves_probes_out(cli, tmp_path):
+    path = write_run(tmp_path / "run", lambda c, t, i: i == 0, {"goal_pos": 2}, tasks=2)
+    add(path, *(record("goal_pos", "task_0", i, True, prompt_id="null") for i in range(2)))
+    info = json.loads((path / "run.json").read_text())
+    info["requested"]["goal_pos"]["task_1"] = 9
+    (path / "run.json").write_text(json.dumps(info))
+    heads, row = cli("ls", "runs", "--path", tmp_path, code=0).splitlines()
+    assert heads.split() == [
+        "run",
+        "suite",
+        "policy",
+        "protocol",
+        "episodes",
+        "successes",
+        "errors",
+        "probed",
+    ]
+    assert row.split()[-6:] == ["4", "of", "11", "2", "0", "2"]

@@ -20,7 +20,7 @@ from apt_bench.core.text import csv_cell, csv_text
 from apt_bench.reporting import charts
 from apt_bench.reporting.data import load_runs
 from apt_bench.reporting.page import Report, write_report, write_tables
-from apt_bench.reporting.table import Column, Rate, Row, Table, html_table, latex, markdown, md, tex
+from apt_bench.reporting.table import Column, Rate, Row, Table, html_table, latex, markdown, md, tex, words
 
 NASTY = [
     "a/b", "../../x", "..", "'q\"", "<script>alert(1)</script>", "</td><img src=x onerror=y>", "&lt;b&gt;",
@@ -226,6 +226,24 @@ def test_suites_whose_file_names_agree_keep_their_tables(tmp_path: Path) -> None
     write_tables(load_runs([str(path)]), tmp_path)
     titles = [p.read_text().splitlines()[0] for p in sorted((tmp_path / "tables").glob("*.md"))]
     assert {"**a/b**", "**a_b**", "**A_B**", "**coverage**", "**Coverage**"} <= set(titles)
+
+
+def test_a_gain_in_a_cell_called_like_a_column_hides_no_policy(tmp_path: Path) -> None:
+    from apt_bench.reporting.ablation import gain_table
+
+    cells = {"method": 2, "method ": 2}  # the second as only a foreign file can name it
+    runs = []
+    for two_stage in (True, False):
+        path = tmp_path / str(two_stage)
+        write_run(path, lambda c, t, i, won=two_stage: won, cells, policy={"two_stage": two_stage})
+        runs.append(str(path))
+    table = gain_table(load_runs(runs), "libero_pro", list(cells))
+    assert table is not None
+    (row,) = table.rows
+    assert str(row.values["method"]).startswith("apt")
+    keys = [c.key for c in table.columns]
+    assert len(set(keys)) == 3
+    assert [words(row.values[k])[:4] for k in keys[1:]] == ["+100"] * 2
 
 
 def test_a_cell_or_class_called_like_a_column_hides_none(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -189,3 +190,25 @@ def test_damaged_looks_are_a_message(here, rival, tmp_path, looks):
     path.write_text(json.dumps(run))
     with pytest.raises(UserError, match="11 looks, of 2 that were planned"):
         here(**steady)
+
+
+def test_a_stop_when_nothing_was_left_is_none(here, monkeypatch):
+    """Ctrl-C, or Ray's death, after the last episode: the run is whole."""
+    from apt_bench.core.errors import RayLost
+
+    real, ended, death = runner.run_local, [], []
+
+    def late(*arguments):
+        yield from real(*arguments)
+        ended.append(True)
+        if death:
+            raise RayLost("the raylet died")
+
+    monkeypatch.setattr(runner, "run_local", late)
+    monkeypatch.setattr(runner, "stop_on_signals", lambda: nullcontext(lambda: bool(ended)))
+    done = here(cells=("push",), episodes=1)
+    assert (done.stopped, done.exit_code, done.advice) == ("", 0, "")
+    ended.clear()
+    death.append(True)
+    done = here(cells=("push",), episodes=2)
+    assert (done.stopped, done.exit_code, done.advice, len(done.records)) == ("", 0, "", 4)
