@@ -58,7 +58,7 @@ def probe_table(runs: Sequence[Run]) -> Table | None:
 
 def _floor_in_words(run: Run, repeats: Sequence[pd.DataFrame]) -> str:
     if not repeats and any(probe == REPEAT for *_, probe in run.asked_probes):
-        return f"{run.label}: no repeat has a score yet, so that the noise floor is not known."
+        return f"{run.label}: the noise floor was not measured yet, no repeat has a score. The same command goes on."
     if not repeats:
         return (
             f"{run.label}: the noise floor was not measured, so that a policy with noise of its own looks as if it "
