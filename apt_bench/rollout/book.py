@@ -77,9 +77,8 @@ def result(plan: Plan, finished: Mapping[EpisodeKey, EpisodeRecord], stop: Stop,
     asked = dict.fromkeys(s.key for s in (plan.rule.begun if plan.rule else plan.specs))
     records = tuple(finished[k] for k in asked if k in finished)
     missing = tuple(k for k in asked if k not in finished)
-    if (
-        not missing and stop != "disk"
-    ):  # nothing was left to stop; a disk may not have taken how the rule stands
+    # Nothing was left to stop; but a disk may not have taken how the rule stands.
+    if not missing and stop != "disk":
         stop, message = "", ""
     return RunResult(plan.out, records, missing, stop, message, plan.rule.card() if plan.rule else None)
 
