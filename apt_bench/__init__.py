@@ -1,3 +1,52 @@
-"""apt-bench: does a robot policy follow the instruction, or only what it sees?"""
+"""apt-bench: does a robot policy follow the instruction, or only what it sees?
+
+The public API is `__all__`; docs/api.md describes it. A name is imported when it is first used.
+"""
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Observation",
+    "Policy",
+    "PolicySpec",
+    "Run",
+    "UserError",
+    "__version__",
+    "compare",
+    "evaluate",
+    "load_run",
+    "make_env",
+    "register_suite",
+    "run",
+]
+
+TYPE_CHECKING = False  # typing's own takes time to import; type checkers know the name
+if TYPE_CHECKING:
+    from apt_bench.api import Run, compare, evaluate, load_run, make_env, run
+    from apt_bench.core.errors import UserError
+    from apt_bench.envs.base import Observation
+    from apt_bench.policies.base import Policy, PolicySpec
+    from apt_bench.suites import register_suite
+
+_HOMES = {
+    "Observation": "envs.base",
+    "Policy": "policies.base",
+    "PolicySpec": "policies.base",
+    "UserError": "core.errors",
+    "register_suite": "suites",
+}
+"""Where names are defined that are not of `apt_bench.api`."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'apt_bench' has no attribute '{name}'")
+    from importlib import import_module
+
+    value = getattr(import_module(f"apt_bench.{_HOMES.get(name, 'api')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

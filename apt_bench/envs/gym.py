@@ -10,6 +10,7 @@ Images are rendered at every step, so this is slower than `apt-bench run`; pass 
 
 from __future__ import annotations
 
+import dataclasses
 import string
 from collections.abc import Mapping
 from typing import Any
@@ -99,12 +100,16 @@ class SuiteEnv(gymnasium.Env[dict[str, Any], np.ndarray], EzPickle):
             init = int(self.np_random.integers(min(t.inits for t in self.tasks)))
         else:
             init = build(Natural, jsonable(options["init"]), "init")
-        specs = self.suite.select(cells=[self.cell.name], tasks=[wanted], episodes=init + 1)
-        names = list(dict.fromkeys(s.key.task for s in specs))
+        found = self.suite.select(cells=[self.cell.name], tasks=[wanted], episodes=1)
+        names = [spec.key.task for spec in found]
         if len(names) != 1 and wanted not in names:
             raise UserError(f"Task '{wanted}' is one of several: {', '.join(names)}.")
         task = wanted if wanted in names else names[0]
-        spec = next(s for s in specs if s.key.task == task and s.key.init == init)
+        inits = next(t.inits for t in self.tasks if t.name == task)
+        if init >= inits:
+            raise UserError(f"init is {init}; task '{task}' has {inits} initial states, numbered from 0.")
+        # This episode alone: the sentence of each initial state may need its scene, which takes time to draw.
+        spec = self.suite.episode(dataclasses.replace(found[0].key, task=task, init=init))
         self._budget = spec.max_steps
         observation = self._env.reset(spec, self.cameras)
         return self._dict(observation), {"episode": spec.key.id, "flags": spec.flags}

@@ -8,7 +8,7 @@ import hashlib
 import inspect
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,10 +44,21 @@ class PolicyRef:
 
     def load(self) -> GuardedPolicy:
         """Make the policy. Raises UserError where the class or its arguments do not fit, whatever the class raises."""
-        kind = load_object(self.policy)
+        return self.make(load_object(self.policy))
+
+    def make(self, kind: Any) -> GuardedPolicy:
+        """The same of the class `kind`, which need not be importable."""
+        return self._ready(lambda: self._made(kind))
+
+    def checked(self, policy: Policy) -> GuardedPolicy:
+        """The same of a policy that is made already."""
+        if not (hasattr(policy, "act") and hasattr(policy, "reset")):
+            raise UserError(f"'{self.policy}' is no policy: it needs `spec`, `reset` and `act`.")
+        return self._ready(lambda: policy)
+
+    def _ready(self, make: Callable[[], Policy]) -> GuardedPolicy:
         try:
-            policy = guarded(lambda: self._made(kind))
-            found = guard(policy)
+            found = guard(guarded(make))
         except PolicyFault as fault:
             raise UserError(f"Policy '{self.name}' cannot be made: it {fault}.") from fault
         except ServerLost as error:

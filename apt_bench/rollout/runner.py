@@ -13,7 +13,7 @@ from apt_bench import rendering
 from apt_bench.core import provenance, scratch
 from apt_bench.core.files import exclusive
 from apt_bench.core.signals import stop_on_signals
-from apt_bench.policies.registry import find_policy
+from apt_bench.policies.registry import PolicyRef, find_policy
 from apt_bench.records import RunStore
 from apt_bench.rollout.book import Book, RunResult, nothing_left
 from apt_bench.rollout.cluster import ray_session
@@ -31,16 +31,20 @@ WHO = "apt-bench run"
 
 
 def run(
-    options: RunOptions, console: Console, prepare: Callable[[EpisodeSpec], EpisodeSpec] = lambda spec: spec
+    options: RunOptions,
+    console: Console,
+    prepare: Callable[[EpisodeSpec], EpisodeSpec] = lambda spec: spec,
+    ref: PolicyRef | None = None,
 ) -> RunResult:
     """Run what is missing and record it. Where nothing is, neither Ray nor the policy is started. Raises UserError for
     bad input and for a policy that never answered well.
 
-    prepare: the last word on how an episode is run, not on which (`apt-bench collect` wraps its environment)."""
+    prepare: the last word on how an episode is run, not on which (`apt-bench collect` wraps its environment).
+    ref: the policy, where it is more than what the options say."""
     video, asked = Video.parse(options.video), asked_workers(options.workers)
     suite, specs = select(options)
     specs = tuple(map(prepare, specs))
-    ref = find_policy(options.policy, options.policy_args, options.file)
+    ref = ref or find_policy(options.policy, options.policy_args, options.file)
     if over := finished_plan(options, suite, specs, ref):
         return nothing_left(over)
     home = str(Path.cwd())
