@@ -93,11 +93,14 @@ def main() -> None:
     """Entry point. Exit codes: the verb's own; 2 for bad input, with a message on stderr; 70 for an error of apt-bench
     itself, with one line on stderr and the traceback in a file; 130 when interrupted."""
     _use_utf8()
+    _open_streams()
     try:
         with _ends_at_once():
             _prepare()
             app = build(sys.argv[1] if len(sys.argv) > 1 else None)
-        code = _call(app)
+            from apt_bench.core.signals import interrupt_on_signals
+        with interrupt_on_signals():
+            code = _call(app)
         sys.stdout.flush()
     except KeyboardInterrupt:
         code = _interrupted()
@@ -113,6 +116,16 @@ def _use_utf8() -> None:
     another encoding, start it again. Its streams keep what PYTHONIOENCODING asks for."""
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})
+
+
+def _open_streams() -> None:
+    """Streams that were closed before the start (`>&-`) lead nowhere. Left closed, a file that is opened next would get
+    a stream's number, and what libraries print would go into it."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8")  # noqa: SIM115
+            os.set_inheritable(stream.fileno(), True)  # as a stream is
+            setattr(sys, name, stream)
 
 
 def _prepare() -> None:

@@ -143,3 +143,18 @@ def test_the_deleted_working_directory_is_a_message(tmp_path):
 
 def test_every_verb_is_built():
     assert len(build().registered_commands) + len(build().registered_groups) >= 12
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_streams_that_were_closed_before_the_start_are_no_verdict(closed, tmp_path):
+    """Nor does a file of the run get a stream's number, into which libraries print."""
+    out = tmp_path / "run"
+    words = ["--suite", "tests/toy_suite.yaml", "--policy", "random", "--cells", "push", "--episodes", "1"]
+    done = subprocess.run(
+        [*WORDS, "run", *words, "--workers", "0", "--out", out],
+        cwd=ROOT,
+        preexec_fn=lambda: [os.close(number) for number in closed],
+        timeout=120,
+    )
+    assert done.returncode == 0
+    assert all(line.startswith("{") for line in (out / "episodes.jsonl").read_text().splitlines())
