@@ -192,8 +192,22 @@ TRAINING_FAULTS: dict[str, Fault] = {
     "training: full disk": full_disk,
     "training: vanished folder": vanish,
 }
+PLACES = (
+    "full disk",
+    "read-only disk",
+    "vanished folder",
+    "training: full disk",
+    "training: vanished folder",
+)
+"""After these a command that is just starting calls its directory bad input."""
+
 MILD = ("worker", "worker hangs", "policy")
 """After these the same command goes on."""
+
+
+def allowed(fault: str) -> tuple[int, ...]:
+    """Exit codes that a command may have after this fault."""
+    return (0, 1, 130, -signal.SIGKILL, -signal.SIGTERM, *((2,) if fault in PLACES else ()))
 
 
 class Disk:
@@ -346,8 +360,8 @@ def disturb(
     progress: Callable[[], int],
     campaign: Campaign,
     rng: random.Random,
-) -> None:
-    """Inject faults at random moments until the command ends or one has been injected that ends it."""
+) -> str:
+    """Inject faults at random moments until the command ends or one has been injected that ends it; gives that one."""
     begun, seen, pause = time.monotonic(), progress(), rng.randint(1, 3)
     wait = rng.uniform(0, 6) if rng.random() < 0.5 else None  # also while it is starting
     while target.process.poll() is None and time.monotonic() - begun < PATIENCE:
@@ -362,8 +376,9 @@ def disturb(
         if faults[name](target, rng):
             campaign.injections[name] += 1
             if name not in MILD:
-                return
+                return name
         wait, seen, pause = None, progress(), rng.randint(1, 3)
+    return ""
 
 
 def run_round(
@@ -380,10 +395,10 @@ def run_round(
     words += ["--workers", "2", "--attempts", "9", "--hang-timeout", "8"]
     for _ in range(60):
         target = Target(start(words, campaign), out, disk)
-        disturb(target, faults, lambda: lines(out), campaign, rng)
-        code = finish(target, campaign, (0, 1, 130, -signal.SIGKILL, -signal.SIGTERM))
+        last = disturb(target, faults, lambda: lines(out), campaign, rng)
+        code = finish(target, campaign, allowed(last))
         heal(target, campaign)
-        if code in (0, 2):
+        if code == 0:
             break
     if code != 0:
         campaign.defect(f"round {number} was never complete")
@@ -444,8 +459,8 @@ def training_round(number: int, faults: dict[str, Fault], wanted: str, campaign:
 
     for _ in range(60):
         target = Target(start(words, campaign), out)
-        disturb(target, faults, steps, campaign, rng)
-        code = finish(target, campaign, (0, 1, 2, 130, -signal.SIGKILL))
+        last = disturb(target, faults, steps, campaign, rng)
+        code = finish(target, campaign, allowed(last))
         heal(target, campaign)
         if code == 0:
             break

@@ -13,7 +13,6 @@ from apt_bench.cli import RayAddress, TrackName
 from apt_bench.core.config import Range, checked, parse_yaml
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import exclusive, reason
-from apt_bench.core.signals import interrupt_on_signals
 from apt_bench.core.text import file_name, plain_console
 from apt_bench.tracking import find_tracker, tracking
 
@@ -115,22 +114,21 @@ def train_command(
         plain_console().print(recipe.to_yaml())
         return
     folder = out or Path("results/training") / _name(config, recipe)
-    with interrupt_on_signals():
-        session = _session(folder, cache, device, bool(ray_address))
-        try:
-            if pretrain:
-                _pretrain(recipe, session, pretrain)
-            else:
-                with exclusive(folder, "apt-bench train"):
-                    _train(recipe, session, workers, ray_address, track)
-        except OSError as error:
-            if not isinstance(error, ConnectionError | TimeoutError) and error.errno is not None:
-                at = f" ({error.filename})" if error.filename else ""
-                raise UserError(
-                    f"Training in {folder} stopped: {reason(error)}{at}. What was saved is whole; the same command "
-                    "goes on from there."
-                ) from error
-            raise
+    session = _session(folder, cache, device, bool(ray_address))
+    try:
+        if pretrain:
+            _pretrain(recipe, session, pretrain)
+        else:
+            with exclusive(folder, "apt-bench train"):
+                _train(recipe, session, workers, ray_address, track)
+    except OSError as error:
+        if not isinstance(error, ConnectionError | TimeoutError) and error.errno is not None:
+            at = f" ({error.filename})" if error.filename else ""
+            raise UserError(
+                f"Training in {folder} stopped: {reason(error)}{at}. What was saved is whole; the same command "
+                "goes on from there."
+            ) from error
+        raise
 
 
 def _pretrain(recipe: Recipe, session: Session, folder: Path) -> None:

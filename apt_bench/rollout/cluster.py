@@ -16,6 +16,7 @@ from typing import Any
 
 from apt_bench.core.errors import RayLost, UserError, said
 from apt_bench.core.search_path import RAY_PYTHONPATH, user_folders
+from apt_bench.core.signals import handlers_kept
 from apt_bench.core.text import one_line, say
 from apt_bench.rollout.identity import cores, free_memory_gb
 from apt_bench.rollout.ray_folder import reaped_folder
@@ -65,7 +66,7 @@ def ray_session(address: str | None, asked: int | None, episodes: int, logs: boo
         quiet: dict[str, Any] = {"log_to_driver": logs, "logging_level": "CRITICAL"}
         try:
             # Ray's processes start here, and look for modules here first. Ours move to the user's folder themselves.
-            with contextlib.chdir(neutral), _start_watched():
+            with handlers_kept(), contextlib.chdir(neutral), _start_watched():
                 if local:
                     assert asked is not None
                     ray.init(

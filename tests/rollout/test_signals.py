@@ -1,0 +1,29 @@
+"""What Ctrl-C and SIGTERM do is apt-bench's choice, also while and after Ray starts."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+SCRIPT = """
+import signal
+from apt_bench.core.signals import interrupt_on_signals
+from apt_bench.rollout.cluster import ray_session
+
+with interrupt_on_signals():
+    before = signal.getsignal(signal.SIGTERM)
+    with ray_session(None, 1, 1):
+        assert signal.getsignal(signal.SIGTERM) is before
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            print("interrupted")
+assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+"""
+
+
+def test_ray_does_not_change_what_signals_do():
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
