@@ -42,39 +42,53 @@ SWAPPED_TASK = "swapped_task"
 """Key of `EpisodeSpec.prompts` that names the task whose instruction was sent."""
 
 
-def _reworded(spec: EpisodeSpec, text: str) -> EpisodeSpec | None:
-    return None if text == spec.prompt else dataclasses.replace(spec, prompt=text)
+SECOND = "second"
+"""Key of `EpisodeSpec.prompts` that holds the sentence that a coached cell sends second; a probe changes both."""
+
+
+def _reworded(spec: EpisodeSpec, change: Callable[[str], str]) -> EpisodeSpec | None:
+    prompts = dict(spec.prompts)
+    if SECOND in prompts:
+        prompts[SECOND] = change(prompts[SECOND])
+    changed = dataclasses.replace(spec, prompt=change(spec.prompt), prompts=prompts)
+    return None if (changed.prompt, prompts) == (spec.prompt, dict(spec.prompts)) else changed
 
 
 def _null(spec: EpisodeSpec, others: Sequence[EpisodeSpec]) -> EpisodeSpec | None:
-    return _reworded(spec, "")
+    return _reworded(spec, lambda text: "")
 
 
 def _punctuation(spec: EpisodeSpec, others: Sequence[EpisodeSpec]) -> EpisodeSpec | None:
-    return _reworded(spec, spec.prompt[:1].upper() + spec.prompt[1:].rstrip(". ") + ".")
+    return _reworded(spec, lambda text: text[:1].upper() + text[1:].rstrip(". ") + ".")
 
 
 def _stale(spec: EpisodeSpec, others: Sequence[EpisodeSpec]) -> EpisodeSpec | None:
-    return _reworded(spec, spec.prompts.get("file", spec.prompt))
+    old = spec.prompts.get("file", spec.prompt)
+    return None if old == spec.prompt else dataclasses.replace(spec, prompt=old)
 
 
 def _paraphrase(spec: EpisodeSpec, others: Sequence[EpisodeSpec]) -> EpisodeSpec | None:
-    text = spec.prompt
+    return _reworded(spec, _in_other_words)
+
+
+def _in_other_words(text: str) -> str:
     for pattern, word in SYNONYMS:
         text = re.sub(pattern, word, text, flags=re.IGNORECASE)
-    return _reworded(spec, text)
+    return text
 
 
 def _swapped(spec: EpisodeSpec, others: Sequence[EpisodeSpec]) -> EpisodeSpec | None:
-    """The next task of the cell with another sentence; one in the same scene if there is any."""
+    """The next task of the cell with another sentence, its own last; one in the same scene if there is any."""
     candidates = [o for o in others if o.prompt != spec.prompt]
     candidates = [o for o in candidates if o.group == spec.group] or candidates
     if not candidates:
         return None
     names = [o.key.task for o in others]
     mine = names.index(spec.key.task)
-    chosen = min(candidates, key=lambda o: (names.index(o.key.task) - mine) % len(names))
+    chosen = min(candidates, key=lambda o: (names.index(o.key.task) - mine - 1) % len(names))
     prompts = {**spec.prompts, SWAPPED_TASK: chosen.key.task}
+    if SECOND in prompts:
+        prompts[SECOND] = chosen.prompts.get(SECOND, chosen.prompt)
     return dataclasses.replace(spec, prompt=chosen.prompt, prompts=prompts)
 
 

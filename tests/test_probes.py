@@ -33,6 +33,25 @@ def test_swapped_is_another_task_of_the_same_scene(specs: list[EpisodeSpec]) -> 
         assert spec.prompt == prompts[spec.key.cell, spec.prompts[SWAPPED_TASK]]
 
 
+def test_swapped_is_another_task_also_where_each_initial_state_has_its_sentence() -> None:
+    specs = load_suite("rigid_pick_place").select(["so"], episodes=3)
+    assert len({s.key.task for s in specs}) > 1
+    swapped = [s for s in expand(specs, ["swapped"], specs) if s.key.prompt == "swapped"]
+    assert [s.key.task for s in swapped if s.prompts[SWAPPED_TASK] == s.key.task] == []
+
+
+@pytest.mark.parametrize(("suite", "cell"), [("libero_compose", "coaching"), ("composite", "coaching_seen")])
+def test_a_probe_changes_both_sentences_of_a_coached_cell(suite: str, cell: str) -> None:
+    specs = load_suite(suite).select([cell], episodes=1)[:2]
+    own = specs[0].prompts["second"]
+    second = {s.key.prompt: s.prompts["second"] for s in expand(specs[:1], list(PROBES), specs)}
+    assert second["null"] == ""
+    assert second["default"] == second["repeat"] == own
+    assert own not in (second["paraphrase"], second.get("swapped"))
+    if "swapped" in second:
+        assert second["swapped"] == specs[1].prompts["second"]
+
+
 def test_swapped_needs_another_sentence(specs: list[EpisodeSpec]) -> None:
     one = [dataclasses.replace(s, prompt="do it") for s in specs]
     assert expand(one, ["swapped"], one) == one

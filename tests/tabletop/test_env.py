@@ -14,6 +14,7 @@ from apt_bench.envs.tabletop.shapes import shape_of
 from apt_bench.envs.tabletop.specs import BOX, TABLE_Z
 from apt_bench.policies.oracle.arm import Arm
 from apt_bench.policies.oracle.motion import DOWN
+from apt_bench.probes import expand
 from apt_bench.suites import load_suite
 
 pytestmark = pytest.mark.sim
@@ -206,6 +207,19 @@ def test_coaching_gives_the_second_instruction_when_the_first_is_done(env):
     outcome = env.outcome()
     assert outcome.success
     assert outcome.events["scores"] == {"t1": True, "t2": True, "t1_t2": True}
+
+
+def test_a_language_probe_changes_the_second_instruction_too(env):
+    specs = episodes("composite", "coaching_seen")[:1]
+    (spec,) = (s for s in expand(specs, ["null"], specs) if s.key.prompt == "null")
+    assert env.reset(spec).instruction == ""
+    (_, store, _), _ = env.scene.spec.stages[0].goal
+    wait(env, OPEN, 3)
+    _store(env, store)
+    wait(env, OPEN, 10)
+    observation = env.step_chunk(np.array([[0, 0, 0, 0, 0, 0, OPEN]]), look=False)
+    assert env.outcome().events["scores"]["t1"]
+    assert observation.instruction == ""
 
 
 def test_coaching_moves_on_when_the_share_of_the_budget_is_spent(env):

@@ -72,7 +72,10 @@ class TabletopEnv:
         self._start_hash = self._hash()
         self._tracker = OutcomeTracker(self.scene)
         self._tracker.start()
-        self._stages = Stages([s.instruction for s in layout.stages], self.scene.parts, spec.max_steps)
+        instructions = [s.instruction for s in layout.stages]
+        if len(instructions) == 2:  # a language probe changes the second sentence, too
+            instructions[1] = spec.prompts.get("second", instructions[1])
+        self._stages = Stages(instructions, self.scene.parts, spec.max_steps)
         self.scene.goal = self._stages.goal
         self._seconds["reset"] = time.perf_counter() - began
         return self._observe(look=True)
