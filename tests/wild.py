@@ -124,3 +124,20 @@ class Answering(WildPolicy):
 
     def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
         return self.call()
+
+
+class Disconnected(PushPolicy):
+    """Loses its connection for good after so many answers."""
+
+    spec = dataclasses.replace(WildPolicy.spec, name="disconnected", placement="actor")
+
+    def __init__(self, answers: int = 12) -> None:
+        super().__init__()
+        self.left, self.asked = answers, 0
+
+    def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
+        self.asked += 1
+        if self.left <= 0:
+            throw(client_error("websockets.exceptions", "ConnectionClosed"))
+        self.left -= 1
+        return super().act(observations)

@@ -9,13 +9,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from apt_bench.core.errors import PolicyFault
+from apt_bench.core.errors import PolicyFault, ServerLost
 from apt_bench.envs.base import Observation
 from apt_bench.policies.base import Policy
 from apt_bench.policies.guard import guard
 
 WINDOW = 0.005
 """Seconds a request waits for company, unless every worker has asked already."""
+
+GONE = 2
+"""So many requests lost one after the other: it is the server, and not one episode's request."""
 
 Request = tuple[str, Any]  # ("act", Observation) or ("reset", EpisodeKey.id)
 Reply = tuple[Any, float]  # answer (or the exception), seconds of the policy
@@ -33,7 +36,13 @@ class Batcher:
         self._window = window
         self._requests: queue.Queue[tuple[Request, Future[Reply]]] = queue.Queue()
         self.batches = 0  # served, for tests and benchmarks
+        self._lost: list[ServerLost] = []  # since the last answer
         threading.Thread(target=self._serve, name="policy", daemon=True).start()
+
+    @property
+    def gone(self) -> bool:
+        """Whether the policy's server is, or its connection."""
+        return len(self._lost) >= GONE
 
     def reset(self, episode: str) -> Reply:
         """`Policy.reset` for one episode, between two batches."""
@@ -68,24 +77,36 @@ class Batcher:
             return
         observations, futures = [o for o, _ in asked], [f for _, f in asked]
         self.batches += 1
-        if not self._settle(futures, lambda: self._policy.answers(observations), final=len(asked) == 1):
-            for observation, future in asked:  # one bad episode must not fail its neighbours
-                self._settle([future], lambda: self._policy.answers([observation]))  # noqa: B023
+        if len(asked) > 1 and self._settle(futures, lambda: self._act(observations), final=False):
+            return
+        for observation, future in asked:  # one bad episode must not fail its neighbours
+            if len(asked) > 1 and self.gone:  # nor keep them waiting for a server that does not answer
+                future.set_result((self._lost[-1], 0.0))
+            else:
+                self._settle([future], lambda: self._act([observation]))  # noqa: B023
 
     def _reset(self, episode: str) -> list[None]:
         self._policy.reset([episode])
         return [None]
 
-    @staticmethod
-    def _settle(futures: list[Future[Reply]], call: Callable[[], Sequence[Any]], final: bool = True) -> bool:
-        """Answer the futures with what the call gives or raises; unless final, leave a PolicyFault unanswered. A lost
-        server is the answer to the whole batch. Nothing ends this thread: who asks would wait forever."""
+    def _act(self, observations: Sequence[Observation]) -> Sequence[Any]:
+        answers = self._policy.answers(observations)
+        self._lost.clear()
+        return answers
+
+    def _settle(
+        self, futures: list[Future[Reply]], call: Callable[[], Sequence[Any]], final: bool = True
+    ) -> bool:
+        """Answer the futures with what the call gives or raises; unless final, leave a PolicyFault and a ServerLost
+        unanswered. Nothing ends this thread: who asks would wait forever."""
         start = time.perf_counter()
         try:
             answers = call()
         except BaseException as error:
-            if isinstance(error, PolicyFault) and not final:
+            if isinstance(error, PolicyFault | ServerLost) and not final:
                 return False
+            if isinstance(error, ServerLost):
+                self._lost.append(error)
             answers = [error] * len(futures)
         seconds = time.perf_counter() - start
         for future, answer in zip(futures, answers, strict=True):

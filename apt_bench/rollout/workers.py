@@ -209,8 +209,13 @@ class PolicyHost:
             self._fatal = str(error)
 
     def ready(self) -> PolicySpec | str:
-        """The policy's declaration, or why it cannot be loaded."""
-        return self._spec if self._spec is not None else str(self._fatal)
+        """The policy's declaration, or why it cannot be loaded. Raises ServerLost where it must be made anew: only a
+        new connection can bring its server back."""
+        if self._spec is None:
+            return str(self._fatal)
+        if self._batcher.gone:
+            raise ServerLost("the policy's server is gone")
+        return self._spec
 
     def reset(self, episode: str) -> Any:
         """See Batcher.reset."""

@@ -19,7 +19,7 @@ from apt_bench.records import RunStore
 from apt_bench.rollout.batching import Batcher
 from tests.rollout.commands import ROOT, SUITE, Command
 from tests.rollout.test_batching import observations
-from tests.wild import LOST, WILD, HostedWildPolicy
+from tests.wild import LOST, WILD, Disconnected, HostedWildPolicy
 
 CELL = {"cells": ("push",), "episodes": 2}
 
@@ -87,14 +87,31 @@ def test_a_fault_in_a_batch_is_not_its_neighbours(how: str) -> None:
     assert [isinstance(a, PolicyFault) for a in answers] == [False, True, False, False]
 
 
-def test_a_lost_server_loses_its_batch_only() -> None:
+def test_a_request_that_is_lost_is_not_its_neighbours() -> None:
     batcher = Batcher(HostedWildPolicy("zmq"), clients=4, window=5)
     seen = observations(4)
     with ThreadPoolExecutor(4) as pool:
         answers = [answer for answer, _ in pool.map(batcher.act, seen)]
-    assert [isinstance(a, ServerLost) for a in answers] == [True] * 4
-    answer, _ = Batcher(HostedWildPolicy("zmq"), clients=1).act(seen[2])
-    assert answer.shape == (4, 7)
+    assert [isinstance(a, ServerLost) for a in answers] == [False, True, False, False]
+    assert not batcher.gone
+
+
+def test_a_server_that_is_gone_is_not_waited_for_by_each() -> None:
+    policy = Disconnected(answers=0)
+    batcher = Batcher(policy, clients=8, window=5)
+    with ThreadPoolExecutor(8) as pool:
+        answers = [answer for answer, _ in pool.map(batcher.act, observations(8))]
+    assert all(isinstance(a, ServerLost) for a in answers)
+    assert policy.asked == 3  # together, and two alone
+    assert batcher.gone
+
+
+def test_a_connection_that_stays_dead_is_made_anew_with_its_policy(address: str, tmp_path: Path) -> None:
+    words = ("--ray-address", address, "--workers", "1", "--cells", "push", "--episodes", "2")
+    Command(tmp_path / "run", *words, policy="tests.wild:Disconnected").run(0)
+    records = RunStore.open(tmp_path / "run").episodes()
+    assert len(records) == 4
+    assert max(r.attempt for r in records) > 1
 
 
 def test_ctrl_c_twice_during_a_decision_is_no_fault_of_the_policy(tmp_path: Path) -> None:
