@@ -217,3 +217,37 @@ def test_unknown_suite_and_object() -> None:
         load_object("no_such_module:x")
     with pytest.raises(UserError, match="has no 'nothing'"):
         load_object("json:nothing")
+
+
+SIX_LINES = """name: mine
+env: tabletop
+tasks: apt_bench.envs.tabletop:cell_tasks
+episodes: 2
+cells:
+  so: {label: SO, max_steps: 240, instruction: text, args: {layout: table}}
+"""
+
+
+def test_a_suite_needs_six_lines(tmp_path) -> None:
+    (tmp_path / "mine.yaml").write_text(SIX_LINES)
+    suite = load_suite(str(tmp_path / "mine.yaml"))
+    shipped = load_suite("rigid_pick_place")
+    for name in ("version", "settle_steps", "seed", "control_hz", "env"):
+        assert getattr(suite, name) == getattr(shipped, name), name
+    assert suite.title == "mine"
+    assert len(suite.select()) == 4
+
+
+def test_all_missing_keys_are_named_at_once(tmp_path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\ncells:\n  a: {label: A}\n  b: {max_steps: 3}\n")
+    with pytest.raises(UserError) as refused:
+        load_suite(str(path))
+    assert str(refused.value) == (
+        f"{path}: keys 'env', 'tasks', 'episodes' are missing. "
+        f"{path}: cell 'a': keys 'max_steps', 'instruction' are missing. "
+        f"{path}: cell 'b': keys 'label', 'instruction' are missing."
+    )
+    path.write_text("{}")
+    with pytest.raises(UserError, match="keys 'name', 'env', 'tasks', 'episodes', 'cells' are missing"):
+        load_suite(str(path))

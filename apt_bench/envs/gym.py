@@ -110,7 +110,6 @@ class SuiteEnv(gymnasium.Env[dict[str, Any], np.ndarray], EzPickle):
             raise UserError(f"init is {init}; task '{task}' has {inits} initial states, numbered from 0.")
         # This episode alone: the sentence of each initial state may need its scene, which takes time to draw.
         spec = self.suite.episode(dataclasses.replace(found[0].key, task=task, init=init))
-        self._budget = spec.max_steps
         observation = self._env.reset(spec, self.cameras)
         return self._dict(observation), {"episode": spec.key.id, "flags": spec.flags}
 
