@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from apt_bench.core.errors import UserError
-from apt_bench.core.files import PART, parse_json, reason, try_remove, write_json, write_whole
+from apt_bench.core.files import PART, open_regular, parse_json, reason, try_remove, write_json, write_whole
 from apt_bench.core.jsonable import INTEGERS, jsonable
 from apt_bench.run_files import policy_differences, read_protocol, read_run
 from apt_bench.suites import EpisodeKey
@@ -262,8 +262,10 @@ class RunStore:
         names that the suite has checked. Raises OSError."""
         self._check_there()
         path = self.path / name
-        for folder in reversed(path.relative_to(self.path).parents[:-1]):
-            (self.path / folder).mkdir(exist_ok=True)  # never the run directory itself
+        for folder in (self.path / f for f in reversed(path.relative_to(self.path).parents[:-1])):
+            folder.mkdir(exist_ok=True)  # never the run directory itself
+            if folder.is_symlink():
+                raise OSError(errno.ELOOP, LINKED, str(folder))
         write_whole(path, content)
 
     def append(self, record: EpisodeRecord) -> None:
@@ -272,7 +274,7 @@ class RunStore:
         line = record.to_json().encode() + b"\n"
         self._check_there()
         # Unbuffered: a buffer would be written once more on closing, after the line was taken back.
-        with open(self.episodes_path, "ab", buffering=0) as file:
+        with open(self.episodes_path, "ab", buffering=0, opener=_no_link) as file:
             end = file.tell()
             if end and not self._ends_with_newline():
                 end = self.episodes_path.read_bytes().rfind(b"\n") + 1
@@ -298,10 +300,8 @@ class RunStore:
 
     def sweep(self) -> None:
         """Remove half-written files of commands that were killed. Only under the lock."""
-        found = [
-            self.path.glob(f"*{PART}"),
-            *((self.path / n).rglob(f"*{PART}") for n in ("actions", "videos")),
-        ]
+        folders = [f for f in (self.path / "actions", self.path / "videos") if not f.is_symlink()]
+        found = [self.path.glob(f"*{PART}"), *(f.rglob(f"*{PART}") for f in folders)]
         for path in [path for paths in found for path in paths]:
             try_remove(path)
 
@@ -321,9 +321,9 @@ class RunStore:
         skipping it silently would lose an episode.
         """
         try:
-            if not self.episodes_path.exists():
+            if not os.path.lexists(self.episodes_path):
                 return
-            with open(self.episodes_path, "rb") as file:
+            with open_regular(self.episodes_path) as file:
                 number = 0
                 while line := file.readline(LINE_LIMIT):
                     number += 1
@@ -340,7 +340,17 @@ class RunStore:
             raise UserError(f"Cannot read {self.episodes_path}: {reason(error)}.") from None
 
 
-LINE_LIMIT = 64 * 2**20
+LINKED = "a link in a run directory is not written through; put a folder or a file in its place"
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Opens a file of a run directory for writing, never what a link leads to: the directory may be somebody else's."""
+    if os.path.islink(path):
+        raise OSError(errno.ELOOP, LINKED, path)
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+
+
+LINE_LIMIT = 16 * 2**20
 """Bytes of one line, at most: several times what a record can have (`core.jsonable`)."""
 
 

@@ -12,14 +12,18 @@ import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from apt_bench.core.errors import UserError
 from apt_bench.core.jsonable import INTEGERS, jsonable
 
 TEXT_LIMIT = 64 * 2**20
 """Bytes of a JSON or YAML file that is read, at most."""
+
+VALUES = 4_000_000
+"""Of a JSON text, at most: a value in memory is up to a hundred times as large as in the text."""
 
 PART = ".part"
 """Suffix of a file or folder that is being written; what bears it after a crash is worth nothing."""
@@ -30,10 +34,10 @@ def reason(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or error or type(error).__name__)
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading, buffered. Raises OSError, also for what is no regular file: a pipe or a device that lies
     where a file is expected may never end, or wait for ever."""
-    file = open(path, "rb", opener=_without_waiting)
+    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         return file
     file.close()
@@ -68,9 +72,12 @@ def read_text(path: Path, limit: int = TEXT_LIMIT) -> str:
 
 def parse_json(text: str, constants: bool = False) -> Any:
     """The value of a JSON text. Raises ValueError where it is none, where a number is not finite or has more than 63
-    bits, where a key is repeated, or where text has half of a surrogate pair, which cannot be written again.
+    bits, where a key is repeated, or where text has half of a surrogate pair, which cannot be written again; and,
+    before it is parsed, where it has more than `VALUES` values.
 
     constants: take `NaN` and `Infinity`, which older versions wrote."""
+    if sum(map(text.count, ",[{")) > VALUES:
+        raise ValueError(f"it has more than {VALUES:,} values")
     try:
         value = json.loads(
             text,
@@ -127,14 +134,15 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file that is there as a whole or not at all: beside its place, flushed to the disk, then renamed.
 
     Raises OSError; nothing of the attempt stays."""
-    part = path.with_name(path.name + PART)
+    part = path.with_name(f"{path.name}.{os.getpid()}{PART}")  # another process may write the same file
     try:
-        with open(part, "wb") as file:
+        try_remove(part)
+        with open(part, "xb") as file:  # never through a link, or into a pipe, that somebody put there
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except OSError:
+    except BaseException:  # Ctrl-C included
         try_remove(part)
         raise
 

@@ -134,6 +134,7 @@ def read_config(folder: Path) -> tuple[ExpertConfig, VLMSpec]:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file; its size bounds theirs. Raises UserError where it is missing or damaged."""
     try:
+        files.open_regular(path).close()  # opening a pipe would wait for ever
         return load_file(path)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(

@@ -327,7 +327,7 @@ def check_hf(name: str) -> VLMShape:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         if config.model_type in _FAMILIES:
             return shape_of(config)
     except Exception as error:  # as in load_hf
@@ -352,15 +352,16 @@ def _unloadable(name: str, error: Exception) -> UserError:
 
 
 def load_hf(name: str = DEFAULT, dtype: torch.dtype = torch.float32, **options: Any) -> HFBackbone:
-    """Load by hub id or folder, with sdpa attention. Raises UserError if it cannot be found."""
+    """Load by hub id or folder, with sdpa attention. Raises UserError if it cannot be found, or would need code that
+    comes with the model: left to itself, transformers asks on the terminal whether to run it."""
     from transformers import AutoModelForImageTextToText, AutoTokenizer
 
     check_hf(name)
     try:
         model = AutoModelForImageTextToText.from_pretrained(
-            name, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
+            name, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, trust_remote_code=False
         )
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # a damaged or foreign folder makes transformers raise anything
         raise _unloadable(name, error) from error
     return wrap(model, tokenizer, **options)

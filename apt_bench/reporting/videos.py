@@ -51,16 +51,20 @@ def gather(runs: Sequence[Run], out: Path) -> list[dict[str, str]]:
 FORMATS = {".mp4": "mov", ".m4v": "mov", ".mov": "mov", ".webm": "matroska", ".mkv": "matroska"}
 """Suffix of a video file -> how ffmpeg reads it. Left to itself it would also follow playlists to other files."""
 
+BYTES = 2**29
+"""Of a video file that is copied, at most: a sparse file is longer than the disk that its copy goes to."""
+
 PIXELS = 4096 * 4096
 """Of a frame, at most."""
 
 
 def video_file(run: Path, name: str) -> Path | None:
-    """The video that a record names: a regular file in the run's own `videos/`, or None. A record cannot make a report
-    copy another file of this machine."""
+    """The video that a record names: a regular file of at most `BYTES` in the run's own `videos/`, or
+    None. A record cannot make a report copy another file of this machine."""
     try:
         path = inside(inside(run, "videos"), PurePosixPath(name).relative_to("videos").as_posix())
-        return path if path.suffix.lower() in FORMATS and path.is_file() else None
+        whole = path.suffix.lower() in FORMATS and path.is_file() and path.stat().st_size <= BYTES
+        return path if whole else None
     except (UserError, ValueError, OSError):
         return None
 

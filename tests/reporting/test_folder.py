@@ -226,11 +226,13 @@ def test_only_videos_of_the_run_itself_are_copied(tmp_path: Path) -> None:
     (path / "videos" / "folder.mp4").mkdir()
     os.mkfifo(path / "videos" / "pipe.mp4")
     (path / "other.mp4").write_bytes(b"other")
+    (path / "videos" / "sparse.mp4").touch()
+    os.truncate(path / "videos" / "sparse.mp4", 2**40)
     names = [
         "videos/cell/good.mp4", "../../etc/passwd", "/etc/passwd", str(secret), "../secret.mp4", "other.mp4",
         "videos/../other.mp4", "videos/../../secret.mp4", "videos/link.mp4", "videos/list.m3u8", "run.json",
         "videos/folder.mp4", "videos/pipe.mp4", "videos/none.mp4", "videos", "", "videos/\0.mp4", "videos/" + "x" * 300,
-        "protocol.json", "videos//cell/good.mp4/..", "http://127.0.0.1/x.mp4",
+        "videos/sparse.mp4", "protocol.json", "videos//cell/good.mp4/..", "http://127.0.0.1/x.mp4",
     ]  # fmt: skip
     add(path, *(record("goal_pos", "t", i, True, video=name) for i, name in enumerate(names)))
     assert [v["href"] for v in gather([load_run(path)], tmp_path)] == ["videos/01_good.mp4"]
