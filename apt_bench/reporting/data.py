@@ -71,10 +71,11 @@ class Run:
     def settings(self) -> Mapping[str, Any]:
         """The policy's arguments, without the path of weights that are known by their hash."""
         args, path = self.policy.get("args"), self.policy.get("weights")
-        hashed = bool(self.policy.get("weights_sha256"))
-        return (
-            {k: v for k, v in args.items() if not (hashed and v == path)} if isinstance(args, Mapping) else {}
-        )
+        if not isinstance(args, Mapping):
+            return {}
+        hashed = self.policy.get("weights_sha256") and isinstance(path, str)
+        weights = os.path.normpath(path) if hashed else None  # `./x` and `x` are one
+        return {k: v for k, v in args.items() if not (isinstance(v, str) and os.path.normpath(v) == weights)}
 
     @cached_property
     def asked(self) -> dict[tuple[str, str], int]:

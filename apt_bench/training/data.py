@@ -209,8 +209,7 @@ def open_samples(
         )
     kept: list[Dataset] = []
     out: list[Dataset] = []
-    for index, name in enumerate(config.data):
-        path = find_data(name)
+    for index, (name, path) in enumerate(zip(config.data, find_all(config.data), strict=True)):
         demos = open_demos(path).successes
         train, held = demos.split(config.held_out)
         stamp, weight = _stamp(demos), config.weight(index)
@@ -277,6 +276,17 @@ def _stamp(demos: Demos) -> str:
         return digest([(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files])
     except OSError as error:
         raise UserError(f"Cannot read {error.filename}: {reason(error)}.") from None
+
+
+def find_all(names: Sequence[str]) -> list[Path]:
+    """`find_data` of each. Raises UserError where two are one: it would be drawn from twice as often."""
+    paths, known = [find_data(name) for name in names], dict[Path, str]()
+    for name, path in zip(names, paths, strict=True):
+        if (other := known.setdefault(path.resolve(), name)) != name:
+            raise UserError(
+                f"Data '{other}' and '{name}' are the same. To draw from data more often, give a weight."
+            )
+    return paths
 
 
 def find_data(name: str) -> Path:

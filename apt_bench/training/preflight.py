@@ -21,7 +21,7 @@ from apt_bench.rollout.runner import select
 from apt_bench.training import saving
 from apt_bench.training.complete import collected, looked_at
 from apt_bench.training.config import Recipe
-from apt_bench.training.data import find_data, read_episode
+from apt_bench.training.data import find_all, read_episode
 from apt_bench.training.mini import load_mini
 from apt_bench.training.pretrain import check_sizes
 from apt_bench.training.stages import Session, check_prior
@@ -134,8 +134,8 @@ def _check_data(recipe: Recipe) -> None:
         select(collected(recipe))
         find_policy("oracle", recipe.collect.policy_args).load()
         return
-    for name in recipe.data.data:
-        demos = open_demos(find_data(name)).successes
+    for path in find_all(recipe.data.data):
+        demos = open_demos(path).successes
         if len(demos):
             read_episode(demos.only(())[0], recipe.data)
 

@@ -64,6 +64,15 @@ def test_a_control_in_another_run_is_of_the_same_class_arguments_and_weights(
     assert controls(run, twin) == expected
 
 
+def test_weights_known_by_their_hash_may_lie_behind_another_path(tmp_path: Path) -> None:
+    """Also where the argument spells that path in another way than the policy's declaration."""
+    runs = []
+    for name, cell, path in (("a", "goal_task", "w"), ("b", "goal_task@stale", "else/w")):
+        said = {**policy("w", "1"), "args": {"path": f"./{path}"}, "weights": path, "weights_sha256": "1"}
+        runs.append(make_run(tmp_path / name, lambda c, t, i: True, {cell: 2}, policy=said))
+    assert [row[:2] for row in controls(*runs)] == [("a", "Goal Task (stale prompt) (b)")]
+
+
 def test_another_execute_horizon_is_no_control(tmp_path: Path) -> None:
     from runs import PROTOCOL
 

@@ -16,7 +16,7 @@ from apt_bench.demos.hdf5 import write_hdf5
 from apt_bench.demos.lerobot import LeRobotWriter
 from apt_bench.training.augment import AugmentConfig
 from apt_bench.training.config import load_recipe
-from apt_bench.training.data import DataConfig, open_samples
+from apt_bench.training.data import DataConfig, find_all, open_samples
 from apt_bench.training.progress import Report
 from apt_bench.training.stages import Session, run_recipe
 
@@ -108,6 +108,15 @@ def test_data_given_twice_are_an_error() -> None:
         DataConfig(data=("a", "b", "a"))
     with pytest.raises(UserError, match=r"data\.cameras names 'wrist' twice"):
         DataConfig(cameras=("wrist", "wrist"))
+
+
+def test_data_given_twice_under_two_names_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    for other in (f"{tmp_path}/x/../a", f"{tmp_path}/link"):
+        with pytest.raises(UserError, match="are the same"):
+            find_all([f"{tmp_path}/a", other])
+    assert find_all([f"{tmp_path}/a", f"{tmp_path}/b"]) == [tmp_path / "a", tmp_path / "b"]
 
 
 def test_a_folder_of_lerobot_datasets_is_trained_on(
