@@ -359,7 +359,7 @@ def _fresh(stem: Path) -> Path:
 
 def _importable(kind: type, name: str) -> bool:
     """Whether another process finds this class under its name."""
-    if kind.__module__ == "__main__" or "." in kind.__qualname__:
+    if kind.__module__ == "__main__":
         return False
     try:
         return load_object(name) is kind

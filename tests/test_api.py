@@ -18,6 +18,7 @@ import pytest
 import apt_bench
 from apt_bench.api import COLUMNS, SUMMARY, Run
 from apt_bench.core.errors import UserError
+from apt_bench.rollout.identity import command
 from apt_bench.suites import load_suite
 from tests.toy import BadPolicy, PushPolicy
 
@@ -86,7 +87,16 @@ def test_it_runs_what_the_command_runs(cli: Any, tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(outcomes(ours), outcomes(theirs))
     assert ours.protocol == theirs.protocol
     assert ours.info["policy"] == theirs.info["policy"]
+    assert theirs.info["command"].startswith("apt-bench run --suite")
     assert ours.info["requested"] == theirs.info["requested"]
+
+
+def test_a_run_names_the_program_that_called_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["study.py", "--fast"])
+    assert evaluate(episodes=1, out=tmp_path / "run").info["command"] == "python study.py --fast"
+    for program in ("/bin/apt-bench", "/lib/apt_bench/cli/__main__.py", "/lib/apt_bench/__main__.py"):
+        monkeypatch.setattr(sys, "argv", [program, "run"])
+        assert command() == "apt-bench run"
 
 
 def test_the_same_call_resumes(tmp_path: Path) -> None:
@@ -95,10 +105,16 @@ def test_the_same_call_resumes(tmp_path: Path) -> None:
     assert (len(first.episodes), len(more.episodes)) == (4, 6)
 
 
-def test_a_class_of_a_notebook_runs_in_this_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("module", ["__main__", __name__])
+def test_a_class_of_a_notebook_or_a_function_runs_in_this_process(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Mine(PushPolicy):
         pass
 
+    if module == "__main__":
+        Mine.__module__, Mine.__qualname__ = "__main__", "Mine"
+        monkeypatch.setattr(sys.modules["__main__"], "Mine", Mine, raising=False)
     run = evaluate(Mine, workers="auto", policy_args={"noise": 0.1}, out=tmp_path / "run")
     assert run.info["policy"]["args"] == {"noise": 0.1, "instance": "run"}
     assert run.info["workers"] == 0

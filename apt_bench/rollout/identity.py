@@ -56,7 +56,7 @@ def circumstances() -> dict[str, Any]:
     return {
         "apt_bench": apt_bench.__version__,
         "git": git_revision(),
-        "command": shlex.join(["apt-bench", *sys.argv[1:]]),
+        "command": command(),
         "python": platform.python_version(),
         "packages": provenance.versions(PACKAGES),
         "machine": {
@@ -67,6 +67,14 @@ def circumstances() -> dict[str, Any]:
         },
         "threads": {k: v for k, v in os.environ.items() if k.endswith("_NUM_THREADS")},
     }
+
+
+def command() -> str:
+    """The command line that started this process: of `apt-bench`, or of the program that called the Python API."""
+    program, *words = sys.argv or [""]
+    path = Path(program)
+    module = path.name == "__main__.py" and path.parent.name in ("apt_bench", "cli")
+    return shlex.join(["apt-bench", *words] if module or path.name == "apt-bench" else ["python", *sys.argv])
 
 
 def requested(specs: Iterable[EpisodeSpec], earlier: Mapping[str, Any]) -> dict[str, Any]:
