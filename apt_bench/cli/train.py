@@ -154,6 +154,7 @@ def _train(recipe: Recipe, session: Session, workers: int, ray_address: str | No
     from apt_bench.training.stages import run_recipe, still_there
 
     console, folder = plain_console(), session.out
+    still_there(folder)  # it was made when it was locked
     check(recipe, session, workers)
     recipe = completed(recipe, session, console)
     still_there(folder)
@@ -162,6 +163,7 @@ def _train(recipe: Recipe, session: Session, workers: int, ray_address: str | No
     else:
         with tracking(track, folder, dataclasses.asdict(recipe)) as tracker:
             session.report.tracker = tracker
+            still_there(folder)
             policy = run_recipe(recipe, session)
     first_look(recipe, policy, folder, console)
     console.print(f"Policy: {policy}", soft_wrap=True)
