@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -100,9 +101,9 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
             writer = csv.writer(file)
             writer.writerow(rows[0])
             writer.writerows([csv_cell(row[name]) for name in rows[0]] for row in rows)
-    except FileExistsError:
-        raise UserError(f"{path} is already there, perhaps filled in. Give another name.") from None
     except (OSError, ValueError) as error:
         if made:
             try_remove(path)
+        elif isinstance(error, FileExistsError) and os.path.lexists(path):  # else a folder's name is a file's
+            raise UserError(f"{path} is already there, perhaps filled in. Give another name.") from None
         raise UserError(f"Cannot write {path}: {reason(error)}.") from None

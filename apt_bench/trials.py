@@ -309,8 +309,12 @@ def import_sheet(sheet: Path, key: Path, out: Path) -> list[Path]:
     """Write one run directory per policy under `out`. A sheet that was imported before and filled in further adds what
     is new; a trial that was changed since is refused."""
     filled = read_sheet(sheet, key)
+    with exclusive(out, "apt-bench trials import"):  # before what is there is read
+        return _import(filled, hashlib.sha256(read_bytes(sheet)).hexdigest(), out)
+
+
+def _import(filled: Filled, digest: str, out: Path) -> list[Path]:
     protocol = {"suite": filled.suite, "kind": "real robot", "seed": filled.seed}
-    digest = hashlib.sha256(read_bytes(sheet)).hexdigest()
     todo = []
     for policy, name in _folders(sorted(filled.requested)).items():
         path = out / name
@@ -332,10 +336,9 @@ def import_sheet(sheet: Path, key: Path, out: Path) -> list[Path]:
         todo.append((path, info, fresh))
     for path, info, fresh in todo:  # only once all of it is known to be right
         try:
-            with exclusive(path, "apt-bench trials import"):
-                store = RunStore.create(path, protocol, info)
-                for record in fresh:
-                    store.append(record)
+            store = RunStore.create(path, protocol, info)
+            for record in fresh:
+                store.append(record)
         except OSError as error:
             raise UserError(f"Cannot write {path}: {reason(error)}. The same command goes on.") from None
     return [path for path, _, _ in todo]

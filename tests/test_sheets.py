@@ -164,3 +164,9 @@ def test_sheet_and_key_are_written_both_or_not_at_all(tmp_path: Path) -> None:
 def test_rows_are_numbered_as_a_spreadsheet_does(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text('a,b\n"one\ntwo",1\n\n3,4\n')
     assert [n for n, _ in read_rows(tmp_path / "x.csv", ("a", "b"))] == [2, 4]
+
+
+def test_a_folder_whose_name_is_a_files_is_not_called_a_sheet(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"Cannot write .*file/x\.csv: "):
+        write_csv(tmp_path / "file/x.csv", [{"a": "1"}])

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from apt_bench.cli import build
 from apt_bench.core.errors import UserError
+from apt_bench.core.files import exclusive
 from apt_bench.regression import compare
 from apt_bench.reporting.data import load_runs
 from apt_bench.reporting.table import Rate
@@ -189,3 +190,12 @@ def test_verbs(tmp_path: Path) -> None:
         "0 of 3 trials",
         "1 of 3 trials",
     ]
+
+
+def test_two_imports_at_once_are_kept_apart(tmp_path: Path) -> None:
+    """Each reads what is there before it adds to it."""
+    with (
+        exclusive(tmp_path / "out", "apt-bench trials import"),
+        pytest.raises(UserError, match="Another apt-bench trials import"),
+    ):
+        import_sheet(*write_sheet(tmp_path), tmp_path / "out")

@@ -87,7 +87,6 @@ def collect_command(
         f"{found.demonstrations} {what}, {found.steps} steps, {found.megabytes:.1f} MB in {out}",
         soft_wrap=True,
     )
-    if result.stopped or result.missing:
-        why = f"stopped ({result.stopped}). {result.message}" if result.stopped else "not complete"
-        say(f"{why}; {len(result.missing)} episodes are missing. The same command goes on from here.")
+    if result.advice:
+        say(result.advice)
     raise typer.Exit(result.exit_code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -11,11 +12,12 @@ import typer
 from rich.progress import track
 from rich.table import Table
 
-from apt_bench.cli import CellList, PolicyArgs, PolicyName, SuiteName, TaskList, words
+from apt_bench.cli import CellList, PolicyArgs, PolicyName, SuiteName, TaskList, Unpinned, words
+from apt_bench.core import provenance
 from apt_bench.core.config import load_object
 from apt_bench.core.errors import PolicyFault, ServerLost, UserError
-from apt_bench.core.files import require_writable
-from apt_bench.core.text import csv_cell, plain_console
+from apt_bench.core.files import reason, require_writable, write_whole
+from apt_bench.core.text import csv_cell, plain_console, say
 from apt_bench.policies.registry import find_policy
 from apt_bench.probes import PROBES, REPEAT, check_names, expand
 from apt_bench.rollout.first_decision import ChunkChange, first_decisions
@@ -39,6 +41,7 @@ def probe_command(
     probe: Annotated[str, typer.Option(help="Comma list of probes.")] = ",".join(PROBES),
     policy_arg: PolicyArgs = None,
     out: Annotated[Path | None, typer.Option(help="Write one row per episode and probe to this CSV.")] = None,
+    unpinned: Unpinned = False,
 ) -> None:
     """Compare the policy's first chunk under other sentences, at the same initial states, and under the same one."""
     check_names(words(probe))
@@ -47,6 +50,8 @@ def probe_command(
     if out:
         require_writable(out)
     chosen = load_suite(suite)
+    for mark in provenance.require(chosen.name, chosen.simulator, unpinned):
+        say(f"Not the suite's own simulator (--unpinned): it is {mark}.")
     specs = chosen.select(words(cells) or None, words(tasks) or None, episodes)
     # `swapped` takes its sentences from every task of the cell, not only the chosen ones.
     every = chosen.select(words(cells) or None, episodes=1)
@@ -74,15 +79,21 @@ def probe_command(
     console.print(_table(rows, names))
     console.print(noise_floor(rows), soft_wrap=True)
     if out:
-        with open(out, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(
-                ["cell", "task", "init", "probe", "sent", "translation", "rotation", "gripper", "relative"]
-            )
-            for row in rows:
-                key = row.spec.key
-                words_of = (key.cell, key.task, key.init, key.prompt, row.spec.prompt)
-                writer.writerow(map(csv_cell, (*words_of, *(getattr(row, size) for size in SIZES))))
+        try:
+            write_whole(out, _csv(rows).encode())
+        except OSError as error:  # a disk that is full by now
+            raise UserError(f"Cannot write {out}: {reason(error)}.") from None
+
+
+def _csv(rows: Sequence[ChunkChange]) -> str:
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(["cell", "task", "init", "probe", "sent", *SIZES])
+    for row in rows:
+        key = row.spec.key
+        words_of = (key.cell, key.task, key.init, key.prompt, row.spec.prompt)
+        writer.writerow(map(csv_cell, (*words_of, *(getattr(row, size) for size in SIZES))))
+    return file.getvalue()
 
 
 def noise_floor(rows: Sequence[ChunkChange]) -> str:

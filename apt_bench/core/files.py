@@ -134,6 +134,8 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file that is there as a whole or not at all: beside its place, flushed to the disk, then renamed.
 
     Raises OSError; nothing of the attempt stays."""
+    if path.parent.absolute() == Path("/dev") or (path.exists() and not (path.is_file() or path.is_dir())):
+        raise OSError(errno.EINVAL, "It is a device, a pipe or a stream, and would be replaced", str(path))
     part = path.with_name(f"{path.name}.{os.getpid()}{PART}")  # another process may write the same file
     try:
         try_remove(part)

@@ -148,10 +148,11 @@ def _begin(out: Path, settings: Mapping[str, object]) -> None:
                 f"{out} holds demonstrations of other settings ({'; '.join(differing)}). Give --out another folder, "
                 "or repeat those settings."
             )
-        for part in out.rglob(f"*{PART}"):  # left behind by a kill: this process alone writes here
-            if out / "run" not in part.parents:
-                try_remove(part)
-    elif any(p.name != path.name + PART for p in out.iterdir()):
+    ours = out.rglob(f"*{PART}") if path.is_file() else out.glob(f"{path.name}*{PART}")
+    for part in ours:  # left behind by a kill: this process alone writes here
+        if out / "run" not in part.parents:
+            try_remove(part)
+    if not path.is_file() and any(out.iterdir()):
         raise UserError(f"{out} is not empty and holds no demonstrations. Give --out an empty or new folder.")
     write_json(path, settings)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from apt_bench.core.config import load_object
 from apt_bench.core.errors import UserError
-from apt_bench.core.files import reason
+from apt_bench.core.files import PART, reason, try_remove
 from apt_bench.demos.dataset import Entry
 from apt_bench.demos.video import Mp4Writer
 from apt_bench.envs.base import Env
@@ -77,12 +78,7 @@ class Replayer:
             if env.outcome().done:
                 break
         if video:
-            try:
-                film = Mp4Writer(video, frames[0].shape[:2], max(1, info.control_hz // FRAME_EVERY))
-                film.add(np.stack(frames))
-                film.close()
-            except OSError as error:
-                raise UserError(f"Cannot write {video}: {reason(error)}.") from None
+            self._film(video, frames, max(1, info.control_hz // FRAME_EVERY))
         outcome = env.outcome()
         return Replay(
             episode=info.episode,
@@ -93,6 +89,22 @@ class Replayer:
             steps=outcome.steps,
             recorded_steps=info.steps,
         )
+
+    @staticmethod
+    def _film(path: Path, frames: list[np.ndarray], fps: int) -> None:
+        part = path.with_name(f"{path.stem}.{os.getpid()}{PART}{path.suffix}")  # whose end names the format
+        try:
+            film = Mp4Writer(part, frames[0].shape[:2], fps)
+            try:
+                film.add(np.stack(frames))
+                film.close()
+            finally:
+                film.abort()
+            part.replace(path)
+        except OSError as error:
+            raise UserError(f"Cannot write {path}: {reason(error).replace(str(part), str(path))}.") from None
+        finally:
+            try_remove(part)
 
     def close(self) -> None:
         """Free the environments."""

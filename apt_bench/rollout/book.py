@@ -66,8 +66,8 @@ class RunResult:
             )
         if self.missing:
             return (
-                f"{len(self.missing)} episodes are missing (errors, see episodes.jsonl); the same command tries them "
-                "again."
+                f"{len(self.missing)} episodes are missing (errors, see {self.out}/episodes.jsonl); the same command "
+                "tries them again."
             )
         return ""
 

@@ -159,3 +159,26 @@ def test_a_folder_that_cannot_be_made_is_a_message(tmp_path):
     for folder in (tmp_path / "file", tmp_path / "file/x", Path("a\0b")):
         with pytest.raises(UserError, match="Cannot write to"), files.exclusive(folder, "apt-bench run"):
             pass
+
+
+def test_two_processes_that_write_one_file_do_not_meet(tmp_path):
+    path = tmp_path / "x.json"
+    code = "import sys; from pathlib import Path; from apt_bench.core.files import write_whole\n"
+    code += "for _ in range(200): write_whole(Path(sys.argv[1]), sys.argv[2].encode() * 10000)"
+    both = [subprocess.Popen([sys.executable, "-c", code, path, text]) for text in "ab"]
+    while any(process.poll() is None for process in both):
+        if path.exists():
+            content = path.read_bytes()
+            assert content in (b"a" * 10000, b"b" * 10000)
+    assert [process.returncode for process in both] == [0, 0]
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_device_or_a_pipe_is_never_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to("/dev/null")
+    for path in (Path("/dev/null"), Path("/dev/stdout"), tmp_path / "pipe", tmp_path / "null"):
+        before = os.lstat(path)
+        with pytest.raises(OSError, match="would be replaced"):
+            files.write_whole(path, b"x")
+        assert os.lstat(path).st_ino == before.st_ino

@@ -49,7 +49,7 @@ def test_what_a_kill_left_half_written_is_swept_and_a_folder_with_nothing_else_i
 ) -> None:
     out = tmp_path / "d"
     out.mkdir()
-    (out / "collect.json.part").write_bytes(b"{")
+    (out / "collect.json.77.part").write_bytes(b"{")
     toy(out, limit=1)
     assert not list(out.rglob("*.part"))
     (out / "loose").mkdir()

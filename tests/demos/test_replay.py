@@ -1,6 +1,8 @@
 """A demonstration may name a shipped suite and nothing else: suites name modules that are imported."""
 
 import dataclasses
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,3 +83,13 @@ def test_a_film_that_cannot_be_written_is_named(tmp_path: Path, cli: Callable[..
     assert "Cannot write" in cli(*words, tmp_path / "no/x.mp4")
     (tmp_path / "-y.mp4").mkdir()
     assert "Cannot write" in cli(*words, tmp_path / "-y.mp4")
+    (tmp_path / "old.mp4").write_bytes(b"an older film")
+    limit = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))\n"
+    code = f"{limit}sys.argv = ['apt-bench', *sys.argv[1:]]\nfrom apt_bench.cli import main\nmain()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words), tmp_path / "old.mp4"], capture_output=True, text=True
+    )
+    assert (done.returncode, "Cannot write" in done.stderr) == (2, True), done.stderr
+    assert (tmp_path / "old.mp4").read_bytes() == b"an older film"
+    assert not list(tmp_path.glob("*.part*"))
