@@ -239,6 +239,7 @@ def _leave(code: int) -> None:
     """End with this code, also where what is still to be written to stdout cannot be: Python would make it 120."""
     from contextlib import suppress
 
+    exec("")  # a Ctrl-C in another `exec`, which was caught, would make Python end itself by a signal
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

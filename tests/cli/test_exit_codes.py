@@ -158,3 +158,10 @@ def test_streams_that_were_closed_before_the_start_are_no_verdict(closed, tmp_pa
     )
     assert done.returncode == 0
     assert all(line.startswith("{") for line in (out / "episodes.jsonl").read_text().splitlines())
+
+
+def test_ctrl_c_in_code_that_somebody_executes_is_code_130():
+    code = "import sys\nfrom apt_bench.cli import _interrupted, _leave\n"
+    code += "try: exec('raise KeyboardInterrupt')\nexcept KeyboardInterrupt: _leave(_interrupted())"
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, cwd=ROOT)
+    assert done.returncode == 130
