@@ -370,7 +370,7 @@ def disturb(
             time.sleep(0.05)
             continue
         mild = [name for name in faults if name in MILD]
-        name = rng.choice(mild if mild and rng.random() < 0.6 else list(faults))
+        name = rng.choice(mild if mild and rng.random() < 0.75 else list(faults))
         if name == "worker hangs" and rng.random() < 0.7:  # each takes the time-out
             continue
         if faults[name](target, rng):
