@@ -158,13 +158,18 @@ def place(root: Path, info: Mapping[str, Any], field: str, chunk: int, file: int
             "{video_key} alone."
         )
     path = root / name
+    if ".." in Path(name).parts or not within(root, path):
+        raise UserError(f"{root / INFO}: {field} leads to '{name}', which leaves the data set {root}.")
+    return path
+
+
+def within(root: Path, path: Path) -> bool:
+    """Whether a file, links followed, lies in the data set."""
     try:
         real = path.resolve()
     except (OSError, ValueError, RuntimeError):  # a null byte, a loop of links
-        real = Path("/")
-    if ".." in Path(name).parts or not any(real.is_relative_to(home) for home in _homes(root)):
-        raise UserError(f"{root / INFO}: {field} leads to '{name}', which leaves the data set {root}.")
-    return path
+        return False
+    return any(real.is_relative_to(home) for home in _homes(root))
 
 
 def _homes(root: Path) -> list[Path]:

@@ -16,7 +16,16 @@ from apt_bench.core.errors import UserError
 from apt_bench.core.text import one_line, plain
 from apt_bench.demos.checks import as_float32, check_camera, check_total
 from apt_bench.demos.format import CameraTrack, DemoInfo, Demonstration, Steps
-from apt_bench.demos.lerobot_layout import INFO, MEND, ImageFeature, image_features, place, read_info, width
+from apt_bench.demos.lerobot_layout import (
+    INFO,
+    MEND,
+    ImageFeature,
+    image_features,
+    place,
+    read_info,
+    width,
+    within,
+)
 from apt_bench.demos.parquet import episode_rows, matrix, read_table
 from apt_bench.demos.video import read_mp4
 
@@ -147,6 +156,8 @@ def index_lerobot(root: Path) -> list[LeRobotEntry]:
         needed += [f"videos/{key}/{k}" for k in (*WHERE, "from_timestamp")]
     found: dict[int, LeRobotEntry] = {}
     for path in paths:
+        if not within(root, path):
+            raise UserError(f"{path} is a link that leaves the data set {root}. Copy what it leads to there.")
         for number, row in enumerate(read_table(path, needed, ("apt",)).to_pylist()):
             entry = LeRobotEntry(root, row, info, _info(root, row, info, f"{path}: row {number}"), path)
             if row["episode_index"] in found:

@@ -73,8 +73,10 @@ class Run:
         args, path = self.policy.get("args"), self.policy.get("weights")
         if not isinstance(args, Mapping):
             return {}
-        hashed = self.policy.get("weights_sha256") and isinstance(path, str)
-        weights = os.path.normpath(path) if hashed else None  # `./x` and `x` are one
+        hashed = bool(self.policy.get("weights_sha256"))
+        weights = (
+            os.path.normpath(path) if hashed and isinstance(path, str) else None
+        )  # `./x` and `x` are one
         return {k: v for k, v in args.items() if not (isinstance(v, str) and os.path.normpath(v) == weights)}
 
     @cached_property

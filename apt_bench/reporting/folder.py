@@ -10,7 +10,7 @@ from pathlib import Path
 
 import apt_bench
 from apt_bench.core.errors import UserError
-from apt_bench.core.files import PART, exclusive, read_json, reason, try_remove, write_json
+from apt_bench.core.files import PART, exclusive, open_regular, read_json, reason, try_remove, write_json
 
 PAGE = "report.html"
 MANIFEST, COMPARISON = "report-files.json", "comparison-files.json"
@@ -88,7 +88,7 @@ def _listed(manifest: Path) -> frozenset[str]:
 def _older(out: Path) -> bool:
     """Whether a version without a manifest wrote a report here. It did not say which files are its own."""
     try:
-        with open(out / PAGE, "rb") as file:
+        with open_regular(out / PAGE) as file:
             return b'<meta name="generator" content="apt-bench ' in file.read(1000)
     except OSError:
         return False

@@ -45,3 +45,11 @@ def test_a_policy_with_its_own_noise_shows_it(cli) -> None:
 )
 def test_bad_input_is_one_message(words: list[str], message: str, cli) -> None:
     assert message in cli("probe", *TOY, *words)
+
+
+def test_another_simulator_is_refused_or_said(cli, tmp_path: Path) -> None:
+    text = Path("tests/toy_suite.yaml").read_text() + "simulator: {mujoco: 2.0.0}\n"
+    (tmp_path / "old.yaml").write_text(text)
+    asked = ["--suite", str(tmp_path / "old.yaml"), "--cells", "push", "--policy", "zero", "--episodes", "1"]
+    assert "is defined on mujoco 2.0.0; here is" in cli("probe", *asked, "--probe", "null")
+    cli("probe", *asked, "--probe", "null", "--unpinned", code=0)

@@ -251,6 +251,15 @@ def test_stored_images_must_be_what_info_says(root: Path) -> None:
 # --- It cannot make its reader leave it
 
 
+def test_the_episodes_table_cannot_lie_behind_a_link_out_of_the_data_set(root: Path, tmp_path: Path):
+    (table,) = (root / "meta/episodes").glob("*/*.parquet")
+    elsewhere = tmp_path / "elsewhere.parquet"
+    table.rename(elsewhere)
+    table.symlink_to(elsewhere)
+    with pytest.raises(UserError, match="leaves the data set"):
+        open_demos(root)
+
+
 @pytest.mark.parametrize(
     "template",
     [

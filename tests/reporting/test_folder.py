@@ -275,3 +275,10 @@ def test_a_run_that_vanishes_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(RunStore, "protocol", vanishing)
     with pytest.raises(UserError, match=str(path)):
         load_run(path)
+
+
+def test_a_pipe_in_the_place_of_an_old_page_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / PAGE)
+    with pytest.raises(UserError, match="holds no report"), replaced(tmp_path):
+        pass
+    assert (tmp_path / PAGE).exists()
