@@ -21,10 +21,16 @@ def _of(env: str) -> list[str]:
     return [i for s in suites for i in IDS if i.startswith(f"apt_bench/{s}-")]
 
 
+def _marks(name: str) -> list[pytest.MarkDecorator]:
+    first = [f"apt_bench/{s.name}-{s.cells[0].name}-v{s.version}" for s in iter_suites()]
+    return [pytest.mark.sim, *([] if name in first else [pytest.mark.slow])]
+
+
 EVERY = [
     *map(pytest.param, _of("tabletop")),
-    *(pytest.param(i, marks=pytest.mark.sim) for i in _of("libero")),
+    *(pytest.param(i, marks=_marks(i)) for i in _of("libero")),
 ]
+"""LIBERO's scenes take 5 to 10 s each: of each suite the first cell runs in CI, the others in the slow tier."""
 
 
 def made(name: str, cameras: tuple[str, ...] = ()) -> Any:
