@@ -20,7 +20,7 @@ from rich.console import Console
 
 from apt_bench.core.config import load_object
 from apt_bench.core.errors import UserError, did_you_mean
-from apt_bench.core.text import plain_console
+from apt_bench.core.text import one_line, plain_console
 from apt_bench.envs.base import AGENTVIEW, WRIST
 from apt_bench.policies.base import Policy, PolicySpec
 from apt_bench.policies.guard import GuardedPolicy
@@ -160,7 +160,7 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     Raises:
         UserError: There is no run, or a damaged one.
     """
-    return Run(data.load_run(Path(path)))
+    return Run(data.load_run(_path(path, "path")))
 
 
 def evaluate(
@@ -213,6 +213,14 @@ def evaluate(
     for name in more:
         if name not in known or name == "policy":
             raise UserError(f"evaluate has no argument '{name}'. {did_you_mean(name, known)}")
+    if "against" in more:
+        more["against"] = (
+            more["against"].path if isinstance(more["against"], Run) else _path(more["against"], "against")
+        )
+    elif "margin" in more:
+        raise UserError("margin goes with against=RUN.")
+    if policy_args is not None and not isinstance(policy_args, Mapping):
+        raise UserError("policy_args must be a mapping, such as {'seed': 1}.")
     options = RunOptions(
         _suite_name(suite),
         policy if isinstance(policy, str) else _class_name(policy),
@@ -223,7 +231,7 @@ def evaluate(
         execute=execute,
         probes=_several(probes),
         workers=str(workers),
-        out=None if out is None else Path(out),
+        out=None if out is None else _path(out, "out"),
         unpinned=unpinned,
         **more,
     )
@@ -373,7 +381,13 @@ def _class_name(policy: object) -> str:
 
 
 def _suite_name(suite: str | os.PathLike[str] | Suite) -> str:
-    return register_suite(suite).name if isinstance(suite, Suite) else os.fspath(suite)
+    return register_suite(suite).name if isinstance(suite, Suite) else str(_path(suite, "suite"))
+
+
+def _path(value: Any, name: str) -> Path:
+    if not isinstance(value, str | os.PathLike):
+        raise UserError(f"{name} is {one_line(repr(value), 100)}; it must be a text or a path.")
+    return Path(value)
 
 
 def _several(words: Any) -> tuple[str, ...]:

@@ -151,6 +151,9 @@ def test_a_suite_in_python_is_registered(tmp_path: Path) -> None:
         ({"episodes": 0}, "episodes is 0"),
         ({"attemps": 3}, "no argument 'attemps'. Did you mean 'attempts'?"),
         ({"policy": BadPolicy("nan")}, "NaN"),
+        ({"margin": 0.1}, "margin goes with against"),
+        ({"policy_args": [1]}, "policy_args must be a mapping"),
+        ({"out": 3}, "out is 3; it must be a text or a path"),
     ],
 )
 def test_bad_input_is_a_user_error(words: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -216,6 +219,14 @@ def test_compare_takes_runs_and_directories(tmp_path: Path) -> None:
     assert apt_bench.compare(a, b).overall.n_a == 4
     with pytest.raises(UserError, match=r"[Nn]o run"):
         apt_bench.compare(a, tmp_path / "nothing")
+    with pytest.raises(UserError, match="path is 3"):
+        apt_bench.compare(a, 3)  # type: ignore[arg-type]
+
+
+def test_a_run_stops_when_it_is_decided_against_another(tmp_path: Path) -> None:
+    first = evaluate(episodes=4, out=tmp_path / "a")
+    again = evaluate(episodes=4, against=first, out=tmp_path / "b")
+    assert again.data.sequential["against"]
 
 
 def test_make_env_gives_a_gymnasium_environment() -> None:
