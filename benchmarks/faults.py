@@ -160,8 +160,12 @@ def read_only(target: Target, rng: random.Random) -> bool:
 
 
 def vanish(target: Target, rng: random.Random) -> bool:
-    """The run directory is moved away; `heal` moves it back."""
+    """The directory that the command has locked is moved away; `heal` moves it back. (One that is moved before the
+    command begins is simply a new directory to it.)"""
+    fds = Path(f"/proc/{target.process.pid}/fd")
     try:
+        if str(target.out) not in [os.readlink(fd) for fd in fds.iterdir()]:
+            return False
         target.out.rename(away(target.out))
     except OSError:
         return False
