@@ -58,7 +58,7 @@ def open_hdf5(path: Path) -> Iterator[Node]:
                 file.close()
 
 
-class _Source(io.RawIOBase):
+class _Source(io.FileIO):
     """The bytes of a file as the HDF5 library reads them, locked against writers as the library does it.
 
     The library never ends on a damaged global heap (where it keeps text): a block of that kind whose parts do not add
@@ -66,42 +66,26 @@ class _Source(io.RawIOBase):
     file."""
 
     def __init__(self, path: Path) -> None:
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115
+        super().__init__(path, "r")
         try:
             import fcntl
 
-            fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(self, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._file.close()
+            self.close()
             raise
         except (ImportError, OSError):  # no locks here: then writers have none either
             pass
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
         done = 0
-        while done < len(view) and (got := self._file.readinto(view[done:])):
+        while done < len(view) and (got := super().readinto(view[done:])):
             done += got
         view[done:] = bytes(len(view) - done)  # the library does not look how much came
         if view[:4] == HEAP and not _adds_up(view):
             view[:4] = bytes(4)
         return len(view)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 def _adds_up(heap: memoryview) -> bool:

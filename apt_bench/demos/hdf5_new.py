@@ -15,33 +15,18 @@ from apt_bench.core.files import PART, try_remove
 from apt_bench.demos.hdf5_file import FAILURES
 
 
-class _Part(io.RawIOBase):
+class _Part(io.FileIO):
     """A file that HDF5 writes through. The library dies (a segmentation fault) or goes on silently where a write
     fails; so a failure is kept here, the library told that all is well, and the file thrown away."""
 
     def __init__(self, path: Path) -> None:
-        self._file = open(path, "w+b", buffering=0)  # noqa: SIM115
+        super().__init__(path, "w+")
         self.failure: OSError | None = None
         self._unwritten: dict[int, bytes] = {}  # what the library may read again
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def writable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
     def readinto(self, buffer: Any) -> int:
-        at, view = self._file.tell(), memoryview(buffer).cast("B")
-        got = self._file.readinto(view) or 0
+        at, view = self.tell(), memoryview(buffer).cast("B")
+        got = super().readinto(view) or 0
         if self.failure:
             kept = self._unwritten.get(at, b"")[: len(view)]
             view[: len(kept)] = kept
@@ -51,10 +36,10 @@ class _Part(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
-        at, done = self._file.tell(), 0
+        at, done = self.tell(), 0
         try:
             while done < len(view) and not self.failure:
-                done += self._file.write(view[done:]) or 0
+                done += super().write(view[done:]) or 0
         except OSError as error:
             self.failure = error
         if self.failure and len(view) <= 2**20:
@@ -63,7 +48,7 @@ class _Part(io.RawIOBase):
 
     def truncate(self, size: int | None = None) -> int:
         try:
-            return self._file.truncate(size)
+            return super().truncate(size)
         except OSError as error:
             self.failure = self.failure or error
             return size or 0
@@ -74,13 +59,9 @@ class _Part(io.RawIOBase):
     def finish(self) -> None:
         """Bring it to the disk. Raises the OSError that was met first."""
         if not self.failure:
-            os.fsync(self._file.fileno())
+            os.fsync(self.fileno())
         if self.failure:
             raise self.failure
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 @contextmanager

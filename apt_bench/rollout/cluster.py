@@ -80,6 +80,8 @@ def ray_session(address: str | None, asked: int | None, episodes: int, logs: boo
                     )
                 else:
                     ray.init(address=address, **quiet)
+        except SystemExit:  # Ray's own answer to SIGTERM, while it starts
+            raise KeyboardInterrupt from None
         except Exception as error:  # Ray raises bare ones, too
             raise _not_started(address, error) from None
         stack.callback(_shut_down)
