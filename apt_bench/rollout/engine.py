@@ -143,6 +143,7 @@ class _Slot:
     quiet: float = 0.0  # seconds
     beats: tuple[int, str] = STARTING
     asked: Any = None  # a heartbeat question that is under way
+    unanswered: float = 0.0  # seconds for which it has been
     silent: str = ""  # why it was killed, where it was for its silence
 
 
@@ -203,7 +204,9 @@ class RayPool:
         if result.policy_lost:  # the worker and its environment are well
             if policy := self._policy(slot):
                 policy.ensure()
-        elif result.error:  # whatever the worker holds is not to be trusted any more
+        elif not result.error:
+            slot.beats = max(slot.beats, (0, "env"))  # it has started, whether or not it was ever asked
+        else:  # whatever the worker holds is not to be trusted any more
             ray.kill(slot.actor)
             slot.actor = self._actor.remote(self._settings)
             slot.beats, slot.asked, slot.silent = STARTING, None, ""
@@ -227,15 +230,21 @@ class RayPool:
                     slot.beats, slot.quiet = beats, 0.0
                 slot.asked = None
             slot.quiet += passed
+            slot.unanswered += passed
             if slot.asked is None and slot.quiet > self._hang / 4:
                 slot.asked = slot.actor.beat.options(concurrency_group="beat").remote()
+                slot.unanswered = 0.0
             limit = max(self._hang, START_SECONDS) if slot.beats == STARTING else self._hang
             if slot.quiet > limit:
                 slot.quiet = 0.0
                 policy = self._policy(slot)
-                if policy and slot.beats[1] == "policy":
-                    if policy.handle is slot.host:  # not one that was started again meanwhile
-                        policy.kill()
+                waits = (
+                    slot.beats[1] == "policy" and slot.unanswered < self._hang / 4
+                )  # and answers meanwhile
+                if (
+                    waits and policy and policy.handle is slot.host
+                ):  # not one that was started again meanwhile
+                    policy.kill()
                 else:
                     slot.silent = "showed no sign of life and was killed"
                     if slot.beats == STARTING:

@@ -94,6 +94,21 @@ def test_hung_policy_and_lost_server(address, faults, reference, tmp_path):
     assert results(tmp_path / "run") == reference(HOSTED)
 
 
+def test_a_stopped_worker_is_killed_and_its_policy_is_not(slow, address, reference, tmp_path):
+    """A worker that the system has stopped answers nothing, wherever it was; the policy answers others meanwhile."""
+    words = ("--ray-address", address, "--workers", "2", "--hang-timeout", "6")
+    command = Command(tmp_path / "run", *words, policy=HOSTED)
+    process = command.start()
+    command.wait_for(3, process)
+    for worker in actors("RolloutActor.run"):
+        worker.send_signal(signal.SIGSTOP)
+    out, err = process.communicate(timeout=150)  # an actor that starts is given longer than that
+    assert process.returncode == 0, out + err
+    assert "showed no sign of life and was killed" in out
+    assert "policy's actor was lost" not in out
+    assert results(command.out) == reference(HOSTED)
+
+
 def test_what_keeps_failing_is_missing_not_failed(here, tmp_path):
     result = here(cells=("broken", "push"), tasks=("left",), episodes=2)
     assert (result.exit_code, len(result.missing), result.stopped) == (1, 2, "")
