@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -94,18 +95,20 @@ def test_hung_policy_and_lost_server(address, faults, reference, tmp_path):
     assert results(tmp_path / "run") == reference(HOSTED)
 
 
-def test_a_stopped_worker_is_killed_and_its_policy_is_not(slow, address, reference, tmp_path):
-    """A worker that the system has stopped answers nothing, wherever it was; the policy answers others meanwhile."""
-    words = ("--ray-address", address, "--workers", "2", "--hang-timeout", "6")
+def test_a_stopped_worker_is_killed_also_when_it_waits_for_a_policy_that_is_gone(
+    address, faults, reference, tmp_path
+):
+    order(faults, "policy-hang", LEFT.format(0))
+    words = ("--ray-address", address, "--workers", "2", "--hang-timeout", "8")
     command = Command(tmp_path / "run", *words, policy=HOSTED)
     process = command.start()
-    command.wait_for(3, process)
-    for worker in actors("RolloutActor.run"):
-        worker.send_signal(signal.SIGSTOP)
-    out, err = process.communicate(timeout=150)  # an actor that starts is given longer than that
+    until(lambda: not any(faults.glob("policy-hang*")), process)
+    time.sleep(5)  # both workers have been asked, and were waiting for the policy
+    actors("RolloutActor")[0].send_signal(signal.SIGSTOP)
+    actors("PolicyHost")[0].kill()  # the other worker gets a new one
+    out, err = process.communicate(timeout=150)
     assert process.returncode == 0, out + err
     assert "showed no sign of life and was killed" in out
-    assert "policy's actor was lost" not in out
     assert results(command.out) == reference(HOSTED)
 
 
