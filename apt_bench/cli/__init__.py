@@ -98,9 +98,7 @@ def main() -> None:
         with _ends_at_once():
             _prepare()
             app = build(sys.argv[1] if len(sys.argv) > 1 else None)
-            from apt_bench.core.signals import interrupt_on_signals
-        with interrupt_on_signals():
-            code = _call(app)
+        code = _interruptible(app)
         sys.stdout.flush()
     except KeyboardInterrupt:
         code = _interrupted()
@@ -139,6 +137,19 @@ def _prepare() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     installed_first()
+
+
+def _interruptible(app: typer.Typer) -> int:
+    """`_call`; whatever is raised once Ctrl-C was pressed comes from that."""
+    from apt_bench.core.signals import interrupt_on_signals
+
+    with interrupt_on_signals() as pressed:
+        try:
+            return _call(app)
+        except Exception:
+            if pressed():
+                raise KeyboardInterrupt from None
+            raise
 
 
 def _call(app: typer.Typer) -> int:

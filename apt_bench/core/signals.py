@@ -26,14 +26,17 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def interrupt_on_signals() -> Iterator[None]:
-    """SIGTERM does what SIGINT does: it raises KeyboardInterrupt."""
+def interrupt_on_signals() -> Iterator[Callable[[], bool]]:
+    """SIGINT and SIGTERM raise KeyboardInterrupt; the yielded function says whether one came. An import that is cut
+    short so may raise anything else instead, in numpy for one a RecursionError."""
+    asked = threading.Event()
 
     def handle(number: int, frame: Any) -> None:
+        asked.set()
         raise KeyboardInterrupt
 
     with _handling(handle):
-        yield
+        yield asked.is_set
 
 
 @contextmanager

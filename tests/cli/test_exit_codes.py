@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,17 @@ def test_an_unexpected_error_is_code_70_one_line_and_a_traceback_in_a_file(cli, 
     traceback = Path(re.search(r"is in (\S+)\.$", line)[1])
     assert "in broken" in traceback.read_text()
     traceback.unlink()
+
+
+def test_ctrl_c_that_an_import_turns_into_something_else_is_code_130(cli, monkeypatch):
+    def cut_short(name: str) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise RecursionError("maximum recursion depth exceeded") from None  # as numpy's lazy modules do
+
+    monkeypatch.setattr("apt_bench.cli.ls.load_suite", cut_short)
+    cli("ls", "--suite", "x", code=130)
 
 
 def test_a_verb_that_cannot_be_imported_is_code_70(cli, monkeypatch):
