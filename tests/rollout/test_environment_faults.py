@@ -159,7 +159,7 @@ def test_the_harness_own_interruption_passes(spec):
 
 
 def test_an_environment_is_made_as_if_its_module_were_the_program(spec, capfd, tmp_path, monkeypatch):
-    (tmp_path / "argued.py").write_text(
+    (tmp_path / "argued_environment.py").write_text(
         "import argparse\n"
         "def make():\n"
         "    parser = argparse.ArgumentParser()\n"
@@ -167,8 +167,8 @@ def test_an_environment_is_made_as_if_its_module_were_the_program(spec, capfd, t
         "    parser.parse_args()\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    error = worker().run(dataclasses.replace(spec, env="argued:make")).error
+    error = worker().run(dataclasses.replace(spec, env="argued_environment:make")).error
     assert error is not None
     assert error.startswith("SystemExit: 2")
-    assert "argued: error: the following arguments are required: scene" in capfd.readouterr().err
-    assert sys.argv[0] != "argued"
+    assert "argued_environment: error: the following arguments are required: scene" in capfd.readouterr().err
+    assert sys.argv[0] != "argued_environment"
