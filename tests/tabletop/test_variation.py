@@ -50,7 +50,7 @@ def test_without_variation_the_seed_does_not_matter(env):
 
 @pytest.mark.parametrize("variation", ["much", -1, 3])
 def test_a_wrong_amount_is_refused(variation):
-    with pytest.raises(UserError, match="variation is .*must be"):
+    with pytest.raises(UserError, match=r"variation is .*must be"):
         OraclePolicy(variation=variation)
 
 
