@@ -104,7 +104,7 @@ def run_command(
         bool, typer.Option("--dry-run", help="Say what would run, and about how long.")
     ] = False,
 ) -> None:
-    """Roll a policy out on a suite. The same command again goes on where it stopped."""
+    """Roll a policy out on a suite. Rerun the same command to resume."""
     if stop_when not in ("complete", "decided"):
         raise UserError(f"--stop-when is complete or decided, not '{stop_when}'.")
     if (stop_when == "decided") != (against is not None) or (margin is not None and against is None):
