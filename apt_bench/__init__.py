@@ -22,20 +22,28 @@ __all__ = [
 
 TYPE_CHECKING = False  # typing's own takes time to import; type checkers know the name
 if TYPE_CHECKING:
-    from apt_bench.api import Run, compare, evaluate, load_run, make_env, run
+    from apt_bench.api.environments import make_env
+    from apt_bench.api.evaluate import evaluate, run
+    from apt_bench.api.runs import Run, compare, load_run
     from apt_bench.core.errors import UserError
     from apt_bench.envs.base import Observation
     from apt_bench.policies.base import Policy, PolicySpec
     from apt_bench.suites import register_suite
 
 _HOMES = {
+    "Run": "api.runs",
+    "compare": "api.runs",
+    "evaluate": "api.evaluate",
+    "load_run": "api.runs",
+    "make_env": "api.environments",
+    "run": "api.evaluate",
     "Observation": "envs.base",
     "Policy": "policies.base",
     "PolicySpec": "policies.base",
     "UserError": "core.errors",
     "register_suite": "suites",
 }
-"""Where names are defined that are not of `apt_bench.api`."""
+"""Name -> module that defines it."""
 
 
 def __getattr__(name: str) -> object:
@@ -43,7 +51,7 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'apt_bench' has no attribute '{name}'")
     from importlib import import_module
 
-    value = getattr(import_module(f"apt_bench.{_HOMES.get(name, 'api')}"), name)
+    value = getattr(import_module(f"apt_bench.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 

@@ -5,8 +5,8 @@ python benchmarks/clusters.py
 
 import numpy as np
 
-from apt_bench.differences import paired
-from apt_bench.stats import mcnemar
+from apt_bench.analysis.differences import paired
+from apt_bench.analysis.stats import mcnemar
 
 RUNS, EPISODES, NOISE = 400, 50, 0.10
 TASKS = (1, 2, 3, 5, 6, 10, 40)

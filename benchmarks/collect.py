@@ -16,13 +16,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from apt_bench import rendering
+from apt_bench.core.machine import cores, cpu_name, free_memory_gb
 from apt_bench.demos.collect import collect, megabytes
 from apt_bench.demos.dataset import open_demos
 from apt_bench.demos.lerobot import LeRobotWriter
 from apt_bench.demos.replay import Replayer
+from apt_bench.envs import rendering
 from apt_bench.rollout.engine import auto_workers
-from apt_bench.rollout.identity import cores, cpu_name, free_memory_gb
 from apt_bench.rollout.runner import RunOptions
 
 PARTS = ("reset", "physics", "render", "policy", "write")

@@ -36,7 +36,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests/training")]
 
-from apt_bench.records import EpisodeRecord  # noqa: E402
+from apt_bench.runs.records import EpisodeRecord  # noqa: E402
 from benchmarks.injections import (  # noqa: E402
     MILD,
     RUN_FAULTS,
@@ -98,7 +98,7 @@ def start(words: list[str], campaign: Campaign) -> subprocess.Popen[str]:
     environ = {**os.environ, "TMPDIR": str(campaign.home / "tmp"), "OMP_NUM_THREADS": "1"}
     environ |= {"TOY_FAULTS": str(campaign.home / "toy"), "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, "-m", "apt_bench.cli", *words],
+        [sys.executable, "-m", "apt_bench", *words],
         stdout=log,
         stderr=subprocess.STDOUT,
         text=True,

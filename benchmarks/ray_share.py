@@ -23,10 +23,10 @@ from rich.table import Table
 from apt_bench.envs.base import ACTION_DIM, AGENTVIEW, WRIST, Observation
 from apt_bench.policies.base import PolicySpec
 from apt_bench.policies.registry import PolicyRef
-from apt_bench.records import EpisodeRecord
 from apt_bench.rollout.engine import PolicyActor, RayPool, ray_session, run_local
 from apt_bench.rollout.schedule import Schedule
 from apt_bench.rollout.workers import Settings
+from apt_bench.runs.records import EpisodeRecord
 from apt_bench.suites import EpisodeSpec, load_suite
 
 ROOT = str(Path(__file__).resolve().parents[1])

@@ -26,7 +26,7 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from apt_bench import rendering  # noqa: E402
+from apt_bench.envs import rendering  # noqa: E402
 from apt_bench.envs.base import AGENTVIEW, WRIST  # noqa: E402
 from apt_bench.suites import EpisodeSpec, load_suite  # noqa: E402
 

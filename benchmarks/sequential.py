@@ -5,7 +5,7 @@ python benchmarks/sequential.py
 
 import numpy as np
 
-from apt_bench.sequential import Look, sequential_mcnemar
+from apt_bench.analysis.sequential import Look, sequential_mcnemar
 
 RUNS, LOOKS, MARGIN = 300, 10, 0.05
 VERDICTS = ("a better", "b better", "equivalent", "undecided")

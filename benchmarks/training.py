@@ -31,8 +31,8 @@ from apt_bench.models.vla import VLA, build_expert
 from apt_bench.training.config import load_recipe
 from apt_bench.training.data import open_samples
 from apt_bench.training.features import Batches, open_cache
-from apt_bench.training.stages import open_vlm
 from apt_bench.training.trainer import losses, optimizers, read
+from apt_bench.training.two_stage import open_vlm
 
 STEPS, SIZE, TOKENS = 60, 128, 160
 """Steps of a demonstration, pixels, and tokens of one Qwen prompt (two views of 64, template and instruction)."""

@@ -33,19 +33,19 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from apt_bench.analysis.stats import newcombe_paired, wilson
 from apt_bench.envs.tabletop.catalog import CONTAINERS
 from apt_bench.models import checkpoint
 from apt_bench.models.mini_vlm import MiniVLM
-from apt_bench.records import EpisodeRecord
 from apt_bench.rollout.runner import RunOptions, run
-from apt_bench.stats import newcombe_paired, wilson
+from apt_bench.runs.records import EpisodeRecord
 from apt_bench.training.cache import default_cache
 from apt_bench.training.complete import completed
 from apt_bench.training.config import Episodes, Recipe, load_recipe
 from apt_bench.training.pairs import LOOKS, open_pictures
 from apt_bench.training.pretrain import Heads, grounding
 from apt_bench.training.progress import Report
-from apt_bench.training.stages import Session, run_recipe, stage_checkpoint
+from apt_bench.training.two_stage import Session, run_recipe, stage_checkpoint
 
 ARMS: dict[str, dict[str, Any]] = {
     "two stages, frozen": {"two_stage": True, "vlm_mode": "frozen"},

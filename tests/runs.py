@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from apt_bench.records import EpisodeRecord
-from apt_bench.reporting.data import Run, load_run
+from apt_bench.analysis.run import Run, load_run
+from apt_bench.runs.records import EpisodeRecord
 from apt_bench.suites import EpisodeKey
 
 PROTOCOL: dict[str, Any] = {"suite": "libero_pro", "seed": 7, "execute": 10, "cameras": [], "cells": {"x": 1}}

@@ -16,37 +16,14 @@ TYPE_CHECKING = False  # typing's own takes time to import; type checkers know t
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
-    from typing import Any
 
     import typer
-
-    from apt_bench.cli._options import CellList as CellList
-    from apt_bench.cli._options import Episodes as Episodes
-    from apt_bench.cli._options import Limit as Limit
-    from apt_bench.cli._options import PolicyArgs as PolicyArgs
-    from apt_bench.cli._options import PolicyName as PolicyName
-    from apt_bench.cli._options import RayAddress as RayAddress
-    from apt_bench.cli._options import Seed as Seed
-    from apt_bench.cli._options import SuiteName as SuiteName
-    from apt_bench.cli._options import TaskList as TaskList
-    from apt_bench.cli._options import TrackName as TrackName
-    from apt_bench.cli._options import Unpinned as Unpinned
-    from apt_bench.cli._options import Workers as Workers
 
 FIRST = ("run", "report", "compare", "ls", "validate", "doctor")
 """What the help shows first."""
 
 INTERRUPTED, PIPE_CLOSED = 130, 141
 """Exit codes: Ctrl-C, and a reader of stdout that has gone (`apt-bench ls tasks | head`), as shells count them."""
-
-
-def __getattr__(name: str) -> Any:
-    """The options that verbs share."""
-    if name.startswith("_") or not name[0].isupper():  # not a module of this package that is not imported yet
-        raise AttributeError(name)
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}._options"), name)
 
 
 def build(verb: str | None = None) -> typer.Typer:
@@ -257,8 +234,3 @@ def _leave(code: int) -> None:
         with suppress(OSError, ValueError):  # a stream of a test, without a file
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
-
-
-def words(text: str | None) -> tuple[str, ...]:
-    """A comma list of the command line; what is named twice is one."""
-    return tuple(dict.fromkeys(word.strip() for word in (text or "").split(",") if word.strip()))

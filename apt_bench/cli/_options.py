@@ -1,4 +1,4 @@
-"""Options that several verbs share. `from apt_bench.cli import CellList` finds them."""
+"""Options that several verbs share."""
 
 from __future__ import annotations
 
@@ -22,3 +22,8 @@ Unpinned = Annotated[
     bool, typer.Option("--unpinned", help="Run on another simulator than the suite's; it marks the result.")
 ]
 PolicyArgs = Annotated[list[str] | None, typer.Option(help="key=value for the policy; may be repeated.")]
+
+
+def words(text: str | None) -> tuple[str, ...]:
+    """A comma list of the command line; what is named twice is one."""
+    return tuple(dict.fromkeys(word.strip() for word in (text or "").split(",") if word.strip()))

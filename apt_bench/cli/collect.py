@@ -8,7 +8,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from apt_bench.cli import (
+from apt_bench.cli._options import (
     Episodes,
     Limit,
     PolicyArgs,

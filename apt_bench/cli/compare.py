@@ -38,9 +38,9 @@ def compare_command(
     tasks: Annotated[bool, typer.Option("--tasks", help="Print the per-task table too.")] = False,
 ) -> None:
     """Compare two runs, matched episode by episode: difference, interval, p and verdict per cell and overall."""
-    from apt_bench.regression import compare
-    from apt_bench.reporting.charts import save
-    from apt_bench.reporting.data import load_runs
+    from apt_bench.analysis.compare import compare
+    from apt_bench.analysis.run import load_runs
+    from apt_bench.reporting.chart_style import save
     from apt_bench.reporting.folder import COMPARISON, replaced
     from apt_bench.reporting.table import markdown, write
     from apt_bench.reporting.verdicts import comparison_tables, difference_chart
@@ -81,9 +81,9 @@ def check_command(
     ] = None,
 ) -> None:
     """Has this run got worse than its baseline? Exit code 0 pass, 1 regressed, 3 inconclusive (2 is bad input)."""
-    from apt_bench.regression import check
+    from apt_bench.analysis.check import check
+    from apt_bench.analysis.run import load_runs
     from apt_bench.reporting import verdicts
-    from apt_bench.reporting.data import load_runs
     from apt_bench.reporting.table import markdown
 
     step = summary or (
@@ -146,7 +146,7 @@ def power_command(
 ) -> None:
     """How many episodes tell two success rates apart on the same tasks, matched and not; or the power of a given
     number."""
-    from apt_bench import stats
+    from apt_bench.analysis import stats
 
     p, q = a / 100, b / 100
     independent = p * (1 - q) + q * (1 - p)
@@ -179,18 +179,18 @@ def power_command(
 def _power_of_check(
     difference: float, share: float, margin: float, episodes: int | None, chance: float
 ) -> None:
-    from apt_bench import regression
+    from apt_bench.analysis.check import MOST, pairs_to_pass, pass_chance
 
-    if episodes is not None and episodes > regression.MOST:
-        raise UserError(f"--episodes must be at most {regression.MOST} with --margin, not {episodes}.")
+    if episodes is not None and episodes > MOST:
+        raise UserError(f"--episodes must be at most {MOST} with --margin, not {episodes}.")
     which = f"`check --margin {100 * margin:g}` of one cell, {100 * share:.3g}% of matched episodes differ"
     if episodes is not None:
-        passes = regression.pass_chance(episodes, margin, share, difference)
+        passes = pass_chance(episodes, margin, share, difference)
         _print(f"Chance to pass with {episodes} matched episodes ({which}): {100 * passes:.1f}%")
     elif difference:
         raise UserError("Equal rates, or --episodes: the number to pass is that of a rerun without change.")
     else:
-        needed = regression.pairs_to_pass(margin, share, chance)
+        needed = pairs_to_pass(margin, share, chance)
         _print(
             f"Matched episodes for a rerun without change to pass in {100 * chance:g}% ({which}): {needed}"
         )

@@ -12,11 +12,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from apt_bench.cli import words
+from apt_bench.cli._options import words
 from apt_bench.core.errors import UserError
 from apt_bench.core.text import one_line, plain_console
-from apt_bench.records import RunStore
-from apt_bench.solvability import on_record
+from apt_bench.runs.records import RunStore
+from apt_bench.runs.solvability import on_record
 from apt_bench.suites import EpisodeKey, Suite, iter_suites, load_suite
 
 

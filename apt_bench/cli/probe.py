@@ -12,16 +12,16 @@ import typer
 from rich.progress import track
 from rich.table import Table
 
-from apt_bench.cli import CellList, PolicyArgs, PolicyName, SuiteName, TaskList, Unpinned, words
+from apt_bench.cli._options import CellList, PolicyArgs, PolicyName, SuiteName, TaskList, Unpinned, words
 from apt_bench.core import provenance
 from apt_bench.core.config import load_object
 from apt_bench.core.errors import PolicyFault, ServerLost, UserError
 from apt_bench.core.files import reason, require_writable, write_whole
 from apt_bench.core.text import csv_cell, plain_console, say
 from apt_bench.policies.registry import find_policy
-from apt_bench.probes import PROBES, REPEAT, check_names, expand
 from apt_bench.rollout.first_decision import ChunkChange, first_decisions
 from apt_bench.suites import load_suite
+from apt_bench.suites.probes import PROBES, REPEAT, check_names, expand
 
 SIZES = ("translation", "rotation", "gripper", "relative")
 """Sizes of a ChunkChange."""

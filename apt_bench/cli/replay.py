@@ -10,9 +10,9 @@ from rich.progress import track
 
 from apt_bench.core.config import Count, checked
 from apt_bench.core.errors import UserError
+from apt_bench.core.machine import PACKAGES
 from apt_bench.core.provenance import labels
 from apt_bench.core.text import plain_console
-from apt_bench.rollout.identity import PACKAGES
 
 
 def register(app: typer.Typer) -> None:

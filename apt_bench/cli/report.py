@@ -34,7 +34,7 @@ def report_command(
     published: Annotated[bool, typer.Option(help="Show the paper's rows beside the measured ones.")] = True,
 ) -> None:
     """Write tables, figures and a page that opens offline. Without runs: the paper's own results."""
-    from apt_bench.reporting.data import load_runs
+    from apt_bench.analysis.run import load_runs
     from apt_bench.reporting.details import missing
     from apt_bench.reporting.page import write_report
 

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from apt_bench.cli import (
+from apt_bench.cli._options import (
     CellList,
     Episodes,
     Limit,
@@ -29,14 +29,14 @@ from apt_bench.cli import (
 )
 from apt_bench.core.config import Range, build
 from apt_bench.core.errors import UserError
+from apt_bench.core.machine import cores, free_memory_gb
 from apt_bench.core.text import literal, plain_console, say
-from apt_bench.records import EpisodeRecord, sequential_words
 from apt_bench.rollout.cluster import auto_workers
-from apt_bench.rollout.identity import cores, free_memory_gb
 from apt_bench.rollout.options import RunOptions, asked_workers
 from apt_bench.rollout.plan import Plan, dry_plan
 from apt_bench.rollout.progress import column, duration
 from apt_bench.rollout.runner import run
+from apt_bench.runs.records import EpisodeRecord, sequential_words
 
 STEP_SECONDS, IMAGE_SECONDS, SCENE_SECONDS = 0.008, 0.1, 5.0
 """LIBERO on one CPU core: a control step, a 256 x 256 image from the software renderer, a scene's compilation."""
@@ -153,7 +153,7 @@ def run_command(
 
 def summary(records: Sequence[EpisodeRecord], missing: Counter[str]) -> Table:
     """One row per cell: successes, rate with its Wilson 95% interval, coverage."""
-    from apt_bench.stats import wilson  # scipy takes a second to import
+    from apt_bench.analysis.stats import wilson  # scipy takes a second to import
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("cell", "successes", "%", "95% interval", "coverage"):

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apt_bench.cli import RayAddress, TrackName
+from apt_bench.cli._options import RayAddress, TrackName
 from apt_bench.core.config import Range, checked, parse_yaml
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import exclusive, reason
 from apt_bench.core.text import file_name, plain_console
-from apt_bench.tracking import find_tracker, tracking
+from apt_bench.core.tracking import find_tracker, tracking
 
 if TYPE_CHECKING:
     from apt_bench.training.config import Recipe
-    from apt_bench.training.stages import Session
+    from apt_bench.training.two_stage import Session
 
 
 Processes = Annotated[int, Range(least=1, most=10_000)]
@@ -151,7 +151,7 @@ def _train(recipe: Recipe, session: Session, workers: int, ray_address: str | No
     from apt_bench.training.complete import completed, first_look
     from apt_bench.training.distributed import run_distributed
     from apt_bench.training.preflight import check
-    from apt_bench.training.stages import run_recipe, still_there
+    from apt_bench.training.two_stage import run_recipe, still_there
 
     console, folder = plain_console(), session.out
     still_there(folder)  # it was made when it was locked
@@ -179,7 +179,7 @@ def _session(out: Path, cache: Path | None, device: str, elsewhere: bool) -> Ses
     from apt_bench.training.cache import default_cache
     from apt_bench.training.preflight import check_device
     from apt_bench.training.progress import Report
-    from apt_bench.training.stages import Session
+    from apt_bench.training.two_stage import Session
 
     if not elsewhere or device == "auto":
         device = check_device(device)

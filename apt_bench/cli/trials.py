@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from apt_bench.cli import words
+from apt_bench.cli._options import words
 from apt_bench.core.config import Natural, checked
 from apt_bench.core.text import plain_console, say
 
@@ -33,7 +33,7 @@ def new_command(
     seed: Annotated[int, typer.Option(help="Of the random order.", callback=checked(Natural, "--seed"))] = 0,
 ) -> None:
     """Write a trial sheet in random order, policies hidden behind codes, and the key to the codes."""
-    from apt_bench.trials import SPREADSHEET_DIGITS, new_sheet, read_plan, write_sheets
+    from apt_bench.runs.robot_trials import SPREADSHEET_DIGITS, new_sheet, read_plan, write_sheets
 
     sheet, key = new_sheet(read_plan(plan), words(policies), suite, seed, words(scores))
     hidden = write_sheets(out, sheet, key)
@@ -55,8 +55,8 @@ def import_command(
     ] = None,
 ) -> None:
     """Read a filled sheet into run directories, for `report`, `compare` and `check`."""
-    from apt_bench.reporting.data import load_run
-    from apt_bench.trials import import_sheet, key_path
+    from apt_bench.analysis.run import load_run
+    from apt_bench.runs.robot_trials import import_sheet, key_path
 
     for path in import_sheet(sheet, key or key_path(sheet), out):
         run = load_run(path)

@@ -10,13 +10,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from apt_bench import solvability
-from apt_bench.cli import CellList, SuiteName, TaskList, words
+from apt_bench.cli._options import CellList, SuiteName, TaskList, words
 from apt_bench.core.config import load_object
 from apt_bench.core.errors import UserError
 from apt_bench.core.text import plain_console
+from apt_bench.runs import solvability
 from apt_bench.suites import load_suite
-from apt_bench.validation import Finding
+from apt_bench.suites.findings import Finding
 
 
 def register(app: typer.Typer) -> None:

@@ -15,6 +15,11 @@ def data_dir(kind: str) -> Path:
     return packed if packed.is_dir() else _PACKAGE.parent / _CHECKOUT[kind]
 
 
+def weights_dir(name: str) -> Path:
+    """Folder of weights that ship with the package: `mini_policy` or `mini_vlm`."""
+    return _PACKAGE / "models" / "weights" / name
+
+
 def cache_dir() -> Path | None:
     """`$APT_BENCH_CACHE`, or `apt-bench` in the user's cache folder; it need not exist. None for a user without a home
     folder."""

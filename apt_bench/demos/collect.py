@@ -21,7 +21,6 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from apt_bench import rendering
 from apt_bench.core import provenance
 from apt_bench.core.config import Range, build
 from apt_bench.core.errors import UserError
@@ -36,6 +35,7 @@ from apt_bench.demos.lerobot_layout import INFO
 from apt_bench.demos.lerobot_reader import LeRobotEntry, index_lerobot
 from apt_bench.demos.limits import MAX_SIDE
 from apt_bench.demos.recording import LOOSE, Recording, digest
+from apt_bench.envs import rendering
 from apt_bench.rollout.runner import RunOptions, RunResult, run
 from apt_bench.suites import load_suite
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from apt_bench.core.config import load_object
-from apt_bench.core.errors import UserError
 from apt_bench.demos.format import MAX_OPENING, CameraTrack, DemoInfo, Demonstration
 from apt_bench.demos.hdf5 import write_hdf5
 from apt_bench.demos.segmentation import Segmenter
 from apt_bench.envs.base import AGENTVIEW, Camera, Env, Observation, Outcome, Scene
+from apt_bench.policies.preprocessing import shrink
 from apt_bench.suites import EpisodeSpec
 
 LOOSE = "loose"
@@ -203,24 +203,6 @@ def arm_joints(scene: Scene) -> np.ndarray:
         found += [model.jnt_qposadr[j] for j in range(first, first + count)]
         body = model.body_parentid[body]
     return np.array(found[::-1], dtype=int)
-
-
-def shrink(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (H, H, 3) -> (size, size, 3): means over square blocks, rounded. Raises UserError where no whole number of
-    pixels goes into one."""
-    height, width = image.shape[:2]
-    if height == width == size:
-        return image
-    if height != width or height % size:
-        raise UserError(
-            f"--size {size} does not divide the environment's images of {width}x{height}. Use "
-            f"{height}, or a divisor of it."
-        )
-    k = height // size
-    total = np.full((size, size, image.shape[2]), k * k // 2, np.uint16)
-    for i, j in np.ndindex(k, k):  # far faster than a sum over two axes of a view
-        total += image[i::k, j::k]
-    return (total // (k * k)).astype(np.uint8)
 
 
 def track(cameras: list[Camera], delivered: int, size: int) -> CameraTrack:

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from apt_bench.core.config import load_object
 from apt_bench.envs.base import Env
-from apt_bench.records import RunStore
+from apt_bench.runs.records import RunStore
 from apt_bench.suites import EpisodeSpec, load_suite
 
 COLUMNS, SIZE, TEXT = 5, 192, 50

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from apt_bench import rendering
 from apt_bench.core.errors import UserError
+from apt_bench.envs import rendering
 from apt_bench.envs.mj import mujoco
 
 _UNREAD = np.random.default_rng(0).integers(0, 256, (4096, 3), np.uint8)

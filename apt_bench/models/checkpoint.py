@@ -25,6 +25,7 @@ from apt_bench.core import files
 from apt_bench.core.digests import check_digests
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import read_json, write_json
+from apt_bench.core.paths import weights_dir
 from apt_bench.models.config import ExpertConfig, VLMShape
 from apt_bench.models.lora import merge
 from apt_bench.models.official import from_official, strip_wrappers
@@ -158,7 +159,7 @@ def sha256(source: str | Path) -> str:
         raise UserError(f"{path} cannot be read: {files.reason(error)}.") from None
 
 
-SHIPPED = Path(__file__).parents[1] / "training" / "weights" / "mini_policy"
+SHIPPED = weights_dir("mini_policy")
 """A policy trained by the mini recipe."""
 
 LABELS = {"apt": "APT", "pi": "pi-style", "groot": "GR00T-style"}

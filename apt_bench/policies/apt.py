@@ -15,7 +15,6 @@ from torch import Tensor
 
 from apt_bench.core.config import Count, Natural, Range, build
 from apt_bench.core.errors import UserError
-from apt_bench.demos.recording import shrink
 from apt_bench.envs.base import AGENTVIEW, WRIST, Observation, unmirrored
 from apt_bench.models import checkpoint
 from apt_bench.models.actions import CODE_DIM, Stride, decode_chunk, make_pose
@@ -24,6 +23,7 @@ from apt_bench.models.inputs import RobotState, fractional_intrinsics
 from apt_bench.models.vla import VLA
 from apt_bench.models.vlm import Prompt
 from apt_bench.policies.base import PolicySpec, Steps, noise_seed
+from apt_bench.policies.preprocessing import shrink
 
 PANDA_OPENING = 0.08  # metres between the finger joints' positions when fully open
 OPEN_ABOVE = 0.8  # predicted openness from which the gripper is told to open

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from apt_bench.contrasts import join, paired_contrast
+from apt_bench.analysis.contrasts import join, paired_contrast
+from apt_bench.analysis.run import Run, cell_label
 from apt_bench.core.text import file_name
-from apt_bench.reporting.data import Run, cell_label
 from apt_bench.reporting.published import published
 from apt_bench.reporting.table import PUBLISHED, Column, Rate, Row, Table, Value, own_key
 from apt_bench.reporting.tables import PUBLISHED_NOTE, TICKS

@@ -1,93 +1,39 @@
-"""Figures for print: colours that colour-blind readers can tell apart (Okabe and Ito), hatches for grey printers,
-values written at the bars. Each function gives a figure, or None where there is nothing to draw."""
+"""The figures of a report. Each function returns a figure, or None where there is nothing to draw."""
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from apt_bench.analysis.run import Run, cell_label, cell_summaries, task_numbers
 from apt_bench.core.text import one_line
-from apt_bench.reporting.data import Run, cell_label, cell_summaries, task_numbers
+from apt_bench.reporting.chart_style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    INK,
+    MUTED,
+    ORANGE,
+    PAPER,
+    PURPLE,
+    RED,
+    SERIES,
+    SKY,
+    WIDTH,
+    YELLOW,
+    style,
+)
 from apt_bench.reporting.details import LANGUAGE, classes
 from apt_bench.reporting.table import Column, Rate, Row, Table, percent
 from apt_bench.reporting.tables import TICK, TICKS
-
-BLUE, ORANGE, GREEN, RED, SKY, PURPLE, YELLOW, BLACK = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#222222",
-)  # fmt: skip
-SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
-PAPER, INK, MUTED = "#B8B8B8", "#222222", "#6B6B6B"
-WIDTH = 6.9  # inches: the text width of a two-column paper
-KINDS = ("png", "pdf", "svg")
-
-_STYLE: Any = {
-    "font.size": 7.5,
-    "axes.titlesize": 8,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.edgecolor": MUTED,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": MUTED,
-    "ytick.color": INK,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0,
-    "hatch.linewidth": 0.5,
-    "legend.frameon": False,
-    "legend.fontsize": 7.5,
-    "svg.fonttype": "path",  # the page must look the same where the font is not installed
-    "svg.hashsalt": "apt-bench",
-    "pdf.fonttype": 42,
-    "text.parse_math": False,  # a name may hold any character
-    "text.usetex": False,
-    "figure.constrained_layout.use": True,
-}
-
-
-@cache
-def _family() -> str:
-    """The first of these that is installed; the last one comes with matplotlib. (A list of families would be searched
-    anew for every word.)"""
-    there = set(font_manager.get_font_names())
-    return next((f for f in ("Arial", "Helvetica", "Liberation Sans") if f in there), "DejaVu Sans")
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """House style of the figures, without touching the caller's settings."""
-    with mpl.rc_context({**_STYLE, "font.family": _family()}):
-        yield
-
-
-def save(figure: Figure, name: str, folder: Path) -> list[Path]:
-    """`NAME.png` (200 dpi), `NAME.pdf`, `NAME.svg`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.{kind}" for kind in KINDS]
-    with style(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # an empty box stands for it
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # laid out once, not once per format
-        for path in paths:
-            stamp = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(path.suffix[1:], {})
-            figure.savefig(path, dpi=200, metadata=stamp)
-    return paths
 
 
 def _colours(rows: Sequence[Row]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from apt_bench.reporting.data import (
+from apt_bench.analysis.run import (
     COVERAGE_GATE,
     CellSummary,
     Run,

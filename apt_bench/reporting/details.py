@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from apt_bench import stats
-from apt_bench.contrasts import join, paired_contrast, unpaired_contrast
+from apt_bench.analysis import stats
+from apt_bench.analysis.contrasts import join, paired_contrast, unpaired_contrast
+from apt_bench.analysis.run import Run, cell_label, cell_summaries, find_suite, task_numbers
 from apt_bench.core.text import one_line
 from apt_bench.reporting.coverage import coverage_table as coverage_table
 from apt_bench.reporting.coverage import error_table as error_table
 from apt_bench.reporting.coverage import missing as missing
-from apt_bench.reporting.data import Run, cell_label, cell_summaries, find_suite, task_numbers
 from apt_bench.reporting.table import CELL, RUN, TASK, Column, Rate, Row, Table, Value, own_key
-from apt_bench.solvability import on_record
+from apt_bench.runs.solvability import on_record
 from apt_bench.suites import STALE
 
 

@@ -16,11 +16,12 @@ import markupsafe
 from matplotlib.figure import Figure
 
 import apt_bench
+from apt_bench.analysis.run import Run, cell_summaries, probe_summaries, suite_names
 from apt_bench.core.text import csv_cell, file_name, plain
 from apt_bench.reporting import charts, details
 from apt_bench.reporting.ablation import gain_table
+from apt_bench.reporting.chart_style import save
 from apt_bench.reporting.coverage import progress
-from apt_bench.reporting.data import Run, cell_summaries, probe_summaries, suite_names
 from apt_bench.reporting.folder import PAGE, replaced
 from apt_bench.reporting.probes import probe_table
 from apt_bench.reporting.table import Table, html_table, write
@@ -86,7 +87,7 @@ class Report:
             return
         name = self._name("figure", name)
         inches = figure.get_size_inches()[0]
-        paths = charts.save(figure, name, self.out / "figures")
+        paths = save(figure, name, self.out / "figures")
         svg = next(p for p in paths if p.suffix == ".svg")
         data = base64.b64encode(svg.read_bytes()).decode()
         self.sections[-1].blocks.append(

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from apt_bench import stats
-from apt_bench.contrasts import paired_contrast
-from apt_bench.probes import PROBES, REPEAT
-from apt_bench.reporting.data import Run, cell_label, suite_order
+from apt_bench.analysis import stats
+from apt_bench.analysis.contrasts import paired_contrast
+from apt_bench.analysis.run import Run, cell_label, suite_order
 from apt_bench.reporting.details import CELL, RUN, pvalue
 from apt_bench.reporting.table import Column, Rate, Row, Table, Value, percent
+from apt_bench.suites.probes import PROBES, REPEAT
 
 _PAIR = ["suite", "cell", "task", "init", "seed"]
 _SAME = ("prompt_text", "success", "klass", "first", "end_hash", "start_hash", "told", "done")
@@ -88,7 +88,7 @@ def _pairs(run: Run) -> dict[tuple[str, str, str], pd.DataFrame]:
 
 
 def _order(probe: str) -> tuple[int, str]:
-    """The repeat, then as `apt_bench.probes` has them: those that change the meaning first."""
+    """The repeat, then as `apt_bench.suites.probes` has them: those that change the meaning first."""
     names = [REPEAT, *(name for name in PROBES if name != REPEAT)]
     return (names.index(probe) if probe in names else len(names)), probe
 

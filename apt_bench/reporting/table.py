@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from apt_bench.analysis.stats import Estimate
 from apt_bench.core.text import csv_cell, one_line
-from apt_bench.stats import Estimate
 
 NONE = "–"
 """Printed where there is no value: not run, not reported, unknown."""

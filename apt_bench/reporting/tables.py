@@ -7,9 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from apt_bench.core.text import file_name
-from apt_bench.records import policy_settings
-from apt_bench.reporting.data import (
+from apt_bench.analysis.run import (
     COVERAGE_GATE,
     CellSummary,
     Run,
@@ -20,9 +18,11 @@ from apt_bench.reporting.data import (
     protocol_differences,
     suite_order,
 )
+from apt_bench.analysis.stats import wilson
+from apt_bench.core.text import file_name
 from apt_bench.reporting.published import SOURCE, PublishedRow, published
 from apt_bench.reporting.table import NONE, PUBLISHED, Column, Rate, Row, Table, Value, own_key
-from apt_bench.stats import wilson
+from apt_bench.runs.records import policy_settings
 
 PUBLISHED_NOTE = f"{PUBLISHED} Published in {SOURCE}, not measured here; no intervals are given there."
 INTERVAL_NOTE = "Success in %, with Wilson's 95% intervals."

@@ -7,8 +7,10 @@ from xml.etree import ElementTree
 
 from matplotlib.figure import Figure
 
-from apt_bench.regression import Check, Comparison, Contrast, Gate
-from apt_bench.reporting.charts import BLUE, INK, MUTED, WIDTH, style
+from apt_bench.analysis.check import Check, Gate
+from apt_bench.analysis.compare import Comparison
+from apt_bench.analysis.contrasts import Contrast
+from apt_bench.reporting.chart_style import BLUE, INK, MUTED, WIDTH, style
 from apt_bench.reporting.details import pvalue
 from apt_bench.reporting.table import Column, Rate, Row, Table, markdown
 

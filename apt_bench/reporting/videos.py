@@ -8,10 +8,10 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from apt_bench.analysis.run import Run, cell_label
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import inside
 from apt_bench.core.text import file_name
-from apt_bench.reporting.data import Run, cell_label
 
 MOST = 24
 

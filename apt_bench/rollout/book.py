@@ -15,8 +15,9 @@ from rich.console import Console
 
 from apt_bench.core.errors import PolicyFault, RayLost, UserError
 from apt_bench.core.files import reason
+from apt_bench.core.machine import circumstances
+from apt_bench.core.tracking import Tracker
 from apt_bench.policies.simple import packed_actions
-from apt_bench.records import EpisodeRecord, RunStore, protocol_hash
 from apt_bench.rollout import identity
 from apt_bench.rollout.engine import Stream
 from apt_bench.rollout.episode import POLICY_FAULT, error_record
@@ -24,8 +25,8 @@ from apt_bench.rollout.plan import Plan
 from apt_bench.rollout.progress import Progress
 from apt_bench.rollout.schedule import Schedule
 from apt_bench.rollout.workers import Result
+from apt_bench.runs.records import EpisodeRecord, RunStore, protocol_hash
 from apt_bench.suites import EpisodeKey, EpisodeSpec
-from apt_bench.tracking import Tracker
 
 ERRORS_IN_A_ROW = 5
 """So many episodes lost one after the other: something is broken for all of them, and the run stops."""
@@ -100,7 +101,7 @@ class Book:
         policy = todo.policy.identity(todo.policy_spec)
         earlier = RunStore(todo.out).earlier(todo.protocol, policy)
         self._run = {
-            **identity.circumstances(),
+            **circumstances(),
             **identity.simulator(todo.suite),
             "gl": gl or earlier.get("gl"),
             "policy": policy,

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from apt_bench.core.errors import RayLost, UserError, said
+from apt_bench.core.machine import cores, free_memory_gb
 from apt_bench.core.search_path import RAY_PYTHONPATH, user_folders
 from apt_bench.core.signals import handlers_kept
 from apt_bench.core.text import one_line, say
-from apt_bench.rollout.identity import cores, free_memory_gb
 from apt_bench.rollout.ray_folder import reaped_folder
 from apt_bench.rollout.reaper import children
 

@@ -14,7 +14,7 @@ from apt_bench.core.errors import PolicyFault
 from apt_bench.envs.base import ACTION_DIM, Env, Observation, Outcome, action_towards
 from apt_bench.policies.base import Policy, PolicySpec
 from apt_bench.policies.guard import guard
-from apt_bench.records import EpisodeRecord, OutcomeName
+from apt_bench.runs.records import EpisodeRecord, OutcomeName
 from apt_bench.suites import EpisodeSpec
 
 POLICY_FAULT = "policy_fault"

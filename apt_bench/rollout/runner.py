@@ -9,12 +9,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from apt_bench import rendering
 from apt_bench.core import provenance, scratch
 from apt_bench.core.files import exclusive
 from apt_bench.core.signals import stop_on_signals
+from apt_bench.core.tracking import tracking
+from apt_bench.envs import rendering
 from apt_bench.policies.registry import PolicyRef, find_policy
-from apt_bench.records import RunStore
 from apt_bench.rollout.book import Book, RunResult, nothing_left
 from apt_bench.rollout.cluster import ray_session
 from apt_bench.rollout.engine import PolicyActor, RayPool, policy_actors, run_local
@@ -22,8 +22,8 @@ from apt_bench.rollout.options import RunOptions, asked_workers, select
 from apt_bench.rollout.plan import Plan, dry_plan, finished_plan, plan
 from apt_bench.rollout.schedule import Schedule
 from apt_bench.rollout.workers import Settings, Video
+from apt_bench.runs.records import RunStore
 from apt_bench.suites import EpisodeSpec
-from apt_bench.tracking import tracking
 
 __all__ = ["Plan", "RunOptions", "RunResult", "dry_plan", "run", "select"]
 

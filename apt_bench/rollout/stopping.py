@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from apt_bench.core.config import Natural, build
 from apt_bench.core.errors import UserError
-from apt_bench.interchange import IMPORTED
-from apt_bench.records import EpisodeRecord, RunStore, differing_settings
+from apt_bench.runs.eval_info import IMPORTED
+from apt_bench.runs.records import EpisodeRecord, RunStore, differing_settings
 from apt_bench.suites import EpisodeKey, EpisodeSpec
 
 if TYPE_CHECKING:
-    from apt_bench.sequential import Decision, Look
+    from apt_bench.analysis.sequential import Decision, Look
 
 LOOKS = 10
 """At most so many: more would save few episodes, and every batch compiles every scene again."""
@@ -48,7 +48,7 @@ class Sequential:
     ) -> None:
         """noted: what an earlier command of this run wrote, see `card`. Raises UserError where the runs share no
         episode, or where the rule is not the one noted."""
-        from apt_bench.sequential import Look
+        from apt_bench.analysis.sequential import Look
 
         records = RunStore.open(against).episodes()
         self._baseline = {r.key: r.outcome == "success" for r in records if r.outcome != "error"}
@@ -114,7 +114,7 @@ class Sequential:
         return todo
 
     def _look(self) -> None:
-        from apt_bench.sequential import Look
+        from apt_bench.analysis.sequential import Look
 
         keys = [s.key for s in self.begun if s.key in self._won]
         only = [
@@ -137,7 +137,7 @@ class Sequential:
     @property
     def decision(self) -> Decision:
         """Where the test stands after the last look; A is this run."""
-        from apt_bench.sequential import sequential_mcnemar
+        from apt_bench.analysis.sequential import sequential_mcnemar
 
         return sequential_mcnemar(self._looks, self._rule["maximum"], ALPHA, self._rule["margin"])
 

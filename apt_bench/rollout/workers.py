@@ -29,10 +29,10 @@ from apt_bench.envs.base import Env, Observation
 from apt_bench.policies.base import Policy, PolicySpec
 from apt_bench.policies.guard import let_signals_pass
 from apt_bench.policies.registry import PolicyRef
-from apt_bench.records import EpisodeRecord
 from apt_bench.rollout.batching import Batcher
 from apt_bench.rollout.cluster import ONE_THREAD
 from apt_bench.rollout.episode import LocalClient, PolicyClient, run_episode
+from apt_bench.runs.records import EpisodeRecord
 from apt_bench.suites import EpisodeSpec
 
 CLOSE_SECONDS = 10.0

@@ -10,16 +10,17 @@ from pathlib import Path
 
 from rich.console import Console
 
+from apt_bench.analysis.stats import wilson
 from apt_bench.core.errors import UserError
+from apt_bench.core.paths import weights_dir
 from apt_bench.core.text import file_name
 from apt_bench.demos.collect import collect
 from apt_bench.rollout.runner import RunOptions, run
-from apt_bench.stats import wilson
 from apt_bench.suites import load_suite
 from apt_bench.training.cache import alone, digest
 from apt_bench.training.config import Recipe
 from apt_bench.training.mini import is_complete, made_by
-from apt_bench.training.stages import Session, still_there
+from apt_bench.training.two_stage import Session, still_there
 
 
 def completed(recipe: Recipe, session: Session, console: Console) -> Recipe:
@@ -140,7 +141,7 @@ def _announce(recipe: Recipe, session: Session) -> None:
             session.report.say(f"  {title:<15} {what:<28} {seconds / 60:4.0f} min")
 
 
-SHIPPED = Path(__file__).parent / "weights" / "mini_vlm"
+SHIPPED = weights_dir("mini_vlm")
 """The mini VLM of the default configuration, as `apt-bench train --pretrain FOLDER` makes it."""
 
 

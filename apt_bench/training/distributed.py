@@ -15,8 +15,8 @@ from apt_bench.core.text import plain_console
 from apt_bench.rollout.cluster import check_alive, ray_session
 from apt_bench.training.config import Recipe
 from apt_bench.training.progress import Report
-from apt_bench.training.stages import Session, run_recipe
 from apt_bench.training.trainer import World
+from apt_bench.training.two_stage import Session, run_recipe
 
 
 def run_distributed(

@@ -24,7 +24,7 @@ from apt_bench.training.config import Recipe
 from apt_bench.training.data import find_all, read_episode
 from apt_bench.training.mini import load_mini
 from apt_bench.training.pretrain import check_sizes
-from apt_bench.training.stages import Session, check_prior
+from apt_bench.training.two_stage import Session, check_prior
 
 
 def check_device(device: str) -> str:

@@ -19,7 +19,7 @@ from rich.text import Text
 from apt_bench.core.files import parse_json, read_bytes, reason, write_whole
 from apt_bench.core.text import plain
 from apt_bench.core.text import say as say_on_stderr
-from apt_bench.tracking import Tracker
+from apt_bench.core.tracking import Tracker
 from apt_bench.training.cache import Tick
 
 LINE_EVERY = 15.0

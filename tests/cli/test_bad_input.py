@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from apt_bench.rendering import choose_backend
+from apt_bench.envs.rendering import choose_backend
 
 ROOT = Path(__file__).parents[2]
 TOY = ["--suite", "tests/toy_suite.yaml"]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from apt_bench import rendering
 from apt_bench.cli import doctor
+from apt_bench.envs import rendering
 
 SUITE = str(Path(__file__).parents[1] / "toy_suite.yaml")
 

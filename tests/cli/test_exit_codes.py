@@ -14,7 +14,7 @@ import pytest
 from apt_bench.cli import build, crashed
 
 ROOT = Path(__file__).parents[2]
-WORDS = [sys.executable, "-m", "apt_bench.cli"]
+WORDS = [sys.executable, "-m", "apt_bench"]
 
 
 def test_an_unexpected_error_is_code_70_one_line_and_a_traceback_in_a_file(cli, monkeypatch, capsys):

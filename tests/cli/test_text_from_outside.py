@@ -15,8 +15,8 @@ import pytest
 from rich.console import Console
 
 from apt_bench.cli.run import summary
-from apt_bench.records import RunStore
 from apt_bench.rollout.progress import Progress
+from apt_bench.runs.records import RunStore
 from tests.runs import add, record, write_run
 
 ROOT = Path(__file__).parents[2]
@@ -110,7 +110,7 @@ def test_a_locale_that_is_not_utf8_loses_nothing(environment, tmp_path):
         (ROOT / "tests/toy_suite.yaml").read_text().replace("push:   {label: Push,", "schübe: {label: 押す,")
     )
     (tmp_path / "süß.yaml").write_text(text, encoding="utf-8")
-    words = [sys.executable, "-m", "apt_bench.cli", "run", "--suite", str(tmp_path / "süß.yaml"), "--policy"]
+    words = [sys.executable, "-m", "apt_bench", "run", "--suite", str(tmp_path / "süß.yaml"), "--policy"]
     words += ["tests.toy:PushPolicy", "--cells", "schübe", "--workers", "0", "--save-actions", "--episodes"]
     where = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG", "PYTHON"))} | environment
     for number in ("1", "2"):

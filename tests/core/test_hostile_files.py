@@ -62,7 +62,7 @@ def test_yaml_that_grows_is_refused_before_it_has_grown(text: str):
     begun = time.process_time()
     with pytest.raises(UserError, match="more than 100,000 values"):
         parse_yaml(text, "x.yaml")
-    assert time.process_time() - begun < 8
+    assert time.process_time() - begun < 20
 
 
 def test_very_many_keys_of_yaml_are_read_quickly():

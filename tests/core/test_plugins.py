@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from apt_bench import suites
 from apt_bench.core.errors import UserError
 from apt_bench.policies.registry import find_policy, policy_names
-from apt_bench.suites import iter_suites, load_suite, register_suite
+from apt_bench.suites import iter_suites, load_suite, register_suite, registry, suite
 
 ROOT = Path(__file__).parents[2]
 SUITE = """
@@ -137,11 +136,11 @@ def test_of_two_packages_the_first_counts(package: Package, capsys: pytest.Captu
 
 def test_an_unknown_environment_is_named() -> None:
     with pytest.raises(UserError, match=r"no environment 'tabletp'\. Did you mean 'tabletop'"):
-        suites._environment("tabletp", "here")
+        suite._environment("tabletp", "here")
 
 
 def test_a_registered_suite_is_known_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suites, "_registered", {})
+    monkeypatch.setattr(registry, "_registered", {})
     path = tmp_path / "mine.yaml"
     path.write_text(SUITE.replace("added_suite", "mine").replace("added_env", "tests.toy:ToyEnv"))
     with pytest.raises(UserError, match="No suite 'mine'"):

@@ -16,9 +16,10 @@ from apt_bench.core.errors import UserError
 from apt_bench.demos.collect import Collected, collect, seal
 from apt_bench.demos.dataset import open_demos
 from apt_bench.demos.hdf5 import write_hdf5
-from apt_bench.demos.recording import Recording, RecordingEnv, shrink, track
+from apt_bench.demos.recording import Recording, RecordingEnv, track
 from apt_bench.demos.replay import Replayer
 from apt_bench.envs.base import AGENTVIEW, Camera
+from apt_bench.policies.preprocessing import shrink
 from apt_bench.rollout.runner import RunOptions
 from apt_bench.suites import EpisodeKey, load_suite
 from tests.demos.samples import sample
@@ -214,7 +215,7 @@ def test_a_smaller_image_has_a_camera_that_fits_it() -> None:
 
 def test_a_killed_collector_leaves_a_readable_folder_and_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "d"
-    command = [sys.executable, "-m", "apt_bench.cli", "collect", "--suite", SUITE, "--cells", "push"]
+    command = [sys.executable, "-m", "apt_bench", "collect", "--suite", SUITE, "--cells", "push"]
     command += ["--policy", OPTIONS.policy, "--cameras", AGENTVIEW, "--size", "64", "--workers", "0"]
     killed = subprocess.Popen([*command, "--out", str(out)], env={**os.environ, "TOY_SLOW": "0.02"})
     while killed.poll() is None and len(list(out.glob("loose/*.hdf5"))) < 2:

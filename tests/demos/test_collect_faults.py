@@ -248,7 +248,7 @@ def test_a_second_collector_does_not_disturb_the_first(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "apt_bench.cli",
+        "apt_bench",
         "collect",
         "--suite",
         SUITE,

@@ -17,7 +17,7 @@ import pytest
 
 from apt_bench.core.errors import UserError
 from apt_bench.envs.gl import Canvas
-from apt_bench.rendering import choose_backend
+from apt_bench.envs.rendering import choose_backend
 
 SIZE = 64
 BALL = """<mujoco><visual><global offwidth="64" offheight="64"/></visual><worldbody>

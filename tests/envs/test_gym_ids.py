@@ -13,7 +13,8 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from apt_bench.envs.gym import IDS, SuiteEnv
-from apt_bench.suites import ENVIRONMENTS, iter_suites
+from apt_bench.suites import iter_suites
+from apt_bench.suites.suite import ENVIRONMENTS
 
 
 def _of(env: str) -> list[str]:

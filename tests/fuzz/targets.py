@@ -43,8 +43,8 @@ def _run(folder: Path) -> None:
 
 
 def _read_run(folder: Path) -> None:
-    from apt_bench.records import RunStore
-    from apt_bench.reporting.data import cell_summaries, load_run
+    from apt_bench.analysis.run import cell_summaries, load_run
+    from apt_bench.runs.records import RunStore
 
     store = RunStore.open(folder / "run")
     store.run(), store.protocol(), store.episodes()
@@ -52,7 +52,7 @@ def _read_run(folder: Path) -> None:
 
 
 def _read_report(folder: Path) -> None:
-    from apt_bench.reporting.data import load_runs
+    from apt_bench.analysis.run import load_runs
     from apt_bench.reporting.table import write
     from apt_bench.reporting.tables import suite_tables
 
@@ -62,8 +62,9 @@ def _read_report(folder: Path) -> None:
 
 
 def _compare(folder: Path) -> None:
-    from apt_bench.regression import check, compare
-    from apt_bench.reporting.data import load_run
+    from apt_bench.analysis.check import check
+    from apt_bench.analysis.compare import compare
+    from apt_bench.analysis.run import load_run
 
     a, b = load_run(folder / "run", "a"), load_run(folder / "other", "b")
     compare(a, b, force=True)
@@ -116,14 +117,14 @@ def _eval_info(folder: Path) -> None:
 
 
 def _read_eval_info(folder: Path) -> None:
-    from apt_bench.interchange import import_eval_info
+    from apt_bench.runs.eval_info import import_eval_info
 
     out = folder / "imported"
     import_eval_info(folder / "eval_info.json", out, "mine")
 
 
 def _trials(folder: Path) -> None:
-    from apt_bench.trials import new_sheet, read_plan, write_csv
+    from apt_bench.runs.robot_trials import new_sheet, read_plan, write_csv
 
     plan = "cell,task,instruction,trials\nso,block,move the block,2\nuo,cup,move the cup,1\n"
     (folder / "plan.csv").write_text(plan, encoding="utf-8")
@@ -133,7 +134,7 @@ def _trials(folder: Path) -> None:
 
 
 def _read_trials(folder: Path) -> None:
-    from apt_bench.trials import import_sheet, read_plan
+    from apt_bench.runs.robot_trials import import_sheet, read_plan
 
     read_plan(folder / "plan.csv")
     import_sheet(folder / "sheet.csv", folder / "key.csv", folder / "imported")
@@ -223,7 +224,7 @@ def _solvability(folder: Path) -> None:
 
 
 def _read_solvability(folder: Path) -> None:
-    from apt_bench.solvability import read
+    from apt_bench.runs.solvability import read
 
     read(folder / "s.json")
 

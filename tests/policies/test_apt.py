@@ -12,13 +12,13 @@ from rich.console import Console
 from scipy.spatial.transform import Rotation
 
 from apt_bench.core.errors import UserError
-from apt_bench.demos.recording import shrink
 from apt_bench.envs.base import AGENTVIEW, WRIST, Camera, Observation, action_towards
 from apt_bench.models import checkpoint
 from apt_bench.models.config import ExpertConfig
 from apt_bench.models.mini_vlm import MiniVLM, MiniVLMConfig
 from apt_bench.models.vla import VLA, VLMSpec, build_expert
 from apt_bench.policies.apt import AptPolicy, steps
+from apt_bench.policies.preprocessing import shrink
 from apt_bench.rollout.runner import RunOptions, run
 
 
@@ -60,8 +60,8 @@ def test_a_run_says_what_the_ablation_compares(tmp_path: Path, two_stage: bool) 
 
     from runs import add, record, write_run
 
+    from apt_bench.analysis.run import load_run
     from apt_bench.policies.registry import find_policy
-    from apt_bench.reporting.data import load_run
     from apt_bench.reporting.tables import suite_tables
 
     folder = network(tmp_path / "policy")

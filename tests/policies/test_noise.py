@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from apt_bench.analysis.run import load_run
 from apt_bench.core.config import load_object
 from apt_bench.envs.base import Env, Observation
 from apt_bench.policies.base import PolicySpec, noise_seed
 from apt_bench.policies.oracle import OraclePolicy
 from apt_bench.policies.registry import find_policy
 from apt_bench.policies.simple import RandomPolicy
-from apt_bench.reporting.data import load_run
 from apt_bench.reporting.probes import probe_table
 from apt_bench.rollout.episode import LocalClient, run_episode
 from apt_bench.rollout.runner import RunOptions, run

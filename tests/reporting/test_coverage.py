@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from runs import add, record, write_run
 
+from apt_bench.analysis.run import load_run
 from apt_bench.reporting import details
-from apt_bench.reporting.data import load_run
 from apt_bench.reporting.page import Report, write_report
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from runs import add, record, write_run
 
+from apt_bench.analysis.run import Run, load_run
 from apt_bench.core.errors import UserError
-from apt_bench.records import RunStore
 from apt_bench.reporting import page
-from apt_bench.reporting.data import Run, load_run
 from apt_bench.reporting.folder import MANIFEST, PAGE, WORK, replaced
 from apt_bench.reporting.videos import gather, poster
+from apt_bench.runs.records import RunStore
 
 
 def tree(path: Path) -> dict[str, bytes]:

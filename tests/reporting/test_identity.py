@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from runs import make_run, write_run
 
+from apt_bench.analysis.run import load_run, load_runs
 from apt_bench.core.errors import UserError
 from apt_bench.reporting import details
 from apt_bench.reporting.ablation import gain_table
 from apt_bench.reporting.charts import success_chart
-from apt_bench.reporting.data import load_run, load_runs
 from apt_bench.reporting.tables import suite_tables
 
 

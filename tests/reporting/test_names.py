@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs import add, record, write_run
 
+from apt_bench.analysis.run import load_runs
 from apt_bench.core.text import csv_cell, csv_text
-from apt_bench.reporting import charts
-from apt_bench.reporting.data import load_runs
+from apt_bench.reporting import chart_style
 from apt_bench.reporting.page import Report, write_report, write_tables
 from apt_bench.reporting.table import Column, Rate, Row, Table, html_table, latex, markdown, md, tex, words
 
@@ -198,10 +198,11 @@ def test_figures_of_nasty_names_are_drawn_without_a_warning(nasty: Path, tmp_pat
     """In a process in which a warning would be an error: a missing glyph, mathtext, a layout that does not fit."""
     script = (
         "import sys, warnings; warnings.simplefilter('error');"
-        "from apt_bench.reporting import charts, details; from apt_bench.reporting.data import load_runs;"
+        "from apt_bench.reporting import chart_style, charts, details; from apt_bench.analysis.run import load_runs;"
         "from apt_bench.reporting.tables import suite_tables; from pathlib import Path;"
         "runs = load_runs([sys.argv[1]]); out = Path(sys.argv[2]);"
-        "charts.save(charts.heat_map(runs[0]), 'heat', out); charts.save(charts.outcome_chart(runs), 'ends', out)"
+        "save = chart_style.save; save(charts.heat_map(runs[0]), 'heat', out);"
+        "save(charts.outcome_chart(runs), 'ends', out)"
     )
     few = tmp_path / "run"
     write_run(few, lambda c, t, i: True, {}, policy={"name": "$\\frac{ 漢 😀"})
@@ -212,7 +213,7 @@ def test_figures_of_nasty_names_are_drawn_without_a_warning(nasty: Path, tmp_pat
 
 
 def test_a_name_is_never_read_as_mathematics(tmp_path: Path) -> None:
-    with charts.style():
+    with chart_style.style():
         import matplotlib as mpl
 
         assert not mpl.rcParams["text.parse_math"]

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from runs import add, record, write_run
 from typer.testing import CliRunner, Result
 
+from apt_bench.analysis.run import load_run, load_runs
 from apt_bench.cli import build
 from apt_bench.cli.report import expand
 from apt_bench.core.errors import UserError
-from apt_bench.records import EpisodeRecord
-from apt_bench.reporting.data import load_run, load_runs
 from apt_bench.reporting.page import write_report, write_tables
+from apt_bench.runs.records import EpisodeRecord
 
 
 def call(*arguments: object) -> Result:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from runs import PROTOCOL, add, make_run, record, write_run
 
+from apt_bench.analysis.run import load_run
 from apt_bench.reporting import details
 from apt_bench.reporting.ablation import gain_table
-from apt_bench.reporting.data import load_run
 from apt_bench.reporting.probes import probe_table
 from apt_bench.reporting.published import published
 from apt_bench.reporting.table import (

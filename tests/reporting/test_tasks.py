@@ -6,8 +6,8 @@ from pathlib import Path
 
 from runs import add, record, write_run
 
+from apt_bench.analysis.run import find_suite, load_run, task_numbers
 from apt_bench.reporting import charts, details
-from apt_bench.reporting.data import find_suite, load_run, task_numbers
 from apt_bench.suites import load_suite
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from apt_bench.reporting.data import Run, load_run
+from apt_bench.analysis.run import Run, load_run
 from apt_bench.reporting.page import _unpinned, write_report
 from tests.runs import write_run
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from apt_bench.records import EpisodeRecord, RunStore
+from apt_bench.runs.records import EpisodeRecord, RunStore
 
 ROOT = Path(__file__).parents[2]
 SUITE = "tests/toy_suite.yaml"
@@ -30,7 +30,7 @@ class Command:
 
     def __init__(self, out: Path, *words: str, policy: str = "tests.toy:PushPolicy") -> None:
         self.out = out
-        self._words = [sys.executable, "-m", "apt_bench.cli", "run", "--suite", SUITE]
+        self._words = [sys.executable, "-m", "apt_bench", "run", "--suite", SUITE]
         self._words += ["--policy", policy, "--out", str(out), *words]
 
     def start(self) -> subprocess.Popen[str]:

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from apt_bench.core.config import load_object
-from apt_bench.probes import expand
 from apt_bench.rollout.first_decision import chunk_change, first_decisions
 from apt_bench.suites import EpisodeSpec, load_suite
+from apt_bench.suites.probes import expand
 
 
 class Reader:

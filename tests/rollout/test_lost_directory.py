@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from apt_bench.core.errors import UserError
-from apt_bench.records import RunStore
 from apt_bench.rollout import runner
+from apt_bench.runs.records import RunStore
 from tests.rollout.commands import results
 
 CUT = 3
@@ -133,7 +133,7 @@ def test_a_directory_that_cannot_be_begun_is_a_message(here, tmp_path, monkeypat
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     with monkeypatch.context() as patch:
-        patch.setattr("apt_bench.records.write_json", read_only)
+        patch.setattr("apt_bench.runs.records.write_json", read_only)
         with pytest.raises(UserError, match=r"Cannot write the run directory .*Read-only file system"):
             here(cells=("push",), episodes=1)
     assert here(cells=("push",), episodes=1).exit_code == 0

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from apt_bench.core.errors import UserError
-from apt_bench.records import RunStore
 from apt_bench.rollout import runner
 from apt_bench.rollout.plan import dry_plan
 from apt_bench.rollout.runner import RunOptions
+from apt_bench.runs.records import RunStore
 from tests.rollout.commands import ROOT, SUITE, records, results
 from tests.rollout.loads import loads
 

@@ -10,11 +10,11 @@ import pytest
 
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import exclusive
-from apt_bench.records import RunStore, differing_settings
 from apt_bench.rollout.cluster import auto_workers
 from apt_bench.rollout.runner import RunOptions, dry_plan
 from apt_bench.rollout.schedule import Schedule
 from apt_bench.rollout.workers import film
+from apt_bench.runs.records import RunStore, differing_settings
 from apt_bench.suites import load_suite
 from tests.rollout.commands import SUITE, Command, records, results
 from tests.toy import ToyEnv

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from apt_bench.analysis.compare import compare
+from apt_bench.analysis.run import load_runs
 from apt_bench.cli import build
 from apt_bench.core.errors import UserError
-from apt_bench.interchange import import_eval_info
-from apt_bench.records import RunStore, sequential_words
-from apt_bench.regression import compare
-from apt_bench.reporting.data import load_runs
 from apt_bench.reporting.details import missing
 from apt_bench.rollout import runner
+from apt_bench.runs.eval_info import import_eval_info
+from apt_bench.runs.records import RunStore, sequential_words
 from apt_bench.suites import load_suite
 from tests.rollout.commands import SUITE, records, results
 

@@ -15,8 +15,8 @@ import pytest
 
 from apt_bench.core.errors import PolicyFault, ServerLost, UserError
 from apt_bench.policies.registry import find_policy
-from apt_bench.records import RunStore
 from apt_bench.rollout.batching import Batcher
+from apt_bench.runs.records import RunStore
 from tests.rollout.commands import ROOT, SUITE, Command
 from tests.rollout.test_batching import observations
 from tests.wild import LOST, WILD, Disconnected, HostedWildPolicy
@@ -118,7 +118,7 @@ def test_ctrl_c_twice_during_a_decision_is_no_fault_of_the_policy(tmp_path: Path
     """The second one is raised inside the policy's code."""
     words = ["--suite", SUITE, "--policy", "tests.rollout.test_wild_policies:Sleeper", "--workers", "0"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "apt_bench.cli", "run", *words, "--out", str(tmp_path / "run")],
+        [sys.executable, "-m", "apt_bench", "run", *words, "--out", str(tmp_path / "run")],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

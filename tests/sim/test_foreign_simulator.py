@@ -52,7 +52,7 @@ def call(tmp_path: Path) -> Callable[[Path | None], Call]:
 
         def run(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
             return subprocess.run(
-                [python, "-P", "-m", "apt_bench.cli", *words],
+                [python, "-P", "-m", "apt_bench", *words],
                 env={**os.environ, **environ},
                 cwd=tmp_path,
                 capture_output=True,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from apt_bench import rendering
+from apt_bench.envs import rendering
 from apt_bench.envs.base import AGENTVIEW, WRIST
 from apt_bench.envs.libero import LiberoEnv
 from apt_bench.envs.libero.catalog import bddl_path, init_path

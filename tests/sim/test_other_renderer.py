@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from apt_bench import rendering
+from apt_bench.envs import rendering
 
 pytestmark = pytest.mark.sim
 

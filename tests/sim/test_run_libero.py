@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from apt_bench.records import RunStore
+from apt_bench.runs.records import RunStore
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 def test_two_tasks_on_two_workers(tmp_path: Path) -> None:
     words = ["--suite", "libero_pro", "--policy", "zero", "--cells", "object_task", "--tasks", "0,1"]
     words += ["--episodes", "1", "--workers", "2", "--save-actions", "--out", str(tmp_path / "ray")]
-    command = [sys.executable, "-m", "apt_bench.cli", "run", *words]
+    command = [sys.executable, "-m", "apt_bench", "run", *words]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     records = RunStore.open(tmp_path / "ray").episodes()
@@ -36,7 +36,7 @@ def test_two_tasks_on_two_workers(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "apt_bench.cli",
+        "apt_bench",
         "run",
         *words,
         "--limit",

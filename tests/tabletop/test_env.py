@@ -14,8 +14,8 @@ from apt_bench.envs.tabletop.shapes import shape_of
 from apt_bench.envs.tabletop.specs import BOX, TABLE_Z
 from apt_bench.policies.oracle.arm import Arm
 from apt_bench.policies.oracle.motion import DOWN
-from apt_bench.probes import expand
 from apt_bench.suites import load_suite
+from apt_bench.suites.probes import expand
 
 pytestmark = pytest.mark.sim
 CELLS = [
@@ -162,7 +162,7 @@ def test_moving_the_item_succeeds_once_it_is_released(env, cell):
 
 def _round(spec):
     """Things that a hand without yaw can take."""
-    from apt_bench.envs.tabletop.specs import scene_spec
+    from apt_bench.envs.tabletop.layouts import scene_spec
 
     scene = scene_spec(spec.args, spec.key.task, spec.key.init, spec.key.seed)
     return shape_of(ITEMS[scene.target]).round

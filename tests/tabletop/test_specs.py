@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 
 from apt_bench.core.errors import UserError
-from apt_bench.envs.tabletop import audit, specs
+from apt_bench.envs.tabletop import audit, layouts, specs
 from apt_bench.envs.tabletop.catalog import ITEMS, PLATED, STORED, conflict, items
 from apt_bench.envs.tabletop.containers import BOX_INSIDE
 from apt_bench.envs.tabletop.fingerprints import FINGERPRINTS
@@ -50,7 +50,7 @@ def test_specs_keep_the_cells_promise(suite, cell):
     loaded = load_suite(suite)
     args = loaded.cell(cell).args
     for episode in loaded.select([cell], episodes=15):
-        spec = specs.scene_spec(episode.args, episode.key.task, episode.key.init, episode.key.seed)
+        spec = layouts.scene_spec(episode.args, episode.key.task, episode.key.init, episode.key.seed)
         assert audit.spec_problems(spec, dict(args)) == []
         assert episode.prompt == spec.stages[0].instruction
         assert len(spec.items) == (3 if spec.box else 4)
@@ -59,13 +59,13 @@ def test_specs_keep_the_cells_promise(suite, cell):
 
 def test_another_seed_or_episode_gives_another_scene():
     args = load_suite("rigid_pick_place").cell("so").args
-    hashes = {specs.scene_spec(args, "to_plate", i, seed).hash for i in range(5) for seed in (7, 8)}
+    hashes = {layouts.scene_spec(args, "to_plate", i, seed).hash for i in range(5) for seed in (7, 8)}
     assert len(hashes) == 10
 
 
 def test_every_target_comes_equally_often():
     args = load_suite("rigid_pick_place").cell("uo").args
-    count = collections.Counter(specs.scene_spec(args, "to_plate", i, 7).target for i in range(30))
+    count = collections.Counter(layouts.scene_spec(args, "to_plate", i, 7).target for i in range(30))
     assert set(count.values()) == {3}
     assert set(count) == {i.name for i in items("unseen", target=True)}
 
@@ -73,7 +73,7 @@ def test_every_target_comes_equally_often():
 def test_evaluation_scenes_hold_a_lure():
     args = load_suite("rigid_pick_place").cell("uo").args
     for init in range(20):
-        spec = specs.scene_spec(args, "to_bowl", init, 7)
+        spec = layouts.scene_spec(args, "to_bowl", init, 7)
         others = [ITEMS[p.name] for p in spec.items if p.name != spec.target]
         assert sum(o.target and o.split == "seen" for o in others) == 1
 
@@ -84,7 +84,7 @@ def test_evaluation_scenes_hold_a_lure():
 def test_training_language_is_as_redundant_as_stated(cell, share):
     args, found = load_suite("rigid_pick_place").cell(cell).args, 0
     for init in range(300):
-        spec = specs.scene_spec(args, "to_plate", init, 7)
+        spec = layouts.scene_spec(args, "to_plate", init, 7)
         askable = sum(ITEMS[p.name].target for p in spec.items)
         places = {p.name for p in spec.containers} - {"tray"}
         assert (
@@ -99,7 +99,7 @@ def test_coaching_and_chaining_share_their_scenes():
     for a, b in zip(
         suite.select(["coaching_seen"], episodes=3), suite.select(["chaining"], episodes=3), strict=True
     ):
-        first, second = (specs.scene_spec(e.args, e.key.task, e.key.init, e.key.seed) for e in (a, b))
+        first, second = (layouts.scene_spec(e.args, e.key.task, e.key.init, e.key.seed) for e in (a, b))
         assert (first.items, first.box, first.view) == (second.items, second.box, second.view)
         assert first.parts == second.parts
         assert (len(first.stages), len(second.stages)) == (2, 1)

@@ -24,7 +24,7 @@ from apt_bench.training.config import load_recipe
 from apt_bench.training.frames import FrameStore, open_frames
 from apt_bench.training.pairs import MOST, open_pictures
 from apt_bench.training.progress import Report
-from apt_bench.training.stages import Session, run_recipe, stage_checkpoint
+from apt_bench.training.two_stage import Session, run_recipe, stage_checkpoint
 
 STEPS = [np.arange(14), np.arange(0, 14, 2)]
 

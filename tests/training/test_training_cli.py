@@ -20,7 +20,7 @@ from apt_bench.models.actions import decode_chunk
 from apt_bench.training.config import load_recipe
 from apt_bench.training.data import open_samples
 from apt_bench.training.features import prepare
-from apt_bench.training.stages import stage_checkpoint
+from apt_bench.training.two_stage import stage_checkpoint
 
 CLI = Callable[..., str]
 SHORT = ["--no-two-stage", "--steps", "2", "--device", "cpu"]

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from apt_bench.training.config import load_recipe
 from apt_bench.training.distributed import run_distributed
 from apt_bench.training.progress import Report, read_metrics
-from apt_bench.training.stages import Session, run_recipe, stage_checkpoint
+from apt_bench.training.two_stage import Session, run_recipe, stage_checkpoint
 
 
 @pytest.mark.slow
@@ -57,7 +57,7 @@ def test_ctrl_c_saves_the_step_that_all_workers_are_at(config: Path, cache: Path
         "--no-two-stage",
     ]
     words += ["--set", "train.save_every=100000", "--set", "train.eval_every=100000", "--steps", 100_000]
-    command = [sys.executable, "-m", "apt_bench.cli", "train", *map(str, words), "--workers", "2"]
+    command = [sys.executable, "-m", "apt_bench", "train", *map(str, words), "--workers", "2"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload]
     metrics = tmp_path / "run" / "stage2" / "metrics.jsonl"

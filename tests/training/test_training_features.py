@@ -15,8 +15,8 @@ from apt_bench.training.augment import AugmentConfig
 from apt_bench.training.config import load_recipe
 from apt_bench.training.data import Samples, open_samples
 from apt_bench.training.features import Batches, open_cache
-from apt_bench.training.stages import open_vlm
 from apt_bench.training.trainer import TrainConfig, losses
+from apt_bench.training.two_stage import open_vlm
 
 
 def make(config: Path, cache: Path, arch: str, stage: int, copies: int = 2) -> tuple[VLA, Samples]:

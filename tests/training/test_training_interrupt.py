@@ -27,8 +27,8 @@ from apt_bench.training.config import PretrainConfig, load_recipe
 from apt_bench.training.pairs import LOOKS
 from apt_bench.training.pretrain import new_mini, pretrain
 from apt_bench.training.progress import Progress, Report, read_metrics
-from apt_bench.training.stages import Session, run_recipe, stage_checkpoint
 from apt_bench.training.trainer import TrainConfig
+from apt_bench.training.two_stage import Session, run_recipe, stage_checkpoint
 
 
 class Interrupting(Report):
@@ -99,7 +99,7 @@ def test_an_interrupted_command_ends_with_130_and_says_what_is_kept(
         "--no-two-stage",
     ]
     words += ["--set", "train.save_every=100000", "--set", "train.eval_every=100000", "--steps", 100_000]
-    command = [sys.executable, "-m", "apt_bench.cli", "train", *map(str, words)]
+    command = [sys.executable, "-m", "apt_bench", "train", *map(str, words)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics = tmp_path / "run" / "stage2" / "metrics.jsonl"
     until(lambda: metrics.exists() and metrics.read_bytes().count(b"\n") >= 3, process)

@@ -23,8 +23,8 @@ from apt_bench.training.data import open_samples
 from apt_bench.training.features import Batches
 from apt_bench.training.muon import Muon, orthogonal
 from apt_bench.training.progress import Progress, Report, read_metrics
-from apt_bench.training.stages import Session, open_vlm, run_recipe, stage_checkpoint
 from apt_bench.training.trainer import TrainConfig, losses, optimizers
+from apt_bench.training.two_stage import Session, open_vlm, run_recipe, stage_checkpoint
 
 ARCHITECTURES = ("apt", "pi", "groot")
 

@@ -18,7 +18,7 @@ from apt_bench.training.augment import AugmentConfig
 from apt_bench.training.config import load_recipe
 from apt_bench.training.data import DataConfig, find_all, open_samples
 from apt_bench.training.progress import Report
-from apt_bench.training.stages import Session, run_recipe
+from apt_bench.training.two_stage import Session, run_recipe
 
 CONFIG = DataConfig(cameras=("agentview",), held_out=0.0, augment=AugmentConfig(enabled=False))
 

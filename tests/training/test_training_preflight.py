@@ -17,7 +17,7 @@ from apt_bench.demos.hdf5 import write_hdf5
 from apt_bench.training import complete, preflight
 from apt_bench.training.config import load_recipe
 from apt_bench.training.progress import Report
-from apt_bench.training.stages import Session, run_recipe, stage_checkpoint
+from apt_bench.training.two_stage import Session, run_recipe, stage_checkpoint
 
 CLI = Callable[..., str]
 
@@ -31,7 +31,7 @@ def train(cli: CLI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CLI:
 
     for name in ("collect", "pretrained", "run"):
         monkeypatch.setattr(complete, name, long)
-    monkeypatch.setattr("apt_bench.training.stages.run_recipe", long)
+    monkeypatch.setattr("apt_bench.training.two_stage.run_recipe", long)
 
     def call(*words: object, code: int = 2) -> str:
         folders = ["--out", tmp_path / "run", "--cache", tmp_path / "cache"]
@@ -162,6 +162,6 @@ def test_an_error_of_the_system_in_the_middle_is_one_line(
     def fails(*args: object) -> None:
         raise OSError(5, "Input/output error", str(tmp_path / "run" / "config.yaml"))
 
-    monkeypatch.setattr("apt_bench.training.stages.write_whole", fails)
+    monkeypatch.setattr("apt_bench.training.two_stage.write_whole", fails)
     words = ["train", "--config", config, "--device", "cpu", "--out", tmp_path / "run", "--cache", cache]
     assert "stopped: Input/output error" in cli(*words)

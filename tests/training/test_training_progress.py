@@ -15,7 +15,7 @@ from rich.console import Console
 from apt_bench.core.text import plain_console
 from apt_bench.training.config import load_recipe
 from apt_bench.training.progress import Metrics, Report, plot_losses, read_metrics, smoothed
-from apt_bench.training.stages import Session, run_recipe
+from apt_bench.training.two_stage import Session, run_recipe
 
 MARKUP = "cannot open [/dev/dri/renderD128] [red]x[/red] :smile: \x1b[31m \u202e"
 

@@ -23,7 +23,7 @@ from apt_bench.models import checkpoint
 from apt_bench.training import saving
 from apt_bench.training.config import Recipe, load_recipe
 from apt_bench.training.progress import Progress, Report
-from apt_bench.training.stages import Session, run_recipe, stage_checkpoint
+from apt_bench.training.two_stage import Session, run_recipe, stage_checkpoint
 
 
 def recipe(config: Path, steps: int) -> Recipe:

@@ -17,7 +17,7 @@ from apt_bench.models.config import VLMShape
 from apt_bench.models.vla import build_expert
 from apt_bench.training.config import config_names, load_recipe
 from apt_bench.training.progress import Report, read_metrics
-from apt_bench.training.stages import Session, run_recipe, stage_checkpoint
+from apt_bench.training.two_stage import Session, run_recipe, stage_checkpoint
 
 SHAPE = VLMShape(width=32, layers=2, kv_heads=2, head_dim=16, rope_theta=None)
 

@@ -14,7 +14,7 @@ from apt_bench.envs.libero.bddl import read_bddl
 from apt_bench.envs.libero.catalog import bddl_path, init_path, load_inits, manifest
 from apt_bench.envs.libero.defects import DEFECTS, MEANING
 from apt_bench.suites import Cell, EpisodeSpec, Suite, Task
-from apt_bench.validation import Finding, Level, simulator
+from apt_bench.suites.findings import Finding, Level, simulator
 
 if TYPE_CHECKING:
     from apt_bench.envs.libero.env import LiberoEnv

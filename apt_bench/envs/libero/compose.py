@@ -15,10 +15,10 @@ from apt_bench.core.errors import UserError
 from apt_bench.envs.libero import catalog
 from apt_bench.envs.libero.audit import files
 from apt_bench.envs.libero.bddl import read_bddl
-from apt_bench.envs.stages import undoes
-from apt_bench.solvability import on_record
+from apt_bench.envs.subtasks import undoes
+from apt_bench.runs.solvability import on_record
 from apt_bench.suites import Cell, Suite, Task
-from apt_bench.validation import Finding, simulator
+from apt_bench.suites.findings import Finding, simulator
 
 SUITE, BENCHMARK = "libero_compose", "libero_goal"
 SEPARATOR = "__then__"

@@ -17,7 +17,7 @@ from apt_bench.envs.libero.engine import Engine
 from apt_bench.envs.libero.runtime import import_libero
 from apt_bench.envs.libero.scene import LiberoScene
 from apt_bench.envs.outcome import OutcomeTracker
-from apt_bench.envs.stages import Stages
+from apt_bench.envs.subtasks import Stages
 from apt_bench.suites import EpisodeSpec
 
 CAMERAS = {AGENTVIEW: "agentview", WRIST: "robot0_eye_in_hand"}

@@ -15,7 +15,7 @@ from apt_bench.envs.libero.audit import premise
 from apt_bench.envs.libero.env import LiberoEnv
 from apt_bench.envs.libero.scene import LiberoScene
 from apt_bench.envs.mj import mujoco
-from apt_bench.solvability import Proof
+from apt_bench.runs.solvability import Proof
 from apt_bench.suites import EpisodeSpec, Suite, load_suite
 
 Figures = dict[str, Any]

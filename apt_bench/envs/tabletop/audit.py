@@ -13,10 +13,11 @@ import numpy as np
 
 from apt_bench.envs.tabletop.catalog import CONTAINERS, ITEMS, Item, conflict
 from apt_bench.envs.tabletop.fingerprints import FINGERPRINTS
-from apt_bench.envs.tabletop.specs import BOX, SceneSpec, scene_spec, within_reach
+from apt_bench.envs.tabletop.layouts import scene_spec
+from apt_bench.envs.tabletop.specs import BOX, SceneSpec, within_reach
 from apt_bench.envs.tabletop.surroundings import SURROUNDINGS, Surroundings
 from apt_bench.suites import Cell, EpisodeSpec, Suite
-from apt_bench.validation import Finding, simulator
+from apt_bench.suites.findings import Finding, simulator
 
 if TYPE_CHECKING:
     from apt_bench.envs.tabletop.env import TabletopEnv

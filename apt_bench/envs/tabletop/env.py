@@ -13,13 +13,14 @@ from apt_bench.core.errors import UserError, did_you_mean
 from apt_bench.envs.base import ACTION_DIM, AGENTVIEW, WRIST, Observation, Outcome, axis_angle
 from apt_bench.envs.mj import mujoco
 from apt_bench.envs.outcome import Failure, OutcomeTracker
-from apt_bench.envs.stages import Stages
+from apt_bench.envs.subtasks import Stages
 from apt_bench.envs.tabletop.camera import SIZE, Renderer, camera_geometry
 from apt_bench.envs.tabletop.disturbance import Disturbance
+from apt_bench.envs.tabletop.layouts import scene_spec
 from apt_bench.envs.tabletop.osc import GRIPPER_SPEED, OperationalSpaceController
 from apt_bench.envs.tabletop.robots import RobotSpec, robot_spec
 from apt_bench.envs.tabletop.scene import SUBSTEPS, TabletopScene, compile_scene
-from apt_bench.envs.tabletop.specs import SceneSpec, scene_spec
+from apt_bench.envs.tabletop.specs import SceneSpec
 from apt_bench.suites import EpisodeSpec
 
 CAMERAS = (AGENTVIEW, WRIST)

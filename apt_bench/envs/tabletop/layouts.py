@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from math import cos, sin
 from typing import Any
 
@@ -24,10 +26,12 @@ from apt_bench.envs.tabletop.specs import (
     SceneKey,
     SceneSpec,
     Stage,
+    check_view,
     draw_others,
     draw_view,
     open_lid,
     place,
+    scene_key,
     within_reach,
 )
 from apt_bench.envs.tabletop.surroundings import Surroundings, surroundings
@@ -212,3 +216,22 @@ LAYOUTS: dict[str, Callable[[Mapping[str, Any], SceneKey, Draw], SceneSpec]] = {
     "clutter": clutter,
     "storage": storage,
 }
+
+
+def scene_spec(args: Mapping[str, Any], task: str, init: int, seed: int) -> SceneSpec:
+    """The scene of one episode: of task `task`, initial state `init` (0, 1, ...), in a cell with these arguments."""
+    return _scene_spec(json.dumps(dict(args), sort_keys=True), task, init, seed)
+
+
+@lru_cache(maxsize=4096)
+def _scene_spec(args: str, task: str, init: int, seed: int) -> SceneSpec:
+    options = json.loads(args)
+    key = scene_key(options, task, init, seed)
+    for attempt in range(10_000):
+        try:
+            spec = LAYOUTS[options["layout"]](options, key, key.draw(attempt))
+            check_view(spec)
+            return spec
+        except NoRoom:
+            continue
+    raise RuntimeError(f"no room for scene {init} of {task} with {args}")

@@ -1,8 +1,8 @@
 """Every episode's scene as data, drawn from a seed and nothing else.
 
-`scene_spec(args, task, init, seed)` gives the same `SceneSpec` on every machine: all draws are `random.Random.random()`
-(exact, IEEE) of a SHA-256 seed, and every number that passed through the platform's math library is rounded. No
-simulator is needed to make, compare or hash one.
+`layouts.scene_spec(args, task, init, seed)` gives the same `SceneSpec` on every machine: all draws are
+`random.Random.random()` (exact, IEEE) of a SHA-256 seed, and every number that passed through the platform's math
+library is rounded. No simulator is needed to make, compare or hash one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from math import cos, radians, sin, sqrt
 from random import Random
 from typing import Any, TypeVar
@@ -159,31 +158,10 @@ _NOT_SCENE = ("disturbance", "robot", "chain", "stages")
 """Arguments of a cell that leave the scene as it is: coaching and chaining see the same ones, disturbed or not."""
 
 
-def scene_spec(args: Mapping[str, Any], task: str, init: int, seed: int) -> SceneSpec:
-    """The scene of one episode: of task `task`, initial state `init` (0, 1, ...), in a cell with these arguments."""
-    return _scene_spec(json.dumps(dict(args), sort_keys=True), task, init, seed)
-
-
 def scene_key(args: Mapping[str, Any], task: str, init: int, seed: int) -> SceneKey:
     """What a scene is drawn from: only the arguments that shape it count."""
     scene = json.dumps({k: v for k, v in args.items() if k not in _NOT_SCENE}, sort_keys=True)
     return SceneKey(scene, task, init, seed)
-
-
-@lru_cache(maxsize=4096)
-def _scene_spec(args: str, task: str, init: int, seed: int) -> SceneSpec:
-    from apt_bench.envs.tabletop.layouts import LAYOUTS
-
-    options = json.loads(args)
-    key = scene_key(options, task, init, seed)
-    for attempt in range(10_000):
-        try:
-            spec = LAYOUTS[options["layout"]](options, key, key.draw(attempt))
-            check_view(spec)
-            return spec
-        except NoRoom:
-            continue
-    raise RuntimeError(f"no room for scene {init} of {task} with {args}")
 
 
 def draw_others(draw: Draw, chosen: Sequence[Item], pool: Sequence[Item], count: int) -> list[Item]:

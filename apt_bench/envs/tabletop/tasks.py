@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from apt_bench.core.errors import UserError, did_you_mean
-from apt_bench.envs.tabletop.layouts import LAYOUTS, containers_of, move_sentence
+from apt_bench.envs.tabletop.layouts import LAYOUTS, containers_of, move_sentence, scene_spec
 from apt_bench.envs.tabletop.robots import ROBOTS
-from apt_bench.envs.tabletop.specs import scene_spec
 from apt_bench.suites import Cell, Task
 
 INITS = 1000

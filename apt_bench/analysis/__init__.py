@@ -1,0 +1,1 @@
+"""Statistics of runs: data frames, comparisons of two runs, checks against a baseline."""

@@ -1,0 +1,199 @@
+"""`evaluate`: run a policy on a suite and record it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from apt_bench.api._values import path_of, several, suite_name
+from apt_bench.api.runs import Run, load_run
+from apt_bench.core.config import load_object
+from apt_bench.core.errors import UserError, did_you_mean
+from apt_bench.core.text import plain_console
+from apt_bench.policies.base import Policy, PolicySpec
+from apt_bench.policies.guard import GuardedPolicy
+from apt_bench.policies.registry import PolicyRef, find_policy
+from apt_bench.rollout import runner
+from apt_bench.rollout.options import RunOptions
+from apt_bench.rollout.plan import RUNS
+from apt_bench.suites import Suite, load_suite
+
+AnyPolicy = str | type | Policy
+"""A policy's name, "module:Class", a class, or an instance."""
+
+
+def evaluate(
+    policy: AnyPolicy,
+    suite: str | os.PathLike[str] | Suite = "libero_pro",
+    cells: str | Sequence[str] = (),
+    *,
+    tasks: str | int | Sequence[str | int] = (),
+    episodes: int | None = None,
+    seed: int | None = None,
+    execute: int | None = None,
+    probes: str | Sequence[str] = (),
+    policy_args: Mapping[str, Any] | None = None,
+    workers: int | str = "auto",
+    out: str | os.PathLike[str] | None = None,
+    unpinned: bool = False,
+    progress: bool = True,
+    **more: Any,
+) -> Run:
+    """Run a policy on a suite and record it, as `apt-bench run` does. The same call resumes what was interrupted.
+
+    Args:
+        policy: A name (`apt-bench ls policies`), "module:Class", a class, or an instance. An instance, and a class that
+            other processes cannot import (one of a notebook), runs in this process with `workers=0`.
+        suite: A name, the path of a YAML file, or a Suite, which is registered (`register_suite`).
+        cells: Cells of the suite; () = its headline cells.
+        tasks: Names of tasks, parts of names, or indices in the cell; () = all.
+        episodes: Initial states per task; None = the suite's number.
+        seed: Seed of the scenes; None = the suite's.
+        execute: Actions executed of each chunk; None = the policy's number.
+        probes: Language probes, in addition to the cells' own prompts.
+        policy_args: Arguments of the policy's class.
+        workers: Rollout processes, "auto" or a number; 0 = everything in this process.
+        out: Run directory; None = a folder in results/runs, named after suite, policy and protocol. An instance without
+            `out` gets a new directory in each call, because its arguments are not known.
+        unpinned: Run with another simulator than the suite's; scores then mean something else.
+        progress: Print progress.
+        **more: Other fields of `rollout.options.RunOptions`: file, limit, instruction, video, save_actions,
+            ray_address, attempts, hang_seconds, against, margin (a fraction), track.
+
+    Returns:
+        The run, read from its directory. A RuntimeWarning says where episodes are missing.
+
+    Raises:
+        UserError: Bad input, a policy that cannot be used, or a run that had to stop (a full disk, lost episodes in a
+            row). What was recorded is safe.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the episodes so far are recorded.
+    """
+    known = {f.name for f in fields(RunOptions)}
+    for name in more:
+        if name not in known or name == "policy":
+            raise UserError(f"evaluate has no argument '{name}'. {did_you_mean(name, known)}")
+    if "against" in more:
+        more["against"] = (
+            more["against"].path if isinstance(more["against"], Run) else path_of(more["against"], "against")
+        )
+    elif "margin" in more:
+        raise UserError("margin goes with against=RUN.")
+    if policy_args is not None and not isinstance(policy_args, Mapping):
+        raise UserError("policy_args must be a mapping, such as {'seed': 1}.")
+    options = RunOptions(
+        suite_name(suite),
+        policy if isinstance(policy, str) else _class_name(policy),
+        cells=several(cells),
+        tasks=several(tasks),
+        episodes=episodes,
+        seed=seed,
+        execute=execute,
+        probes=several(probes),
+        workers=str(workers),
+        out=None if out is None else path_of(out, "out"),
+        unpinned=unpinned,
+        **more,
+    )
+    ref = _reference(policy, policy_args or {}, options)
+    if isinstance(ref, HeldPolicy):
+        options = _in_this_process(options, ref)
+        ref = ref.of_directory(options.out)
+    with open(os.devnull, "w") as nowhere:
+        console = plain_console() if progress else Console(file=nowhere)
+        result = runner.run(options, console, ref=ref)
+    if result.stopped == "interrupted":
+        raise KeyboardInterrupt(result.advice)
+    if result.stopped:
+        raise UserError(result.advice)
+    if result.advice:
+        warnings.warn(result.advice, RuntimeWarning, stacklevel=2)
+    return load_run(result.out)
+
+
+run = evaluate
+"""`evaluate` under the name of the command."""
+
+
+# --- policies that no other process can import ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HeldPolicy(PolicyRef):
+    """A policy that was made in this process and stays there."""
+
+    made: GuardedPolicy | None = None
+
+    def load(self) -> GuardedPolicy:
+        """The policy itself."""
+        assert self.made is not None
+        return self.made
+
+    def declared(self) -> PolicySpec:
+        """What it declares."""
+        return self.load().spec
+
+    def digest(self) -> None:
+        """Its weights are not hashed."""
+
+    def of_directory(self, out: Path | None) -> HeldPolicy:
+        """The same, known by its run directory: two instances of a class are never taken for one policy."""
+        args = {**self.args, "instance": out.name if out else ""}
+        return HeldPolicy(self.name, self.policy, args=args, placement="worker", made=self.made)
+
+
+def _reference(policy: AnyPolicy, args: Mapping[str, Any], options: RunOptions) -> PolicyRef:
+    """How the run makes its policy."""
+    if isinstance(policy, str):
+        return find_policy(policy, args, options.file)
+    name = _class_name(policy)
+    if options.file is not None:
+        raise UserError("`file` goes with the name of a policy that executes one.")
+    if isinstance(policy, type):
+        if _importable(policy, name):
+            return find_policy(name, args)
+        made = PolicyRef(name, name, args=args).make(policy)
+        return HeldPolicy(name, name, args=dict(args), made=made)
+    if args:
+        raise UserError("policy_args go with a policy's name or class; an instance is made already.")
+    return HeldPolicy(name, name, made=PolicyRef(name, name).checked(policy))
+
+
+def _in_this_process(options: RunOptions, ref: HeldPolicy) -> RunOptions:
+    """The options with `workers` 0, and a directory of its own where none is given."""
+    if options.workers not in ("auto", "0"):
+        raise UserError(
+            f"{ref.name} runs in this process only: leave `workers` out, or give the policy by a name or as "
+            "'module:Class'."
+        )
+    out = options.out or _fresh(RUNS / f"{load_suite(options.suite).name}-{ref.label(ref.declared())}")
+    return dataclasses.replace(options, workers="0", out=out)
+
+
+def _fresh(stem: Path) -> Path:
+    """The first of stem-instance1, stem-instance2, ... that is not there."""
+    return next(
+        p for n in itertools.count(1) if not (p := stem.with_name(f"{stem.name}-instance{n}")).exists()
+    )
+
+
+def _importable(kind: type, name: str) -> bool:
+    """Whether another process finds this class under its name."""
+    if kind.__module__ == "__main__":
+        return False
+    try:
+        return load_object(name) is kind
+    except UserError:
+        return False
+
+
+def _class_name(policy: object) -> str:
+    kind = policy if isinstance(policy, type) else type(policy)
+    return f"{kind.__module__}:{kind.__qualname__}"

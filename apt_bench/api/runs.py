@@ -1,0 +1,164 @@
+"""Runs that are on disk: `load_run`, `Run`, `compare`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from apt_bench.analysis import run as data
+from apt_bench.api._values import path_of
+
+if TYPE_CHECKING:
+    from apt_bench.analysis.compare import Comparison
+
+COLUMNS = {
+    "suite": "suite",
+    "cell": "cell",
+    "task": "task",
+    "init": "init",
+    "seed": "seed",
+    "prompt": "prompt",
+    "prompt_text": "instruction",
+    "policy": "policy",
+    "outcome": "outcome",
+    "klass": "outcome_class",
+    "success": "success",
+    "done": "finished",
+    "steps": "steps",
+    "decisions": "decisions",
+    "first": "first_contact",
+    "told": "first_contact_correct",
+    "grasped_told": "first_grasp_correct",
+    "memorised": "original_task_done",
+    "defects": "defects",
+    "error": "error",
+    "video": "video",
+    "start_hash": "start_hash",
+    "end_hash": "end_hash",
+}
+"""Columns of `reporting.frame.episode_frame` -> stable columns of `Run.episodes`, in order."""
+
+FLAGS = ("first_contact_correct", "first_grasp_correct", "original_task_done")
+"""Columns that are True, False, or <NA> where the record does not say."""
+
+
+SUMMARY = [
+    "suite", "cell", "successes", "episodes", "rate", "low", "high", "requested", "coverage", "errors",
+]  # fmt: skip
+"""Columns of `Run.summary`."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory, read. `evaluate` and `load_run` make it."""
+
+    data: data.Run  # what reports read
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        return self.data.path
+
+    @property
+    def name(self) -> str:
+        """The policy's name."""
+        return self.data.label
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """`protocol.json`: everything that may change a score, and its hash."""
+        return dict(self.data.protocol)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """`run.json`: policy, versions, command, machine, times, and what was asked for."""
+        return dict(self.data.info)
+
+    @cached_property
+    def episodes(self) -> pd.DataFrame:
+        """One row per episode, those under language probes included (`prompt` is then the probe's name).
+
+        The columns have stable names; docs/api.md gives each one's meaning and unit. After the fixed columns come
+        `seconds_*` (seconds that a part of the episode took) and `score_*` (scores of a composite task), one for each
+        part that was recorded.
+        """
+        frame = pd.concat([self.data.frame, self.data.probed]).sort_index().reset_index(drop=True)
+        found = frame[list(COLUMNS)].rename(columns=COLUMNS)
+        for name in FLAGS:
+            found[name] = found[name].astype("boolean")
+        for name in frame.columns:
+            if name.startswith("sec_"):
+                found["seconds_" + name.removeprefix("sec_")] = frame[name]
+            elif name.startswith("score_"):
+                found[name] = frame[name]
+        return found
+
+    def summary(self) -> pd.DataFrame:
+        """One row per cell, of episodes under the cells' own prompts.
+
+        Columns: `suite`, `cell`; `successes`, `episodes` (finished ones); `rate` = successes / episodes with its Wilson
+        95% interval `low`, `high`, all fractions (NaN, 0, 1 without a finished episode); `requested` (episodes that
+        were asked for), `coverage` = episodes / requested, `errors` (recorded episodes without a result).
+        """
+        rows = []
+        for cell in data.cell_summaries(self.data).values():
+            rate = cell.rate
+            rows.append(
+                {
+                    "suite": cell.suite,
+                    "cell": cell.cell,
+                    "successes": cell.successes,
+                    "episodes": cell.done,
+                    "rate": rate.value,
+                    "low": rate.low,
+                    "high": rate.high,
+                    "requested": cell.asked,
+                    "coverage": cell.done / cell.asked if cell.asked else 1.0,
+                    "errors": cell.errors,
+                }
+            )
+        return pd.DataFrame(rows, columns=SUMMARY)
+
+    def __repr__(self) -> str:
+        own = self.data.frame
+        return f"Run({str(self.path)!r}: {self.name}, {int(own.success.sum())} of {int(own.done.sum())} episodes)"
+
+
+def load_run(path: str | os.PathLike[str]) -> Run:
+    """Read a run directory.
+
+    Args:
+        path: The directory that `evaluate` or `apt-bench run` wrote.
+
+    Raises:
+        UserError: There is no run, or a damaged one.
+    """
+    return Run(data.load_run(path_of(path, "path")))
+
+
+def compare(
+    a: Run | str | os.PathLike[str], b: Run | str | os.PathLike[str], force: bool = False
+) -> Comparison:
+    """Compare two runs, matched episode by episode, as `apt-bench compare` does.
+
+    Args:
+        a: A run, or its directory.
+        b: The other; differences are a - b.
+        force: Compare although the protocols differ.
+
+    Returns:
+        The comparison: `overall`, `cells` and `tasks` hold `contrasts.Contrast` objects (rates, difference with its 95%
+        interval, p, verdict), `cautions` what limits them.
+
+    Raises:
+        UserError: The runs share no cell, or their protocols differ and `force` is False.
+    """
+    from apt_bench.analysis.compare import compare as paired
+
+    first, second = (one if isinstance(one, Run) else load_run(one) for one in (a, b))
+    return paired(first.data, second.data, force)

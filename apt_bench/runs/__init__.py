@@ -1,0 +1,1 @@
+"""Run directories: episode records, what ran them, and records from elsewhere."""

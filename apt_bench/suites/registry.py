@@ -1,0 +1,111 @@
+"""Finds suites by name: shipped, registered in this process, added by installed packages, or by the path of a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from apt_bench.core.config import build, check_keys, load_object, read_yaml
+from apt_bench.core.errors import UserError, did_you_mean, said
+from apt_bench.core.paths import data_dir
+from apt_bench.core.plugins import Added, added
+from apt_bench.core.text import one_line, say
+from apt_bench.suites.suite import Cell, Suite
+
+
+def suite_names() -> list[str]:
+    """Names of the shipped suites."""
+    return sorted(p.stem for p in data_dir("suites").glob("*.yaml"))
+
+
+_registered: dict[str, Suite] = {}
+
+
+def register_suite(suite: str | os.PathLike[str] | Suite) -> Suite:
+    """Make a suite (a Suite, or the path of its YAML file) known by its name in this process; the same name again
+    replaces it. Returns it. Raises UserError where the file is no suite, or a shipped suite has the name."""
+    found = suite if isinstance(suite, Suite) else _read_suite(_path(os.fspath(suite)))
+    if found.name in suite_names():
+        raise UserError(f"A shipped suite is called '{found.name}'. Give yours another name.")
+    _registered[found.name] = found
+    return found
+
+
+def load_suite(name: str) -> Suite:
+    """A suite by name, or any suite by the path of its YAML file.
+
+    Shipped suites come first, then those of `register_suite`, then those that installed packages add.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return _read_suite(_path(name))
+    if name in suite_names():
+        return _read_suite(data_dir("suites") / f"{name}.yaml")
+    if name in _registered:
+        return _registered[name]
+    if name in (others := added("apt_bench.suites")):
+        return _from_package(name, others[name])
+    raise UserError(f"No suite '{name}'. {did_you_mean(name, {*suite_names(), *_registered, *others})}")
+
+
+def _path(name: str) -> Path:
+    if not os.path.isfile(name):  # False also for what is too long to be a path
+        raise UserError(
+            f"No file '{name}'. Give --suite the path of a YAML file, or a name of `apt-bench ls suites`."
+        )
+    return Path(name)
+
+
+def _read_suite(path: Path) -> Suite:
+    raw = read_yaml(path)
+    cells = raw.get("cells", {"": {}})
+    if not isinstance(cells, dict) or not cells:
+        raise UserError(f"{path}: 'cells' must map at least one name to a cell.")
+    parts: list[tuple[type, Mapping[Any, Any], str]] = [(Suite, raw, str(path))]
+    for cell, about in cells.items() if "cells" in raw else ():
+        if not isinstance(about, dict):
+            raise UserError(f"{path}: cell '{cell}': expected a mapping, found {type(about).__name__}.")
+        if "name" in about:
+            raise UserError(
+                f"{path}: cell '{cell}': its name stands before the colon; remove the key 'name'."
+            )
+        parts.append((Cell, {"name": cell, **about}, f"{path}: cell '{cell}'"))
+    check_keys(parts)
+    raw["cells"] = tuple(build(kind, about, where) for kind, about, where in parts[1:])
+    suite: Suite = build(Suite, raw, str(path))
+    return suite
+
+
+def _from_package(name: str, entry: Added) -> Suite:
+    """The suite of an entry point: a Suite, the path of a YAML file, or a function without arguments that gives one.
+    Raises UserError for anything else, whatever the package raises."""
+    where = f"Suite '{name}' of package {entry.package}"
+    try:
+        found = load_object(entry.target)
+        if callable(found):
+            found = found()
+        suite = found if isinstance(found, Suite) else _read_suite(_path(os.fspath(found)))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{where} cannot be loaded: {one_line(said(error), 300)}.") from error
+    if suite.name != name:
+        raise UserError(f"{where} calls itself '{suite.name}'. Its entry point must bear the same name.")
+    return suite
+
+
+def iter_suites() -> Iterator[Suite]:
+    """Every suite that is known by name: shipped, registered in this process, added by packages. One of a package that
+    cannot be loaded costs a line on stderr."""
+    shipped = suite_names()
+    for name in shipped:
+        yield load_suite(name)
+    yield from _registered.values()
+    for name, entry in added("apt_bench.suites").items():
+        if name in shipped or name in _registered:
+            continue
+        try:
+            yield _from_package(name, entry)
+        except UserError as error:
+            say(error)

@@ -1,0 +1,249 @@
+"""The two stages: a language-blind prior over actions, then the policy that starts from it.
+
+Stage 1 (VA prior): frozen VLM, half the blocks, no language. Stage 2 (VLA): the prior's weights, new blocks
+that see language, everything trained together. A one-stage control trains Stage 2's network from scratch on
+the same samples. METHOD 2.7, 2.8 and 3.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from apt_bench.core.digests import check_digests
+from apt_bench.core.errors import UserError
+from apt_bench.core.files import PART, write_whole
+from apt_bench.core.machine import circumstances
+from apt_bench.models import checkpoint, langforce
+from apt_bench.models.base import inherit
+from apt_bench.models.config import VLMShape
+from apt_bench.models.vla import VLA, VLMSpec, build_expert
+from apt_bench.models.vlm import VLM
+from apt_bench.training import saving
+from apt_bench.training.cache import default_cache
+from apt_bench.training.config import Recipe
+from apt_bench.training.data import Samples, open_samples
+from apt_bench.training.features import Batches, FeatureCache, open_cache
+from apt_bench.training.mini import load_mini
+from apt_bench.training.progress import Report
+from apt_bench.training.trainer import TrainConfig, World, train
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """Where and how a recipe runs: nothing here changes the result."""
+
+    out: Path
+    cache: Path = dataclasses.field(default_factory=default_cache)
+    report: Report = dataclasses.field(default_factory=lambda: Report(None))
+    world: World = dataclasses.field(default_factory=World)
+    device: str = "cpu"
+
+
+def run_recipe(recipe: Recipe, session: Session) -> Path:
+    """Train what `recipe` says; returns the folder of the finished policy, `OUT/policy`. The same call again
+    goes on from the last checkpoint."""
+    say = session.report.say
+    session.out.mkdir(parents=True, exist_ok=True)
+    vlm, spec = open_vlm(recipe)
+    if spec.queries:
+        langforce.check(vlm)
+    size = recipe.expert_config(2, vlm.shape)
+    first = session.world.rank == 0
+    if session.world.rank:
+        session.world.barrier()  # the first process fills the caches
+    with session.report.ticking("reading demonstrations") as tick:
+        samples, held = open_samples(
+            recipe.data,
+            size.horizon,
+            recipe.seed,
+            vlm.image_size,
+            session.cache,
+            tick,
+            say if first else lambda _: None,
+        )
+    if first:
+        session.world.barrier()
+        write_whole(session.out / "config.yaml", recipe.to_yaml().encode())
+    say(f"{recipe.label}: {describe(samples, held)}")
+    run = _Run(recipe, session, vlm, spec, samples, held)
+    prior: VLA | None = None
+    if recipe.two_stage:
+        prior = _load_prior(recipe, vlm) if recipe.prior else run.stage(1, recipe.stage1, None)
+    run.stage(2, recipe.joint, prior)
+    return session.out / "policy"
+
+
+def open_vlm(recipe: Recipe) -> tuple[VLM, VLMSpec]:
+    """The VLM of a recipe, and how a checkpoint will name it."""
+    if recipe.vlm.name != "mini":
+        return recipe.vlm.load(), recipe.vlm
+    if recipe.vlm_weights:
+        vlm = load_mini(Path(recipe.vlm_weights))
+        if recipe.vlm.queries:
+            vlm.add_queries(recipe.vlm.queries)
+        return vlm, dataclasses.replace(recipe.vlm, mini=vlm.config)
+    torch.manual_seed(0)
+    return recipe.vlm.load(), recipe.vlm
+
+
+def describe(samples: Samples, held: Samples | None) -> str:
+    """One line about the data."""
+    episodes = sum(len(d.episodes) for d in samples.datasets)
+    out = sum(len(d.episodes) for d in held.datasets) if held else 0
+    return f"{episodes} demonstrations with {samples.rows} decisions, {out} demonstrations held out"
+
+
+def still_there(out: Path) -> None:
+    """Raises UserError where the run's folder has vanished: a fresh one would hide what the old one held."""
+    if not out.is_dir():
+        raise UserError(
+            f"{out} has vanished. Put it back; the same command goes on from its last checkpoint."
+        )
+
+
+def check_prior(prior: str, recipe: Recipe, shape: VLMShape | None = None) -> None:
+    """Raises UserError where the checkpoint `prior` is damaged or is not what Stage 2 of this recipe starts from, on a
+    VLM of this shape (None: that which it was trained on)."""
+    folder = checkpoint.locate(prior)
+    if folder.is_file():
+        return  # an authors' file: read when it is needed
+    check_digests(folder)
+    found, _ = checkpoint.read_config(folder)
+    wanted = recipe.expert_config(1, shape or found.vlm)
+    if found != wanted:
+        raise UserError(
+            f"The prior {prior} is {found.arch}, stage {found.stage}, {found.depth} x {found.width}; this run "
+            f"needs {wanted.arch}, stage 1, {wanted.depth} x {wanted.width}. Train a prior with this configuration."
+        )
+
+
+def _load_prior(recipe: Recipe, vlm: VLM) -> VLA:
+    check_prior(recipe.prior, recipe, vlm.shape)
+    prior = checkpoint.load(recipe.prior, vlm=vlm)
+    if prior.expert.config != recipe.expert_config(1, vlm.shape):
+        raise UserError(f"The prior {recipe.prior} is of another architecture than this run's Stage 1.")
+    return prior
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    recipe: Recipe
+    session: Session
+    vlm: VLM
+    spec: VLMSpec
+    samples: Samples
+    held: Samples | None
+
+    def stage(self, stage: int, config: TrainConfig, prior: VLA | None) -> VLA:
+        """Train one stage."""
+        recipe, session = self.recipe, self.session
+        still_there(session.out)
+        out = session.out / f"stage{stage}"
+        spec = dataclasses.replace(self.spec, mode="frozen" if stage == 1 else recipe.vlm_mode)
+        torch.manual_seed(2 * recipe.seed + stage - 1)
+        expert = build_expert(recipe.expert_config(stage, self.vlm.shape))
+        taken = inherit(prior.expert, expert, recipe.inherit, recipe.new_blocks) if prior else []
+        self.vlm.set_mode(spec.mode)
+        model = VLA(self.vlm, expert, spec).to(session.device)
+        title = f"stage {stage}" if recipe.two_stage else "one stage"
+        session.report.say(
+            f"{title}: {sizes(model)}" + (f", {len(taken)} tensors inherited" if prior else "")
+        )
+        size = config.micro or config.batch
+        if size % session.world.size:
+            raise UserError(
+                f"A batch of {size} cannot be shared by {session.world.size} processes. Choose a multiple."
+            )
+
+        def batches(samples: Samples, rank: int, world: int) -> Batches:
+            return Batches(samples, model, size, self._cache(model, samples, title), rank, world)
+
+        last = train(
+            model,
+            batches(self.samples, session.world.rank, session.world.size),
+            batches(self.held, 0, 1) if self.held else None,
+            config,
+            out,
+            self._provenance(stage, taken),
+            session.report,
+            session.world,
+            session.device,
+            title,
+        )
+        if session.world.rank == 0 and stage == 2:
+            link, fresh = session.out / "policy", session.out / f"policy{PART}"
+            fresh.unlink(missing_ok=True)
+            fresh.symlink_to(last.relative_to(session.out))
+            fresh.replace(link)  # there is a policy at any time
+        return model
+
+    def _cache(self, model: VLA, samples: Samples, title: str) -> FeatureCache | None:
+        augment = samples.config.augment
+        if (
+            not self.recipe.cache_features
+            or model.vlm.mode != "frozen"
+            or (augment.enabled and not augment.copies)
+        ):
+            return None
+        world = self.session.world
+        if world.rank:
+            world.barrier()
+        with self.session.report.ticking(f"{title}: VLM features") as tick:
+            cache = open_cache(
+                model,
+                samples,
+                self.session.cache,
+                tick,
+                device=self.session.device,
+                say=self.session.report.say,
+            )
+        if world.rank == 0:
+            world.barrier()
+        return cache
+
+    def _provenance(self, stage: int, taken: list[str]) -> dict[str, Any]:
+        native = {d.frames.native for d in self.samples.datasets}
+        return {
+            **circumstances(),
+            "stage": stage,
+            "recipe": dataclasses.asdict(self.recipe),
+            "cameras": list(self.recipe.data.cameras),
+            "reference": self.recipe.data.reference,
+            "stride": self.recipe.data.stride,
+            "image_size": list(native.pop()) if len(native) == 1 else None,
+            "data": [
+                {
+                    "name": d.name,
+                    "weight": d.weight,
+                    "episodes": len(d.episodes),
+                    "fingerprint": d.fingerprint,
+                    "images": d.frames.hash,
+                }
+                for d in self.samples.datasets
+            ],
+            "inherited": len(taken),
+        }
+
+
+def sizes(model: VLA) -> str:
+    """Parameters of the expert and of what trains in the VLM, for people."""
+    expert = sum(p.numel() for p in model.expert.parameters())
+    vlm = sum(p.numel() for p in model.vlm.parameters())
+    tuned = sum(p.numel() for p in model.vlm.parameters() if p.requires_grad)
+    return (
+        f"expert {expert / 1e6:.2f} M, VLM {vlm / 1e6:.2f} M parameters ({tuned / 1e6:.2f} M of them trained)"
+    )
+
+
+def stage_checkpoint(out: Path, stage: int) -> Path:
+    """The last checkpoint of a stage of a run. Raises UserError where there is none."""
+    folder = saving.latest(out / f"stage{stage}")
+    if folder is None:
+        raise UserError(
+            f"{out} has no checkpoint of stage {stage}. Train it first: apt-bench train --out {out}."
+        )
+    return folder

@@ -1,0 +1,76 @@
+"""Coaching and chaining: when the next instruction comes, what counts as done, and pairs that undo each other."""
+
+from __future__ import annotations
+
+import pytest
+
+from apt_bench.envs.base import Atom
+from apt_bench.envs.subtasks import Stages, undoes
+
+STOVE = (Atom("on", ("bowl", "stove")),)
+PLATE = (Atom("on", ("bowl", "plate")),)
+DRAWER = (Atom("open", ("drawer",)),)
+
+
+def play(stages: Stages, *holds: tuple[bool, bool]) -> dict:
+    for step, now in enumerate(holds, 1):
+        stages.update(step, now)
+        if stages.over:
+            break
+    return stages.events()
+
+
+def test_coaching_asks_for_the_second_when_the_first_is_done() -> None:
+    stages = Stages(["first", "second"], [DRAWER, PLATE], 100)
+    assert (stages.goal, stages.instruction("sent")) == (DRAWER, "sent")
+    stages.update(1, (True, False))
+    assert (stages.goal, stages.instruction("sent"), stages.over) == (PLATE, "second", False)
+    stages.update(2, (True, True))
+    assert stages.success
+    assert stages.events() == {"scores": {"t1": True, "t2": True, "t1_t2": True}, "part_steps": [1, 2]}
+
+
+def test_coaching_goes_on_when_half_the_budget_is_spent_and_a_late_first_part_does_not_count() -> None:
+    stages = Stages(["first", "second"], [DRAWER, PLATE], 4)
+    events = play(stages, (False, True), (False, False), (True, False), (True, True))
+    assert events["scores"] == {"t1": False, "t2": True, "t1_t2": False}
+    assert events["part_steps"] == [None, 4]
+    assert stages.over
+    assert not stages.success
+
+
+def test_the_first_part_must_still_hold_unless_the_second_undoes_it() -> None:
+    kept = Stages(["first", "second"], [DRAWER, PLATE], 100)
+    assert play(kept, (True, False), (False, True))["scores"] == {"t1": True, "t2": True, "t1_t2": False}
+    undone = Stages(["first", "second"], [STOVE, PLATE], 100)
+    assert play(undone, (True, False), (False, True))["scores"]["t1_t2"]
+
+
+def test_chaining_takes_parts_in_any_order_but_not_where_one_undoes_the_other() -> None:
+    free = Stages(["both"], [DRAWER, PLATE], 100)
+    assert free.goal == DRAWER + PLATE
+    assert play(free, (False, True), (True, True))["scores"]["t1_t2"]
+    ordered = Stages(["both"], [STOVE, PLATE], 100)
+    events = play(ordered, (False, True), (True, False))
+    assert events["scores"] == {"t1": True, "t2": True, "t1_t2": False}
+    assert not ordered.over  # the plate comes after the stove
+    ordered.update(3, (False, True))
+    assert ordered.success
+
+
+def test_an_ordinary_task_has_one_part() -> None:
+    stages = Stages(["do it"], [PLATE], 10)
+    stages.update(1, (False,))
+    assert not stages.over
+    stages.update(2, (True,))
+    assert stages.success
+    assert stages.events() == {}
+    with pytest.raises(ValueError, match="3 instructions for 2 parts"):
+        Stages(["a", "b", "c"], [STOVE, PLATE], 10)
+
+
+def test_what_undoes_what() -> None:
+    assert undoes(PLATE, STOVE)
+    assert not undoes(PLATE, PLATE)
+    assert not undoes(DRAWER, STOVE)
+    assert not undoes((Atom("on", ("cheese", "bowl")),), STOVE)
