@@ -106,7 +106,7 @@ def fast_episode(env: Any, spec: EpisodeSpec, actions: np.ndarray, horizon: int)
         env.reset(spec, CAMERAS)
     with Clock() as steps:
         for start in range(0, len(actions), horizon):
-            env.step_chunk(actions[start : start + horizon], look=start + horizon < len(actions))
+            env.step_chunk(actions[start : start + horizon], render=start + horizon < len(actions))
     return reset, steps
 
 

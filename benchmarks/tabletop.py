@@ -33,7 +33,7 @@ def main(cell: str = "so") -> None:
         clock("write its MJCF", lambda s=layout: build(s, robot))
         clock("write and compile it", lambda s=layout: compile_scene(s, robot))
         clock("reset with settling, no image", lambda s=spec: env.reset(s))
-        clock(f"{STEPS} control steps", lambda: env.step_chunk(still, look=False))
+        clock(f"{STEPS} control steps", lambda: env.step_chunk(still, render=False))
         clock("load into GL, first image", env.frame)
         for size in (64, 128, 256):
             for _ in range(FRAMES):

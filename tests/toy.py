@@ -102,7 +102,7 @@ class ToyEnv:
         self.seconds = {"reset": time.perf_counter() - self._start, "physics": 0.0, "render": 0.0}
         return self._observe()
 
-    def step_chunk(self, actions: np.ndarray, look: bool = True) -> Observation:
+    def step_chunk(self, actions: np.ndarray, render: bool = True) -> Observation:
         self._faults()
         start = time.perf_counter()
         for action in actions:

@@ -85,14 +85,14 @@ class RecordingEnv:
         self._now = self._env.reset(self._spec, both, privileged=True)
         return self._view()
 
-    def step_chunk(self, actions: np.ndarray, look: bool = True) -> Observation:
+    def step_chunk(self, actions: np.ndarray, render: bool = True) -> Observation:
         """See Env.step_chunk."""
         for i, action in enumerate(np.asarray(actions, dtype=np.float32).astype(np.float64)):
             self._moments.append(self._moment())
             self._actions.append(np.clip(action, -1.0, 1.0))
-            asked = bool(self._asked) and look and i == len(actions) - 1
+            asked = bool(self._asked) and render and i == len(actions) - 1
             due = len(self._actions) % self._recording.look_every == 0
-            self._now = self._env.step_chunk(action[None], look=asked or due)
+            self._now = self._env.step_chunk(action[None], render=asked or due)
             outcome = self._env.outcome()
             if outcome.done:
                 if outcome.success or self._recording.failures:

@@ -72,7 +72,7 @@ class Replayer:
         start = env.outcome().start_hash
         frames = [env.frame()] if video else []
         for t in range(0, len(actions), FRAME_EVERY):
-            env.step_chunk(actions[t : t + FRAME_EVERY], look=False)
+            env.step_chunk(actions[t : t + FRAME_EVERY], render=False)
             if video:
                 frames.append(env.frame())
             if env.outcome().done:

@@ -150,9 +150,9 @@ class Env(Protocol):
         """Start the episode, settle it, and observe."""
         ...
 
-    def step_chunk(self, actions: np.ndarray, look: bool = True) -> Observation:
+    def step_chunk(self, actions: np.ndarray, render: bool = True) -> Observation:
         """Execute `actions` (n, 7) one per control step, stopping early when the episode is done. The images are
-        rendered once, inside the last control step (docs/protocol.md says why there); `look=False` skips them."""
+        rendered once, inside the last control step (docs/protocol.md says why there); `render=False` skips them."""
         ...
 
     def outcome(self) -> Outcome:

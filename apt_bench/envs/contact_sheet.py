@@ -64,7 +64,7 @@ def _played(
     """The start under the sentence, then the state at each of these control steps."""
     found = [(_start(env, spec), _sentence(spec))]
     for number, (a, b) in enumerate(zip([0, *stops], stops, strict=False), 1):
-        env.step_chunk(actions[a:b], look=False)
+        env.step_chunk(actions[a:b], render=False)
         found.append((_picture(env), f"T{number} done, step {b}"))
     return found
 

@@ -93,13 +93,13 @@ def run_episode(
             decisions += 1
             beat("env")
             # Nobody looks at the last state of a spent budget.
-            look = outcome.steps + len(actions) < spec.max_steps
+            render = outcome.steps + len(actions) < spec.max_steps
             if policy.actions == "delta":
-                observation = env.step_chunk(actions, look)
+                observation = env.step_chunk(actions, render)
                 before, outcome = outcome.steps, env.outcome()
                 executed.append(actions[: outcome.steps - before])
             else:
-                observation, outcome, actions = _steer(env, actions, observation, look)
+                observation, outcome, actions = _steer(env, actions, observation, render)
                 executed.append(actions)
     except PolicyFault as error:
         fault = f"Policy '{policy.name}' {error}"
@@ -132,14 +132,14 @@ def with_noise_key(observation: Observation, spec: EpisodeSpec) -> Observation:
 
 
 def _steer(
-    env: Env, targets: np.ndarray, observation: Observation, look: bool
+    env: Env, targets: np.ndarray, observation: Observation, render: bool
 ) -> tuple[Observation, Outcome, np.ndarray]:
     """Steer for poses, one per control step; the actions (n, 7) that this took, clipped."""
     actions = []
     outcome = env.outcome()
     for i, target in enumerate(targets):
         actions.append(np.clip(action_towards(target, observation.state), -1, 1))
-        observation = env.step_chunk(actions[-1][None], look and i == len(targets) - 1)
+        observation = env.step_chunk(actions[-1][None], render and i == len(targets) - 1)
         outcome = env.outcome()
         if outcome.done:
             break

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from apt_bench.core.config import as_program, load_object
-from apt_bench.core.errors import ServerLost, UserError, said
+from apt_bench.core.errors import ServerLost, UserError, describe_error
+from apt_bench.core.module_search_path import RAY_PYTHONPATH, installed_first
 from apt_bench.core.provenance import Package, same
-from apt_bench.core.scratch import scratch
-from apt_bench.core.search_path import RAY_PYTHONPATH, installed_first
+from apt_bench.core.temporary_folders import temporary_folder
 from apt_bench.core.text import one_line
 from apt_bench.envs.base import Env, Observation
 from apt_bench.policies.base import Policy, PolicySpec
@@ -274,7 +274,7 @@ def film(
         yield env.frame()
         for start in range(0, len(actions), VIDEO_EVERY):
             beat("env")
-            env.step_chunk(actions[start : start + VIDEO_EVERY], look=False)
+            env.step_chunk(actions[start : start + VIDEO_EVERY], render=False)
             yield env.frame()
 
     video = encode(frames(), control_hz / VIDEO_EVERY)
@@ -288,7 +288,7 @@ def encode(frames: Iterator[np.ndarray], fps: float) -> bytes:
     """H.264 in mp4. Frames: uint8 RGB, (H, W, 3), all of one size, H and W even."""
     import imageio.v2 as imageio
 
-    with scratch("film") as folder:
+    with temporary_folder("film") as folder:
         path = folder / "video.mp4"
         writer: Any
         with imageio.get_writer(path, fps=fps, macro_block_size=2, ffmpeg_params=["-threads", "1"]) as writer:
@@ -318,4 +318,4 @@ def describe(error: BaseException) -> str:
     """One line: what was raised, and where."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return one_line(said(error)) + place
+    return one_line(describe_error(error)) + place

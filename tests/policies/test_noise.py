@@ -80,7 +80,7 @@ def test_the_oracles_variation_is_that_of_the_scene(env: Env) -> None:
         obs, done = change(env.reset(spec(), (), True)), []
         for _ in range(12):
             done += policy.act([obs])
-            obs = change(env.step_chunk(done[-1], look=False))
+            obs = change(env.step_chunk(done[-1], render=False))
         return done
 
     plain = actions(lambda obs: obs)

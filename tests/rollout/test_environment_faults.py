@@ -42,11 +42,11 @@ class FaultyEnv(ToyEnv):
         super().__init__()
         FaultyEnv.made += 1
 
-    def step_chunk(self, actions, look=True):
+    def step_chunk(self, actions, render=True):
         error, FaultyEnv.raises = FaultyEnv.raises, None
         if error is not None:
             raise error
-        return super().step_chunk(actions, look)
+        return super().step_chunk(actions, render)
 
     def close(self):
         FaultyEnv.closed.append(self)

@@ -96,7 +96,7 @@ def test_two_instructions_are_stored_and_replay_bit_for_bit(tmp_path: Path) -> N
     seen = env.reset(spec)
     for t, action in enumerate(demo.actions):
         assert seen.instruction == demo.instructions[t]
-        seen = env.step_chunk(action[None], look=False)
+        seen = env.step_chunk(action[None], render=False)
     env.close()
     replayer = Replayer()
     replay = replayer.replay(entry)

@@ -38,11 +38,11 @@ def do(env, goal, gripper, steps=40, done_at=0.006):
         error = np.asarray(goal) - env.data.site_xpos[env.scene.robot.grip_site]
         if np.linalg.norm(error) < done_at:
             return
-        env.step_chunk(np.array([[*np.clip(20 * error, -1, 1), 0, 0, 0, gripper]]), look=False)
+        env.step_chunk(np.array([[*np.clip(20 * error, -1, 1), 0, 0, 0, gripper]]), render=False)
 
 
 def wait(env, gripper, steps):
-    env.step_chunk(np.array([[0, 0, 0, 0, 0, 0, gripper]] * steps, dtype=float), look=False)
+    env.step_chunk(np.array([[0, 0, 0, 0, 0, 0, gripper]] * steps, dtype=float), render=False)
 
 
 def carry(env, item, to, drop=0.02, offset=(0.0, 0.0)):
@@ -87,7 +87,7 @@ def test_one_unit_moves_five_centimetres_along_the_world_axes(env):
         before = env.reset(episodes("rigid_pick_place", "so")[0]).state
         action = np.zeros((1, 7))
         action[0, axis], action[0, 6] = 0.4, OPEN
-        after = env.step_chunk(np.repeat(action, 20, 0), look=False).state
+        after = env.step_chunk(np.repeat(action, 20, 0), render=False).state
         moved = after[:3] - before[:3]
         assert np.argmax(np.abs(moved)) == axis
         assert 0.08 < moved[axis] < 0.4
@@ -121,12 +121,12 @@ def test_same_spec_and_actions_give_the_same_bits(env):
     for other in (env, TabletopEnv()):
         other.reset(spec)
         image = other.step_chunk(actions[:25]) and other.frame()
-        other.step_chunk(actions[25:], look=False)
+        other.step_chunk(actions[25:], render=False)
         ends.append((other.outcome().start_hash, other.outcome().end_hash, image.tobytes()))
     assert ends[0] == ends[1]
     env.reset(spec)  # other chunks, other looks: the same physics
     for action in actions:
-        env.step_chunk(action[None], look=False)
+        env.step_chunk(action[None], render=False)
     assert env.outcome().end_hash == ends[0][1]
 
 
@@ -138,7 +138,7 @@ def test_a_disturbed_episode_pushes_the_arm_and_replays(env):
     for spec in (plain, pushed, pushed):
         env.reset(spec)
         starts.add(env.outcome().start_hash)
-        hands.append([env.step_chunk(a[None], look=False).state[:3] for a in still])
+        hands.append([env.step_chunk(a[None], render=False).state[:3] for a in still])
     assert len(starts) == 1  # the same scene
     calm, first, again = np.array(hands)
     assert np.abs(calm - calm[0]).max() < 0.005
@@ -198,7 +198,7 @@ def test_coaching_gives_the_second_instruction_when_the_first_is_done(env):
     wait(env, OPEN, 3)
     _store(env, store)
     wait(env, OPEN, 10)
-    observation = env.step_chunk(np.array([[0, 0, 0, 0, 0, 0, OPEN]]), look=False)
+    observation = env.step_chunk(np.array([[0, 0, 0, 0, 0, 0, OPEN]]), render=False)
     assert observation.instruction == spec.prompts["second"] != first
     plated, plate = env.scene.goal[0].args
     x, y, _ = spot(env, plate)
@@ -217,7 +217,7 @@ def test_a_language_probe_changes_the_second_instruction_too(env):
     wait(env, OPEN, 3)
     _store(env, store)
     wait(env, OPEN, 10)
-    observation = env.step_chunk(np.array([[0, 0, 0, 0, 0, 0, OPEN]]), look=False)
+    observation = env.step_chunk(np.array([[0, 0, 0, 0, 0, 0, OPEN]]), render=False)
     assert env.scene.goal == env.scene.parts[1]  # the second is due
     assert observation.instruction == ""
 
@@ -226,7 +226,7 @@ def test_coaching_moves_on_when_the_share_of_the_budget_is_spent(env):
     spec = episodes("composite", "coaching_unseen")[0]
     env.reset(spec)
     wait(env, OPEN, spec.max_steps // 2 - 1)
-    assert env.step_chunk(np.zeros((1, 7)), look=False).instruction == spec.prompts["second"]
+    assert env.step_chunk(np.zeros((1, 7)), render=False).instruction == spec.prompts["second"]
     plated, plate = env.scene.goal[0].args
     x, y, _ = spot(env, plate)
     _put(env, plated, x, y, 0.012)
@@ -285,7 +285,7 @@ def test_the_other_arm_moves_by_the_same_actions(env):
     before = env.reset(spec).state
     assert before[:3] == pytest.approx([-0.21, 0, 1.17], abs=0.1)
     assert before[6:] == pytest.approx([0.0425, -0.0425], abs=5e-3)
-    after = env.step_chunk(np.array([[0.3, 0, -0.3, 0, 0, 0, CLOSED]] * 20), look=False).state
+    after = env.step_chunk(np.array([[0.3, 0, -0.3, 0, 0, 0, CLOSED]] * 20), render=False).state
     assert after[0] - before[0] > 0.05
     assert before[2] - after[2] > 0.05
     assert after[6] < 0.02

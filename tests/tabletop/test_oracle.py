@@ -25,7 +25,7 @@ def solve(env, spec):
     policy, observation = OraclePolicy(), env.reset(spec, privileged=True)
     policy.reset([spec.key.id])
     while not env.done:
-        observation = env.step_chunk(policy.act([observation])[0], look=False)
+        observation = env.step_chunk(policy.act([observation])[0], render=False)
     return env.outcome()
 
 
@@ -61,5 +61,5 @@ def test_room_is_made_where_neighbours_leave_no_grasp(env, task, init, kind):
     assert not graspable()
     assert isinstance(find_push(world, item, spot), kind)
     for action in make_room(world, item, spot):
-        env.step_chunk(action[None], look=False)
+        env.step_chunk(action[None], render=False)
     assert graspable()

@@ -72,9 +72,9 @@ def play(env, spec, script):
     for action in script(World(observation.scene), cast):
         if env.done:
             break
-        env.step_chunk(action[None], look=False)
+        env.step_chunk(action[None], render=False)
     if not env.done:
-        env.step_chunk(np.array([[0.0] * 6 + [OPEN]] * spec.max_steps), look=False)
+        env.step_chunk(np.array([[0.0] * 6 + [OPEN]] * spec.max_steps), render=False)
     return cast, env.outcome()
 
 

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from apt_bench.demos.format import commanded_poses, make_poses
 from apt_bench.envs.base import Observation
 from apt_bench.envs.tabletop import TabletopEnv
-from apt_bench.models.actions import decode_chunk, encode_chunk
+from apt_bench.models.action_codes import decode_chunk, encode_chunk
 from apt_bench.policies.apt import steps
 from apt_bench.policies.base import PolicySpec
 from apt_bench.policies.oracle import OraclePolicy
@@ -54,7 +54,7 @@ def test_demonstrations_survive_their_codes_however_many_are_executed_at_once(en
         for action in oracle.act([observation])[0]:
             states.append(observation.state)
             actions.append(action)
-            observation = env.step_chunk(action[None], look=False)
+            observation = env.step_chunk(action[None], render=False)
             if env.done:
                 break
     assert env.outcome().success

@@ -17,7 +17,7 @@ def path(env, spec, policy):
     points = []
     while not env.done:
         points.append(observation.state[:3])
-        observation = env.step_chunk(policy.act([observation])[0], look=False)
+        observation = env.step_chunk(policy.act([observation])[0], render=False)
     return np.array(points), env.outcome()
 
 

@@ -82,7 +82,7 @@ class LiberoEnv:
         self._seconds["physics"] = 0.0
         return self._observe()
 
-    def step_chunk(self, actions: np.ndarray, look: bool = True) -> Observation:
+    def step_chunk(self, actions: np.ndarray, render: bool = True) -> Observation:
         """Execute `actions` (n, 7), clipped to [-1, 1], until the episode is done; the images come from inside the last
         of them (none where the episode ends before). Raises ValueError for another shape, NaN, a finished episode."""
         actions = np.asarray(actions, dtype=np.float64)
@@ -95,7 +95,7 @@ class LiberoEnv:
         actions = np.clip(actions, -1.0, 1.0)[: self._spec.max_steps - self.steps]
         self._images = {}
         for i, action in enumerate(actions):
-            holds = self._step(action, look=look and i == len(actions) - 1)
+            holds = self._step(action, look=render and i == len(actions) - 1)
             self.steps += 1
             self.tracker.update(self.steps)
             self.stages.update(self.steps, self._parts_hold() if len(self.stages.parts) > 1 else [holds])

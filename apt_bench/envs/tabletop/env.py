@@ -79,9 +79,9 @@ class TabletopEnv:
         self._stages = Stages(instructions, self.scene.parts, spec.max_steps)
         self.scene.goal = self._stages.goal
         self._seconds["reset"] = time.perf_counter() - began
-        return self._observe(look=True)
+        return self._observe(render=True)
 
-    def step_chunk(self, actions: np.ndarray, look: bool = True) -> Observation:
+    def step_chunk(self, actions: np.ndarray, render: bool = True) -> Observation:
         """Execute `actions` (n, 7), clipped to [-1, 1], until the episode is done; the images show the state after the
         last of them (none where the episode ends before). Raises ValueError for another shape, NaN, a finished
         episode."""
@@ -106,7 +106,7 @@ class TabletopEnv:
             self._stages.update(self._steps, [all(map(scene.holds, part)) for part in scene.parts])
             scene.goal = self._stages.goal
         self._seconds["physics"] += time.perf_counter() - began
-        return self._observe(look and not ended_early)
+        return self._observe(render and not ended_early)
 
     @property
     def done(self) -> bool:
@@ -185,11 +185,11 @@ class TabletopEnv:
             data.ctrl[self._dof :] = self._gripper_centre + self._gripper_half * self._gripper
             mujoco.mj_step2(model, data)
 
-    def _observe(self, look: bool) -> Observation:
+    def _observe(self, render: bool) -> Observation:
         began = time.perf_counter()
         images: dict[str, np.ndarray] = {}
         cameras = {}
-        if look and self._cameras:
+        if render and self._cameras:
             mujoco.mj_camlight(self.model, self.data)
             for name in self._cameras:
                 images[name] = self._renderer.render(self.model, self.data, name)
