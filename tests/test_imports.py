@@ -20,12 +20,13 @@ MAY_IMPORT = {
     "reporting": "core suites runs analysis",
     "envs": "core suites runs",
     "models": "core",
-    "policies": "core suites envs models",
-    "rollout": "core suites runs analysis envs models policies",
-    "demos": "core suites runs analysis envs models policies rollout",
-    "training": "core suites runs analysis envs models policies rollout demos",
+    "wire": "core",
+    "policies": "core suites envs models wire",
+    "rollout": "core suites runs analysis envs models wire policies",
+    "demos": "core suites runs analysis envs models wire policies rollout",
+    "training": "core suites runs analysis envs models wire policies rollout demos",
     "api": "core suites runs analysis envs policies rollout",
-    "cli": "core suites runs analysis reporting envs models policies rollout demos training",
+    "cli": "core suites runs analysis reporting envs models wire policies rollout demos training",
 }
 """Package -> the packages of apt_bench that it may import, besides itself."""
 

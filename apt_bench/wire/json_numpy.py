@@ -1,0 +1,65 @@
+"""JSON with arrays as the package json-numpy writes them, for the REST servers of OpenVLA and OpenVLA-OFT.
+
+    {"__numpy__": "base64 of the data", "dtype": "<f8", "shape": [7]}
+
+Their replies may be encoded twice: a JSON string that holds JSON. Source of the format: json-numpy 2.1.1, and
+`vla-scripts/deploy.py` of both projects.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import Any
+
+import numpy as np
+
+from apt_bench.wire.arrays import WireError, array_of, dtype_of, sendable
+
+
+def encode(message: Any) -> bytes:
+    """A body of maps, lists, texts, numbers and arrays. Raises WireError for what cannot be sent."""
+    try:
+        return json.dumps(message, default=_array).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise WireError(f"cannot be sent: {error}") from error
+
+
+def decode(body: bytes | str) -> Any:
+    """The content of a body, also where it is encoded twice; arrays are the caller's own copies. A string that holds no
+    JSON is returned as it is (`"error"` is what these servers answer when they fail). Raises WireError."""
+    found = _loads(body)
+    if isinstance(found, str):
+        try:
+            return _loads(found)
+        except WireError:
+            return found
+    return found
+
+
+def _loads(body: bytes | str) -> Any:
+    try:
+        return json.loads(body, object_hook=_hook)
+    except WireError:
+        raise
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is one
+        raise WireError(f"not JSON: {error!s:.100}") from error
+
+
+def _array(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        array = sendable(np.asarray(value))
+        data = base64.b64encode(array.tobytes()).decode()
+        return {"__numpy__": data, "dtype": dtype_of(array.dtype).str, "shape": array.shape}
+    raise TypeError(f"a {type(value).__name__}")
+
+
+def _hook(found: dict[str, Any]) -> Any:
+    if "__numpy__" not in found:
+        return found
+    try:
+        data = base64.b64decode(found["__numpy__"], validate=True)
+    except (TypeError, ValueError, binascii.Error):
+        raise WireError("the data of an array are not base64") from None
+    return array_of(data, found.get("dtype"), found.get("shape"))
