@@ -9,6 +9,8 @@ __all__ = [
     "Observation",
     "Policy",
     "PolicySpec",
+    "Provenance",
+    "Resources",
     "Run",
     "UserError",
     "__version__",
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from apt_bench.api.runs import Run, compare, load_run
     from apt_bench.core.errors import UserError
     from apt_bench.envs.base import Observation
-    from apt_bench.policies.base import Policy, PolicySpec
+    from apt_bench.policies.base import Policy, PolicySpec, Provenance, Resources
     from apt_bench.suites import register_suite
 
 _HOMES = {
@@ -40,6 +42,8 @@ _HOMES = {
     "Observation": "envs.base",
     "Policy": "policies.base",
     "PolicySpec": "policies.base",
+    "Provenance": "policies.base",
+    "Resources": "policies.base",
     "UserError": "core.errors",
     "register_suite": "suites",
 }

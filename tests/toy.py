@@ -16,7 +16,7 @@ import numpy as np
 
 from apt_bench.core.errors import UserError
 from apt_bench.envs.base import ACTION_DIM, AGENTVIEW, Observation, Outcome
-from apt_bench.policies.base import PolicySpec
+from apt_bench.policies.base import PolicySpec, Resources
 from apt_bench.suites import Cell, EpisodeSpec, Suite, Task
 
 WORLD = """
@@ -171,7 +171,9 @@ class UnpicklableEnv(ToyEnv):
 class PushPolicy:
     """Pushes towards the goal with a strength that differs by episode, so that some are too slow."""
 
-    spec = PolicySpec("push", cameras=(AGENTVIEW,), horizon=4, execute=3, placement="worker")
+    spec = PolicySpec(
+        "push", cameras=(AGENTVIEW,), horizon=4, execute=3, resources=Resources(placement="worker")
+    )
 
     def __init__(self, noise: float = 0.5) -> None:
         self.noise = noise
@@ -198,7 +200,7 @@ class PushPolicy:
 class HostedPushPolicy(PushPolicy):
     """The same as a policy actor. Its answer also depends on the sentence and the image, to show mixed-up batches."""
 
-    spec = dataclasses.replace(PushPolicy.spec, name="hosted", placement="actor", max_batch=4)
+    spec = dataclasses.replace(PushPolicy.spec, name="hosted", resources=Resources(max_batch=4))
 
     def _one(self, o: Observation) -> np.ndarray:
         if due("policy-hang", o.episode):
@@ -225,7 +227,9 @@ class DyingPolicy(HostedPushPolicy):
 class GpuPushPolicy(HostedPushPolicy):
     """Asks for a GPU (a number in Ray's books is enough)."""
 
-    spec = dataclasses.replace(HostedPushPolicy.spec, name="gpu", num_gpus=1)
+    spec = dataclasses.replace(
+        HostedPushPolicy.spec, name="gpu", resources=Resources(num_gpus=1, max_batch=4)
+    )
 
 
 class BadPolicy(PushPolicy):

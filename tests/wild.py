@@ -11,7 +11,7 @@ import numpy as np
 
 from apt_bench.core.errors import ServerLost
 from apt_bench.envs.base import Observation
-from apt_bench.policies.base import PolicySpec
+from apt_bench.policies.base import PolicySpec, Resources
 from tests.toy import PushPolicy
 
 GOOD = np.zeros((2, 7))
@@ -84,7 +84,7 @@ LOST: dict[str, Callable[[], Any]] = {
 class WildPolicy(PushPolicy):
     """Good but in the episodes of initial state 1, from the second decision on."""
 
-    spec = PolicySpec("wild", horizon=4, execute=3, placement="worker")
+    spec = PolicySpec("wild", horizon=4, execute=3, resources=Resources(placement="worker"))
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class WildPolicy(PushPolicy):
 class HostedWildPolicy(WildPolicy):
     """The same in an actor."""
 
-    spec = dataclasses.replace(WildPolicy.spec, name="hosted_wild", placement="actor")
+    spec = dataclasses.replace(WildPolicy.spec, name="hosted_wild", resources=Resources())
 
 
 class Unmade(PushPolicy):
@@ -129,7 +129,7 @@ class Answering(WildPolicy):
 class Disconnected(PushPolicy):
     """Loses its connection for good after so many answers."""
 
-    spec = dataclasses.replace(WildPolicy.spec, name="disconnected", placement="actor")
+    spec = dataclasses.replace(WildPolicy.spec, name="disconnected", resources=Resources())
 
     def __init__(self, answers: int = 12) -> None:
         super().__init__()

@@ -17,12 +17,12 @@ from apt_bench.core.config import Count, Natural, Range, build
 from apt_bench.core.errors import UserError
 from apt_bench.envs.base import AGENTVIEW, WRIST, Observation, unmirrored
 from apt_bench.models import checkpoint
-from apt_bench.models.actions import CODE_DIM, Stride, decode_chunk, make_pose
+from apt_bench.models.action_codes import CODE_DIM, Stride, decode_chunk, make_pose
 from apt_bench.models.diffusion import SAMPLE_STEPS, TRAIN_STEPS
 from apt_bench.models.inputs import RobotState, fractional_intrinsics
 from apt_bench.models.vla import VLA
 from apt_bench.models.vlm import Prompt
-from apt_bench.policies.base import PolicySpec, Steps, noise_seed
+from apt_bench.policies.base import PolicySpec, Provenance, Resources, Steps, noise_seed
 from apt_bench.policies.preprocessing import shrink
 
 PANDA_OPENING = 0.08  # metres between the finger joints' positions when fully open
@@ -112,11 +112,15 @@ class AptPolicy:
             horizon=horizon,
             execute=execute,
             actions="pose",
-            num_gpus=float(on_gpu),
-            max_batch=build(Count | None, max_batch, "max_batch") or (16 if on_gpu else 1),
-            weights=str(weights),
-            weights_sha256=None if model else checkpoint.sha256(weights),
-            about={} if model else checkpoint.about(weights),
+            resources=Resources(
+                num_gpus=float(on_gpu),
+                max_batch=build(Count | None, max_batch, "max_batch") or (16 if on_gpu else 1),
+            ),
+            provenance=Provenance(
+                weights=str(weights),
+                weights_sha256=None if model else checkpoint.sha256(weights),
+                about={} if model else checkpoint.about(weights),
+            ),
         )
 
     @staticmethod

@@ -1,43 +1,107 @@
-"""What a policy declares about itself and what it answers."""
+"""What a policy declares about itself, and the two methods that every policy has."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 
-from apt_bench.core.config import Range, check_fields
+from apt_bench.core.config import Arguments, Range, build, check_fields
 from apt_bench.core.errors import UserError
 from apt_bench.core.text import one_line
 from apt_bench.envs.base import Observation
 
 Steps = Annotated[int, Range(least=1, most=100_000)]
-"""Control steps of a chunk."""
+"""A number of control steps in one action chunk."""
+
+
+def _check(value: Resources | Provenance | PolicySpec, where: str) -> None:
+    """Turn numpy scalars into Python numbers and check every field. Raises UserError."""
+    for one in fields(value):
+        given = getattr(value, one.name)
+        if isinstance(given, np.generic):
+            object.__setattr__(value, one.name, given.item())
+    check_fields(value, where)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Where a policy runs and how many observations one call of `act` may get.
+
+    Args:
+        placement: "actor": one process of its own for each `num_gpus`, which answers all rollout workers in batches.
+            "worker": a copy in every rollout worker, for a policy that needs little memory and time.
+        num_gpus: GPUs of one actor; a fraction shares a GPU.
+        max_batch: Observations in one call of `act`, at most.
+
+    Raises:
+        UserError: A value is outside its range or of another type.
+    """
+
+    placement: Literal["worker", "actor"] = "actor"
+    num_gpus: Annotated[float, Range(least=0, most=1024)] = 0.0
+    max_batch: Annotated[int, Range(least=1, most=10**6)] = 16
+
+    def __post_init__(self) -> None:
+        _check(self, "Resources")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the weights of a policy come from.
+
+    Args:
+        weights: Path or name of the weights; None where there are none.
+        weights_sha256: Hash of the weights. With it, two runs of the same weights count as runs of one policy wherever
+            the files are.
+        about: What reports say about the training (`models.checkpoint.about`). It must fit into JSON.
+
+    Raises:
+        UserError: A value is of another type, or `about` does not fit into JSON.
+    """
+
+    weights: str | None = None
+    weights_sha256: str | None = None
+    about: Arguments = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check(self, "Provenance")
 
 
 @dataclass(frozen=True)
 class PolicySpec:
-    """How to feed a policy and how to read its answers. It goes into `run.json`, and the parts that may change a score
-    (`cameras`, `execute`) into the protocol. Raises UserError for a value that cannot be meant."""
+    """The interface of a policy: what its observations contain and what its chunks mean.
 
-    name: str  # for people; of a shipped policy the name under which it was asked for
-    cameras: tuple[str, ...] = ()  # what it looks at; nothing else is ever rendered
-    horizon: Steps = 10  # actions in one chunk, at most
-    execute: Steps = 10  # how many of them are executed before the next decision
-    actions: Literal["delta", "pose"] = "delta"  # see `Policy`
-    privileged: bool = False  # sees the simulator's ground truth; runs inside the rollout worker
-    placement: Literal["worker", "actor"] = "actor"  # "worker": so light that each rollout worker has its own
-    num_gpus: Annotated[float, Range(least=0, most=1024)] = 0.0
-    max_batch: Annotated[int, Range(least=1, most=10**6)] = 16
-    weights: str | None = None  # where they come from
-    weights_sha256: str | None = None
-    about: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # for the ablation's tables, see models/checkpoint.py; JSON's types
+    `cameras` and `execute` may change a score, so they are part of the protocol. The whole spec is recorded in
+    `run.json`.
+
+    Args:
+        name: One line for reports, at most 100 characters. A policy that was asked for by a name (`--policy apt_mini`)
+            is reported under that name instead.
+        cameras: Names of the cameras whose images the policy needs. No other image is rendered.
+        horizon: Actions in one chunk, at most.
+        execute: Execute horizon: actions of a chunk that are executed before the next decision.
+        actions: "delta" or "pose": what a row of a chunk is, see `Policy.act`.
+        privileged: Whether the policy reads the simulator's state (`Observation.scene`). Such a policy must run in the
+            rollout worker: `Resources(placement="worker")`.
+        resources: Where the policy runs.
+        provenance: Where its weights come from.
+
+    Raises:
+        UserError: A value is outside its range or of another type.
+    """
+
+    name: str
+    cameras: tuple[str, ...] = ()
+    horizon: Steps = 10
+    execute: Steps = 10
+    actions: Literal["delta", "pose"] = "delta"
+    privileged: bool = False
+    resources: Resources = Resources()
+    provenance: Provenance = field(default_factory=Provenance)
 
     def __post_init__(self) -> None:
         where = f"PolicySpec '{one_line(self.name, 100)}'"
@@ -46,50 +110,90 @@ class PolicySpec:
         if not isinstance(self.cameras, tuple | list):
             raise UserError(f"{where}: cameras is {self.cameras!r}; it must be a tuple of names.")
         object.__setattr__(self, "cameras", tuple(self.cameras))
-        for one in fields(self):
-            value = getattr(self, one.name)
-            if isinstance(value, np.generic):  # a number from an array is a number
-                object.__setattr__(self, one.name, value.item())
-        check_fields(self, where)
+        for part, kind in PARTS.items():
+            if not isinstance(getattr(self, part), kind):
+                raise UserError(f"{where}: {part} is {getattr(self, part)!r}; it must be a {kind.__name__}.")
+        _check(self, where)
         if len(set(self.cameras)) < len(self.cameras):
-            raise UserError(f"{where}: cameras names one twice: {', '.join(self.cameras)}.")
-        try:
-            json.dumps(dict(self.about), allow_nan=False).encode()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise UserError(f"{where}: about must hold what JSON can: {error}.") from None
+            raise UserError(f"{where}: cameras repeats a name: {', '.join(self.cameras)}.")
+
+    def to_record(self) -> dict[str, Any]:
+        """The spec as `run.json` stores it: one level, the fields of `resources` and `provenance` at the end."""
+        record = asdict(self)
+        for part in PARTS:
+            record |= record.pop(part)
+        return record
+
+    @staticmethod
+    def from_record(record: Mapping[str, Any]) -> PolicySpec:
+        """Read what `to_record` wrote, in this or an older version. Entries of other names are ignored.
+
+        Raises:
+            UserError: The name is missing, or a value is outside its range or of another type.
+        """
+        known = [f.name for f in fields(PolicySpec) if f.name not in PARTS]
+        nested: dict[str, Any] = {name: record[name] for name in known if name in record}
+        for part, kind in PARTS.items():
+            nested[part] = {f.name: record[f.name] for f in fields(kind) if f.name in record}
+        spec: PolicySpec = build(PolicySpec, nested, "policy")
+        return spec
+
+
+PARTS: dict[str, type[Resources] | type[Provenance]] = {"resources": Resources, "provenance": Provenance}
+"""Fields of a PolicySpec that are not part of the interface."""
 
 
 def noise_seed(observation: Observation, *own: object) -> int:
-    """63 bits to seed the noise of one decision with: from scene, initial state, seed and step, neither cell nor
-    sentence. So a language probe changes the sentence alone, and a result depends neither on batching nor on order.
+    """A seed of 63 bits for the noise of one decision.
 
-    own: what else the noise depends on, such as a seed of the policy's own."""
+    It depends on the scene, the initial state, the seed and the control step, and on nothing else: not on the cell, the
+    instruction, the batch or the order of episodes. A language probe therefore changes the instruction alone.
+
+    Args:
+        observation: The observation of the decision.
+        *own: What else the noise depends on, such as a seed of the policy's own.
+
+    Returns:
+        A whole number from 0 to 2**63 - 1.
+    """
     words = "/".join(map(str, (observation.noise_key, observation.step, *own)))
     return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big") >> 1
 
 
 class Policy(Protocol):
-    """Anything with these two methods can be evaluated: `--policy my_module:MyPolicy`.
+    """A policy is any class with `spec`, `reset` and `act`: `--policy my_module:MyPolicy`.
 
-    `act` answers each observation with a float array (n, 7), 1 <= n <= spec.horizon, in the convention of
-    `apt_bench.envs.base.ACTION_DIM`; or, where spec.actions is "pose", end-effector poses to steer for: position (m,
-    world), rotation vector (rad), gripper as before. Each is then turned into an action just before it is executed,
-    against the arm's pose at that moment. A batch must give what the single calls give. Noise is drawn from
-    `noise_seed`.
-
-    Raise `core.errors.ServerLost` where a server is gone: missing data, and the episode is run again. So does the
-    exception of its client, see `policies/servers.py`. Every other exception is the policy's failure.
+    Errors: raise `core.errors.ServerLost` where the policy's server does not answer. The episode is then missing data
+    and is run again. The exceptions of common client libraries count as such, see `policies/servers.py`. Raise
+    `core.errors.UserError` for an observation or an argument that the user must change; it stops the run. Every other
+    exception counts as a failure of the policy.
     """
 
     @property
     def spec(self) -> PolicySpec:
-        """Its declaration; mostly a plain attribute of the class."""
+        """What the policy declares; usually a plain attribute of the class."""
         ...
 
     def reset(self, episodes: Sequence[str]) -> None:
-        """These episodes (EpisodeKey.id) begin: forget what was kept for them."""
+        """Start these episodes (`EpisodeKey.id`): forget what was kept for them.
+
+        Args:
+            episodes: Ids of episodes, as in `Observation.episode`.
+        """
         ...
 
     def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
-        """One chunk per observation, in the same order."""
+        """Choose the next action chunk for each observation.
+
+        A batch must give what single calls give. Draw noise from `noise_seed`.
+
+        Args:
+            observations: One per episode, at most `spec.resources.max_batch`.
+
+        Returns:
+            One float array (n, 7) per observation, in the same order, 1 <= n <= `spec.horizon`. With `spec.actions`
+            "delta", rows are actions in the convention of `envs.base.ACTION_DIM`. With "pose", rows are end-effector
+            poses to steer for: position (m, world frame), rotation vector (rad), gripper as in an action. Each pose
+            becomes an action just before it is executed, relative to the end effector's pose at that moment.
+        """
         ...

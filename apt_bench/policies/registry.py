@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from apt_bench.core.config import Range, as_program, build, load_object, parse_yaml, read_yaml
 from apt_bench.core.errors import PolicyFault, ServerLost, UserError, did_you_mean
 from apt_bench.core.paths import data_dir
-from apt_bench.core.plugins import added
+from apt_bench.core.plugins import find_plugins
 from apt_bench.core.text import file_name, one_line
 from apt_bench.policies.base import Policy, PolicySpec
 from apt_bench.policies.guard import GuardedPolicy, guard, guarded
@@ -66,8 +66,10 @@ class PolicyRef:
         except UserError as error:
             raise UserError(f"Policy '{self.name}': {error}") from error
         spec = self.named(found.spec)
-        if spec.privileged and spec.placement != "worker":
-            raise UserError(f"Policy '{self.name}' is privileged: its spec must say placement='worker'.")
+        if spec.privileged and spec.resources.placement != "worker":
+            raise UserError(
+                f"Policy '{self.name}' is privileged: its spec must have resources=Resources(placement='worker')."
+            )
         return dataclasses.replace(found, spec=spec)
 
     def named(self, spec: PolicySpec) -> PolicySpec:
@@ -119,17 +121,19 @@ class PolicyRef:
         """The same with `placement` and `num_gpus` of the class's own spec, where the class has one."""
         declared = self.declared()
         if declared is not None:
-            return dataclasses.replace(self, placement=declared.placement, num_gpus=declared.num_gpus)
+            return dataclasses.replace(
+                self, placement=declared.resources.placement, num_gpus=declared.resources.num_gpus
+            )
         return self
 
     def identity(self, spec: PolicySpec) -> dict[str, Any]:
         """What `run.json` keeps: enough to say whether two runs are of one policy."""
-        return {"policy": self.policy, "args": dict(self.args), **dataclasses.asdict(spec)}
+        return {"policy": self.policy, "args": dict(self.args), **spec.to_record()}
 
     def label(self, spec: PolicySpec) -> str:
         """A folder's name: the policy's, and six hex digits where arguments or weights tell two apart."""
         name = file_name(spec.name)
-        if not self.args and spec.weights is None:
+        if not self.args and spec.provenance.weights is None:
             return name
         text = json.dumps(self.identity(spec), sort_keys=True, default=str)
         return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
@@ -143,7 +147,7 @@ def baseline_names() -> list[str]:
 def policy_names() -> list[str]:
     """Every name that `--policy` takes: shipped policies, then those that installed packages add. Imports none."""
     shipped = baseline_names()
-    return [*shipped, *(name for name in added("apt_bench.policies") if name not in shipped)]
+    return [*shipped, *(name for name in find_plugins("apt_bench.policies") if name not in shipped)]
 
 
 def load_baseline(name: str) -> PolicyRef:
@@ -156,7 +160,7 @@ def load_baseline(name: str) -> PolicyRef:
             )
     elif name in baseline_names():
         path = data_dir("baselines") / f"{name}.yaml"
-    elif name in (others := added("apt_bench.policies")):
+    elif name in (others := find_plugins("apt_bench.policies")):
         return PolicyRef(name, others[name].target, f"Added by the package {others[name].package}.")
     else:
         known = {*baseline_names(), *others}

@@ -18,13 +18,13 @@ from apt_bench.core.errors import UserError
 from apt_bench.core.files import parse_json, read_bytes, write_whole
 from apt_bench.core.text import one_line
 from apt_bench.envs.base import ACTION_DIM, Observation
-from apt_bench.policies.base import PolicySpec, noise_seed
+from apt_bench.policies.base import PolicySpec, Provenance, Resources, noise_seed
 
 
 class ZeroPolicy:
     """Stands still."""
 
-    spec = PolicySpec("zero", placement="worker")
+    spec = PolicySpec("zero", resources=Resources(placement="worker"))
 
     def reset(self, episodes: Sequence[str]) -> None:
         """Keeps nothing."""
@@ -37,7 +37,7 @@ class ZeroPolicy:
 class RandomPolicy:
     """Uniform actions in [-1, 1], a function of the scene, the step and `seed` alone."""
 
-    spec = PolicySpec("random", placement="worker")
+    spec = PolicySpec("random", resources=Resources(placement="worker"))
 
     def __init__(self, seed: int = 0) -> None:
         self._seed = build(Natural, seed, "seed")
@@ -60,7 +60,7 @@ class ReplayPolicy:
     gets these). Raises UserError where two files hold other actions for the same episode.
     """
 
-    spec = PolicySpec("replay", placement="worker")
+    spec = PolicySpec("replay", resources=Resources(placement="worker"))
 
     def __init__(self, path: str) -> None:
         source = Path(path)
@@ -74,7 +74,7 @@ class ReplayPolicy:
                 )
             self._only = None if source.is_dir() else actions
         self.spec = dataclasses.replace(
-            ReplayPolicy.spec, weights=str(source), weights_sha256=ReplayPolicy.digest(path)
+            ReplayPolicy.spec, provenance=Provenance(str(source), ReplayPolicy.digest(path))
         )
 
     @staticmethod
@@ -96,7 +96,7 @@ class ReplayPolicy:
         actions = self._only if self._only is not None else self._actions.get(observation.episode)
         if actions is None:
             raise UserError(
-                f"'{self.spec.weights}' has no actions for episode {observation.episode}. "
+                f"'{self.spec.provenance.weights}' has no actions for episode {observation.episode}. "
                 "Choose the cells, tasks and episodes of the run that stored them."
             )
         chunk = actions[observation.step : observation.step + self.spec.horizon]

@@ -32,7 +32,7 @@ class Batcher:
 
     def __init__(self, policy: Policy, clients: int, window: float = WINDOW) -> None:
         self._policy = guard(policy)
-        self._full = max(1, min(clients, self._policy.spec.max_batch))
+        self._full = max(1, min(clients, self._policy.spec.resources.max_batch))
         self._window = window
         self._requests: queue.Queue[tuple[Request, Future[Reply]]] = queue.Queue()
         self.batches = 0  # served, for tests and benchmarks

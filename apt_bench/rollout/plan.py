@@ -10,7 +10,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from apt_bench.core.config import build
 from apt_bench.core.errors import UserError
 from apt_bench.core.jsonable import jsonable
 from apt_bench.core.text import file_name
@@ -137,15 +136,14 @@ def _recorded(options: RunOptions, ref: PolicyRef) -> Iterator[tuple[Path, Polic
         noted = run.get("policy", {})
         if any(noted.get(k) != v for k, v in asked.items()):
             continue
-        known = {f.name for f in dataclasses.fields(PolicySpec)}
         try:
-            spec: PolicySpec = build(PolicySpec, {k: v for k, v in noted.items() if k in known}, "policy")
+            spec = PolicySpec.from_record(noted)
         except UserError:
             continue
         if declared and any(getattr(declared, k) != getattr(spec, k) for k in INTERFACE):
             continue  # the class has changed, or it declares itself when it is made
-        digest = digest or ref.digest()
-        if digest == spec.weights_sha256 if digest else not _newer(spec.weights, path / "run.json"):
+        digest, source = digest or ref.digest(), spec.provenance
+        if digest == source.weights_sha256 if digest else not _newer(source.weights, path / "run.json"):
             yield path, ref.named(spec)
 
 

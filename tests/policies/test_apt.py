@@ -86,7 +86,7 @@ def test_a_batch_gives_what_singles_give_and_draws_are_seeded(tmp_path: Path) ->
     policy = AptPolicy(network(tmp_path / "policy"), device="cpu")
     assert policy.spec.execute == 3
     assert policy.spec.horizon == 6
-    assert policy.spec.weights_sha256 == checkpoint.sha256(tmp_path / "policy")
+    assert policy.spec.provenance.weights_sha256 == checkpoint.sha256(tmp_path / "policy")
     observations = [observation(i, text) for i, text in enumerate(["go", "move the red cube", "stop"])]
     together = policy.act(observations)
     for obs, chunk in zip(observations, together, strict=True):
@@ -185,7 +185,7 @@ def test_a_pose_that_comes_from_another_process_becomes_an_action() -> None:
 
 @pytest.mark.sim
 def test_the_shipped_policy_does_what_it_is_told(tmp_path: Path) -> None:
-    options = RunOptions(
+    options = RunOptions.of(
         suite="rigid_pick_place",
         policy="apt_mini",
         cells=("so",),

@@ -14,7 +14,7 @@ from rich.console import Console
 from apt_bench.analysis.run import load_run
 from apt_bench.core.config import load_object
 from apt_bench.envs.base import Env, Observation
-from apt_bench.policies.base import PolicySpec, noise_seed
+from apt_bench.policies.base import PolicySpec, Resources, noise_seed
 from apt_bench.policies.oracle import OraclePolicy
 from apt_bench.policies.registry import find_policy
 from apt_bench.policies.simple import RandomPolicy
@@ -65,13 +65,13 @@ def test_random_draws_the_same_under_another_sentence_and_other_elsewhere() -> N
 
 def test_apt_answers_bit_for_bit_the_same_to_the_same_sentence(env: Env) -> None:
     policy = find_policy("apt_mini", ("device=cpu", "sample_steps=2")).load()
-    assert policy.spec.max_batch == 1  # a run asks for one at a time: a batch is equal up to rounding only
+    assert policy.spec.resources.max_batch == 1  # a run asks for one at a time: a batch is equal up to rounding only
     obs = env.reset(spec(), policy.spec.cameras)
     (first,) = policy.act([obs])
     np.testing.assert_array_equal(policy.act([elsewhere(obs)])[0], first)
     assert not np.array_equal(policy.act([dataclasses.replace(obs, noise_key="another")])[0], first)
     assert not np.array_equal(policy.act([dataclasses.replace(elsewhere(obs), instruction="")])[0], first)
-    assert find_policy("apt_mini", ("device=cpu", "max_batch=8")).load().spec.max_batch == 8
+    assert find_policy("apt_mini", ("device=cpu", "max_batch=8")).load().spec.resources.max_batch == 8
 
 
 def test_the_oracles_variation_is_that_of_the_scene(env: Env) -> None:
@@ -89,7 +89,7 @@ def test_the_oracles_variation_is_that_of_the_scene(env: Env) -> None:
 
 
 def test_a_probe_of_random_has_no_sensitivity(tmp_path: Path) -> None:
-    options = RunOptions(
+    options = RunOptions.of(
         SUITE,
         "random",
         cells=("so",),
@@ -130,7 +130,7 @@ def test_the_loop_fills_in_what_an_environment_leaves_empty() -> None:
 class SceneNoise(PushPolicy):
     """Deaf, with noise as docs/running.md recommends it."""
 
-    spec = PolicySpec("scene_noise", horizon=4, execute=3, placement="worker")
+    spec = PolicySpec("scene_noise", horizon=4, execute=3, resources=Resources(placement="worker"))
 
     def _one(self, o: Observation) -> np.ndarray:
         return np.random.default_rng(noise_seed(o)).uniform(-1, 1, (4, 7))
@@ -145,7 +145,7 @@ class OwnNoise(SceneNoise):
 
 @pytest.mark.parametrize(("policy", "changed"), [("SceneNoise", 0.0), ("OwnNoise", 1.0)])
 def test_the_noise_floor_tells_noise_from_reading(policy: str, changed: float, tmp_path: Path) -> None:
-    options = RunOptions(
+    options = RunOptions.of(
         "tests/toy_suite.yaml",
         f"tests.policies.test_noise:{policy}",
         cells=("push",),
@@ -163,7 +163,7 @@ def test_the_noise_floor_tells_noise_from_reading(policy: str, changed: float, t
 
 
 def test_a_run_without_repeats_says_that_its_noise_was_not_measured(tmp_path: Path) -> None:
-    options = RunOptions(
+    options = RunOptions.of(
         "tests/toy_suite.yaml",
         "tests.policies.test_noise:SceneNoise",
         cells=("push",),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
 import pytest
 
 from apt_bench.core.errors import UserError
-from apt_bench.policies.base import PolicySpec
+from apt_bench.policies.base import PolicySpec, Provenance, Resources
 from apt_bench.policies.registry import find_policy
 
 
@@ -21,20 +22,14 @@ from apt_bench.policies.registry import find_policy
         ("horizon", True),
         ("execute", -1),
         ("execute", "3"),
-        ("max_batch", 0),
-        ("num_gpus", -1),
-        ("num_gpus", math.nan),
-        ("num_gpus", math.inf),
         ("cameras", "agentview"),
         ("cameras", ("agentview", 3)),
         ("cameras", ("wrist", "wrist")),
         ("actions", "joint"),
-        ("placement", "somewhere"),
         ("privileged", "no"),
-        ("weights", 3),
-        ("about", {"step": math.nan}),
-        ("about", {"what": object()}),
-        ("about", [1]),
+        ("resources", {"num_gpus": 1}),
+        ("resources", None),
+        ("provenance", "weights.pt"),
         ("name", ""),
         ("name", None),
         ("name", "two\nlines"),
@@ -46,9 +41,64 @@ def test_a_declaration_that_cannot_be_meant_is_refused_by_name(field: str, value
         PolicySpec(**{"name": "mine", field: value})
 
 
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        (Resources, "max_batch", 0),
+        (Resources, "num_gpus", -1),
+        (Resources, "num_gpus", math.nan),
+        (Resources, "num_gpus", math.inf),
+        (Resources, "placement", "somewhere"),
+        (Provenance, "weights", 3),
+        (Provenance, "about", {"step": math.nan}),
+        (Provenance, "about", {"what": object()}),
+        (Provenance, "about", [1]),
+    ],
+)
+def test_resources_and_provenance_name_the_field_that_is_wrong(
+    kind: type[Resources] | type[Provenance], field: str, value: object
+) -> None:
+    with pytest.raises(UserError, match=f"{kind.__name__}.*{field}"):
+        kind(**{field: value})
+
+
+def test_the_entry_of_run_json_is_flat_and_comes_back() -> None:
+    spec = PolicySpec(
+        "mine",
+        cameras=("wrist",),
+        horizon=4,
+        execute=2,
+        resources=Resources(num_gpus=0.5),
+        provenance=Provenance("w.pt", "ab", {"step": 3}),
+    )
+    record = spec.to_record()
+    assert list(record.items()) == [
+        ("name", "mine"),
+        ("cameras", ("wrist",)),
+        ("horizon", 4),
+        ("execute", 2),
+        ("actions", "delta"),
+        ("privileged", False),
+        ("placement", "actor"),
+        ("num_gpus", 0.5),
+        ("max_batch", 16),
+        ("weights", "w.pt"),
+        ("weights_sha256", "ab"),
+        ("about", {"step": 3}),
+    ]
+    written = json.loads(json.dumps({**record, "policy": "my:Policy", "args": {}, "newer": 1}))
+    assert PolicySpec.from_record(written) == spec
+    assert PolicySpec.from_record({"name": "old"}) == PolicySpec("old")
+    for damaged in ({}, {"name": "mine", "max_batch": 0}, {"name": "mine", "cameras": 3}):
+        with pytest.raises(UserError):
+            PolicySpec.from_record(damaged)
+
+
 def test_a_number_from_an_array_and_a_list_of_cameras_are_fine() -> None:
-    spec = PolicySpec("mine", cameras=["wrist"], horizon=np.int64(4), num_gpus=np.float32(0.5))  # type: ignore[arg-type]
-    assert spec == PolicySpec("mine", cameras=("wrist",), horizon=4, num_gpus=0.5)
+    spec = PolicySpec(
+        "mine", cameras=["wrist"], horizon=np.int64(4), resources=Resources(num_gpus=np.float32(0.5))
+    )
+    assert spec == PolicySpec("mine", cameras=("wrist",), horizon=4, resources=Resources(num_gpus=0.5))
     assert type(spec.horizon) is int
 
 

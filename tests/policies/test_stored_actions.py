@@ -92,7 +92,7 @@ def test_a_damaged_byte_is_actions_or_a_user_error(tmp_path_factory, data):
 def test_two_files_of_one_episode_must_agree(tmp_path):
     for name in ("a", "b"):
         save_actions(tmp_path / f"{name}.npz", "e", ONE)
-    digest = ReplayPolicy(str(tmp_path)).spec.weights_sha256
+    digest = ReplayPolicy(str(tmp_path)).spec.provenance.weights_sha256
     assert digest == ReplayPolicy.digest(str(tmp_path))
     save_actions(tmp_path / "b.npz", "e", ONE[:3])
     with pytest.raises(UserError, match="other actions for episode e"):

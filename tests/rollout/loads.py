@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
+from apt_bench.policies.base import Provenance
 from tests.toy import PushPolicy
 
 
@@ -38,7 +39,7 @@ class Late(PushPolicy):
         super().__init__()
         _note(log)
         digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
-        self.spec = dataclasses.replace(PushPolicy.spec, name="late", weights=weights, weights_sha256=digest)
+        self.spec = dataclasses.replace(PushPolicy.spec, name="late", provenance=Provenance(weights, digest))
 
 
 class Hashed(Late):

@@ -33,7 +33,7 @@ def test_a_batch_answers_each_its_own():
     seen, policy = observations(8), HostedPushPolicy()
     together = ask_together(Batcher(policy, clients=8, window=0.5), seen)
     assert sorted(policy.batches, reverse=True)[0] > 1
-    assert max(policy.batches) <= policy.spec.max_batch
+    assert max(policy.batches) <= policy.spec.resources.max_batch
     alone = [HostedPushPolicy().act([o])[0] for o in seen]
     for a, b in zip(together, alone, strict=True):
         np.testing.assert_array_equal(a, b)

@@ -10,9 +10,9 @@ from apt_bench.suites.probes import expand
 class Reader:
     """Moves along x by the length of its instruction, however its stream of noise stands."""
 
-    from apt_bench.policies.base import PolicySpec
+    from apt_bench.policies.base import PolicySpec, Resources
 
-    spec = PolicySpec("reader", horizon=4, placement="worker")
+    spec = PolicySpec("reader", horizon=4, resources=Resources(placement="worker"))
 
     def reset(self, episodes):
         self.episodes = list(episodes)

@@ -10,7 +10,7 @@ import numpy as np
 from apt_bench.core.config import Natural, Range, build
 from apt_bench.core.errors import UserError
 from apt_bench.envs.base import Observation
-from apt_bench.policies.base import PolicySpec
+from apt_bench.policies.base import PolicySpec, Resources
 from apt_bench.policies.oracle.geometry import World
 from apt_bench.policies.oracle.planner import expert
 from apt_bench.policies.oracle.variation import Variation
@@ -27,7 +27,9 @@ class OraclePolicy:
     sentence. Raises UserError for an amount outside 0 to 2.
     """
 
-    spec = PolicySpec(name="oracle", horizon=1, execute=1, privileged=True, placement="worker")
+    spec = PolicySpec(
+        "oracle", horizon=1, execute=1, privileged=True, resources=Resources(placement="worker")
+    )
 
     def __init__(self, variation: float = 0.0, seed: int = 0) -> None:
         self._variation: float = build(Amount, variation, "variation")
