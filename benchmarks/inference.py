@@ -19,8 +19,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from apt_bench.models.actions import CODE_DIM, make_pose
-from apt_bench.models.base import ActionExpert
+from apt_bench.models.action_codes import CODE_DIM, make_pose
+from apt_bench.models.action_expert import ActionExpert
 from apt_bench.models.config import ExpertConfig, VLMShape
 from apt_bench.models.diffusion import ddim_sample
 from apt_bench.models.inputs import LANGUAGE, VISION, RobotState, VLFeatures, random_rotations
@@ -72,7 +72,9 @@ def recomputing(
     expert: ActionExpert, features: VLFeatures, robot: RobotState, noise: torch.Tensor
 ) -> torch.Tensor:
     def denoise(x: torch.Tensor, t: int) -> torch.Tensor:
-        return expert.denoise(expert.observe(features, robot), x, torch.full((len(x),), t, device=x.device))
+        return expert.denoise(
+            expert.encode_context(features, robot), x, torch.full((len(x),), t, device=x.device)
+        )
 
     return ddim_sample(denoise, noise)
 

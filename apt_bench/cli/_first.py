@@ -1,5 +1,5 @@
 """Imported before everything else that the command line needs."""
 
-from apt_bench.core.search_path import installed_first
+from apt_bench.core.module_search_path import installed_first
 
 installed_first()

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from apt_bench.core import provenance
-from apt_bench.core.errors import UserError, said
+from apt_bench.core.errors import UserError, describe_error
 from apt_bench.core.machine import cores, free_memory_gb
 from apt_bench.core.text import one_line, plain_console
 from apt_bench.envs import rendering
@@ -49,7 +49,7 @@ def doctor_command(
             line, style = f"ok    {name}: {check()}", "green"
         except Exception as error:  # whatever is broken: the other checks go on
             failed += 1
-            what = error if isinstance(error, UserError) else one_line(said(error))
+            what = error if isinstance(error, UserError) else one_line(describe_error(error))
             line, style = f"FAIL  {name}: {what}", "red"
         console.print(line, style=style, markup=False)
     raise typer.Exit(int(failed > 0))

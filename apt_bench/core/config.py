@@ -17,10 +17,10 @@ from typing import Annotated, Any, Literal
 
 import yaml
 
-from apt_bench.core.errors import UserError, did_you_mean, said
+from apt_bench.core.errors import UserError, describe_error, did_you_mean
 from apt_bench.core.files import read_text
 from apt_bench.core.jsonable import INTEGERS
-from apt_bench.core.search_path import hidden
+from apt_bench.core.module_search_path import hidden
 from apt_bench.core.text import plain
 
 YAML_LIMIT, YAML_VALUES = 2**20, 100_000
@@ -323,7 +323,7 @@ def load_object(path: str) -> Any:
             "arguments, below `if __name__ == '__main__':`."
         ) from error
     except BaseException as error:
-        raise UserError(f"{where}: it raised {said(error)}.") from error
+        raise UserError(f"{where}: it raised {describe_error(error)}.") from error
     try:
         return getattr(found, attribute)
     except AttributeError:

@@ -31,7 +31,7 @@ INTERNAL_ERROR = 70
 """Exit code of an error that apt-bench did not expect (`EX_SOFTWARE`)."""
 
 
-def said(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """`Type: message`, also of an error whose message cannot be made: somebody else wrote its class."""
     try:
         return f"{type(error).__name__}: {error}"

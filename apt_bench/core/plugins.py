@@ -14,29 +14,29 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, distributions, entry_points
 from typing import Literal
 
-from apt_bench.core.errors import said
+from apt_bench.core.errors import describe_error
 from apt_bench.core.text import one_line, say
 
 Group = Literal["apt_bench.policies", "apt_bench.suites", "apt_bench.envs"]
 
 
 @dataclass(frozen=True)
-class Added:
+class Plugin:
     """One entry point."""
 
     target: str  # "module:attribute"
     package: str  # the distribution that declares it
 
 
-def added(group: Group) -> dict[str, Added]:
+def find_plugins(group: Group) -> dict[str, Plugin]:
     """The entry points of a group by name, in the order of names. Imports none of them.
 
     Damaged metadata of a package, and a name that two packages add, cost a line on stderr. Of two packages the one
     whose name sorts first counts.
     """
-    found: dict[str, Added] = {}
+    found: dict[str, Plugin] = {}
     for point in sorted(_points(group), key=lambda p: (p.name, _package(p))):
-        one = Added(point.value.partition("[")[0].strip(), _package(point))
+        one = Plugin(point.value.partition("[")[0].strip(), _package(point))
         known = found.setdefault(point.name, one)
         if known != one:
             name = one_line(point.name, 100)
@@ -53,7 +53,9 @@ def _points(group: str) -> Iterable[EntryPoint]:
             try:
                 found += package.entry_points.select(group=group)
             except Exception as error:
-                say(f"the entry points of {_name(package)} cannot be read: {one_line(said(error), 200)}.")
+                say(
+                    f"the entry points of {_name(package)} cannot be read: {one_line(describe_error(error), 200)}."
+                )
         return found
 
 

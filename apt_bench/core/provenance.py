@@ -1,10 +1,10 @@
-"""Which simulator is really imported: its code and assets, hashed, beside those that scores are defined on.
+"""Which simulator is imported: the hash of its code and assets, compared with the ones that scores are defined on.
 
-The version that an installation's metadata names says nothing of what `import` takes: another copy on `PYTHONPATH` or
-in the working directory, an editable install, what another distribution left in the same folder, a file edited in
-place. So the folders that `import` takes are hashed and compared with `suites/simulator.json`, which
-`python -m apt_bench.core.pins` writes. The hash of a folder is kept in the user's cache folder until the size or a time
-of one of its files changes.
+The version in an installation's metadata does not prove what `import` loads. It may load another copy on `PYTHONPATH`
+or in the working directory, an editable install, files that another distribution left in the same folder, or a file
+that was edited in place. So the folders that `import` loads are hashed and compared with `suites/simulator.json`, which
+`python -m apt_bench.core.pin_simulator` writes. The hash of a folder is cached in the user's cache folder until the
+size or a time stamp of one of its files changes.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from apt_bench.models.actions import rigid_inverse
+from apt_bench.models.action_codes import rigid_inverse
 from apt_bench.models.inputs import ACTION, LANGUAGE, PAD, VISION
 
 KV = tuple[Tensor, Tensor]  # position-coded keys and values, each (B, L, heads, head_dim)
@@ -291,7 +291,7 @@ class Block(nn.Module):
         self.norm2 = StreamNorm(width)
         self.ffn = FeedForward(width)
 
-    def silence(self) -> None:
+    def make_identity(self) -> None:
         """Make it the identity; what it would add begins at zero and learns from there."""
         for p in (*self.attn.out.parameters(), *self.ffn.down_proj.parameters()):
             p.zero_()

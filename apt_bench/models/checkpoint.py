@@ -28,10 +28,10 @@ from apt_bench.core.files import read_json, write_json
 from apt_bench.core.paths import weights_dir
 from apt_bench.models.config import ExpertConfig, VLMShape
 from apt_bench.models.lora import merge
-from apt_bench.models.official import from_official, strip_wrappers
-from apt_bench.models.tensors import all_finite, fill, from_file, load_strictly
-from apt_bench.models.vla import VLA, VLMSpec, sketch_expert
+from apt_bench.models.official_names import from_official, strip_wrappers
+from apt_bench.models.vla import VLA, VLMSpec, expert_on_meta_device
 from apt_bench.models.vlm import VLM
+from apt_bench.models.weight_loading import all_finite, fill, from_file, load_strictly
 
 FORMAT = 1
 WEIGHTS, CONFIG, PROVENANCE = "model.safetensors", "config.json", "provenance.json"
@@ -103,10 +103,10 @@ def load(source: str | Path, vlm: VLM | None = None) -> VLA:
     tensors = read_tensors(path / WEIGHTS)
     check_digests(path, [WEIGHTS])
     own = _part(tensors, "vlm.")
-    expert = sketch_expert(expert_config)
+    expert = expert_on_meta_device(expert_config)
     fill(expert, _part(tensors, "expert."), str(path))
     if vlm is None and spec.name == "mini":
-        vlm = spec.sketch()
+        vlm = spec.on_meta_device()
         fill(vlm, own, str(path))
         return VLA(vlm, expert, spec).eval()
     vlm = vlm or spec.load()
@@ -259,7 +259,7 @@ def load_official(path: Path, vlm: VLM | None = None) -> VLA:
     base = VLMSpec()
     official_config(state, VLMShape())  # before gigabytes are loaded
     vlm = vlm or base.load()
-    expert = sketch_expert(official_config(state, vlm.shape))
+    expert = expert_on_meta_device(official_config(state, vlm.shape))
     fill(expert, state, str(path))
     for key, tensor in _official_vlm(tuned, vlm, path).items():
         vlm.state_dict()[key].copy_(tensor)

@@ -23,7 +23,7 @@ PARAMETERS = 4 * 10**9
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def sketch(make: Callable[[], Module], what: str) -> Module:
+def on_meta_device(make: Callable[[], Module], what: str) -> Module:
     """The network that `make` makes, without memory for its parameters (on the meta device).
 
     what: for the message. Raises UserError where it has more than `PARAMETERS`."""

@@ -15,7 +15,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from apt_bench.models.actions import GRIPPER, POSITION, ROTATION
+from apt_bench.models.action_codes import GRIPPER, POSITION, ROTATION
 
 TRAIN_STEPS = 100
 SAMPLE_STEPS = 20

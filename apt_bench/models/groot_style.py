@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from apt_bench.models.action_expert import ActionExpert, Context, Memory
 from apt_bench.models.attention import (
     KV,
     AdaRMSNorm,
@@ -23,7 +24,6 @@ from apt_bench.models.attention import (
     attend,
     attention_mask,
 )
-from apt_bench.models.base import ActionExpert, Context, Memory
 from apt_bench.models.config import ExpertConfig
 from apt_bench.models.inputs import ACTION, RobotState, VLFeatures
 
@@ -87,7 +87,9 @@ class GR00TExpert(ActionExpert):
         """The last one, before the VLM's final norm (the cross-attention has its own)."""
         return (self.config.vlm.layers - 1,)
 
-    def observe(self, features: VLFeatures, robot: RobotState, rotation: Tensor | None = None) -> Context:
+    def encode_context(
+        self, features: VLFeatures, robot: RobotState, rotation: Tensor | None = None
+    ) -> Context:
         """Compute every cross-attention's keys and values."""
         ee_world, robot = robot.ee_pose, robot.recentred(rotation)
         prefix = self.tokens.prefix(robot, ee_world)

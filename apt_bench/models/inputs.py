@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from apt_bench.models.actions import make_pose, rigid_inverse
+from apt_bench.models.action_codes import make_pose, rigid_inverse
 
 PAD, VISION, LANGUAGE, ACTION = 0, 1, 2, 3  # token types; "language" includes the chat template
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from apt_bench.models.action_expert import ActionExpert, Context, Memory
 from apt_bench.models.attention import (
     KV,
     AdaRMSNorm,
@@ -22,7 +23,6 @@ from apt_bench.models.attention import (
     attend,
     attention_mask,
 )
-from apt_bench.models.base import ActionExpert, Context, Memory
 from apt_bench.models.config import ExpertConfig, VLMShape
 from apt_bench.models.inputs import RobotState, VLFeatures
 
@@ -90,7 +90,9 @@ class PiExpert(ActionExpert):
         """No outputs: this expert reads keys and values."""
         return ()
 
-    def observe(self, features: VLFeatures, robot: RobotState, rotation: Tensor | None = None) -> Context:
+    def encode_context(
+        self, features: VLFeatures, robot: RobotState, rotation: Tensor | None = None
+    ) -> Context:
         """Take over the VLM's keys and values."""
         ee_world, robot = robot.ee_pose, robot.recentred(rotation)
         prefix = self.tokens.prefix(robot, ee_world)

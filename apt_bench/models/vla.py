@@ -11,9 +11,9 @@ from torch import nn
 
 from apt_bench.core.config import Range, build, check_fields
 from apt_bench.core.errors import UserError
-from apt_bench.models.base import ActionExpert
-from apt_bench.models.config import ExpertConfig, sketch
-from apt_bench.models.expert import APTExpert
+from apt_bench.models.action_expert import ActionExpert
+from apt_bench.models.apt_expert import APTExpert
+from apt_bench.models.config import ExpertConfig, on_meta_device
 from apt_bench.models.groot_style import GR00TExpert
 from apt_bench.models.hf_vlm import DEFAULT, QwenVLM, load_hf
 from apt_bench.models.inputs import VLFeatures
@@ -49,18 +49,18 @@ class VLMSpec:
         spec: VLMSpec = build(cls, values, where)
         return spec
 
-    def sketch(self) -> VLM:
+    def on_meta_device(self) -> VLM:
         """The mini VLM without memory for its weights. Raises UserError where it would be too large."""
 
         def make() -> VLM:
             return self._equipped(MiniVLM(self.mini))
 
-        return sketch(make, "The mini VLM")
+        return on_meta_device(make, "The mini VLM")
 
     def load(self) -> VLM:
         """The model, in its mode; the mini one comes without weights."""
         if self.name == "mini":
-            self.sketch()
+            self.on_meta_device()
             vlm: VLM = MiniVLM(self.mini)
         else:
             vlm = load_hf(self.name, getattr(torch, self.dtype))
@@ -100,10 +100,10 @@ class VLA(nn.Module):
 
 def build_expert(config: ExpertConfig) -> ActionExpert:
     """A fresh expert of the architecture that `config.arch` names. Raises UserError where it would be too large."""
-    sketch_expert(config)
+    expert_on_meta_device(config)
     return ARCHITECTURES[config.arch](config)
 
 
-def sketch_expert(config: ExpertConfig) -> ActionExpert:
+def expert_on_meta_device(config: ExpertConfig) -> ActionExpert:
     """The same without memory for its parameters."""
-    return sketch(lambda: ARCHITECTURES[config.arch](config), f"The {config.arch} expert")
+    return on_meta_device(lambda: ARCHITECTURES[config.arch](config), f"The {config.arch} expert")

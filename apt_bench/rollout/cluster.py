@@ -14,9 +14,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from apt_bench.core.errors import RayLost, UserError, said
+from apt_bench.core.errors import RayLost, UserError, describe_error
 from apt_bench.core.machine import cores, free_memory_gb
-from apt_bench.core.search_path import RAY_PYTHONPATH, user_folders
+from apt_bench.core.module_search_path import RAY_PYTHONPATH, user_folders
 from apt_bench.core.signals import handlers_kept
 from apt_bench.core.text import one_line, say
 from apt_bench.rollout.ray_folder import reaped_folder
@@ -217,7 +217,7 @@ def _knock(address: str) -> None:
 def _not_started(address: str | None, error: Exception) -> UserError:
     from ray.exceptions import AuthenticationError
 
-    why = one_line(said(error), 500)
+    why = one_line(describe_error(error), 500)
     if address and isinstance(error, AuthenticationError):
         return UserError(
             f"The Ray cluster at '{address}' refuses the token. Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
@@ -252,7 +252,9 @@ def _first_process(folder: str) -> None:
                 ) from None
         except RayError as error:
             check_alive()
-            raise RayLost(f"Ray's processes cannot run apt-bench: {one_line(said(error), 500)}.") from None
+            raise RayLost(
+                f"Ray's processes cannot run apt-bench: {one_line(describe_error(error), 500)}."
+            ) from None
 
 
 def _last_words(folder: str) -> str:

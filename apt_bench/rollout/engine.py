@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from apt_bench.core.errors import RayLost, UserError, said
+from apt_bench.core.errors import RayLost, UserError, describe_error
 from apt_bench.core.text import one_line, say
 from apt_bench.policies.base import Policy, PolicySpec
 from apt_bench.policies.registry import PolicyRef
@@ -263,4 +263,4 @@ def _reason(error: Exception) -> str:
     if isinstance(error, RayActorError):
         return "died"
     cause = error.cause if isinstance(error, RayTaskError) else None
-    return f"failed: {one_line(said(cause or error), 500)}"
+    return f"failed: {one_line(describe_error(cause or error), 500)}"

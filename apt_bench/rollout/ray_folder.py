@@ -14,7 +14,7 @@ from pathlib import Path
 
 from apt_bench.core.errors import RayLost
 from apt_bench.core.files import try_remove
-from apt_bench.core.scratch import lock
+from apt_bench.core.temporary_folders import lock
 from apt_bench.rollout.reaper import holders
 
 PREFIX = "apt-bench-ray-"

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from apt_bench.core.config import build, check_keys, load_object, read_yaml
-from apt_bench.core.errors import UserError, did_you_mean, said
+from apt_bench.core.errors import UserError, describe_error, did_you_mean
 from apt_bench.core.paths import data_dir
-from apt_bench.core.plugins import Added, added
+from apt_bench.core.plugins import Plugin, find_plugins
 from apt_bench.core.text import one_line, say
 from apt_bench.suites.suite import Cell, Suite
 
@@ -33,6 +33,11 @@ def register_suite(suite: str | os.PathLike[str] | Suite) -> Suite:
     return found
 
 
+def registered_suite(name: str) -> Suite | None:
+    """The suite that `register_suite` registered under this name in this process, or None."""
+    return _registered.get(name)
+
+
 def load_suite(name: str) -> Suite:
     """A suite by name, or any suite by the path of its YAML file.
 
@@ -44,7 +49,7 @@ def load_suite(name: str) -> Suite:
         return _read_suite(data_dir("suites") / f"{name}.yaml")
     if name in _registered:
         return _registered[name]
-    if name in (others := added("apt_bench.suites")):
+    if name in (others := find_plugins("apt_bench.suites")):
         return _from_package(name, others[name])
     raise UserError(f"No suite '{name}'. {did_you_mean(name, {*suite_names(), *_registered, *others})}")
 
@@ -77,7 +82,7 @@ def _read_suite(path: Path) -> Suite:
     return suite
 
 
-def _from_package(name: str, entry: Added) -> Suite:
+def _from_package(name: str, entry: Plugin) -> Suite:
     """The suite of an entry point: a Suite, the path of a YAML file, or a function without arguments that gives one.
     Raises UserError for anything else, whatever the package raises."""
     where = f"Suite '{name}' of package {entry.package}"
@@ -89,7 +94,7 @@ def _from_package(name: str, entry: Added) -> Suite:
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     except (Exception, SystemExit) as error:
-        raise UserError(f"{where} cannot be loaded: {one_line(said(error), 300)}.") from error
+        raise UserError(f"{where} cannot be loaded: {one_line(describe_error(error), 300)}.") from error
     if suite.name != name:
         raise UserError(f"{where} calls itself '{suite.name}'. Its entry point must bear the same name.")
     return suite
@@ -102,7 +107,7 @@ def iter_suites() -> Iterator[Suite]:
     for name in shipped:
         yield load_suite(name)
     yield from _registered.values()
-    for name, entry in added("apt_bench.suites").items():
+    for name, entry in find_plugins("apt_bench.suites").items():
         if name in shipped or name in _registered:
             continue
         try:

@@ -27,7 +27,7 @@ from apt_bench.core.config import (
 )
 from apt_bench.core.errors import UserError, did_you_mean
 from apt_bench.core.jsonable import jsonable
-from apt_bench.core.plugins import added
+from apt_bench.core.plugins import find_plugins
 from apt_bench.core.text import one_line
 
 STALE = "@stale"
@@ -287,7 +287,7 @@ def _environment(name: str, where: str) -> str:
         return name
     if name in ENVIRONMENTS:
         return ENVIRONMENTS[name]
-    if name in (others := added("apt_bench.envs")):
+    if name in (others := find_plugins("apt_bench.envs")):
         return others[name].target
     raise UserError(
         f"{where}: no environment '{one_line(name, 100)}'. {did_you_mean(name, [*ENVIRONMENTS, *others])} "

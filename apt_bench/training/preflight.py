@@ -15,7 +15,7 @@ from apt_bench.core.files import reason
 from apt_bench.core.text import one_line
 from apt_bench.demos.dataset import open_demos
 from apt_bench.models.config import VLMShape
-from apt_bench.models.vla import VLA, sketch_expert
+from apt_bench.models.vla import VLA, expert_on_meta_device
 from apt_bench.policies.registry import find_policy
 from apt_bench.rollout.runner import select
 from apt_bench.training import saving
@@ -92,7 +92,7 @@ def _check_vlm(recipe: Recipe) -> VLMShape | None:
         return check_hf(recipe.vlm.name)
     if recipe.vlm_weights and recipe.vlm_weights != "auto":
         return load_mini(Path(recipe.vlm_weights)).shape
-    recipe.vlm.sketch()
+    recipe.vlm.on_meta_device()
     if recipe.vlm_weights:
         check_sizes(recipe.vlm.mini)
     mini = recipe.vlm.mini
@@ -104,7 +104,7 @@ def _check_networks(recipe: Recipe, out: Path, shape: VLMShape) -> None:
     stages = (1, 2) if recipe.two_stage else (2,)
     for stage in stages:
         config = recipe.expert_config(stage, shape)
-        expert = sketch_expert(config)
+        expert = expert_on_meta_device(config)
         size = 2 * 3 * 4 * sum(p.numel() for p in expert.parameters())  # two of weights and both moments
         if (free := shutil.disk_usage(out).free) < size:
             raise UserError(
@@ -153,7 +153,7 @@ def _check_policy(recipe: Recipe, shape: VLMShape | None) -> None:
     mini = dataclasses.replace(recipe.vlm.mini, words=())
     if shape.width == mini.width and shape.layers == mini.layers and shape.kv_heads == mini.heads:
         spec = dataclasses.replace(recipe.vlm, mini=mini, mode="frozen")
-        model = VLA(spec.sketch(), sketch_expert(config), spec)
+        model = VLA(spec.on_meta_device(), expert_on_meta_device(config), spec)
         made = {**ref.args, "model": model, "device": "meta"}
         if wanted.execute is not None:
             made.setdefault("execute", 1)

@@ -15,9 +15,9 @@ from apt_bench.rollout.runner import RunOptions, RunResult, run
 
 
 def toy(out: Path, **more: object) -> RunResult:
-    options = RunOptions(
-        "tests/toy_suite.yaml", "tests.toy:PushPolicy", cells=("push",), workers="0", out=out, **more
-    )  # type: ignore[arg-type]
+    options = RunOptions.of(
+        suite="tests/toy_suite.yaml", policy="tests.toy:PushPolicy", cells=("push",), workers="0", out=out, **more
+    )
     with open("/dev/null", "w") as nowhere:
         return run(options, Console(file=nowhere))
 

@@ -206,7 +206,7 @@ def _policy(folder: Path) -> None:
 
 
 def _pickled(folder: Path) -> None:
-    from apt_bench.models.official import to_official
+    from apt_bench.models.official_names import to_official
 
     net = _tiny()
     weights = {to_official(k): v.contiguous() for k, v in net.expert.state_dict().items()}
@@ -240,7 +240,7 @@ def _read_published(folder: Path) -> None:
 
 
 def _bddl(folder: Path) -> None:
-    from apt_bench.envs.libero.catalog import bddl_path
+    from apt_bench.envs.libero.tasks import bddl_path
 
     shutil.copy(bddl_path("libero_goal", "open_the_middle_drawer_of_the_cabinet"), folder / "t.bddl")
 

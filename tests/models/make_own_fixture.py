@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from apt_bench.models.actions import make_pose
+from apt_bench.models.action_codes import make_pose
+from apt_bench.models.apt_expert import APTExpert, token_poses
 from apt_bench.models.attention import joint_mask, visual_positions
 from apt_bench.models.config import ExpertConfig, VLMShape
 from apt_bench.models.diffusion import add_noise, ddim_step, ddim_timesteps
-from apt_bench.models.expert import APTExpert, token_poses
 from apt_bench.models.inputs import (
     image_plane,
     random_rotations,
 )
-from apt_bench.models.official import to_official
+from apt_bench.models.official_names import to_official
 
 SIDE, WIDTH, HEADS, DEPTH, VLM_WIDTH, HORIZON = 2, 16, 2, 4, 4, 2
 
@@ -105,7 +105,7 @@ def make() -> dict[str, np.ndarray]:
             "token_pose": torch.cat(token_poses(features, moved, 1 + HORIZON), 1),
             "mask_inherited_layers": joint_mask(features.token_type, types, True),
             "mask_new_layers": joint_mask(features.token_type, types, stage == 1),
-            "eps": expert.denoise(expert.observe(features, robot, rotation), noisy, t),
+            "eps": expert.denoise(expert.encode_context(features, robot, rotation), noisy, t),
             "grad_names": np.array(names),
             "grad_norm": torch.stack(
                 [torch.tensor(torch.nan) if grads[n] is None else grads[n].norm() for n in names]
@@ -124,7 +124,7 @@ def make() -> dict[str, np.ndarray]:
         out |= {f"{record}train/{k}": v for k, v in train.items()}
         if stage == 1:
             continue  # sampling is the same code in both stages
-        x, context, xs, es = torch.randn(2, 2, HORIZON, 10), expert.observe(features, robot), [], []
+        x, context, xs, es = torch.randn(2, 2, HORIZON, 10), expert.encode_context(features, robot), [], []
         out[record + "infer/initial_noise"] = x
         for step in ddim_timesteps():
             xs.append(x)

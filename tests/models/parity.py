@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from apt_bench.models.actions import decode_chunk, encode_chunk
+from apt_bench.models.action_codes import decode_chunk, encode_chunk
+from apt_bench.models.apt_expert import APTExpert
 from apt_bench.models.config import ExpertConfig, VLMShape
-from apt_bench.models.expert import APTExpert
 from apt_bench.models.inputs import RobotState, VLFeatures, fractional_intrinsics
-from apt_bench.models.official import from_official
+from apt_bench.models.official_names import from_official
 
 ROOT = Path(__file__).parents[2]
 

@@ -21,9 +21,9 @@ from tiny import vla, vlm
 
 from apt_bench.core.errors import UserError
 from apt_bench.models import checkpoint
-from apt_bench.models.official import to_official
-from apt_bench.models.tensors import from_file
+from apt_bench.models.official_names import to_official
 from apt_bench.models.vla import VLA, VLMSpec
+from apt_bench.models.weight_loading import from_file
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ from torch.testing import assert_close
 
 from apt_bench.core.errors import UserError
 from apt_bench.models import checkpoint
-from apt_bench.models.base import inherit, is_decayed
+from apt_bench.models.action_expert import inherit, is_decayed
+from apt_bench.models.apt_expert import APTExpert
 from apt_bench.models.config import ExpertConfig
-from apt_bench.models.expert import APTExpert
 from apt_bench.models.hf_vlm import wrap
-from apt_bench.models.official import from_official, strip_wrappers, to_official
+from apt_bench.models.official_names import from_official, strip_wrappers, to_official
 from apt_bench.models.vla import VLA, VLMSpec, build_expert
 
 
@@ -256,6 +256,6 @@ def test_the_fixture_through_a_file(tmp_path: Path) -> None:
     mapped = {from_official(k): v for k, v in checkpoint.safe_load(path)["weights"].items()}
     expert = APTExpert(golden.expert().config)
     checkpoint.load_strictly(expert, mapped, "fixture")
-    context = expert.observe(golden.features(), golden.robot())
+    context = expert.encode_context(golden.features(), golden.robot())
     eps = expert.denoise(context, golden.here("train/noisy_action"), golden.here("train/timestep"))
     assert_close(eps, golden.here("train/eps"), atol=1e-4, rtol=0)

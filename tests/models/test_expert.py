@@ -10,11 +10,11 @@ from tiny import images, robot, vla
 from torch.testing import assert_close
 
 from apt_bench.core.errors import UserError
-from apt_bench.models.actions import decode_chunk, encode_chunk, make_pose
-from apt_bench.models.base import inherit, is_decayed
+from apt_bench.models.action_codes import decode_chunk, encode_chunk, make_pose
+from apt_bench.models.action_expert import inherit, is_decayed
+from apt_bench.models.apt_expert import plan_blocks
 from apt_bench.models.config import ExpertConfig, VLMShape
 from apt_bench.models.diffusion import ddim_sample
-from apt_bench.models.expert import plan_blocks
 from apt_bench.models.inputs import LANGUAGE, VISION, RobotState, VLFeatures, plane_points, random_rotations
 from apt_bench.models.vla import VLA, build_expert
 
@@ -183,7 +183,7 @@ def test_reusing_the_stream_is_exact(arch: str) -> None:
     reused = net.expert.sample(f, state, noise)
 
     def afresh(x: torch.Tensor, t: int) -> torch.Tensor:
-        return net.expert.denoise(net.expert.observe(f, state), x, torch.full((2,), t))
+        return net.expert.denoise(net.expert.encode_context(f, state), x, torch.full((2,), t))
 
     with torch.no_grad():
         assert_close(reused, ddim_sample(afresh, noise), atol=1e-4, rtol=1e-4)

@@ -12,13 +12,13 @@ from scipy.spatial.transform import Rotation
 from torch.testing import assert_close
 
 from apt_bench.envs.base import ACTION_SCALE, action_towards
-from apt_bench.models import actions as A
+from apt_bench.models import action_codes as A
 from apt_bench.models import diffusion as D
+from apt_bench.models.apt_expert import token_poses
 from apt_bench.models.attention import attention_mask, joint_mask, visual_positions
 from apt_bench.models.diffusion import add_noise, ddim_step
-from apt_bench.models.expert import token_poses
 from apt_bench.models.inputs import LANGUAGE, PAD, VISION, image_plane
-from apt_bench.models.official import from_official
+from apt_bench.models.official_names import from_official
 from apt_bench.policies.apt import steps
 
 CASES = [(case, stage) for case in ("plain", "hard", "own") for stage in (1, 2)]
@@ -77,7 +77,7 @@ def test_training_forward(golden: Golden) -> None:
     vl, action = _record_blocks(expert)
     fused: list[torch.Tensor] = []
     expert.fusion.register_forward_hook(lambda m, args, out: fused.append(out))
-    context = expert.observe(features, robot, rotation)
+    context = expert.encode_context(features, robot, rotation)
     eps = expert.denoise(context, golden.here("train/noisy_action"), t)
     L = features.view.shape[1]
     if golden.has("train/x_in"):
@@ -131,7 +131,7 @@ def test_released_bf16_autocast(golden: Golden) -> None:
     expert, t = golden.expert(), golden.here("train/timestep")
     with torch.autocast("cpu", torch.bfloat16):
         rotation = golden.here("train/avg_pose")[:, :3, :3]
-        context = expert.observe(golden.features(), golden.robot(), rotation)
+        context = expert.encode_context(golden.features(), golden.robot(), rotation)
         eps = expert.denoise(context, golden.here("train/noisy_action"), t)
     near(eps, golden.here("train/eps_autocast_bf16_cpu"), 0.06)
     near(eps, golden.here("train/eps"), 0.06)
@@ -144,7 +144,7 @@ def test_sampling(golden: Golden) -> None:
     expert, features, robot = golden.expert(), golden.features(), golden.robot()
     timesteps = golden.here("infer/ddim_timesteps").tolist()
     assert D.ddim_timesteps() == timesteps
-    context = expert.observe(features, robot)
+    context = expert.encode_context(features, robot)
     for i, t in enumerate(timesteps):
         x, eps = golden.here("infer/ddim_x")[i], golden.here("infer/ddim_eps")[i]
         near(expert.denoise(context, x, torch.full((len(x),), t)), eps, 1e-4, rtol=1e-5)

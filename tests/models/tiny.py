@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from apt_bench.models.actions import make_pose
+from apt_bench.models.action_codes import make_pose
 from apt_bench.models.config import ExpertConfig
 from apt_bench.models.hf_vlm import wrap
 from apt_bench.models.inputs import RobotState, fractional_intrinsics, random_rotations

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from apt_bench.core.errors import RayLost
-from apt_bench.core.scratch import lock
+from apt_bench.core.temporary_folders import lock
 from apt_bench.rollout import cluster, ray_folder
 from apt_bench.rollout.ray_folder import PREFIX, sweep
 from tests.rollout.commands import Command, Results, results, until

@@ -16,7 +16,7 @@ from scripted import demonstration, write
 
 from apt_bench.demos.hdf5 import write_hdf5
 from apt_bench.models import checkpoint
-from apt_bench.models.actions import decode_chunk
+from apt_bench.models.action_codes import decode_chunk
 from apt_bench.training.config import load_recipe
 from apt_bench.training.data import open_samples
 from apt_bench.training.features import prepare

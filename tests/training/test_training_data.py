@@ -15,7 +15,7 @@ from apt_bench.core.errors import UserError
 from apt_bench.demos.format import CameraTrack
 from apt_bench.demos.hdf5 import write_hdf5
 from apt_bench.envs.base import Camera, Observation
-from apt_bench.models.actions import decode_chunk
+from apt_bench.models.action_codes import decode_chunk
 from apt_bench.models.config import ExpertConfig
 from apt_bench.models.mini_vlm import MiniVLM, MiniVLMConfig
 from apt_bench.models.vla import VLA, VLMSpec, build_expert

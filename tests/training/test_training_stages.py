@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from apt_bench.cli import main
 from apt_bench.core.errors import UserError
 from apt_bench.models import checkpoint
-from apt_bench.models.base import inherit
+from apt_bench.models.action_expert import inherit
 from apt_bench.models.config import VLMShape
 from apt_bench.models.vla import build_expert
 from apt_bench.training.config import config_names, load_recipe

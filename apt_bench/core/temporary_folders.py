@@ -18,7 +18,7 @@ YOUNG = 60.0
 
 
 @contextmanager
-def scratch(kind: str) -> Iterator[Path]:
+def temporary_folder(kind: str) -> Iterator[Path]:
     """A new folder for temporary files, removed at the end. This process holds a lock on it, so that `sweep` can tell
     a folder in use from one whose process was killed. The name carries `kind` and the process's id, for people."""
     _swept()

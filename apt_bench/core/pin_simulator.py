@@ -1,4 +1,4 @@
-"""Write suites/simulator.json: `python -m apt_bench.core.pins [WHEEL ...]`.
+"""Write suites/simulator.json: `python -m apt_bench.core.pin_simulator [WHEEL ...]`.
 
 It puts on record what the installed packages hold, by their RECORDs, which must agree with the files. Wheels of other
 platforms and Python versions (`pip download --no-deps --platform ... --python-version ... mujoco==3.2.3`) add theirs.

@@ -12,7 +12,7 @@ import pytest
 
 from apt_bench.core.config import load_object
 from apt_bench.core.errors import UserError
-from apt_bench.core.search_path import installed_first
+from apt_bench.core.module_search_path import installed_first
 
 SHADOWS = ("random", "token", "queue", "tempfile", "yaml", "rich", "typer", "numpy", "ray", "scipy", "h5py")
 POLICY = """

@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from apt_bench.models.action_expert import ActionExpert, Context, Memory
 from apt_bench.models.attention import Block, PositionCode, PRoPE, RoPE, attention_mask, visual_positions
-from apt_bench.models.base import ActionExpert, Context, Memory
 from apt_bench.models.config import ExpertConfig
 from apt_bench.models.fusion import LayerwiseFusion
 from apt_bench.models.inputs import RobotState, VLFeatures, image_plane, plane_points
@@ -67,12 +67,12 @@ class APTExpert(ActionExpert):
         return tuple(plan.source for plan in self.plan)
 
     @torch.no_grad()
-    def silence_new_blocks(self) -> None:
+    def make_new_blocks_identity(self) -> None:
         """See `inherit`."""
         for block, plan in zip(self.blocks, self.plan, strict=True):
             if plan.source is None:
                 assert isinstance(block, Block)
-                block.silence()
+                block.make_identity()
                 if self.config.fusion == "convex":
                     self.fusion.gate[plan.tap] = NEW_GATE
 
@@ -90,7 +90,9 @@ class APTExpert(ActionExpert):
         points = plane_points(features, robot, self.config.plane) * self.config.position_scale
         return x + self.plane_embed(points) * features.is_visual[..., None]
 
-    def observe(self, features: VLFeatures, robot: RobotState, rotation: Tensor | None = None) -> Context:
+    def encode_context(
+        self, features: VLFeatures, robot: RobotState, rotation: Tensor | None = None
+    ) -> Context:
         """Run the VL part of the stream, keeping each block's keys and values for the action tokens."""
         x = self.vl_stream(features, robot)
         ee_world, robot = robot.ee_pose, robot.recentred(rotation)

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from apt_bench.models.actions import CODE_DIM, POSITION, camera_position, encode_chunk, standstill
+from apt_bench.models.action_codes import CODE_DIM, POSITION, camera_position, encode_chunk, standstill
 from apt_bench.models.attention import (
     KV,
     PositionCode,
@@ -121,7 +121,7 @@ class ActionExpert(nn.Module, ABC):
         """Which Stage-1 block each block inherits from; the rivals insert no new ones."""
         return tuple(range(len(self.blocks)))
 
-    def silence_new_blocks(self) -> None:
+    def make_new_blocks_identity(self) -> None:
         """Let blocks without a source begin as the identity."""
 
     @property
@@ -130,7 +130,9 @@ class ActionExpert(nn.Module, ABC):
         """VLM layers whose outputs this expert reads."""
 
     @abstractmethod
-    def observe(self, features: VLFeatures, robot: RobotState, rotation: Tensor | None = None) -> Context:
+    def encode_context(
+        self, features: VLFeatures, robot: RobotState, rotation: Tensor | None = None
+    ) -> Context:
         """Digest what is seen, read and felt. `rotation` (B, 3, 3) turns the world (training)."""
 
     def decode(self, context: Context, x: Tensor, step: Step) -> Tensor:
@@ -169,7 +171,7 @@ class ActionExpert(nn.Module, ABC):
 
         `draws` > 1 averages over that many (noise, t) per sample; what is seen is digested only once for all of them.
         """
-        context = self.observe(features, robot, rotation)
+        context = self.encode_context(features, robot, rotation)
         target = scaled(target, self.config.position_scale)
         losses = []
         for _ in range(draws):
@@ -185,7 +187,7 @@ class ActionExpert(nn.Module, ABC):
         self, features: VLFeatures, robot: RobotState, noise: Tensor, steps: int = SAMPLE_STEPS
     ) -> Tensor:
         """Denoise `noise` (B, E, T, 10) into action codes. All that does not depend on the noise is computed once."""
-        context = self.observe(features, robot)
+        context = self.encode_context(features, robot)
         schedule = ddim_timesteps(steps)
         table = TabulatedStep.tabulate(self, self.step(torch.tensor(schedule, device=noise.device)))
 
@@ -236,7 +238,7 @@ def inherit(
         taken |= {k: v for k, v in old.items() if k in new and not k.startswith("blocks.")}
     policy.load_state_dict({**new, **taken})
     if new_blocks == "identity":
-        policy.silence_new_blocks()
+        policy.make_new_blocks_identity()
     return sorted(taken)
 
 
