@@ -10,11 +10,11 @@ import pytest
 
 from apt_bench.envs.base import Atom, Outcome, Scene
 from apt_bench.envs.libero import LiberoEnv
-from apt_bench.policies.oracle.geometry import World
 from apt_bench.policies.oracle.grasps import find_grasps
-from apt_bench.policies.oracle.motion import CLOSE, DOWN, OPEN, go, hold
+from apt_bench.policies.oracle.motion import CLOSE, DOWN, OPEN, hold, move_to
+from apt_bench.policies.oracle.pick_place import pick
 from apt_bench.policies.oracle.planner import move_object
-from apt_bench.policies.oracle.skills import pick
+from apt_bench.policies.oracle.world import World
 from apt_bench.suites import load_suite
 
 pytestmark = pytest.mark.sim
@@ -36,13 +36,13 @@ def play(env: LiberoEnv, script: Callable[[World], Iterator[np.ndarray]], cell: 
     assert scene is not None
     for _, action in zip(range(budget), script(World(scene)), strict=False):
         env.step_chunk(action[None])
-    failure, events = env.tracker.finish(env.stages.success)
-    return Outcome(env.stages.success, True, env.steps, "", "", failure, events)
+    failure, events = env.tracker.finish(env.subtasks.success)
+    return Outcome(env.subtasks.success, True, env.steps, "", "", failure, events)
 
 
 def lift(world: World, name: str) -> Iterator[np.ndarray]:
     yield from pick(world, name, find_grasps(world, name)[0])
-    yield from go(world, world.grip + UP, DOWN, CLOSE)
+    yield from move_to(world, world.gripper_position + UP, DOWN, CLOSE)
 
 
 def wrong_object(world: World) -> Iterator[np.ndarray]:
@@ -51,9 +51,9 @@ def wrong_object(world: World) -> Iterator[np.ndarray]:
 
 def no_grasp(world: World) -> Iterator[np.ndarray]:
     above = world.points(TARGET)[:, 2].max()
-    yield from go(world, np.array([*world.centre(TARGET)[:2], above + 0.10]), DOWN, OPEN)
+    yield from move_to(world, np.array([*world.centre(TARGET)[:2], above + 0.10]), DOWN, OPEN)
     yield from hold(world, CLOSE, 8)  # closed fingers touch it from above
-    yield from go(world, np.array([*world.centre(TARGET)[:2], above - 0.01]), DOWN, CLOSE)
+    yield from move_to(world, np.array([*world.centre(TARGET)[:2], above - 0.01]), DOWN, CLOSE)
 
 
 def dropped(world: World) -> Iterator[np.ndarray]:
@@ -65,8 +65,8 @@ def wrong_place(world: World) -> Iterator[np.ndarray]:
     grasp = find_grasps(world, TARGET)[0]
     yield from pick(world, TARGET, grasp)
     aside = grasp.position + np.array([0.0, 0.06, 0.0])
-    yield from go(world, aside + np.array([0.0, 0.0, 0.05]), DOWN, CLOSE)
-    yield from go(world, aside, DOWN, CLOSE, tolerance=0.005, steps=20)
+    yield from move_to(world, aside + np.array([0.0, 0.0, 0.05]), DOWN, CLOSE)
+    yield from move_to(world, aside, DOWN, CLOSE, tolerance=0.005, steps=20)
     yield from hold(world, OPEN, 20)
 
 
@@ -112,7 +112,7 @@ def test_memorised_task(env: LiberoEnv) -> None:
 def test_scene_reads_only_and_agrees_with_libero(env: LiberoEnv) -> None:
     """Its quicker look at contacts gives LIBERO's answers, and asking changes nothing."""
     play(env, dropped, "object_pos", 90)
-    scene, inner = env.scene, env.engine.env
+    scene, inner = env.scene, env.simulation.env
     data = scene.data
 
     def state() -> list[np.ndarray]:

@@ -3,10 +3,10 @@
 import pytest
 
 from apt_bench.policies.oracle import OraclePolicy
-from apt_bench.policies.oracle.geometry import World
+from apt_bench.policies.oracle.clutter import Push, SetAside, find_push, make_room
 from apt_bench.policies.oracle.grasps import find_grasps
-from apt_bench.policies.oracle.push import Push, SetAside, find_push, make_room
-from apt_bench.policies.oracle.spots import find_spots
+from apt_bench.policies.oracle.placements import find_placements
+from apt_bench.policies.oracle.world import World
 from apt_bench.suites import load_suite
 
 pytestmark = pytest.mark.sim
@@ -53,7 +53,7 @@ def test_room_is_made_where_neighbours_leave_no_grasp(env, task, init, kind):
     spec = next(s for s in suite.select(["so"], tasks=[task]) if s.key.init == init)
     scene = env.reset(spec, privileged=True).scene
     world, (item, place) = World(scene), scene.goal[0].args
-    spot = find_spots(world, item, place, scene.goal[0].predicate)[0].position
+    spot = find_placements(world, item, place, scene.goal[0].predicate)[0].position
 
     def graspable():
         return any(grasp.cost < 1 for grasp in find_grasps(world, item, spot))

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from apt_bench.envs.base import Scene
-from apt_bench.envs.mj import mujoco
+from apt_bench.envs.mujoco_no_gl import mujoco
 
 ITERATIONS = 60
 DAMPING = 0.02
-STRETCH = 0.95  # share of the arm's length that can be used well
-FOLDED = 0.55  # of its length: nearer to the base it does not turn the hand freely
-FLIPPED = 0.06  # rad beyond straight
-LIMIT = 0.25  # rad from a joint's end from which on it is a bad posture
+MAX_EXTENSION = 0.95  # share of the arm's length that can be used well
+MIN_EXTENSION = 0.55  # of its length: nearer to the base it does not turn the hand freely
+FLIP_ANGLE = 0.06  # rad beyond straight
+LIMIT_MARGIN = 0.25  # rad from a joint's end from which on it is a bad posture
 
 
 class Arm:
@@ -39,35 +39,35 @@ class Arm:
         self._measure()
         self._is_robot = np.append(np.isin(model.geom_bodyid, robot_bodies), False)
 
-    def stretch(self, position: np.ndarray, rotation: np.ndarray) -> float:
+    def extension(self, position: np.ndarray, rotation: np.ndarray) -> float:
         """How far the arm is stretched with the hand there: 1 = straight. Near that it may flip over its elbow."""
-        return float(np.linalg.norm(self._reach(position, rotation))) / self._length
+        return float(np.linalg.norm(self._shoulder_to_wrist(position, rotation))) / self._length
 
-    def outwards(self, position: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    def extension_axis(self, position: np.ndarray, rotation: np.ndarray) -> np.ndarray:
         """(3,) unit vector along which the arm stretches."""
-        reach = self._reach(position, rotation)
+        reach = self._shoulder_to_wrist(position, rotation)
         return reach / float(np.linalg.norm(reach))
 
-    def flipped(self) -> bool:
+    def elbow_flipped(self) -> bool:
         """Whether the elbow is bent the wrong way: then pulling inwards only pushes it against its stop."""
         q, rest = (float(d[self._elbow]) - self._straight for d in (self.scene.data.qpos, self._rest_qpos))
-        return q * rest < 0 and abs(q) > FLIPPED
+        return q * rest < 0 and abs(q) > FLIP_ANGLE
 
-    def _reach(self, position: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    def _shoulder_to_wrist(self, position: np.ndarray, rotation: np.ndarray) -> np.ndarray:
         """(3,) from the shoulder to the wrist."""
         away = position[:2] - self.base
         radial = np.array([*away, 0.0]) / max(float(np.linalg.norm(away)), 1e-6)
         approach = rotation[:, 2]
         across = radial - (radial @ approach) * approach
         across /= max(float(np.linalg.norm(across)), 1e-6)
-        return position - self._behind * approach - self._beside * across - self._shoulder
+        return position - self._tool_along * approach - self._tool_across * across - self._shoulder
 
-    def within(self, position: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    def into_reach(self, position: np.ndarray, rotation: np.ndarray) -> np.ndarray:
         """The position, drawn towards the base until it can be reached well."""
         away = position[:2] - self.base
         step = np.array([*away, 0.0]) / max(float(np.linalg.norm(away)), 1e-6) * 0.01
         for _ in range(15):
-            if self.stretch(position, rotation) < STRETCH:
+            if self.extension(position, rotation) < MAX_EXTENSION:
                 break
             position = position - step
         return position
@@ -75,13 +75,17 @@ class Arm:
     def cost(self, position: np.ndarray, rotation: np.ndarray, ignore: Collection[int] = ()) -> float:
         """How bad a posture with the open hand there would be: 0 = easy; 1 and more: out of reach, or something is in
         the way (other than the geoms `ignore`)."""
-        miss, askew = self._solve(position, rotation)
+        miss, turn_error = self._solve(position, rotation)
         data, model = self._scratch, self.scene.model
         low, high = self._range.T
         q = data.qpos[self._qpos]
         margin = float(np.minimum(q - low, high - q).min())
-        cost = 20 * max(0.0, miss - 0.005) + 4 * max(0.0, askew - 0.05) + 2 * max(0.0, LIMIT - margin)
-        cost += 10 * max(0.0, self.stretch(position, rotation) - STRETCH)
+        cost = (
+            20 * max(0.0, miss - 0.005)
+            + 4 * max(0.0, turn_error - 0.05)
+            + 2 * max(0.0, LIMIT_MARGIN - margin)
+        )
+        cost += 10 * max(0.0, self.extension(position, rotation) - MAX_EXTENSION)
         mujoco.mj_collision(model, data)
         pairs = data.contact.geom
         mine = self._is_robot[pairs]
@@ -100,8 +104,8 @@ class Arm:
         self._shoulder = data.xanchor[shoulder].copy()
         tool = data.site_xpos[site] - data.xanchor[wrist]
         approach = data.site_xmat[site].reshape(3, 3)[:, 2]
-        self._behind = float(tool @ approach)
-        self._beside = float(np.linalg.norm(tool - self._behind * approach))
+        self._tool_along = float(tool @ approach)
+        self._tool_across = float(np.linalg.norm(tool - self._tool_along * approach))
         self._length = 0.0
         for address, (low, high) in zip(self._qpos[2:-2], self._range[2:-2], strict=True):
             for q in np.linspace(low, high, 60):

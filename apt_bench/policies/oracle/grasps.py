@@ -8,26 +8,26 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from apt_bench.policies.oracle.arm import STRETCH
-from apt_bench.policies.oracle.geometry import World
-from apt_bench.policies.oracle.motion import DOWN, turned, up
+from apt_bench.policies.oracle.arm import MAX_EXTENSION
+from apt_bench.policies.oracle.motion import DOWN, top_down_frame, up
+from apt_bench.policies.oracle.world import World
 
 YAWS = np.deg2rad([0, 15, -15, 30, -30, 45, -45, 60, -60, 75, -75, 90, -90])
 DEPTHS = (0.03, 0.045, 0.02, 0.012)  # of the finger tips below the object's top
-ABOVE_FLOOR = 0.01  # finger tips above the object's bottom
-PAD = 0.012  # half height of what the fingers hold
-STRIP = 0.009  # half width of a finger
-GAP = 0.02  # a finger fits between two parts that are further apart
-WIDEST = 0.072
-LEAN = 0.1  # cost per radian of a leaning hand
-ASKEW = 0.3  # cost per unit of slope
+ABOVE_BOTTOM = 0.01  # finger tips above the object's bottom
+PAD_HALF_HEIGHT = 0.012  # half height of what the fingers hold
+FINGER_HALF_WIDTH = 0.009  # half width of a finger
+FINGER_GAP = 0.02  # a finger fits between two parts that are further apart
+MAX_WIDTH = 0.072
+TILT_COST = 0.1  # cost per radian of a leaning hand
+SLOPE_COST = 0.3  # cost per unit of slope
 MARGINS = (0.004, 0.0, -0.004)  # m of air around the hand; the next one where nothing is found
 TILTS = np.deg2rad([0, 20])  # of the hand away from the base, to reach far
-LIFTED = 0.06  # m
-BACK = np.deg2rad(30)  # of the hand towards the base, so that the arm need not fold up
-LEAN_BACK = 0.4  # share of the arm's length nearer than which the hand does
-TALL = 0.05  # m: a hand that leans back does not get low enough for what is flatter
-NEAR = 0.88  # share of the arm's length that needs no tilt
+LIFT = 0.06  # m
+BACK_TILT = np.deg2rad(30)  # of the hand towards the base, so that the arm need not fold up
+BACK_TILT_BELOW = 0.4  # share of the arm's length nearer than which the hand does
+MIN_TALL = 0.05  # m: a hand that leans back does not get low enough for what is flatter
+TILT_ABOVE = 0.88  # share of the arm's length that needs no tilt
 SLACK = 0.1  # extra cost of the arm's posture that is still good
 
 
@@ -48,7 +48,7 @@ def find_grasps(
     destination: np.ndarray | None = None,
     part: int | None = None,
     limit: int = 6,
-    hands: Sequence[np.ndarray] = (),
+    frames_to_try: Sequence[np.ndarray] = (),
 ) -> list[Grasp]:
     """Grasps of an object as it stands now, best first.
 
@@ -65,26 +65,30 @@ def find_grasps(
     shift = None if destination is None else destination - world.position(name)
     around = others[np.linalg.norm(others[:, :2] - centre[:2], axis=1) < 0.22]
     cloud = _thinned(np.concatenate([points, around]))
-    stretch = world.arm.stretch(centre, DOWN)
-    folded = stretch < LEAN_BACK and np.ptp(points[:, 2]) > TALL
-    tilts = TILTS if stretch > NEAR else TILTS[:1] - (BACK if folded else 0)
-    frames = list(hands) or [
-        leaning(world, centre, float(tilt)) @ turned(yaw) for tilt in tilts for yaw in YAWS
+    stretch = world.arm.extension(centre, DOWN)
+    folded = stretch < BACK_TILT_BELOW and np.ptp(points[:, 2]) > MIN_TALL
+    tilts = TILTS if stretch > TILT_ABOVE else TILTS[:1] - (BACK_TILT if folded else 0)
+    frames = list(frames_to_try) or [
+        tilt_away_from_base(world, centre, float(tilt)) @ top_down_frame(yaw)
+        for tilt in tilts
+        for yaw in YAWS
     ]
     clouds = [(cloud @ frame).T.copy() for frame in frames]
     candidates = sorted(
         (g for frame in range(len(frames)) for g in _candidates(points, centre, frames[frame], frame)),
         key=lambda g: g.cost,
     )
-    air: dict[int, float] = {}
+    clearances: dict[int, float] = {}
     for margin in MARGINS:
         found: list[Grasp] = []
         for index, grasp in enumerate(candidates):
-            if not all(_differs(grasp, other) for other in found):
+            if not all(_differ(grasp, other) for other in found):
                 continue
-            if index not in air:
-                air[index] = world.air(clouds[grasp.frame], grasp.position @ grasp.rotation)
-            if air[index] < margin:
+            if index not in clearances:
+                clearances[index] = world.gripper_clearance(
+                    clouds[grasp.frame], grasp.position @ grasp.rotation
+                )
+            if clearances[index] < margin:
                 continue
             found.append(replace(grasp, cost=grasp.cost + _posture(world, grasp, geoms, shift)))
             if sum(g.cost < grasp.cost + SLACK for g in found) >= limit or len(found) >= 3 * limit:
@@ -94,7 +98,7 @@ def find_grasps(
     return sorted(found, key=lambda g: g.cost)[:limit]
 
 
-def clearance(world: World, name: str, *but: str) -> float:
+def top_down_clearance(world: World, name: str, *but: str) -> float:
     """Air (m) around the open hand at the best grasp from straight above; negative: something is in its way, other
     than the objects `but`."""
     points, centre = world.points(name), world.centre(name)
@@ -102,17 +106,17 @@ def clearance(world: World, name: str, *but: str) -> float:
     near = others[np.linalg.norm(others[:, :2] - centre[:2], axis=1) < 0.22]
     cloud, best = _thinned(np.concatenate([points, near])), -np.inf
     for yaw in YAWS[:-1]:  # -90 degrees is 90 degrees
-        frame = turned(yaw)
+        frame = top_down_frame(yaw)
         turned_cloud = (cloud @ frame).T.copy()
         for grasp in _candidates(points, centre, frame, 0):
-            best = max(best, world.air(turned_cloud, grasp.position @ frame))
+            best = max(best, world.gripper_clearance(turned_cloud, grasp.position @ frame))
     return best
 
 
 def _posture(world: World, grasp: Grasp, geoms: Collection[int], shift: np.ndarray | None) -> float:
     """What the arm makes of a grasp: there, a little higher, and at the destination."""
     cost = world.arm.cost(grasp.position, grasp.rotation, geoms)
-    cost += 10 * max(0.0, world.arm.stretch(grasp.position + up(LIFTED), grasp.rotation) - STRETCH)
+    cost += 10 * max(0.0, world.arm.extension(grasp.position + up(LIFT), grasp.rotation) - MAX_EXTENSION)
     if shift is not None and cost < 1:
         cost += 0.5 * world.arm.cost(grasp.position + shift, grasp.rotation, geoms)
     return cost
@@ -121,28 +125,28 @@ def _posture(world: World, grasp: Grasp, geoms: Collection[int], shift: np.ndarr
 def _candidates(points: np.ndarray, centre: np.ndarray, frame: np.ndarray, index: int) -> list[Grasp]:
     """Grasps with the tool frame `frame` (3, 3), wherever the material is narrow enough along its x."""
     top, bottom = points[:, 2].max(), points[:, 2].min()
-    heights = list(dict.fromkeys(round(max(top - d, bottom + ABOVE_FLOOR), 3) for d in DEPTHS))
+    heights = list(dict.fromkeys(round(max(top - d, bottom + ABOVE_BOTTOM), 3) for d in DEPTHS))
     u_axis = np.array([*frame[:2, 0], 0.0]) / np.linalg.norm(frame[:2, 0])
     v_axis = np.array([-u_axis[1], u_axis[0], 0.0])
     turn = np.arccos(min(1.0, abs(float(frame[:, 0] @ DOWN[:, 0]))))
-    lean = np.arccos(min(1.0, -float(frame[2, 2])))
+    tilt = np.arccos(min(1.0, -float(frame[2, 2])))
     found = []
     along, across = points @ u_axis, points @ v_axis
     middle = float(centre @ v_axis)
     for rank, z in enumerate(heights):
-        level = np.abs(points[:, 2] - z) < PAD
+        level = np.abs(points[:, 2] - z) < PAD_HALF_HEIGHT
         if not level.any():
             continue
         low, high = across[level].min(), across[level].max()
         for v in [middle, *np.arange(low + 0.004, high, 0.008)]:
-            strip = level & (np.abs(across - v) < STRIP)
+            strip = level & (np.abs(across - v) < FINGER_HALF_WIDTH)
             for start, end in _parts(along[strip]):
                 u = (start + end) / 2
                 position = u * u_axis + v * v_axis
                 position[2] = z
                 off = float(np.linalg.norm(position[:2] - centre[:2]))
-                cost = 2 * off + 0.5 * (end - start) + 0.015 * turn + 0.01 * rank + LEAN * lean
-                cost += ASKEW * max(0.0, _slope(along[strip], across[strip] - v, start, end) - 0.5)
+                cost = 2 * off + 0.5 * (end - start) + 0.015 * turn + 0.01 * rank + TILT_COST * tilt
+                cost += SLOPE_COST * max(0.0, _slope(along[strip], across[strip] - v, start, end) - 0.5)
                 found.append(Grasp(position, frame, end - start, cost, index))
     return found
 
@@ -154,10 +158,10 @@ def _slope(along: np.ndarray, across: np.ndarray, start: float, end: float) -> f
     left, right = along[mine & (across < 0)], along[mine & (across >= 0)]
     if not len(left) or not len(right):
         return 1.0
-    return float(max(abs(left.min() - right.min()), abs(left.max() - right.max()))) / STRIP
+    return float(max(abs(left.min() - right.min()), abs(left.max() - right.max()))) / FINGER_HALF_WIDTH
 
 
-def leaning(world: World, target: np.ndarray, tilt: float) -> np.ndarray:
+def tilt_away_from_base(world: World, target: np.ndarray, tilt: float) -> np.ndarray:
     """(3, 3) that turns a hand pointing down so that it points away from the base by `tilt` (rad)."""
     away = target[:2] - world.arm.base
     away /= max(float(np.linalg.norm(away)), 1e-6)
@@ -169,13 +173,13 @@ def _parts(values: np.ndarray) -> list[tuple[float, float]]:
     if not len(values):
         return []
     values = np.sort(values)
-    cuts = np.flatnonzero(np.diff(values) > GAP)
+    cuts = np.flatnonzero(np.diff(values) > FINGER_GAP)
     starts, ends = values[np.r_[0, cuts + 1]], values[np.r_[cuts, len(values) - 1]]
     return [
         (float(starts[i]), float(ends[j]))
         for i in range(len(starts))
         for j in range(i, len(ends))
-        if ends[j] - starts[i] < WIDEST
+        if ends[j] - starts[i] < MAX_WIDTH
     ]
 
 
@@ -185,7 +189,7 @@ def _thinned(points: np.ndarray) -> np.ndarray:
     return points[np.sort(keep)]
 
 
-def _differs(a: Grasp, b: Grasp) -> bool:
+def _differ(a: Grasp, b: Grasp) -> bool:
     return bool(
         np.linalg.norm(a.position - b.position) > 0.012
         or abs(float(a.rotation[:, 0] @ b.rotation[:, 0])) < 0.9

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import grey_dilation
 
-from apt_bench.policies.oracle.arm import STRETCH
-from apt_bench.policies.oracle.geometry import World
+from apt_bench.policies.oracle.arm import MAX_EXTENSION
+from apt_bench.policies.oracle.world import World
 
 CELL = 0.01  # m
 MARGIN = 0.3  # m around everything
@@ -55,13 +55,13 @@ def plan(
     end: np.ndarray,
     rotation: np.ndarray,
     obstacles: np.ndarray,
-    hang: float = 0.01,
+    load_depth: float = 0.01,
     radius: float = 0.06,
 ) -> list[np.ndarray]:
     """Waypoints of the finger tips from here to `end` (3,), for a load that reaches `hang` below and `radius` around
     them: straight, or by a side step where that is lower and within reach."""
-    start = world.grip
-    base = HeightMap.of(obstacles, world.surface, np.stack([start[:2], end[:2]]))
+    start = world.gripper_position
+    base = HeightMap.of(obstacles, world.table_height, np.stack([start[:2], end[:2]]))
     load, palm = base.grown(radius), base.grown(PALM_RADIUS)
     best: tuple[float, list[np.ndarray]] | None = None
     way = end[:2] - start[:2]
@@ -70,12 +70,12 @@ def plan(
         for share in (0.5,) if offset == 0 else (0.2, 0.5, 0.8):
             middle = start[:2] + share * way + offset * side
             track = np.concatenate([_line(start[:2], middle), _line(middle, end[:2])[1:]])
-            need = np.maximum(load.at(track) + hang, palm.at(track) - PALM_HEIGHT) + CLEARANCE
+            need = np.maximum(load.at(track) + load_depth, palm.at(track) - PALM_HEIGHT) + CLEARANCE
             need = np.maximum(need, np.linspace(start[2], end[2], len(track)))
             need[1:-1] = np.maximum(need[1:-1], np.maximum(need[:-2], need[2:]))  # corners are cut
             length = float(np.linalg.norm(np.diff(track, axis=0), axis=1).sum())
             beyond = sum(
-                max(0.0, world.arm.stretch(np.array([*xy, z]), rotation) - STRETCH)
+                max(0.0, world.arm.extension(np.array([*xy, z]), rotation) - MAX_EXTENSION)
                 for xy, z in zip(track, need, strict=True)
             )
             cost = length + 1.5 * float(need.max()) + 10 * beyond

@@ -8,17 +8,17 @@ import numpy as np
 
 from apt_bench.envs.base import Atom
 from apt_bench.policies.oracle.articulated import joint_of, operate
-from apt_bench.policies.oracle.geometry import World
+from apt_bench.policies.oracle.clutter import make_room
+from apt_bench.policies.oracle.flat_objects import can_slide, is_flat, rim_grasps, slide
 from apt_bench.policies.oracle.grasps import find_grasps
-from apt_bench.policies.oracle.inside import opening, put_in, turn_round, ways_in
+from apt_bench.policies.oracle.insertion import insert, insertion_grasps, reorient, side_opening
 from apt_bench.policies.oracle.motion import OPEN, Motion, hold
-from apt_bench.policies.oracle.plate import can_slide, is_flat, rim_grasps, slide
-from apt_bench.policies.oracle.push import make_room
-from apt_bench.policies.oracle.skills import pick, place
-from apt_bench.policies.oracle.spots import find_spots
+from apt_bench.policies.oracle.pick_place import pick, place
+from apt_bench.policies.oracle.placements import find_placements
+from apt_bench.policies.oracle.world import World
 
 ORDER = {"open": 0, "turnon": 0, "turnoff": 0, "close": 2}  # joints before things, but doors are shut last
-PUSHES = 3  # to make room for one grasp
+MAX_PUSHES = 3  # to make room for one grasp
 ROUNDS = 8  # times that the whole goal is gone through
 
 
@@ -68,25 +68,25 @@ def move_object(world: World, atom: Atom, attempt: int) -> Motion:
     def done() -> bool:
         return world.scene.holds(atom)
 
-    out = opening(world, place_name) if atom.predicate == "in" and not is_drawer else None
+    out = side_opening(world, place_name) if atom.predicate == "in" and not is_drawer else None
     if out is not None:
-        ways = list(ways_in(world, name, place_name, out))
+        ways = list(insertion_grasps(world, name, place_name, out))
         if not ways:
-            yield from turn_round(world, name, out)
-            ways = list(ways_in(world, name, place_name, out))
+            yield from reorient(world, name, out)
+            ways = list(insertion_grasps(world, name, place_name, out))
         if not ways:
             return False
         inside, grasp = ways[attempt % len(ways)]
         if not (yield from pick(world, name, grasp)):
             return False
-        return (yield from put_in(world, name, place_name, inside, out, grasp.rotation, done))
+        return (yield from insert(world, name, place_name, inside, out, grasp.rotation, done))
     others = (a for a in world.scene.goal if a.args[1:] == (place_name,) and a.args[0] != name)
     shared = atom.predicate == "on" and any(not world.scene.holds(a) for a in others)
-    spots = find_spots(world, name, place_name, atom.predicate, shared)
-    spot = world.variation.choose(spots, attempt)
+    placements = find_placements(world, name, place_name, atom.predicate, shared)
+    spot = world.variation.choose(placements, attempt)
     flat = is_flat(world, name)
     grasps = [] if flat else find_grasps(world, name, spot.position)
-    for _ in range(0 if flat or attempt >= PUSHES else PUSHES):
+    for _ in range(0 if flat or attempt >= MAX_PUSHES else MAX_PUSHES):
         if any(g.cost < 1 for g in grasps) or not (yield from make_room(world, name, spot.position)):
             break
         grasps = find_grasps(world, name, spot.position)

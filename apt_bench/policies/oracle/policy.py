@@ -11,9 +11,9 @@ from apt_bench.core.config import Natural, Range, build
 from apt_bench.core.errors import UserError
 from apt_bench.envs.base import Observation
 from apt_bench.policies.base import PolicySpec, Resources
-from apt_bench.policies.oracle.geometry import World
 from apt_bench.policies.oracle.planner import expert
 from apt_bench.policies.oracle.variation import Variation
+from apt_bench.policies.oracle.world import World
 
 Amount = Annotated[float, Range(least=0, most=2)]
 

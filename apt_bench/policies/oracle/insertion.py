@@ -7,23 +7,32 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from scipy.spatial import cKDTree
 
-from apt_bench.policies.oracle.articulated import facing, rotation_matrix, sideways
-from apt_bench.policies.oracle.geometry import World
+from apt_bench.policies.oracle.articulated import front_approach_frame, quarter_turn, rotation_matrix
 from apt_bench.policies.oracle.grasps import Grasp, find_grasps
-from apt_bench.policies.oracle.motion import CLOSE, OPEN, Motion, action_towards, follow, go, hold, up
+from apt_bench.policies.oracle.motion import (
+    CLOSE,
+    OPEN,
+    Motion,
+    action_towards,
+    follow_path,
+    hold,
+    move_to,
+    up,
+)
 from apt_bench.policies.oracle.paths import plan
-from apt_bench.policies.oracle.skills import pick, place
+from apt_bench.policies.oracle.pick_place import pick, place
+from apt_bench.policies.oracle.world import World
 
-LEANS = np.deg2rad([45, 60, 35])  # of the hand that reaches in
+TILTS = np.deg2rad([45, 60, 35])  # of the hand that reaches in
 CORRIDOR = 0.04  # m: half width and half height of what has to be free before a room can be entered
-THIN = 0.03  # m: what is wider is no handle and no wall, and slips out of a leaning hand
+MAX_GRASP_WIDTH = 0.03  # m: what is wider is no handle and no wall, and slips out of a leaning hand
 DEPTHS = (0.0, 0.3, 0.6)  # where a thing is put: share of the way from the room's middle to its opening
 LATERAL = np.linspace(-0.8, 0.8, 9)  # share of its half width
-SWAY = 0.03  # m that a thing held by its handle may hang lower on the way
-SILL = 0.015  # m above the floor at which a thing is carried in
+SAG = 0.03  # m that a thing held by its handle may hang lower on the way
+CARRY_HEIGHT = 0.015  # m above the floor at which a thing is carried in
 
 
-def opening(world: World, target: str) -> np.ndarray | None:
+def side_opening(world: World, target: str) -> np.ndarray | None:
     """(3,) horizontal unit vector out of a region that has a roof, through the side that is open. None: it has no roof,
     or no way in."""
     box = world.box(target) if target in world.scene.regions else None
@@ -44,7 +53,9 @@ def opening(world: World, target: str) -> np.ndarray | None:
     return None
 
 
-def ways_in(world: World, name: str, target: str, out: np.ndarray) -> Iterator[tuple[np.ndarray, Grasp]]:
+def insertion_grasps(
+    world: World, name: str, target: str, out: np.ndarray
+) -> Iterator[tuple[np.ndarray, Grasp]]:
     """Where the thing's origin shall stand (3,), and grasps with which the arm can be there, best first."""
     box = world.box(target)
     assert box is not None
@@ -54,9 +65,9 @@ def ways_in(world: World, name: str, target: str, out: np.ndarray) -> Iterator[t
     shape = world.points(name) - world.position(name)
     others = world.obstacles(name)
     around = np.linalg.norm((others - centre)[:, :2], axis=1) < 0.03
-    floor = float(others[around & (others[:, 2] < centre[2]), 2].max(initial=world.surface))
+    floor = float(others[around & (others[:, 2] < centre[2]), 2].max(initial=world.table_height))
     tree = cKDTree(others[others[:, 2] > floor + 0.005])
-    hands = _hands(out)
+    frames = _side_frames(out)
     for share in DEPTHS:
         best = (-1.0, centre)
         for side in LATERAL:
@@ -66,18 +77,18 @@ def ways_in(world: World, name: str, target: str, out: np.ndarray) -> Iterator[t
         spot = best[1]
         geoms = frozenset(world.scene.objects[name].geoms)
         shift = spot - world.position(name)
-        for grasp in find_grasps(world, name, spot, hands=hands):
+        for grasp in find_grasps(world, name, spot, frames=frames):
             there = world.arm.cost(grasp.position + shift, grasp.rotation, geoms)
-            if grasp.width < THIN and grasp.cost < 1 and there < 1:
+            if grasp.width < MAX_GRASP_WIDTH and grasp.cost < 1 and there < 1:
                 yield spot, grasp
 
 
-def turn_round(world: World, name: str, out: np.ndarray) -> Motion:
+def reorient(world: World, name: str, out: np.ndarray) -> Motion:
     """Set a thing down again where it stands, its handle towards `out`."""
     here = world.position(name)
     for turn in (np.pi, np.pi / 2, -np.pi / 2):
         back = _about_z(-turn)
-        if any(g.width < THIN for g in find_grasps(world, name, hands=_hands(back @ out))):
+        if any(g.width < MAX_GRASP_WIDTH for g in find_grasps(world, name, frames=_side_frames(back @ out))):
             break
     else:
         yield from hold(world, OPEN, 1)
@@ -95,11 +106,11 @@ def turn_round(world: World, name: str, out: np.ndarray) -> Motion:
         return False
     _, grasp, angle = best
     half, whole = (_about_z(share * angle) @ grasp.rotation for share in (0.5, 1.0))
-    yield from go(world, world.grip + up(0.02), half, CLOSE, tolerance=0.03, steps=40)
-    yield from go(world, world.grip, whole, CLOSE, tolerance=0.03, steps=40)
+    yield from move_to(world, world.gripper_position + up(0.02), half, CLOSE, tolerance=0.03, steps=40)
+    yield from move_to(world, world.gripper_position, whole, CLOSE, tolerance=0.03, steps=40)
     yield from place(world, name, here, 0.0, lambda: False, whole)
     for rotation in (half, grasp.rotation):  # back the way it came, not on into the wrist's stop
-        yield from go(world, world.grip, rotation, OPEN, tolerance=0.05, angle=0.3, steps=30)
+        yield from move_to(world, world.gripper_position, rotation, OPEN, tolerance=0.05, angle=0.3, steps=30)
     return True
 
 
@@ -107,11 +118,11 @@ def _about_z(angle: float) -> np.ndarray:
     return rotation_matrix(np.array([0.0, 0.0, angle]))
 
 
-def _hands(out: np.ndarray) -> list[np.ndarray]:
-    return [sideways(facing(out, float(lean))) for lean in LEANS]
+def _side_frames(out: np.ndarray) -> list[np.ndarray]:
+    return [quarter_turn(front_approach_frame(out, float(tilt))) for tilt in TILTS]
 
 
-def put_in(
+def insert(
     world: World,
     name: str,
     target: str,
@@ -123,25 +134,25 @@ def put_in(
     """Carry the held object before the opening of the region `target`, in, and let go; `spot` (3,) for its origin,
     `out` (3,) the way out."""
     load = world.points(name)
-    hang = world.grip[2] - load[:, 2].min()
+    hang = world.gripper_position[2] - load[:, 2].min()
     others = world.obstacles(name)
     parent = world.points(world.scene.regions[target].parent) - spot
     walls = parent[(np.abs(parent @ np.cross(out, [0, 0, 1.0])) < CORRIDOR) & (parent[:, 2] > 0)]
     way = float((walls @ out).max() - ((load - world.position(name)) @ out).min()) + 0.02
-    outside = spot + way * out + up(SILL)
-    above = world.grip + outside - world.position(name)
-    radius = float(np.linalg.norm((load - world.grip)[:, :2], axis=1).max()) + 0.01
-    path = plan(world, above, rotation, others, hang + SWAY, radius)
-    yield from follow(world, path, rotation, CLOSE)
-    for point in (outside, spot + up(SILL), spot):
+    outside = spot + way * out + up(CARRY_HEIGHT)
+    above = world.gripper_position + outside - world.position(name)
+    radius = float(np.linalg.norm((load - world.gripper_position)[:, :2], axis=1).max()) + 0.01
+    path = plan(world, above, rotation, others, hang + SAG, radius)
+    yield from follow_path(world, path, rotation, CLOSE)
+    for point in (outside, spot + up(CARRY_HEIGHT), spot):
         for _ in range(50):
             offset = point - world.position(name)
-            if np.linalg.norm(offset) < 0.01 or not world.gripped(name):
+            if np.linalg.norm(offset) < 0.01 or not world.grasped(name):
                 break
             if point is spot and world.supported(name):
                 break
-            yield action_towards(world, world.grip + offset, rotation, CLOSE)
+            yield action_towards(world, world.gripper_position + offset, rotation, CLOSE)
     yield from hold(world, OPEN, 5)
-    yield from go(world, world.grip + way * out, rotation, OPEN, tolerance=0.03, steps=30)
-    yield from go(world, world.grip + up(0.15), rotation, OPEN, tolerance=0.03, steps=20)
+    yield from move_to(world, world.gripper_position + way * out, rotation, OPEN, tolerance=0.03, steps=30)
+    yield from move_to(world, world.gripper_position + up(0.15), rotation, OPEN, tolerance=0.03, steps=20)
     return done()

@@ -6,20 +6,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from apt_bench.policies.oracle.arm import STRETCH
-from apt_bench.policies.oracle.geometry import World
+from apt_bench.policies.oracle.arm import MAX_EXTENSION
 from apt_bench.policies.oracle.motion import DOWN, up
+from apt_bench.policies.oracle.world import World
 
-SHARES = (0.0, -0.2, 0.2, -0.4, 0.4, -0.6, 0.6, -0.8, 0.8)  # of the region's half size
+GRID = (0.0, -0.2, 0.2, -0.4, 0.4, -0.6, 0.6, -0.8, 0.8)  # of the region's half size
 INSET = 0.015  # m that the object's origin keeps from the region's edge
-ABOVE = 0.05  # m above a thin region that things stand on: what is higher is not its floor
-ON_TOP = 5.0  # cost per metre
+ABOVE_REGION = 0.05  # m above a thin region that things stand on: what is higher is not its floor
+HEIGHT_COST = 5.0  # cost per metre
 CELL = 0.01  # m
 DROP = 0.04  # m above the floor of a container from which things are let go
 
 
 @dataclass(frozen=True)
-class Spot:
+class Placement:
     """`position` (3,): where the object's origin shall stand; `drop`: height above it from which it may fall, m;
     `cost`: lower is better, no unit."""
 
@@ -28,45 +28,49 @@ class Spot:
     cost: float
 
 
-def find_spots(world: World, name: str, target: str, predicate: str, shared: bool = False) -> list[Spot]:
+def find_placements(
+    world: World, name: str, target: str, predicate: str, shared: bool = False
+) -> list[Placement]:
     """Spots for an object in or on a region or another object, best first; never empty. `shared`: another thing will
     come beside it, so it goes to the end farther from the robot, along its own narrow side."""
     shape = world.points(name) - world.position(name)  # a grasp from above keeps its orientation
     others = world.obstacles(name)
-    middle = _middle(world, target)
+    middle = _target_centre(world, target)
     box = world.box(target) if target in world.scene.regions else None
     ceiling = (
         np.inf
         if box is None
-        else box[0][2] + np.abs(box[1] @ box[2])[2] + (ABOVE if predicate == "on" else 0.0)
+        else box[0][2] + np.abs(box[1] @ box[2])[2] + (ABOVE_REGION if predicate == "on" else 0.0)
     )
     below = others[others[:, 2] < ceiling]  # a drawer's floor, not what hangs over it
-    spots = []
+    placements = []
     for centre in _centres(world, target, middle):
-        floor = _floor(shape[:, :2] + centre[:2], below, world.surface)
+        floor = _floor(shape[:, :2] + centre[:2], below, world.table_height)
         position = np.array([*centre[:2], floor - shape[:, 2].min()])
-        crowd = _crowding(shape + position, others[others[:, 2] > floor + 0.008])
+        overlap = _overlap(shape + position, others[others[:, 2] > floor + 0.008])
         grip = position + up(shape[:, 2].max())
-        far = max(0.0, world.arm.stretch(grip, DOWN) - STRETCH + 0.03)
+        far = max(0.0, world.arm.extension(grip, DOWN) - MAX_EXTENSION + 0.03)
         off = float(np.linalg.norm(centre[:2] - middle[:2]))
-        spots.append(Spot(position, DROP if predicate == "in" else 0.0, off + crowd + 5 * far))
+        placements.append(Placement(position, DROP if predicate == "in" else 0.0, off + overlap + 5 * far))
     if shared:
         side = np.eye(3)[int(np.ptp(shape[:, 1]) < np.ptp(shape[:, 0]))]
         side *= np.sign(side[:2] @ (middle[:2] - world.arm.base)) or 1.0
-        spots = [replace(s, cost=s.cost - 2 * float(side @ (s.position - middle))) for s in spots]
-    ground = min(s.position[2] for s in spots)  # what stands higher stands on something that lies there
-    spots = [replace(s, cost=s.cost + ON_TOP * float(s.position[2] - ground)) for s in spots]
-    return sorted(spots, key=lambda s: s.cost)
+        placements = [replace(s, cost=s.cost - 2 * float(side @ (s.position - middle))) for s in placements]
+    ground = min(s.position[2] for s in placements)  # what stands higher stands on something that lies there
+    placements = [replace(s, cost=s.cost + HEIGHT_COST * float(s.position[2] - ground)) for s in placements]
+    return sorted(placements, key=lambda s: s.cost)
 
 
-def _middle(world: World, target: str) -> np.ndarray:
+def _target_centre(world: World, target: str) -> np.ndarray:
     if target in world.scene.objects:
         return world.position(target)
     box = world.box(target)
     if box is not None:
         return box[0]
     parent = world.scene.regions[target].parent
-    return world.position(parent) if parent in world.scene.objects else np.array([0.0, 0.0, world.surface])
+    return (
+        world.position(parent) if parent in world.scene.objects else np.array([0.0, 0.0, world.table_height])
+    )
 
 
 def _centres(world: World, target: str, middle: np.ndarray) -> list[np.ndarray]:
@@ -75,7 +79,7 @@ def _centres(world: World, target: str, middle: np.ndarray) -> list[np.ndarray]:
         return [middle]
     _, rotation, half = box
     reach = np.maximum(np.abs(rotation @ half) - INSET, 0.0)
-    return [middle + np.array([a * reach[0], b * reach[1], 0.0]) for a in SHARES for b in SHARES]
+    return [middle + np.array([a * reach[0], b * reach[1], 0.0]) for a in GRID for b in GRID]
 
 
 def _floor(shadow: np.ndarray, others: np.ndarray, surface: float) -> float:
@@ -86,7 +90,7 @@ def _floor(shadow: np.ndarray, others: np.ndarray, surface: float) -> float:
     return float(others[under, 2].max(initial=surface))
 
 
-def _crowding(body: np.ndarray, others: np.ndarray) -> float:
+def _overlap(body: np.ndarray, others: np.ndarray) -> float:
     """How much of the object's footprint is taken by what rises above its floor or hangs over it."""
     near = others[(np.abs(others[:, :2] - body[:, :2].mean(0)) < 0.2).all(1)]
     mine = {tuple(c) for c in np.floor(body[:, :2] / CELL).astype(int)}

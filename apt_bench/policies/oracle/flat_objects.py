@@ -6,25 +6,39 @@ from collections.abc import Callable
 
 import numpy as np
 
-from apt_bench.policies.oracle.articulated import facing
-from apt_bench.policies.oracle.geometry import World
-from apt_bench.policies.oracle.grasps import LEAN, Grasp
-from apt_bench.policies.oracle.motion import CLOSE, OPEN, Motion, action_towards, follow, go, turned, up
+from apt_bench.policies.oracle.articulated import front_approach_frame
+from apt_bench.policies.oracle.grasps import TILT_COST, Grasp
+from apt_bench.policies.oracle.motion import (
+    CLOSE,
+    OPEN,
+    Motion,
+    action_towards,
+    follow_path,
+    move_to,
+    top_down_frame,
+    up,
+)
 from apt_bench.policies.oracle.paths import plan
+from apt_bench.policies.oracle.world import World
 
 AZIMUTHS = np.deg2rad(np.arange(-180, 180, 15))
-LEANS = np.deg2rad([12, 7])  # of the hand outwards, so that the outer finger gets under the rim
-BITE = 0.022  # m of the rim between the fingers
+TILTS = np.deg2rad([12, 7])  # of the hand outwards, so that the outer finger gets under the rim
+RIM_DEPTH = 0.022  # m of the rim between the fingers
 STRIP = 0.01  # half width of a finger
-FLOOR = -0.004  # m from what the thing stands on to the lowest corner of the boxes around the open fingers
-LEVEL = 0.01  # m: what stands higher does not stand on the table
-PRESS, LIGHTER = 0.003, 0.0005  # m below the surface that the hand aims at; less of it while the hand sticks
-STICKS = 0.002  # m in one control step
-FLAT = 0.03  # m
-DRAG = 0.5  # of full speed
+CORNER_HEIGHT = (
+    -0.004
+)  # m from what the thing stands on to the lowest corner of the boxes around the open fingers
+ON_TABLE = 0.01  # m: what stands higher does not stand on the table
+PRESS, PRESS_STEP = (
+    0.003,
+    0.0005,
+)  # m below the surface that the hand aims at; less of it while the hand sticks
+MIN_STEP = 0.002  # m in one control step
+MAX_HEIGHT = 0.03  # m
+DRAG_SPEED = 0.5  # of full speed
 YAWS = np.deg2rad([0, 90, 45, -45])  # of the dragging hand
-FREE = 0.02  # m of air around it that is enough
-LOST = 0.05  # m from the middle: the thing has stayed behind
+ENOUGH_CLEARANCE = 0.02  # m of air around it that is enough
+MAX_OFFSET = 0.05  # m from the middle: the thing has stayed behind
 
 
 def rim_grasps(world: World, name: str, destination: np.ndarray, limit: int = 6) -> list[Grasp]:
@@ -42,30 +56,30 @@ def rim_grasps(world: World, name: str, destination: np.ndarray, limit: int = 6)
         across = np.array([-out[1], out[0], 0.0])
         strip = np.abs((points - centre) @ across) < STRIP
         reach = float(((points - centre) @ out)[strip].max(initial=0.0))
-        for lean in LEANS:
-            rotation = facing(out, float(lean))
-            position = centre + (reach - BITE) * out
-            position[2] = points[:, 2].min() + FLOOR - world.below(rotation)
-            cost = LEAN * float(lean)
-            if world.air((others @ rotation).T, position @ rotation) < 0.004:
+        for tilt in TILTS:
+            rotation = front_approach_frame(out, float(tilt))
+            position = centre + (reach - RIM_DEPTH) * out
+            position[2] = points[:, 2].min() + CORNER_HEIGHT - world.lowest_corner(rotation)
+            cost = TILT_COST * float(tilt)
+            if world.gripper_clearance((others @ rotation).T, position @ rotation) < 0.004:
                 cost += 1
             cost += world.arm.cost(position + up(0.01), rotation, geoms)  # the tips may touch the table
             if cost < 1:
                 cost += 0.5 * world.arm.cost(position + shift, rotation, geoms)
-            found.append(Grasp(position, rotation, BITE, cost))
+            found.append(Grasp(position, rotation, RIM_DEPTH, cost))
     return sorted(found, key=lambda g: g.cost)[:limit]
 
 
 def is_flat(world: World, name: str) -> bool:
     """Whether the thing is wider than the hand opens, and too low to be held by its sides from above."""
     size = np.ptp(world.points(name), axis=0)
-    return bool(size[2] < FLAT and size[:2].min() > world.scene.robot.max_opening)
+    return bool(size[2] < MAX_HEIGHT and size[:2].min() > world.scene.robot.max_opening)
 
 
 def can_slide(world: World, name: str, target: str) -> bool:
     """Whether the thing stands on the table and shall go to another part of it."""
     region = world.scene.regions.get(target)
-    on_table = world.points(name)[:, 2].min() - world.surface < LEVEL
+    on_table = world.points(name)[:, 2].min() - world.table_height < ON_TABLE
     return region is not None and region.parent not in world.scene.objects and bool(on_table)
 
 
@@ -79,24 +93,27 @@ def slide(world: World, name: str, spot: np.ndarray, done: Callable[[], bool]) -
     others = others[np.linalg.norm(others[:, :2] - centre[:2], axis=1) < 0.3]
 
     def room(hand: np.ndarray) -> float:
-        return min(world.air((others @ hand).T, contact @ hand, world.fist_boxes), FREE)
+        return min(
+            world.gripper_clearance((others @ hand).T, contact @ hand, world.closed_gripper_boxes),
+            ENOUGH_CLEARANCE,
+        )
 
-    hand = max((turned(yaw) for yaw in YAWS), key=room)  # the first of those with room enough
+    hand = max((top_down_frame(yaw) for yaw in YAWS), key=room)  # the first of those with room enough
     above = contact + up(0.06)
-    yield from follow(world, plan(world, above, hand, world.obstacles()), hand, CLOSE)
-    yield from go(world, above, hand, CLOSE, tolerance=0.012, angle=0.06)
-    yield from go(world, contact, hand, CLOSE, tolerance=0.004, steps=50, straight=True)
-    press, last = PRESS, world.grip
+    yield from follow_path(world, plan(world, above, hand, world.obstacles()), hand, CLOSE)
+    yield from move_to(world, above, hand, CLOSE, tolerance=0.012, angle=0.06)
+    yield from move_to(world, contact, hand, CLOSE, tolerance=0.004, steps=50, straight=True)
+    press, last = PRESS, world.gripper_position
     for _ in range(160):
         offset = spot - world.position(name)
-        if done() or np.linalg.norm((world.grip - world.centre(name))[:2]) > LOST:
+        if done() or np.linalg.norm((world.gripper_position - world.centre(name))[:2]) > MAX_OFFSET:
             break
-        target = world.grip + offset
-        press += LIGHTER if np.linalg.norm(world.grip - last) > STICKS else -LIGHTER
+        target = world.gripper_position + offset
+        press += PRESS_STEP if np.linalg.norm(world.gripper_position - last) > MIN_STEP else -PRESS_STEP
         press = float(np.clip(press, -PRESS, PRESS))
-        target[2], last = world.grip[2] - press, world.grip
+        target[2], last = world.gripper_position[2] - press, world.gripper_position
         action = action_towards(world, target, hand, CLOSE)
-        action[:2] *= DRAG
+        action[:2] *= DRAG_SPEED
         yield action
-    yield from go(world, world.grip + up(0.1), hand, OPEN, tolerance=0.03, steps=15)
+    yield from move_to(world, world.gripper_position + up(0.1), hand, OPEN, tolerance=0.03, steps=15)
     return done()

@@ -12,45 +12,45 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from apt_bench.envs.mj import mujoco
-from apt_bench.policies.oracle.arm import FOLDED, STRETCH
-from apt_bench.policies.oracle.geometry import World
-from apt_bench.policies.oracle.grasps import Grasp, clearance, find_grasps
+from apt_bench.envs.mujoco_no_gl import mujoco
+from apt_bench.policies.oracle.arm import MAX_EXTENSION, MIN_EXTENSION
+from apt_bench.policies.oracle.grasps import Grasp, find_grasps, top_down_clearance
 from apt_bench.policies.oracle.motion import (
     CLOSE,
     OPEN,
     Motion,
     action_towards,
-    follow,
-    go,
-    pointing,
+    follow_path,
+    move_to,
+    tilted_frame,
     up,
-    upright,
+    without_tilt,
 )
 from apt_bench.policies.oracle.paths import plan
-from apt_bench.policies.oracle.skills import pick, place
+from apt_bench.policies.oracle.pick_place import pick, place
+from apt_bench.policies.oracle.world import World
 
 LENGTHS = (0.025, 0.04, 0.055, 0.07, 0.085)  # m
 DIRECTIONS = np.deg2rad([0, 90, 180, 270, 45, 135, 225, 315])  # from the x axis of what is to be grasped
-ASIDE = (0.03, 0.045, 0.06, 0.08, 0.10, 0.13)  # m that a neighbour is carried away
-OBLIQUE = 0.02  # m of length that a push against a corner must save
-LEANS = np.deg2rad([15, 35, 50])  # of the hand backwards, so that only the fingers come near
-AROUND = 0.13  # m: what is farther away is in nobody's way
-LOW = 0.02  # m above the table up to which a thing stands on it
-FREE = 0.002  # m of air around the closed hand
-BEHIND = 0.012  # m of air between it and what it will push
-ROOM = 0.004  # m of air around the open hand that is enough
-GAIN = 0.002  # m of air that a push must win
-SPEED = 0.2  # m/s of an imagined push
-UPRIGHT = np.cos(np.deg2rad(15))
-DEEP = 0.004  # m by which an imagined push may press things into each other
-LEAD = 0.015  # m that the hand is sent ahead
-GOOD = 0.7  # cost of a grasp that is worth a push
-EASY = 0.2  # cost of a posture from which the arm gets away again
-HIGHER = 0.08  # m above the place where a push begins, from where the hand goes down
-TIPS = 16  # the first corners of the hand's boxes are its fingers'
-HAND = 0.3  # m around it in which it may hit something
-ACROSS = 0.012  # half width (m) of what the closed fingers meet
+ASIDE_LENGTHS = (0.03, 0.045, 0.06, 0.08, 0.10, 0.13)  # m that a neighbour is carried away
+OBLIQUE_COST = 0.02  # m of length that a push against a corner must save
+TILTS = np.deg2rad([15, 35, 50])  # of the hand backwards, so that only the fingers come near
+NEIGHBOUR_RADIUS = 0.13  # m: what is farther away is in nobody's way
+ON_TABLE = 0.02  # m above the table up to which a thing stands on it
+MIN_CLEARANCE = 0.002  # m of air around the closed hand
+CONTACT_GAP = 0.012  # m of air between it and what it will push
+ENOUGH_CLEARANCE = 0.004  # m of air around the open hand that is enough
+MIN_GAIN = 0.002  # m of air that a push must win
+PUSH_SPEED = 0.2  # m/s of an imagined push
+MIN_UPRIGHT = np.cos(np.deg2rad(15))
+MAX_PENETRATION = 0.004  # m by which an imagined push may press things into each other
+LEAD_LENGTH = 0.015  # m that the hand is sent ahead
+GRASP_COST = 0.7  # cost of a grasp that is worth a push
+POSTURE_COST = 0.2  # cost of a posture from which the arm gets away again
+APPROACH_HEIGHT = 0.08  # m above the place where a push begins, from where the hand goes down
+FINGER_CORNERS = 16  # the first corners of the hand's boxes are its fingers'
+GRIPPER_RADIUS = 0.3  # m around it in which it may hit something
+FINGER_HALF_WIDTH = 0.012  # half width (m) of what the closed fingers meet
 
 
 @dataclass(frozen=True)
@@ -88,25 +88,27 @@ def make_room(world: World, name: str, destination: np.ndarray) -> Motion:
 
 def push_along(world: World, push: Push) -> Motion:
     """Come down behind the thing, push it, and rise."""
-    above = push.start + up(HIGHER)
-    straight = upright(push.rotation)
-    yield from follow(world, plan(world, above, straight, world.obstacles()), straight, push.gripper)
-    yield from go(world, above, straight, push.gripper, tolerance=0.03, angle=0.2)
-    yield from go(world, above, push.rotation, push.gripper, tolerance=0.015, angle=0.1)
-    yield from go(
+    above = push.start + up(APPROACH_HEIGHT)
+    straight = without_tilt(push.rotation)
+    yield from follow_path(world, plan(world, above, straight, world.obstacles()), straight, push.gripper)
+    yield from move_to(world, above, straight, push.gripper, tolerance=0.03, angle=0.2)
+    yield from move_to(world, above, push.rotation, push.gripper, tolerance=0.015, angle=0.1)
+    yield from move_to(
         world, push.start, push.rotation, push.gripper, tolerance=0.01, angle=0.15, steps=40, straight=True
     )
     origin = world.position(push.name)
     for _ in range(60):
         if (world.position(push.name) - origin) @ push.direction > push.length:
             break
-        ahead = (world.grip - push.start) @ push.direction + LEAD
+        ahead = (world.gripper_position - push.start) @ push.direction + LEAD_LENGTH
         if ahead > push.length + 0.05:
             break
         yield action_towards(world, push.start + ahead * push.direction, push.rotation, push.gripper)
-    back = world.grip - 0.02 * push.direction
-    yield from go(world, back, push.rotation, push.gripper, tolerance=0.01, steps=10)
-    yield from go(world, world.grip + up(0.12), straight, OPEN, tolerance=0.03, angle=0.2, steps=25)
+    back = world.gripper_position - 0.02 * push.direction
+    yield from move_to(world, back, push.rotation, push.gripper, tolerance=0.01, steps=10)
+    yield from move_to(
+        world, world.gripper_position + up(0.12), straight, OPEN, tolerance=0.03, angle=0.2, steps=25
+    )
     return True
 
 
@@ -122,37 +124,37 @@ def find_push(world: World, name: str, destination: np.ndarray) -> Push | SetAsi
     """The shortest push after which there is a grasp, or else a neighbour to be set aside, or else what wins the most
     room for the hand."""
     best: tuple[float, Push] | None = None
-    most: tuple[float, Push | SetAside] | None = None
+    second_best: tuple[float, Push | SetAside] | None = None
     neighbours = _neighbours(world, name)
-    if clearance(world, name, *neighbours[1:]) < ROOM:
+    if top_down_clearance(world, name, *neighbours[1:]) < ENOUGH_CLEARANCE:
         return None  # they are not what is in the way
-    now = clearance(world, name)
+    now = top_down_clearance(world, name)
     for other in neighbours:
         for index, direction in enumerate(_directions(world, name)):
-            extra = OBLIQUE * (index >= 4)
+            extra = OBLIQUE_COST * (index >= 4)
             pushes = _contacts(world, other, direction)
             if not pushes:
                 continue
-            for length, after in _imagine(world, other, direction):
-                pushes = [p for p in (replace(p, length=length) for p in pushes) if _passes(after, p)]
+            for length, after in _simulate_pushes(world, other, direction):
+                pushes = [p for p in (replace(p, length=length) for p in pushes) if _end_is_free(after, p)]
                 if not pushes or (best is not None and length + extra >= best[0]):
                     break
-                room = clearance(after, name)
-                if room > ROOM and _graspable(after, name, destination):
+                room = top_down_clearance(after, name)
+                if room > ENOUGH_CLEARANCE and _graspable(after, name, destination):
                     best = length + extra, pushes[0]
                     break
                 value = room - 0.05 * (length + extra)
-                if room > now + GAIN and (most is None or value > most[0]):
-                    most = value, pushes[0]
+                if room > now + MIN_GAIN and (second_best is None or value > second_best[0]):
+                    second_best = value, pushes[0]
     if best is not None:
         return best[1]
     for aside, after in _asides(world, name, neighbours[1:]):
-        room = clearance(after, name)
-        if room > ROOM and _graspable(after, name, destination):
+        room = top_down_clearance(after, name)
+        if room > ENOUGH_CLEARANCE and _graspable(after, name, destination):
             return aside
-        if room > now + GAIN and (most is None or room > most[0]):
-            most = room, aside
-    return most[1] if most else None
+        if room > now + MIN_GAIN and (second_best is None or room > second_best[0]):
+            second_best = room, aside
+    return second_best[1] if second_best else None
 
 
 def _asides(world: World, name: str, neighbours: list[str]) -> Iterator[tuple[SetAside, World]]:
@@ -163,7 +165,7 @@ def _asides(world: World, name: str, neighbours: list[str]) -> Iterator[tuple[Se
         grasps = [g for g in find_grasps(world, other, limit=2) if g.cost < 1]
         outwards = world.position(other) - world.position(name)
         options += [(other, grasps[0], d) for d in _directions(world, name) if grasps and d @ outwards > 0.01]
-    for length in ASIDE:
+    for length in ASIDE_LENGTHS:
         for other, grasp, direction in options:
             data, body = copy.copy(scene.data), scene.objects[other].body
             start = int(model.jnt_qposadr[model.body_jntadr[body]])
@@ -173,12 +175,12 @@ def _asides(world: World, name: str, neighbours: list[str]) -> Iterator[tuple[Se
             stands = (np.abs(data.contact.frame[mine, 2]) > 0.9).all()
             spot, hand = world.position(other) + length * direction, grasp.position + length * direction
             if stands and world.arm.cost(hand, grasp.rotation, scene.objects[other].geoms) < 1:
-                yield SetAside(other, grasp, spot), world.imagined(data)
+                yield SetAside(other, grasp, spot), world.in_state(data)
 
 
 def _graspable(world: World, name: str, destination: np.ndarray) -> bool:
     grasps = find_grasps(world, name, destination, limit=1)
-    return bool(grasps) and grasps[0].cost < GOOD
+    return bool(grasps) and grasps[0].cost < GRASP_COST
 
 
 def _neighbours(world: World, name: str) -> list[str]:
@@ -186,8 +188,8 @@ def _neighbours(world: World, name: str) -> list[str]:
     found = [name]
     here = world.position(name)
     for other in world.movables():
-        near = np.linalg.norm((world.position(other) - here)[:2]) < AROUND
-        if other != name and near and world.points(other)[:, 2].min() < world.surface + LOW:
+        near = np.linalg.norm((world.position(other) - here)[:2]) < NEIGHBOUR_RADIUS
+        if other != name and near and world.points(other)[:, 2].min() < world.table_height + ON_TABLE:
             found.append(other)
     return found
 
@@ -203,52 +205,56 @@ def _contacts(world: World, name: str, direction: np.ndarray) -> list[Push]:
     everything = world.obstacles()
     points, centre = world.points(name), world.centre(name)
     beside = np.array([-direction[1], direction[0], 0.0])
-    strip = points[np.abs((points - centre) @ beside) < ACROSS]
+    strip = points[np.abs((points - centre) @ beside) < FINGER_HALF_WIDTH]
     if not len(strip):
         return []
     rear = float((strip @ direction).min())
     cloud = _near(everything, centre)
-    finger = abs(float(world.hand_boxes[0].mean(axis=0)[0]))
+    finger = abs(float(world.open_gripper_boxes[0].mean(axis=0)[0]))
     found = []
-    behind = centre + direction * (rear - centre @ direction - BEHIND)
-    behind[2] = world.surface + 0.05
-    for lean in LEANS:
-        rotation = pointing(world, behind, direction, float(lean))
+    behind = centre + direction * (rear - centre @ direction - CONTACT_GAP)
+    behind[2] = world.table_height + 0.05
+    for tilt in TILTS:
+        rotation = tilted_frame(world, behind, direction, float(tilt))
         for gripper, offset in ((CLOSE, 0.0), (OPEN, finger), (OPEN, -finger)):
             corners = _corners(_boxes(world, gripper)) @ rotation.T
             position = centre - offset * rotation[:, 0]
-            tips = float((corners[:TIPS] @ direction).max())
-            position += direction * (rear - centre @ direction - BEHIND - tips)
-            position[2] = world.surface + 0.006 - float(corners[:, 2].min())
+            tips = float((corners[:FINGER_CORNERS] @ direction).max())
+            position += direction * (rear - centre @ direction - CONTACT_GAP - tips)
+            position[2] = world.table_height + 0.006 - float(corners[:, 2].min())
             push = Push(name, direction, 0.0, position, rotation, gripper)
-            met = (position + direction * (BEHIND + FREE)) @ rotation
-            palm = world.air((points @ rotation).T.copy(), met, _boxes(world, gripper)[2:])
-            if palm > FREE and _free(world, cloud, push, position):  # a palm against its top would topple it
+            met = (position + direction * (CONTACT_GAP + MIN_CLEARANCE)) @ rotation
+            palm = world.gripper_clearance((points @ rotation).T.copy(), met, _boxes(world, gripper)[2:])
+            if palm > MIN_CLEARANCE and _free(
+                world, cloud, push, position
+            ):  # a palm against its top would topple it
                 found.append(push)
     return found
 
 
-def _passes(world: World, push: Push) -> bool:
+def _end_is_free(world: World, push: Push) -> bool:
     """Whether at the end of the push the hand has hit nothing else, and the arm gets there."""
-    end = push.start + push.direction * (push.length + BEHIND)
+    end = push.start + push.direction * (push.length + CONTACT_GAP)
     return _free(world, _near(world.obstacles(push.name), end), push, end)
 
 
 def _free(world: World, cloud: np.ndarray, push: Push, position: np.ndarray) -> bool:
     """Whether the pushing hand can be at a position (3,) without touching the points (n, 3) or the table."""
-    air = world.air((cloud @ push.rotation).T.copy(), position @ push.rotation, _boxes(world, push.gripper))
-    stretch = (
-        world.arm.stretch(position, push.rotation),
-        world.arm.stretch(position + up(HIGHER), upright(push.rotation)),
+    air = world.gripper_clearance(
+        (cloud @ push.rotation).T.copy(), position @ push.rotation, _boxes(world, push.gripper)
     )
-    if air < FREE or min(stretch) < FOLDED or max(stretch) > STRETCH:
+    stretch = (
+        world.arm.extension(position, push.rotation),
+        world.arm.extension(position + up(APPROACH_HEIGHT), without_tilt(push.rotation)),
+    )
+    if air < MIN_CLEARANCE or min(stretch) < MIN_EXTENSION or max(stretch) > MAX_EXTENSION:
         return False
     things = [g for o in world.scene.objects.values() for g in o.geoms]
-    return world.arm.cost(position, push.rotation, things) < EASY
+    return world.arm.cost(position, push.rotation, things) < POSTURE_COST
 
 
 def _boxes(world: World, gripper: float) -> np.ndarray:
-    return world.fist_boxes if gripper == CLOSE else world.hand_boxes
+    return world.closed_gripper_boxes if gripper == CLOSE else world.open_gripper_boxes
 
 
 def _corners(boxes: np.ndarray) -> np.ndarray:
@@ -258,10 +264,10 @@ def _corners(boxes: np.ndarray) -> np.ndarray:
 
 
 def _near(points: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    return points[np.linalg.norm(points[:, :2] - centre[:2], axis=1) < HAND]
+    return points[np.linalg.norm(points[:, :2] - centre[:2], axis=1) < GRIPPER_RADIUS]
 
 
-def _imagine(world: World, name: str, direction: np.ndarray) -> Iterator[tuple[float, World]]:
+def _simulate_pushes(world: World, name: str, direction: np.ndarray) -> Iterator[tuple[float, World]]:
     """What the table looks like after pushes of `LENGTHS`, as long as nothing topples or jams."""
     model, scene = world.scene.model, world.scene
     data = copy.copy(scene.data)
@@ -275,14 +281,14 @@ def _imagine(world: World, name: str, direction: np.ndarray) -> Iterator[tuple[f
     before = data.xmat[bodies, 8].copy()
     done = 0.0
     for length in LENGTHS:
-        for _ in range(int((length - done) / SPEED / model.opt.timestep)):
-            data.qvel[dof : dof + 6] = [*(SPEED * direction[:2]), data.qvel[dof + 2], 0, 0, 0]
+        for _ in range(int((length - done) / PUSH_SPEED / model.opt.timestep)):
+            data.qvel[dof : dof + 6] = [*(PUSH_SPEED * direction[:2]), data.qvel[dof + 2], 0, 0, 0]
             mujoco.mj_step(model, data)
             data.qpos[addresses], data.qvel[dofs] = held, 0
         done = length
         mujoco.mj_forward(model, data)
-        toppled = (np.abs(data.xmat[bodies, 8] - before) > 1 - UPRIGHT).any()
+        toppled = (np.abs(data.xmat[bodies, 8] - before) > 1 - MIN_UPRIGHT).any()
         mine = np.isin(data.contact.geom, list(scene.objects[name].geoms)).any(axis=1)
-        if toppled or (data.contact.dist[mine] < -DEEP).any():
+        if toppled or (data.contact.dist[mine] < -MAX_PENETRATION).any():
             return
-        yield length, world.imagined(data)
+        yield length, world.in_state(data)

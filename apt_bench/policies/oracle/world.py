@@ -15,7 +15,7 @@ import numpy as np
 from scipy.spatial import ConvexHull, QhullError
 
 from apt_bench.envs.base import Scene
-from apt_bench.envs.mj import mujoco
+from apt_bench.envs.mujoco_no_gl import mujoco
 from apt_bench.policies.oracle.arm import Arm, ancestors, subtree
 from apt_bench.policies.oracle.variation import Variation
 
@@ -34,7 +34,7 @@ class World:
         self._solid = (model.geom_contype | model.geom_conaffinity) != 0
         self._robot_bodies = subtree(model, scene.robot.body_root)
         self._robot_geoms = np.isin(model.geom_bodyid, self._robot_bodies)
-        self.surface = min((float(self.points(n)[:, 2].min()) for n in self.movables()), default=0.0)
+        self.table_height = min((float(self.points(n)[:, 2].min()) for n in self.movables()), default=0.0)
 
     @cached_property
     def arm(self) -> Arm:
@@ -44,21 +44,21 @@ class World:
     # -- the hand ------------------------------------------------------------------------------------------------
 
     @property
-    def grip(self) -> np.ndarray:
+    def gripper_position(self) -> np.ndarray:
         """(3,) position between the finger tips."""
         return self.scene.data.site_xpos[self.scene.robot.grip_site].copy()
 
     @property
-    def grip_rotation(self) -> np.ndarray:
+    def gripper_rotation(self) -> np.ndarray:
         """(3, 3) of the tool frame."""
         return self.scene.data.site_xmat[self.scene.robot.grip_site].reshape(3, 3).copy()
 
     @property
-    def opening(self) -> float:
+    def gripper_opening(self) -> float:
         """Distance of the fingers, metres."""
         return self.scene.robot.opening(self.scene.data.qpos)
 
-    def imagined(self, data: Any) -> World:
+    def in_state(self, data: Any) -> World:
         """The same world in another state of the simulation."""
         other = copy.copy(self)
         other.scene = copy.copy(self.scene)
@@ -68,45 +68,47 @@ class World:
         return other
 
     @cached_property
-    def hand_boxes(self) -> np.ndarray:
+    def open_gripper_boxes(self) -> np.ndarray:
         """(n, 2, 3) boxes (low, high) in the tool frame around the open fingers, the palm and the flange."""
-        return self._boxes(self.scene.robot.max_opening)
+        return self._gripper_boxes(self.scene.robot.max_opening)
 
     @cached_property
-    def fist_boxes(self) -> np.ndarray:
+    def closed_gripper_boxes(self) -> np.ndarray:
         """As `hand_boxes`, with closed fingers."""
-        return self._boxes(0.0)
+        return self._gripper_boxes(0.0)
 
-    def _boxes(self, opening: float) -> np.ndarray:
+    def _gripper_boxes(self, opening: float) -> np.ndarray:
         robot = self.scene.robot
         boxes: list[list[np.ndarray]] = []
         for geoms in robot.finger_geoms:
-            points = self._cloud(geoms) @ self.grip_rotation
-            points[:, 0] += np.sign(points[:, 0].mean()) * (opening - self.opening) / 2
+            points = self._points_from_gripper(geoms) @ self.gripper_rotation
+            points[:, 0] += np.sign(points[:, 0].mean()) * (opening - self.gripper_opening) / 2
             boxes.append([points.min(0), points.max(0)])
         fingers = frozenset.union(*robot.finger_geoms)
-        for body in self._hand_bodies:
+        for body in self._gripper_bodies:
             solid = np.flatnonzero((self.scene.model.geom_bodyid == body) & self._solid).tolist()
             if solid := [g for g in solid if g not in fingers]:
-                points = self._cloud(solid) @ self.grip_rotation
+                points = self._points_from_gripper(solid) @ self.gripper_rotation
                 boxes.append([points.min(0), points.max(0)])
         return np.array(boxes)
 
-    def below(self, rotation: np.ndarray) -> float:
+    def lowest_corner(self, rotation: np.ndarray) -> float:
         """How much higher than the grip the lowest corner of the open hand is (negative: lower), m."""
-        return float(np.minimum(*(self.hand_boxes * rotation[2]).swapaxes(0, 1)).sum(1).min())
+        return float(np.minimum(*(self.open_gripper_boxes * rotation[2]).swapaxes(0, 1)).sum(1).min())
 
-    def air(self, points: np.ndarray, origin: np.ndarray, boxes: np.ndarray | None = None) -> float:
+    def gripper_clearance(
+        self, points: np.ndarray, origin: np.ndarray, boxes: np.ndarray | None = None
+    ) -> float:
         """Distance (largest of the three components) of the nearest point to the open hand (or other boxes); negative:
         inside it. points (3, n) and origin (3,) of the hand, both along the axes of its tool frame."""
         local = points - origin[:, None]
         return min(
             float(np.maximum(low[:, None] - local, local - high[:, None]).max(0).min(initial=np.inf))
-            for low, high in (self.hand_boxes if boxes is None else boxes)
+            for low, high in (self.open_gripper_boxes if boxes is None else boxes)
         )
 
     @cached_property
-    def _hand_bodies(self) -> list[int]:
+    def _gripper_bodies(self) -> list[int]:
         """Bodies of the gripper, from the palm (which carries both fingers) down, and up to the last jointed link."""
         model = self.scene.model
         left, right = (
@@ -117,8 +119,8 @@ class World:
         jointed = next(i for i, b in enumerate(chain) if model.body_jntnum[b])
         return [*subtree(model, palm), *chain[1 : jointed + 1]]
 
-    def _cloud(self, geoms: Iterable[int]) -> np.ndarray:
-        return np.concatenate([self._world_points(g) for g in geoms]) - self.grip
+    def _points_from_gripper(self, geoms: Iterable[int]) -> np.ndarray:
+        return np.concatenate([self._world_points(g) for g in geoms]) - self.gripper_position
 
     # -- things --------------------------------------------------------------------------------------------------
 
@@ -180,7 +182,7 @@ class World:
 
     # -- contacts ------------------------------------------------------------------------------------------------
 
-    def gripped(self, name: str) -> bool:
+    def grasped(self, name: str) -> bool:
         """Whether both fingers touch the object."""
         mine = set(self.scene.objects[name].geoms)
         partners = self._partners(mine)
