@@ -19,18 +19,41 @@ if TYPE_CHECKING:
 
     import typer
 
-FIRST = ("run", "report", "compare", "ls", "validate", "doctor")
-"""What the help shows first."""
+VERBS = {
+    "run": "run",
+    "report": "report",
+    "compare": "compare",
+    "check": "compare",
+    "power": "compare",
+    "ls": "ls",
+    "validate": "validate",
+    "doctor": "doctor",
+    "collect": "collect",
+    "replay": "replay",
+    "train": "train",
+    "probe": "probe",
+    "trials": "trials",
+    "import": "import_run",
+    "export": "import_run",
+}
+"""Verb -> module of this package that defines it, in the order of the help."""
+
+WITHOUT_VERB = ("--version", "--install-completion", "--show-completion")
+"""Options that need no verb's module."""
 
 INTERRUPTED, PIPE_CLOSED = 130, 141
 """Exit codes: Ctrl-C, and a reader of stdout that has gone (`apt-bench ls tasks | head`), as shells count them."""
 
 
-def build(verb: str | None = None) -> typer.Typer:
-    """The application. Where a module bears the verb's name only that one is imported: some import torch.
-    `--version` imports none."""
+def build(verb: str | None = None, names_only: bool = False) -> typer.Typer:
+    """Make the application.
+
+    Args:
+        verb: The first word of the command line. If it is a verb, only that verb's module is imported, because some
+            modules import torch; if it is one of `WITHOUT_VERB`, none is.
+        names_only: Import no module and leave the verbs without options. This is enough to complete a verb's name.
+    """
     from importlib import import_module
-    from pkgutil import iter_modules
 
     import typer
 
@@ -51,18 +74,17 @@ def build(verb: str | None = None) -> typer.Typer:
     app = typer.Typer(
         name="apt-bench",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(options)  # also keeps a verb a verb where there is one alone
-    found = {m.name for m in iter_modules(__path__) if not m.name.startswith("_")}
-    if verb == "--version":
-        return app
-    names = [verb] if verb in found else [*(n for n in FIRST if n in found), *sorted(found - {*FIRST})]
-    for name in names:
-        import_module(f"{__name__}.{name}").register(app)
+    app.callback()(options)  # also makes Typer expect a verb where only one is registered
+    if names_only:
+        for name in VERBS:
+            app.command(name)(lambda: None)
+    elif verb not in WITHOUT_VERB:
+        for module in [VERBS[verb]] if verb in VERBS else dict.fromkeys(VERBS.values()):
+            import_module(f"{__name__}.{module}").register(app)
     return app
 
 
@@ -74,7 +96,7 @@ def main() -> None:
     try:
         with _ends_at_once():
             _prepare()
-            app = build(sys.argv[1] if len(sys.argv) > 1 else None)
+            app = _completing() or build(sys.argv[1] if len(sys.argv) > 1 else None)
         code = _interruptible(app)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -108,12 +130,22 @@ def _prepare() -> None:
     come from the working directory, which comes last."""
     import io
 
-    from apt_bench.core.search_path import installed_first
+    from apt_bench.core.module_search_path import installed_first
 
     for stream in (sys.stdout, sys.stderr):  # a locale that is not UTF-8 must not end a run
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     installed_first()
+
+
+def _completing() -> typer.Typer | None:
+    """The application whose names a shell asks for; None in an ordinary call."""
+    if "_APT_BENCH_COMPLETE" not in os.environ:
+        return None
+    from apt_bench.cli._completion import words
+
+    verb = next(iter(words()), None)
+    return build(verb, names_only=verb not in VERBS)
 
 
 def _interruptible(app: typer.Typer) -> int:
@@ -139,6 +171,8 @@ def _call(app: typer.Typer) -> int:
     from apt_bench.core.text import message
 
     command = typer.main.get_command(app)
+    if "_APT_BENCH_COMPLETE" in os.environ:
+        command.main(prog_name="apt-bench")  # prints the completions and exits
     try:
         with command.make_context("apt-bench", sys.argv[1:]) as context:
             command.invoke(context)
@@ -176,7 +210,7 @@ def crashed(error: BaseException) -> str:
     import tempfile
     import traceback
 
-    from apt_bench.core.errors import said
+    from apt_bench.core.errors import describe_error
     from apt_bench.core.text import one_line
 
     text = "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace")
@@ -186,7 +220,7 @@ def crashed(error: BaseException) -> str:
             file.write(text)
     except OSError as unwritten:
         path = f"nowhere ({unwritten.strerror})"
-    return f"internal error: {one_line(said(error), 300)}. The traceback is in {path}."
+    return f"internal error: {one_line(describe_error(error), 300)}. The traceback is in {path}."
 
 
 def _interrupted() -> int:
