@@ -75,7 +75,7 @@ class PlainLibero:
     def __init__(self, spec: EpisodeSpec):
         from libero.libero.envs import OffScreenRenderEnv
 
-        from apt_bench.envs.libero.catalog import bddl_path, load_inits
+        from apt_bench.envs.libero.tasks import bddl_path, load_inits
 
         place = (spec.args["benchmark"], spec.args["task"])
         self.spec, self.init = spec, load_inits(*place)[spec.key.init]
@@ -115,15 +115,15 @@ def floor(env: Any, spec: EpisodeSpec, steps: int) -> tuple[float, float]:
     import mujoco
 
     env.reset(spec, CAMERAS)
-    engine = env.engine
+    simulation = env.simulation
     with Clock() as physics:
         for _ in range(steps * 25):
-            mujoco.mj_step(engine.model, engine.data)
-    ids = [engine.sim.model.camera_name2id(n) for n in ("agentview", "robot0_eye_in_hand")]
+            mujoco.mj_step(simulation.model, simulation.data)
+    ids = [simulation.sim.model.camera_name2id(n) for n in ("agentview", "robot0_eye_in_hand")]
     with Clock() as render:
         for _ in range(5):
             for camera in ids:
-                engine.renderer.render(engine.data, camera)
+                simulation.renderer.render(simulation.data, camera)
     return physics.cpu / steps, render.cpu / 5
 
 
@@ -192,7 +192,7 @@ def loop_section(spec: EpisodeSpec, steps: int, repeats: int) -> None:
         )
     with Clock() as clock:
         for seed in range(20):
-            env.engine.reset(plain.init, seed)
+            env.simulation.reset(plain.init, seed)
     env.close()
     print(f"### {spec.key.cell} / {spec.key.task}, {steps} control steps, both cameras 256x256\n")
     table(

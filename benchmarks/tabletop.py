@@ -8,7 +8,7 @@ import numpy as np
 from apt_bench.envs import rendering
 from apt_bench.envs.tabletop import TabletopEnv
 from apt_bench.envs.tabletop.layouts import scene_spec
-from apt_bench.envs.tabletop.scene import build, compile_scene
+from apt_bench.envs.tabletop.scene_model import build, compile_scene
 from apt_bench.suites import load_suite
 
 EPISODES, STEPS, FRAMES = 10, 40, 15

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from apt_bench.envs.base import Camera, Scene
-from apt_bench.envs.gl import Canvas
-from apt_bench.envs.mj import mujoco
+from apt_bench.envs.gl_context import Canvas
+from apt_bench.envs.mujoco_no_gl import mujoco
 
 MAX_GEOMS = 2000
 

@@ -1,7 +1,7 @@
-"""What an environment gives and takes.
+"""The interface of an environment.
 
-An environment knows an `EpisodeSpec`, never a policy. It renders only when it is asked to, at the end of a chunk:
-`step_chunk` is the unit of work, because nothing between two decisions is looked at.
+An environment receives an `EpisodeSpec` and actions, and never a policy. `step_chunk` executes one action chunk and
+renders images at most once, at its end, because a policy sees nothing between two decisions.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from scipy.spatial.transform import Rotation
 from apt_bench.suites import EpisodeSpec
 
 ACTION_DIM = 7
-"""x, y, z, rotation vector (each in [-1, 1], one unit = 0.05 m or 0.5 rad per control step, world axes), gripper
-(sign only: -1 opens, +1 closes)."""
+"""Length of an action: translation (3), rotation vector (3), gripper (1).
+
+The first six numbers are in [-1, 1]; one unit is 0.05 m or 0.5 rad per control step, along the world's axes. Only the
+sign of the gripper's number counts: -1 opens, +1 closes."""
 
 ACTION_SCALE = np.array([0.05, 0.05, 0.05, 0.5, 0.5, 0.5])
-"""One unit of an action's first six numbers: metres, rad per control step (robosuite 1.4.0, `osc_pose.json`)."""
+"""One unit of an action's first six numbers: m (3) and rad (3) per control step (robosuite 1.4.0, `osc_pose.json`)."""
 
 AGENTVIEW = "agentview"
 WRIST = "wrist"
@@ -29,8 +31,13 @@ WRIST = "wrist"
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole camera: `K` (3, 3) in pixels of the delivered image; `pose` (4, 4) maps camera (OpenCV axes: x right,
-    y down, z forward) to world, metres."""
+    """A pinhole camera.
+
+    Attributes:
+        K: (3, 3) intrinsics in pixels of the image in the observation. The focal length along x is negative where that
+            image is a mirror image, as LIBERO's are.
+        pose: (4, 4) transform from the camera's frame (OpenCV axes: x right, y down, z forward) to the world, in m.
+    """
 
     K: np.ndarray
     pose: np.ndarray
@@ -38,7 +45,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Atom:
-    """One predicate of a goal, as in the BDDL file but lower case: `Atom("on", ("bowl_1", "plate_1"))`."""
+    """One predicate of a goal, as in a BDDL file but in lower case: `Atom("on", ("bowl_1", "plate_1"))`."""
 
     predicate: str
     args: tuple[str, ...]
@@ -49,7 +56,7 @@ class Atom:
 
 @dataclass(frozen=True)
 class SceneObject:
-    """A named thing of the scene: something movable (it has a free joint) or a fixture."""
+    """A named object of the scene: movable (it has a free joint) or a fixture. Ids are MuJoCo's."""
 
     name: str
     category: str
@@ -57,12 +64,12 @@ class SceneObject:
     bodies: tuple[int, ...]  # every body of its subtree
     geoms: tuple[int, ...]  # every geom of its subtree
     movable: bool
-    joints: tuple[int, ...] = ()  # its hinges and slides (drawer, knob, door); empty for rigid things
+    joints: tuple[int, ...] = ()  # its hinges and slides (drawer, knob, door); empty for a rigid object
 
 
 @dataclass(frozen=True)
 class Region:
-    """A named place: a site box attached to an object, or an area of the table (then `site` is None)."""
+    """A named region: a box-shaped site attached to an object, or an area of the table (then `site` is None)."""
 
     name: str
     parent: str  # the object or arena surface it belongs to
@@ -71,96 +78,144 @@ class Region:
 
 @dataclass(frozen=True)
 class Robot:
-    """Ids of the robot's parts. `grip_site` lies between the finger tips; openness 1 = `max_opening` metres.
-    `finger_m`: (offset, slope) from each finger's joint to its place in m; of the Panda's, the two are one."""
+    """MuJoCo ids of the robot's parts.
+
+    Attributes:
+        grip_site: Site between the fingertips.
+        finger_geoms: Geoms of the left and the right finger.
+        finger_qpos: Addresses of the two finger joints in `qpos`.
+        max_opening: Distance in m between the fingers of the open gripper.
+        body_root: Root body.
+        finger_m: Per finger (offset, slope): its position in m is offset + slope * qpos. A Panda's `qpos` already is
+            that position.
+    """
 
     grip_site: int
-    finger_geoms: tuple[frozenset[int], frozenset[int]]  # left, right
+    finger_geoms: tuple[frozenset[int], frozenset[int]]
     finger_qpos: tuple[int, ...]
     max_opening: float
     body_root: int
     finger_m: tuple[tuple[float, float], tuple[float, float]] = ((0.0, 1.0), (0.0, 1.0))
 
     def fingers(self, qpos: np.ndarray) -> np.ndarray:
-        """(2,) places of the fingers, m."""
+        """The positions of the two fingers in m, (2,)."""
         offset, slope = np.array(self.finger_m).T
         return np.asarray(offset + slope * qpos[list(self.finger_qpos)])
 
     def opening(self, qpos: np.ndarray) -> float:
-        """Distance of the fingers, m."""
+        """The distance between the fingers in m."""
         return float(np.abs(self.fingers(qpos)).sum())
 
 
 class Scene(Protocol):
-    """Privileged view of the simulator: ground truth for the outcome tracker and for scripted experts, never for a
-    policy under test. It is live (it changes as the simulation runs) and must not be written to."""
+    """Ground truth from the simulator, for the outcome tracker and for scripted experts, never for a policy under test.
+
+    The scene is live: it changes while the simulation runs. It must not be written to.
+    """
 
     model: Any  # mujoco.MjModel
     data: Any  # mujoco.MjData
     objects: Mapping[str, SceneObject]
     regions: Mapping[str, Region]
     robot: Robot
-    goal: tuple[Atom, ...]  # all must hold
-    base_goal: tuple[Atom, ...]  # what the unperturbed task of the same name asks; () where there is none
-    targets: tuple[str, ...]  # objects of interest: the instruction is about these
+    goal: tuple[Atom, ...]  # the goal of the current instruction: all of these must hold
+    base_goal: tuple[Atom, ...]  # the goal of the unperturbed task of the same name; () if there is none
+    targets: tuple[str, ...]  # the objects of interest
 
     def holds(self, atom: Atom) -> bool:
-        """Whether the predicate is true now, by the benchmark's own definition."""
+        """Return whether the predicate is true now, by the benchmark's own definition."""
         ...
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What a policy sees at a decision.
+    """The input of a policy at a decision.
 
-    images: uint8 (H, W, 3) upright RGB by camera name, only those that were asked for. state: float32 (8,) = end
-    effector position (3, m, world), axis-angle of its orientation (3, rad, robosuite's formula), gripper qpos (2, m).
+    Attributes:
+        images: uint8 (H, W, 3), upright RGB, by camera name. Only the cameras that the policy asked for. Empty where
+            nothing was rendered.
+        state: float32 (8,): end-effector position (3, m, world frame), axis-angle of its orientation (3, rad,
+            robosuite's formula) and gripper qpos (2, m).
+        instruction: The instruction to follow now.
+        episode: `EpisodeKey.id`.
+        step: Number of control steps taken since settling.
+        cameras: Pinhole camera of each image, by camera name.
+        scene: Ground truth, only for policies whose spec sets `privileged`.
+        noise_key: `EpisodeSpec.noise_key`. A policy must seed its noise with it and with `step`, never with `episode`.
     """
 
     images: Mapping[str, np.ndarray]
     state: np.ndarray
     instruction: str
-    episode: str = ""  # EpisodeKey.id
-    step: int = 0  # control steps taken since settling
+    episode: str = ""
+    step: int = 0
     cameras: Mapping[str, Camera] = field(default_factory=dict)
-    scene: Scene | None = None  # only for policies whose spec says privileged
-    noise_key: str = ""  # EpisodeSpec.noise_key: seed noise with it and `step`, never with `episode`
+    scene: Scene | None = None
+    noise_key: str = ""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an episode stands. `done` = success, or the step budget is spent."""
+    """The state of an episode, during it or at its end.
+
+    Attributes:
+        success: Whether the task was done.
+        done: Whether the episode is over: it succeeded, or its step budget is spent, or no subtask remains.
+        steps: Number of control steps taken, without settling.
+        start_hash: Hash of `qpos` after settling.
+        end_hash: Hash of `qpos` now.
+        failure: Class of failure; None on success and before the end.
+        events: What happened, ready for JSON. Empty before the end.
+        seconds: Wall-clock seconds spent in `reset`, `physics` and `render`.
+    """
 
     success: bool
     done: bool
-    steps: int  # control steps taken, settling not counted
-    start_hash: str  # of qpos after settling
-    end_hash: str  # of qpos now
-    failure: str | None = None  # class of failure, None on success
+    steps: int
+    start_hash: str
+    end_hash: str
+    failure: str | None = None
     events: Mapping[str, Any] = field(default_factory=dict)
-    seconds: Mapping[str, float] = field(default_factory=dict)  # reset, physics, render
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 class Env(Protocol):
-    """One robot in one scene. Not thread safe; one per process."""
+    """One robot in one scene. An environment need not be thread-safe; a process has one."""
 
     def reset(
         self, spec: EpisodeSpec, cameras: tuple[str, ...] = (), privileged: bool = False
     ) -> Observation:
-        """Start the episode, settle it, and observe."""
+        """Start an episode, let the scene settle, and observe.
+
+        Args:
+            spec: The episode. Everything random must come from `spec.env_seed`.
+            cameras: Names of the cameras to render in this episode.
+            privileged: Whether observations carry the `scene`.
+
+        Raises:
+            UserError: The environment lacks a camera, or the episode does not exist.
+        """
         ...
 
     def step_chunk(self, actions: np.ndarray, render: bool = True) -> Observation:
-        """Execute `actions` (n, 7) one per control step, stopping early when the episode is done. The images are
-        rendered once, inside the last control step (docs/protocol.md says why there); `render=False` skips them."""
+        """Execute an action chunk, one action per control step. Stop early when the episode is done.
+
+        Args:
+            actions: float (n, 7), see `ACTION_DIM`.
+            render: Whether to render the images, once, inside the last control step (docs/protocol.md explains when).
+                Where the episode ends before the last action, no image is rendered.
+
+        Raises:
+            ValueError: The actions have another shape or are not finite, or the episode is already over.
+        """
         ...
 
     def outcome(self) -> Outcome:
-        """How the episode stands now."""
+        """Return the state of the episode now."""
         ...
 
     def frame(self, camera: str = AGENTVIEW, size: int = 256) -> np.ndarray:
-        """Render the state as it is now, for videos and people. Does not touch the physics."""
+        """Render the current state for a video, uint8 (size, size, 3). Does not change the physics."""
         ...
 
     def close(self) -> None:
@@ -168,28 +223,70 @@ class Env(Protocol):
         ...
 
 
-def action_towards(target: np.ndarray, state: np.ndarray) -> np.ndarray:
-    """The action (7,) that asks the controller for a pose, from where the arm is now.
+def checked_actions(actions: np.ndarray, done: bool) -> np.ndarray:
+    """Check an action chunk and clip it.
 
-    target (7,): position (m, world), rotation vector (rad), gripper; state: `Observation.state`. As the released LIBERO
-    evaluator of APT: [p_target - p, rotvec(R_target R^-1)] / scale, not clipped; the gripper's number stays."""
-    wanted = np.array(target[3:6])  # arrays from another process are read-only, which from_rotvec refuses
+    Args:
+        actions: (n, 7) with n >= 1.
+        done: Whether the episode is over.
+
+    Returns:
+        float64 (n, 7) in [-1, 1].
+
+    Raises:
+        ValueError: The actions have another shape or are not finite, or the episode is over.
+    """
+    actions = np.asarray(actions, dtype=np.float64)
+    if actions.ndim != 2 or actions.shape[1] != ACTION_DIM or not len(actions):
+        raise ValueError(f"actions must have the shape (n, {ACTION_DIM}), not {actions.shape}")
+    if not np.isfinite(actions).all():
+        raise ValueError("actions must be finite")
+    if done:
+        raise ValueError("the episode is over: call reset")
+    return np.clip(actions, -1.0, 1.0)
+
+
+def action_towards(target: np.ndarray, state: np.ndarray) -> np.ndarray:
+    """Convert a target pose of the end effector into an action, relative to where the arm is now.
+
+    The formula is that of APT's released LIBERO evaluator: [p_target - p, rotvec(R_target R^-1)] / scale.
+
+    Args:
+        target: (7,): position (m, world frame), rotation vector (rad) and the gripper's number.
+        state: (8,), see `Observation.state`.
+
+    Returns:
+        (7,), not clipped, with the gripper's number unchanged.
+    """
+    wanted = np.array(
+        target[3:6]
+    )  # a copy: arrays from another process are read-only, which from_rotvec refuses
     turn = Rotation.from_rotvec(wanted) * Rotation.from_rotvec(state[3:6]).inv()
     move = np.concatenate([target[:3] - state[:3], turn.as_rotvec()])
     return np.concatenate([move / ACTION_SCALE, target[6:]])
 
 
 def unmirrored(images: np.ndarray, K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Images (..., H, W, 3) and their intrinsics (3, 3) in pixels, turned back where they are mirror images (negative
-    focal length along x, as LIBERO's): every point keeps its pixel."""
+    """Flip mirror images back, so that every point of the scene keeps its pixel.
+
+    Args:
+        images: (..., H, W, 3).
+        K: (3, 3) intrinsics in pixels. A negative focal length along x marks mirror images, as LIBERO's are.
+
+    Returns:
+        Images and intrinsics with a positive focal length along x; the arguments themselves where it is positive.
+    """
     if K[0, 0] > 0:
         return images, K
-    back = np.array([[-1.0, 0, images.shape[-2] - 1], [0, 1, 0], [0, 0, 1]])
-    return images[..., ::-1, :], back @ K
+    flip = np.array([[-1.0, 0, images.shape[-2] - 1], [0, 1, 0], [0, 0, 1]])
+    return images[..., ::-1, :], flip @ K
 
 
 def axis_angle(quat_wxyz: np.ndarray) -> np.ndarray:
-    """robosuite's `quat2axisangle` (transform_utils.py), for MuJoCo's order: angle in [0, 2 pi), no sign flip."""
+    """Convert a quaternion (w, x, y, z) to a rotation vector (3,) in rad, with an angle in [0, 2 pi).
+
+    This is robosuite's `quat2axisangle` (transform_utils.py) for MuJoCo's order; there is no sign flip.
+    """
     w = min(1.0, max(-1.0, float(quat_wxyz[0])))
     sine = math.sqrt(1.0 - w * w)
     if sine == 0.0:

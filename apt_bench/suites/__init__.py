@@ -1,6 +1,6 @@
 """Suites: which episodes there are, in which scene, under which sentence."""
 
-from apt_bench.suites.registry import iter_suites, load_suite, register_suite, suite_names
+from apt_bench.suites.registry import iter_suites, load_suite, register_suite, registered_suite, suite_names
 from apt_bench.suites.suite import STALE, Cell, EpisodeKey, EpisodeSpec, Suite, Task
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "iter_suites",
     "load_suite",
     "register_suite",
+    "registered_suite",
     "suite_names",
 ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from apt_bench.envs.libero.catalog import goals
 from apt_bench.envs.libero.compose import SEPARATOR
+from apt_bench.envs.libero.tasks import goals
 from apt_bench.envs.subtasks import undoes
 from apt_bench.runs.solvability import on_record
 from apt_bench.suites import load_suite

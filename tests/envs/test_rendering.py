@@ -56,7 +56,7 @@ def test_this_machine_renders(monkeypatch: pytest.MonkeyPatch) -> None:
 
 REAL_USE = """
 from apt_bench.envs import rendering
-from apt_bench.envs.gl import Canvas
+from apt_bench.envs.gl_context import Canvas
 print(rendering.describe().name)
 Canvas(64, 64)
 """

@@ -5,52 +5,52 @@ from __future__ import annotations
 import pytest
 
 from apt_bench.envs.base import Atom
-from apt_bench.envs.subtasks import Stages, undoes
+from apt_bench.envs.subtasks import SubtaskTracker, undoes
 
 STOVE = (Atom("on", ("bowl", "stove")),)
 PLATE = (Atom("on", ("bowl", "plate")),)
 DRAWER = (Atom("open", ("drawer",)),)
 
 
-def play(stages: Stages, *holds: tuple[bool, bool]) -> dict:
+def play(tracker: SubtaskTracker, *holds: tuple[bool, bool]) -> dict:
     for step, now in enumerate(holds, 1):
-        stages.update(step, now)
-        if stages.over:
+        tracker.update(step, now)
+        if tracker.over:
             break
-    return stages.events()
+    return tracker.events()
 
 
 def test_coaching_asks_for_the_second_when_the_first_is_done() -> None:
-    stages = Stages(["first", "second"], [DRAWER, PLATE], 100)
-    assert (stages.goal, stages.instruction("sent")) == (DRAWER, "sent")
-    stages.update(1, (True, False))
-    assert (stages.goal, stages.instruction("sent"), stages.over) == (PLATE, "second", False)
-    stages.update(2, (True, True))
-    assert stages.success
-    assert stages.events() == {"scores": {"t1": True, "t2": True, "t1_t2": True}, "part_steps": [1, 2]}
+    tracker = SubtaskTracker(["first", "second"], [DRAWER, PLATE], 100)
+    assert (tracker.goal, tracker.instruction("sent")) == (DRAWER, "sent")
+    tracker.update(1, (True, False))
+    assert (tracker.goal, tracker.instruction("sent"), tracker.over) == (PLATE, "second", False)
+    tracker.update(2, (True, True))
+    assert tracker.success
+    assert tracker.events() == {"scores": {"t1": True, "t2": True, "t1_t2": True}, "part_steps": [1, 2]}
 
 
 def test_coaching_goes_on_when_half_the_budget_is_spent_and_a_late_first_part_does_not_count() -> None:
-    stages = Stages(["first", "second"], [DRAWER, PLATE], 4)
-    events = play(stages, (False, True), (False, False), (True, False), (True, True))
+    tracker = SubtaskTracker(["first", "second"], [DRAWER, PLATE], 4)
+    events = play(tracker, (False, True), (False, False), (True, False), (True, True))
     assert events["scores"] == {"t1": False, "t2": True, "t1_t2": False}
     assert events["part_steps"] == [None, 4]
-    assert stages.over
-    assert not stages.success
+    assert tracker.over
+    assert not tracker.success
 
 
 def test_the_first_part_must_still_hold_unless_the_second_undoes_it() -> None:
-    kept = Stages(["first", "second"], [DRAWER, PLATE], 100)
+    kept = SubtaskTracker(["first", "second"], [DRAWER, PLATE], 100)
     assert play(kept, (True, False), (False, True))["scores"] == {"t1": True, "t2": True, "t1_t2": False}
-    undone = Stages(["first", "second"], [STOVE, PLATE], 100)
+    undone = SubtaskTracker(["first", "second"], [STOVE, PLATE], 100)
     assert play(undone, (True, False), (False, True))["scores"]["t1_t2"]
 
 
 def test_chaining_takes_parts_in_any_order_but_not_where_one_undoes_the_other() -> None:
-    free = Stages(["both"], [DRAWER, PLATE], 100)
+    free = SubtaskTracker(["both"], [DRAWER, PLATE], 100)
     assert free.goal == DRAWER + PLATE
     assert play(free, (False, True), (True, True))["scores"]["t1_t2"]
-    ordered = Stages(["both"], [STOVE, PLATE], 100)
+    ordered = SubtaskTracker(["both"], [STOVE, PLATE], 100)
     events = play(ordered, (False, True), (True, False))
     assert events["scores"] == {"t1": True, "t2": True, "t1_t2": False}
     assert not ordered.over  # the plate comes after the stove
@@ -59,14 +59,14 @@ def test_chaining_takes_parts_in_any_order_but_not_where_one_undoes_the_other() 
 
 
 def test_an_ordinary_task_has_one_part() -> None:
-    stages = Stages(["do it"], [PLATE], 10)
-    stages.update(1, (False,))
-    assert not stages.over
-    stages.update(2, (True,))
-    assert stages.success
-    assert stages.events() == {}
-    with pytest.raises(ValueError, match="3 instructions for 2 parts"):
-        Stages(["a", "b", "c"], [STOVE, PLATE], 10)
+    tracker = SubtaskTracker(["do it"], [PLATE], 10)
+    tracker.update(1, (False,))
+    assert not tracker.over
+    tracker.update(2, (True,))
+    assert tracker.success
+    assert tracker.events() == {}
+    with pytest.raises(ValueError, match="3 instructions for 2 subtasks"):
+        SubtaskTracker(["a", "b", "c"], [STOVE, PLATE], 10)
 
 
 def test_what_undoes_what() -> None:

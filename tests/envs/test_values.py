@@ -13,7 +13,8 @@ import pytest
 from apt_bench.core import provenance
 from apt_bench.core.errors import UserError
 from apt_bench.envs.gym import SuiteEnv
-from apt_bench.envs.libero import catalog, compose
+from apt_bench.envs.libero import compose
+from apt_bench.envs.libero import tasks as libero_tasks
 from apt_bench.envs.libero.bddl import read_bddl
 from apt_bench.envs.tabletop import TabletopEnv
 from apt_bench.envs.tabletop.tasks import check_args
@@ -116,10 +117,10 @@ def test_a_broken_bddl_file_is_named(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_a_damaged_manifest_is_named(tmp_path: Path, content: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / catalog.MANIFEST).write_text(json.dumps(content))
-    monkeypatch.setattr(catalog, "data_dir", lambda kind: tmp_path)
-    with pytest.raises(UserError, match=catalog.MANIFEST):
-        catalog.manifest.__wrapped__()
+    (tmp_path / libero_tasks.MANIFEST).write_text(json.dumps(content))
+    monkeypatch.setattr(libero_tasks, "data_dir", lambda kind: tmp_path)
+    with pytest.raises(UserError, match=libero_tasks.MANIFEST):
+        libero_tasks.manifest.__wrapped__()
 
 
 @pytest.mark.parametrize("content", ["[]", '{"mujoco 3.2.3": []}', '{"mujoco 3.2.3": {"mujoco": "x"}}', "{"])
@@ -139,9 +140,9 @@ def test_broken_initial_states_are_named(tmp_path: Path, content: bytes | None, 
         np.savez(path, states=np.array([["a"]]))
     else:
         path.write_bytes(content)
-    monkeypatch.setattr(catalog, "init_path", lambda *place: path)
+    monkeypatch.setattr(libero_tasks, "init_path", lambda *place: path)
     with pytest.raises(UserError, match=r"x\.npz"):
-        catalog.load_inits("a", "b")
+        libero_tasks.load_inits("a", "b")
 
 
 @pytest.mark.sim

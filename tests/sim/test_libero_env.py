@@ -35,7 +35,7 @@ def test_budget_excludes_settling_and_cuts_the_chunk(env: LiberoEnv) -> None:
     first = env.reset(short)
     assert first.step == 0
     assert first.images == {}
-    assert env.engine.data.time == pytest.approx(10 * 25 * 0.002)  # ten settle steps of 25 substeps
+    assert env.simulation.data.time == pytest.approx(10 * 25 * 0.002)  # ten settle steps of 25 substeps
     env.step_chunk(np.zeros((5, 7)))
     assert not env.outcome().done
     env.step_chunk(np.zeros((5, 7)))
@@ -100,7 +100,7 @@ def test_camera_geometry_points_at_the_delivered_image(env: LiberoEnv, camera: s
     """Things are found in the (mirrored) image where K and the pose say they are."""
     observation = env.reset(spec("long_task", "8"), cameras=(AGENTVIEW, WRIST))
     view = observation.cameras[camera]
-    renderer, data = env.engine.renderer, env.engine.data
+    renderer, data = env.simulation.renderer, env.simulation.data
     for flag in (mujoco.mjtRndFlag.mjRND_SEGMENT, mujoco.mjtRndFlag.mjRND_IDCOLOR):
         renderer.scene.flags[flag] = 1
     try:
@@ -131,8 +131,8 @@ def test_camera_geometry_points_at_the_delivered_image(env: LiberoEnv, camera: s
 
 def test_sentences_and_goals_are_what_liberos_own_reader_finds() -> None:
     from apt_bench.envs.libero.bddl import read_bddl
-    from apt_bench.envs.libero.catalog import bddl_path
-    from apt_bench.envs.libero.runtime import import_libero
+    from apt_bench.envs.libero.tasks import bddl_path
+    from apt_bench.envs.libero.imports import import_libero
 
     import_libero()
     from libero.libero.envs.bddl_utils import robosuite_parse_problem
@@ -148,7 +148,7 @@ def test_sentences_and_goals_are_what_liberos_own_reader_finds() -> None:
 
 
 def test_premise_names_the_thrown_bowl_and_nothing_in_a_sound_scene(env: LiberoEnv) -> None:
-    from apt_bench.envs.libero.audit import premise
+    from apt_bench.envs.libero.validation import premise
 
     suite = load_suite("libero_pro")
     thrown = suite.select(cells=["spatial_pos"], tasks=["3"], episodes=13)[12]

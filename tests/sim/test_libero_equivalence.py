@@ -16,7 +16,7 @@ import pytest
 from apt_bench.envs import rendering
 from apt_bench.envs.base import AGENTVIEW, WRIST
 from apt_bench.envs.libero import LiberoEnv
-from apt_bench.envs.libero.catalog import bddl_path, init_path
+from apt_bench.envs.libero.tasks import bddl_path, init_path
 from apt_bench.policies.oracle import OraclePolicy
 from apt_bench.rollout.episode import LocalClient, run_episode
 from apt_bench.suites import EpisodeSpec, load_suite

@@ -11,7 +11,7 @@ from apt_bench.core.paths import data_dir
 from apt_bench.policies.registry import load_baseline
 from apt_bench.suites import Cell, Suite, Task, load_suite
 from apt_bench.suites.probes import expand
-from apt_bench.training.config import load_recipe
+from apt_bench.training.recipe import load_recipe
 
 HEADLINE = [f"{s}_{p}" for s in ("spatial", "object", "goal", "long") for p in ("pos", "task")]
 
@@ -119,7 +119,7 @@ CELL = {"label": "A", "instruction": "file", "max_steps": 5}
         ({"cells": {"a": CELL | {"max_steps": "many"}}}, "cell 'a': max_steps is 'many'"),
         (
             {"cells": {"a": CELL | {"args": {"day": datetime.date(2026, 1, 1)}}}},
-            "args must hold what JSON can",
+            "args must be a value that JSON can hold",
         ),
         ({"cells": {"../../x": CELL}}, "cell '../../x': name is '../../x'; a name has"),
         ({"cells": {"a/b": CELL}}, "no slash"),

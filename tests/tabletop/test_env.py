@@ -7,11 +7,11 @@ import pytest
 
 from apt_bench.core.errors import UserError
 from apt_bench.envs.base import Atom
-from apt_bench.envs.tabletop import TabletopEnv, audit
+from apt_bench.envs.tabletop import TabletopEnv, validation
 from apt_bench.envs.tabletop.catalog import ITEMS
-from apt_bench.envs.tabletop.containers import LID_TRAVEL
-from apt_bench.envs.tabletop.shapes import shape_of
-from apt_bench.envs.tabletop.specs import BOX, TABLE_Z
+from apt_bench.envs.tabletop.container_shapes import LID_TRAVEL
+from apt_bench.envs.tabletop.item_shapes import shape_of
+from apt_bench.envs.tabletop.scene_spec import BOX, TABLE_Z
 from apt_bench.policies.oracle.arm import Arm
 from apt_bench.policies.oracle.motion import DOWN
 from apt_bench.suites import load_suite
@@ -193,7 +193,7 @@ def _store(env, item):
 def test_coaching_gives_the_second_instruction_when_the_first_is_done(env):
     spec = episodes("composite", "coaching_seen")[0]
     first = env.reset(spec).instruction
-    (_, store, _), _ = env.scene.spec.stages[0].goal
+    (_, store, _), _ = env.scene.spec.subtasks[0].goal
     assert env.data.joint(f"{BOX}_lid").qpos[0] == pytest.approx(LID_TRAVEL, abs=0.003)
     wait(env, OPEN, 3)
     _store(env, store)
@@ -213,12 +213,12 @@ def test_a_language_probe_changes_the_second_instruction_too(env):
     specs = episodes("composite", "coaching_seen")[:1]
     (spec,) = (s for s in expand(specs, ["null"], specs) if s.key.prompt == "null")
     assert env.reset(spec).instruction == ""
-    (_, store, _), _ = env.scene.spec.stages[0].goal
+    (_, store, _), _ = env.scene.spec.subtasks[0].goal
     wait(env, OPEN, 3)
     _store(env, store)
     wait(env, OPEN, 10)
     observation = env.step_chunk(np.array([[0, 0, 0, 0, 0, 0, OPEN]]), render=False)
-    assert env.scene.goal == env.scene.parts[1]  # the second is due
+    assert env.scene.goal == env.scene.goals[1]  # the second is due
     assert observation.instruction == ""
 
 
@@ -255,7 +255,7 @@ def test_chaining_scores_both_parts_under_one_sentence(env):
 
 def begin(env, spec):
     """What is wrong with a scene: by the audit, and by the arm's own kinematics."""
-    problems = audit.scene_problems(env, spec)
+    problems = validation.scene_problems(env, spec)
     scene = env.scene
     arm, body = Arm(scene), [scene.objects[n].body for n in {a for g in scene.all_goals for a in g.args}]
     things = [g for o in scene.objects.values() for g in o.geoms]

@@ -12,9 +12,9 @@ from itertools import permutations
 from typing import Any
 
 from apt_bench.core.errors import UserError
-from apt_bench.envs.libero import catalog
-from apt_bench.envs.libero.audit import files
+from apt_bench.envs.libero import tasks as libero_tasks
 from apt_bench.envs.libero.bddl import read_bddl
+from apt_bench.envs.libero.validation import files
 from apt_bench.envs.subtasks import undoes
 from apt_bench.runs.solvability import on_record
 from apt_bench.suites import Cell, Suite, Task
@@ -38,7 +38,8 @@ def cell_tasks(cell: Cell) -> list[Task]:
     record = on_record(SUITE).values()
     left_out = {e.task for e in record} - {e.task for e in record if e.solved}
     tasks = [
-        _task(cell, *pair) for pair in permutations(catalog.manifest()["benchmarks"][BENCHMARK]["tasks"], 2)
+        _task(cell, *pair)
+        for pair in permutations(libero_tasks.manifest()["benchmarks"][BENCHMARK]["tasks"], 2)
     ]
     return [t for t in tasks if (t.name in left_out) == (cell.args["pairs"] == "never_done")]
 
@@ -62,14 +63,14 @@ def checks(suite: Suite, premises: bool = False) -> Iterator[Finding]:
     `premises`: also settle every default scene; no part may hold before the policy acts."""
     yield from simulator(suite)
     cell = suite.cells[0]
-    yield from files(cell, catalog.cell_tasks(cell))
-    problems = [read_bddl(catalog.bddl_path(BENCHMARK, t.name)) for t in catalog.cell_tasks(cell)]
+    yield from files(cell, libero_tasks.cell_tasks(cell))
+    problems = [read_bddl(libero_tasks.bddl_path(BENCHMARK, t.name)) for t in libero_tasks.cell_tasks(cell)]
     if len({(str(p.objects), str(p.fixtures), p.init) for p in problems}) == 1:
         yield Finding("ok", "scene", f"{len(problems)} tasks share objects, fixtures and start")
     else:
         yield Finding("error", "scene", "the tasks do not share one scene")
     for cell in suite.cells:
-        goals = [catalog.goals(task.args) for task in suite.cell_tasks(cell)]
+        goals = [libero_tasks.goals(task.args) for task in suite.cell_tasks(cell)]
         undone = sum(undoes(second, first) for first, second in goals)
         yield Finding(
             "ok", "pairs", f"{len(goals)} pairs; in {undone} the second undoes the first", cell.name

@@ -1,4 +1,4 @@
-"""LIBERO's ground truth behind the `Scene` protocol: names, ids and predicates, read and never written."""
+"""LIBERO's ground truth as an `apt_bench.envs.base.Scene`: names, ids and predicates."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from apt_bench.envs.base import Atom, Region, Robot, SceneObject
-from apt_bench.envs.mj import mujoco
+from apt_bench.envs.mujoco_helpers import scene_object
+from apt_bench.envs.mujoco_no_gl import mujoco
 
 
 class LiberoScene:
-    """A live `Scene` of one LIBERO environment (LIBERO's `ControlEnv`, or the robosuite environment inside it).
+    """The live `Scene` of a LIBERO environment (LIBERO's `ControlEnv`, or the robosuite environment inside it).
 
-    Ids stay valid until the environment is built or hard-reset again; make a new scene then. Reading it changes
-    neither the physics, nor the random state, nor what the next frame shows.
+    Ids are valid until the environment is built or hard-reset again. Create a new scene then. Reading a scene changes
+    neither the physics, nor the random state, nor the next image.
     """
 
     def __init__(self, env: Any, base_goal: tuple[Atom, ...] = ()) -> None:
@@ -35,7 +36,9 @@ class LiberoScene:
         }
         bodies = {**inner.objects_dict, **inner.fixtures_dict}
         self.objects: Mapping[str, SceneObject] = {
-            name: _scene_object(model, name, categories[name], thing.root_body)
+            name: scene_object(
+                model, name, categories[name], _id(model, mujoco.mjtObj.mjOBJ_BODY, thing.root_body)
+            )
             for name, thing in bodies.items()
         }
         surface = next((n for n in categories if n not in bodies), "")
@@ -53,14 +56,16 @@ class LiberoScene:
         self.targets: tuple[str, ...] = tuple(problem["obj_of_interest"])
 
     def holds(self, atom: Atom) -> bool:
-        """Whether the predicate is true now, by LIBERO's own function. False for names that the scene lacks."""
+        """Return whether the predicate is true now, by LIBERO's own function. False for names that the scene lacks."""
         states = self._env.object_states_dict
         if any(name not in states for name in atom.args):
             return False
-        # LIBERO's turnon/turnoff also decide whether the burner is drawn; asking must not change the picture.
+        # LIBERO's turnon/turnoff also switch the burner's mark on and off. A query must not change the image.
         marks = getattr(self._env.get_object(atom.args[0]), "object_properties", {}).get("vis_site_names")
         before = copy(marks)
-        self._env.check_contact = self._check_contact  # the same answer; robosuite's compares names, 0.3 ms
+        self._env.check_contact = (
+            self._check_contact
+        )  # the same result; robosuite's own compares names, 0.3 ms
         try:
             return bool(self._env._eval_predicate([atom.predicate, *atom.args]))
         finally:
@@ -83,33 +88,8 @@ class LiberoScene:
 
 
 def goal_atoms(goal_state: list[list[str]]) -> tuple[Atom, ...]:
-    """The atoms of a parsed BDDL goal (`parsed_problem["goal_state"]`)."""
+    """Convert a parsed BDDL goal (`parsed_problem["goal_state"]`) to atoms."""
     return tuple(Atom(predicate.lower(), tuple(args)) for predicate, *args in goal_state)
-
-
-def _scene_object(model: Any, name: str, category: str, root_body: str) -> SceneObject:
-    root = _id(model, mujoco.mjtObj.mjOBJ_BODY, root_body)
-    bodies = subtree(model, root)
-    joints = [j for j in range(model.njnt) if model.jnt_bodyid[j] in bodies]
-    free = [j for j in joints if model.jnt_type[j] == mujoco.mjtJoint.mjJNT_FREE]
-    return SceneObject(
-        name=name,
-        category=category,
-        body=root,
-        bodies=bodies,
-        geoms=tuple(int(g) for g in np.flatnonzero(np.isin(model.geom_bodyid, bodies))),
-        movable=bool(free),
-        joints=tuple(j for j in joints if j not in free),
-    )
-
-
-def subtree(model: Any, root: int) -> tuple[int, ...]:
-    """Ids of a body and everything attached below it (MuJoCo numbers a parent before its children)."""
-    found = {root}
-    for body in range(root + 1, model.nbody):
-        if model.body_parentid[body] in found:
-            found.add(body)
-    return tuple(sorted(found))
 
 
 def _robot(model: Any, robot: Any) -> Robot:

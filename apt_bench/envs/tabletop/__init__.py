@@ -15,7 +15,7 @@ def __getattr__(name: str) -> Any:
 
         return TabletopEnv
     if name == "checks":
-        from apt_bench.envs.tabletop.audit import checks
+        from apt_bench.envs.tabletop.validation import checks
 
         return checks
     raise AttributeError(name)

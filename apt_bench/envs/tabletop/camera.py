@@ -1,4 +1,4 @@
-"""Images of one compiled scene: upright, not mirrored."""
+"""Render images of a compiled scene: upright and not mirrored."""
 
 from __future__ import annotations
 
@@ -6,27 +6,25 @@ from typing import Any
 
 import numpy as np
 
-from apt_bench.envs.base import Camera
-from apt_bench.envs.gl import Canvas
-from apt_bench.envs.mj import mujoco
+from apt_bench.envs.gl_context import Canvas
+from apt_bench.envs.mujoco_helpers import IMAGE_SIZE
+from apt_bench.envs.mujoco_no_gl import mujoco
 
-SIZE = 256
-LIMIT = 512
+MAX_IMAGE_SIZE = 512
 MAX_GEOMS = 400
-_OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0])
 
 
 class Renderer:
-    """One GL context for a process; `load` puts a model's meshes and textures into it (about 10 ms)."""
+    """One GL context for all models of a process. Loading a model's meshes and textures takes about 10 ms."""
 
     def __init__(self) -> None:
         self._canvas: Canvas | None = None
         self._model: Any = None
 
     def load(self, model: Any) -> Canvas:
-        """Draw this model from now on."""
+        """Load a model into the GL context, unless it is already loaded."""
         if self._canvas is None:
-            self._canvas = Canvas(LIMIT, LIMIT)
+            self._canvas = Canvas(MAX_IMAGE_SIZE, MAX_IMAGE_SIZE)
         if model is not self._model:
             self._canvas.load(model)
             self._model = model
@@ -40,12 +38,12 @@ class Renderer:
             self._option.sitegroup[:] = 0
         return self._canvas
 
-    def render(self, model: Any, data: Any, camera: str, size: int = SIZE) -> np.ndarray:
-        """uint8 (size, size, 3). Reads the kinematics in `data` and changes nothing."""
+    def render(self, model: Any, data: Any, camera: str, size: int = IMAGE_SIZE) -> np.ndarray:
+        """Render uint8 (size, size, 3). Reads the kinematics in `data` and changes nothing."""
         return self._pixels(model, data, camera, size)
 
-    def segment(self, model: Any, data: Any, camera: str, size: int = SIZE) -> np.ndarray:
-        """int32 (size, size): the geom id behind each pixel, -1 for none."""
+    def segment(self, model: Any, data: Any, camera: str, size: int = IMAGE_SIZE) -> np.ndarray:
+        """Render int32 (size, size): the geom id behind each pixel, -1 where there is none."""
         self.load(model)
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = 1
         self._scene.flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 1
@@ -71,18 +69,7 @@ class Renderer:
         return np.ascontiguousarray(canvas.draw(self._scene, size)[::-1])
 
     def free(self) -> None:
-        """Free the GL objects; the next `load` makes new ones."""
+        """Free the GL objects. The next `load` creates new ones."""
         if self._canvas is not None:
             self._canvas.free()
         self._canvas = self._model = None
-
-
-def camera_geometry(model: Any, data: Any, camera: str, size: int = SIZE) -> Camera:
-    """The pinhole camera behind an image; pixel centres lie at integers."""
-    index = model.camera(camera).id
-    focal = 0.5 * size / np.tan(np.deg2rad(model.cam_fovy[index]) / 2)
-    centre = (size - 1) / 2
-    pose = np.eye(4)
-    pose[:3, :3] = data.cam_xmat[index].reshape(3, 3) @ _OPENGL_TO_OPENCV
-    pose[:3, 3] = data.cam_xpos[index]
-    return Camera(K=np.array([[focal, 0, centre], [0, focal, centre], [0, 0, 1.0]]), pose=pose)

@@ -1,12 +1,12 @@
-"""What may stand on the table: items, containers, surroundings, and which of them training has seen.
+"""The items and containers of the tabletop suites, and which of them occur in training ("seen").
 
-An item is a shape in one or two colours with a few aliases. `look` is what a glance gives (colour and silhouette): two
-items of one look, or of which an alias of one also fits the other (`also`), never share a scene.
+An item is a shape in one or two colours with a few aliases. Two items never share a scene where they have the same
+`appearance` (colour and silhouette), or where an alias of one also fits the other (`also_fits`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Rgb = tuple[float, float, float]
@@ -20,7 +20,7 @@ LIME, TEAL, SAND, SKY = (0.62, 0.82, 0.12), (0.05, 0.52, 0.52), (0.84, 0.66, 0.3
 
 @dataclass(frozen=True)
 class Item:
-    """One movable thing. `shape` names a builder in shapes.py; `color2` is its trim."""
+    """A movable object. `shape` names a function in item_shapes.py; `color2` is the colour of its details."""
 
     name: str
     shape: str
@@ -28,15 +28,21 @@ class Item:
     color2: Rgb
     aliases: tuple[str, ...]
     split: Split
-    look: str
-    target: bool = True  # False: stands there as a distractor, is never asked for
-    also: tuple[str, ...] = ()  # aliases of other items that would fit this one too
+    appearance: str
+    target: bool = True  # False: only a distractor, which no instruction names
+    also_fits: tuple[str, ...] = ()  # aliases of other items that fit this one too
 
 
 @dataclass(frozen=True)
 class Container:
-    """Where things are put. `radius` (m) is its outer edge, `inside` (m) how far the item's centre may be from the
-    container's to count as on or in it, `height` (m) its rim."""
+    """A place for items.
+
+    Attributes:
+        radius: Outer radius (m).
+        inside: Largest horizontal distance (m) between the centres of an item on or in it and of the container.
+        height: Height of the rim (m).
+        target: False where it is only a distractor, which no instruction names.
+    """
 
     name: str
     shape: str
@@ -49,23 +55,16 @@ class Container:
 
     @property
     def predicate(self) -> str:
-        """`on` for flat things, `in` for hollow ones."""
+        """`in` for a bowl or mug, `on` for others."""
         return "in" if self.shape in ("bowl", "mug") else "on"
 
 
-def _item(name: str, shape: str, c1: Rgb, c2: Rgb, aliases: str, look: str = "", also: str = "") -> Item:
-    split: Split = "seen"
-    return Item(name, shape, c1, c2, tuple(aliases.split(", ")), split, look or name, True, _words(also))
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(w for w in text.split(", ") if w)
-
-
-def _with(items: list[Item], **change: object) -> list[Item]:
-    from dataclasses import replace
-
-    return [replace(i, **change) for i in items]  # type: ignore[arg-type]
+def _item(
+    name: str, shape: str, color: Rgb, color2: Rgb, aliases: str, appearance: str = "", also_fits: str = ""
+) -> Item:
+    """An item of the seen split. `aliases` and `also_fits` are separated by ", "."""
+    names, others = (tuple(w for w in text.split(", ") if w) for text in (aliases, also_fits))
+    return Item(name, shape, color, color2, names, "seen", appearance or name, True, others)
 
 
 _SEEN = [
@@ -81,7 +80,9 @@ _SEEN = [
     _item("apple", "apple", RED, BROWN, "apple, red apple, red fruit", "red round"),
     _item("pear", "pear", LIME, BROWN, "pear, green pear, green fruit"),
     _item("orange", "apple", ORANGE, GREEN, "orange, orange fruit, round orange fruit", "orange round"),
-    _item("lemon", "lemon", YELLOW, YELLOW, "lemon, yellow lemon, yellow citrus fruit", also="yellow fruit"),
+    _item(
+        "lemon", "lemon", YELLOW, YELLOW, "lemon, yellow lemon, yellow citrus fruit", also_fits="yellow fruit"
+    ),
     _item("white_cup", "cup", WHITE, SKY, "white cup, paper cup, white paper cup"),
     _item("zebra", "horse", WHITE, BLACK, "zebra, toy zebra, striped animal"),
     _item("rhino", "rhino", GREY, WHITE, "rhino, rhinoceros, grey rhino", "grey animal"),
@@ -89,17 +90,17 @@ _SEEN = [
     _item("green_bottle", "bottle", GREEN, YELLOW, "green bottle, green drink, green drink bottle"),
     _item("soap", "bar", PINK, WHITE, "soap, bar of soap, pink soap"),
     _item("toothpaste", "long_box", WHITE, RED, "toothpaste, toothpaste box, box of toothpaste"),
-    _item("milk", "carton", WHITE, BLUE, "milk carton, carton of milk, white carton", also="white box"),
+    _item("milk", "carton", WHITE, BLUE, "milk carton, carton of milk, white carton", also_fits="white box"),
     _item("duck", "duck", YELLOW, ORANGE, "duck, rubber duck, yellow duck"),
     _item("purple_ball", "ball", PURPLE, PURPLE, "purple ball, purple sphere"),
 ]
 _SEEN_DISTRACTORS = [
-    _item("banana", "banana", YELLOW, BROWN, "banana", also="yellow citrus fruit"),
+    _item("banana", "banana", YELLOW, BROWN, "banana", also_fits="yellow citrus fruit"),
     _item("drill", "drill", TEAL, BLACK, "drill"),
     _item("hammer", "hammer", BROWN, SILVER, "hammer"),
     _item("airplane", "airplane", SKY, RED, "toy airplane"),
     _item("clamp", "clamp", BLACK, ORANGE, "clamp"),
-    _item("tea_box", "carton_box", GREEN, YELLOW, "tea box", also="green block"),
+    _item("tea_box", "carton_box", GREEN, YELLOW, "tea box", also_fits="green block"),
 ]
 _UNSEEN = [
     _item("orange_can", "can", ORANGE, WHITE, "orange can, orange soda can, orange soft drink"),
@@ -108,7 +109,7 @@ _UNSEEN = [
     _item("blue_ball", "ball", BLUE, BLUE, "blue ball, blue sphere"),
     _item("elephant", "elephant", SKY, WHITE, "elephant, toy elephant, blue elephant"),
     _item("penguin", "penguin", BLACK, WHITE, "penguin, toy penguin, black and white bird"),
-    _item("lime", "lemon", GREEN, GREEN, "lime, green lime, green citrus fruit", also="green fruit"),
+    _item("lime", "lemon", GREEN, GREEN, "lime, green lime, green citrus fruit", also_fits="green fruit"),
     _item("purple_bottle", "bottle", PURPLE, WHITE, "purple bottle, grape juice, purple drink"),
     _item("pink_cube", "cube", PINK, PINK, "pink cube, pink block, pink toy block"),
     _item("cone", "cone", ORANGE, WHITE, "cone, traffic cone, orange cone"),
@@ -123,9 +124,9 @@ ITEMS: dict[str, Item] = {
     item.name: item
     for item in (
         *_SEEN,
-        *_with(_SEEN_DISTRACTORS, target=False),
-        *_with(_UNSEEN, split="unseen"),
-        *_with(_UNSEEN_DISTRACTORS, split="unseen", target=False),
+        *(replace(i, target=False) for i in _SEEN_DISTRACTORS),
+        *(replace(i, split="unseen") for i in _UNSEEN),
+        *(replace(i, split="unseen", target=False) for i in _UNSEEN_DISTRACTORS),
     )
 }
 
@@ -140,20 +141,20 @@ CONTAINERS: dict[str, Container] = {
         Container("blue plate", "small_plate", (0.16, 0.34, 0.80), "seen", 0.075, 0.065, 0.016),
     )
 }
-"""`tray` is a distractor only: it stands in training scenes and is never asked for. The coloured plates belong to the
-composite suite."""
+"""`tray` occurs in training scenes as a distractor. The coloured plates belong to the composite suite."""
 
 STORED = ("red_cube", "yellow_cube", "lemon", "soap", "orange")
-"""What composite training puts into the storage box."""
+"""Items that composite training puts into the storage box."""
 PLATED = ("green_cube", "blue_cube", "apple", "purple_ball", "wooden_block", "rhino")
-"""What composite training puts on a plate. All of these and of `STORED` fit into the box under its lid."""
+"""Items that composite training puts on a plate. These and those of `STORED` fit into the closed box."""
 
 
 def conflict(a: Item, b: Item) -> bool:
-    """Whether a sentence about one could mean the other, or a glance confuse them."""
-    return bool(a.look == b.look or set(a.aliases) & {*b.aliases, *b.also} or set(b.aliases) & {*a.also})
+    """Return whether two items look alike, or an alias of one fits the other."""
+    names, others = set(a.aliases), set(b.aliases)
+    return bool(a.appearance == b.appearance or names & {*others, *b.also_fits} or others & {*a.also_fits})
 
 
 def items(split: Split, target: bool) -> list[Item]:
-    """Items of one split, in the order of the catalogue: those that are asked for, or the distractors."""
+    """The targets of a split, or its distractors, in the order of the catalogue."""
     return [i for i in ITEMS.values() if i.split == split and i.target == target]

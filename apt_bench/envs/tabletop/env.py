@@ -1,8 +1,7 @@
-"""The tabletop environment: a lean MuJoCo loop around one compiled scene per episode."""
+"""`TabletopEnv`: the tabletop scenes as an `apt_bench.envs.base.Env`. Each episode compiles its own scene."""
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -10,25 +9,37 @@ from typing import Any
 import numpy as np
 
 from apt_bench.core.errors import UserError, did_you_mean
-from apt_bench.envs.base import ACTION_DIM, AGENTVIEW, WRIST, Observation, Outcome, axis_angle
-from apt_bench.envs.mj import mujoco
-from apt_bench.envs.outcome import Failure, OutcomeTracker
-from apt_bench.envs.subtasks import Stages
-from apt_bench.envs.tabletop.camera import SIZE, Renderer, camera_geometry
+from apt_bench.envs.base import (
+    ACTION_DIM,
+    AGENTVIEW,
+    WRIST,
+    Observation,
+    Outcome,
+    axis_angle,
+    checked_actions,
+)
+from apt_bench.envs.mujoco_helpers import IMAGE_SIZE, camera_geometry, qpos_hash
+from apt_bench.envs.mujoco_no_gl import mujoco
+from apt_bench.envs.outcome_tracker import Failure, OutcomeTracker
+from apt_bench.envs.subtasks import SubtaskTracker
+from apt_bench.envs.tabletop.camera import Renderer
+from apt_bench.envs.tabletop.controller import GRIPPER_SPEED, OperationalSpaceController
 from apt_bench.envs.tabletop.disturbance import Disturbance
 from apt_bench.envs.tabletop.layouts import scene_spec
-from apt_bench.envs.tabletop.osc import GRIPPER_SPEED, OperationalSpaceController
 from apt_bench.envs.tabletop.robots import RobotSpec, robot_spec
-from apt_bench.envs.tabletop.scene import SUBSTEPS, TabletopScene, compile_scene
-from apt_bench.envs.tabletop.specs import SceneSpec
+from apt_bench.envs.tabletop.scene import TabletopScene
+from apt_bench.envs.tabletop.scene_model import SUBSTEPS, compile_scene
+from apt_bench.envs.tabletop.scene_spec import SceneSpec
 from apt_bench.suites import EpisodeSpec
 
 CAMERAS = (AGENTVIEW, WRIST)
 
 
 class TabletopEnv:
-    """See `apt_bench.envs.base.Env`. The robot is `args["robot"]` (`panda` by default, or `ur5e`);
-    `args["disturbance"]` > 0 pushes it now and then."""
+    """One robot at a table. See `apt_bench.envs.base.Env`.
+
+    `args["robot"]` names the robot: `panda` (default) or `ur5e`. `args["disturbance"]` > 0 pushes it at random times.
+    """
 
     CAMERAS = CAMERAS
 
@@ -40,7 +51,7 @@ class TabletopEnv:
     def reset(
         self, spec: EpisodeSpec, cameras: tuple[str, ...] = (), privileged: bool = False
     ) -> Observation:
-        """Build the scene of `spec`, settle it, and observe."""
+        """Build the scene of `spec`, let it settle, and observe. Raises UserError for an unknown camera."""
         for camera in cameras:
             if camera not in CAMERAS:
                 raise UserError(f"The tabletop has no camera '{camera}'. {did_you_mean(camera, CAMERAS)}")
@@ -70,32 +81,23 @@ class TabletopEnv:
         strength = float(spec.args.get("disturbance", 0.0))
         self._disturbance = Disturbance(strength, [spec.key.seed, spec.key.init, *spec.key.task.encode()])
         mujoco.mj_kinematics(self.model, self.data)
-        self._start_hash = self._hash()
+        self._start_hash = qpos_hash(self.data)
         self._tracker = OutcomeTracker(self.scene)
         self._tracker.start()
-        instructions = [s.instruction for s in layout.stages]
-        if len(instructions) == 2:  # a language probe changes the second sentence, too
+        instructions = list(layout.instructions)
+        if len(instructions) == 2:  # a language probe changes the second instruction, too
             instructions[1] = spec.prompts.get("second", instructions[1])
-        self._stages = Stages(instructions, self.scene.parts, spec.max_steps)
-        self.scene.goal = self._stages.goal
+        self._subtasks = SubtaskTracker(instructions, self.scene.goals, spec.max_steps)
+        self.scene.goal = self._subtasks.goal
         self._seconds["reset"] = time.perf_counter() - began
         return self._observe(render=True)
 
     def step_chunk(self, actions: np.ndarray, render: bool = True) -> Observation:
-        """Execute `actions` (n, 7), clipped to [-1, 1], until the episode is done; the images show the state after the
-        last of them (none where the episode ends before). Raises ValueError for another shape, NaN, a finished
-        episode."""
+        """Execute an action chunk. The images show the state after the last action. See `apt_bench.envs.base.Env`."""
         began = time.perf_counter()
         scene = self._live()
-        actions = np.asarray(actions, dtype=np.float64)
-        if actions.ndim != 2 or actions.shape[1] != ACTION_DIM or not len(actions):
-            raise ValueError(f"actions must have the shape (n, {ACTION_DIM}), not {actions.shape}")
-        if not np.isfinite(actions).all():
-            raise ValueError("actions must be finite")
-        if self.done:
-            raise ValueError("the episode is over: call reset")
         ended_early = False
-        for action in np.clip(actions, -1.0, 1.0):
+        for action in checked_actions(actions, self.done):
             if self.done:
                 ended_early = True
                 break
@@ -103,49 +105,51 @@ class TabletopEnv:
             mujoco.mj_kinematics(self.model, self.data)
             self._steps += 1
             self._tracker.update(self._steps)
-            self._stages.update(self._steps, [all(map(scene.holds, part)) for part in scene.parts])
-            scene.goal = self._stages.goal
+            self._subtasks.update(self._steps, [all(map(scene.holds, goal)) for goal in scene.goals])
+            scene.goal = self._subtasks.goal
         self._seconds["physics"] += time.perf_counter() - began
         return self._observe(render and not ended_early)
 
     @property
     def done(self) -> bool:
-        """Success, or nothing is left to be done, or the step budget is spent."""
-        return self._stages.over or self._steps >= self._spec.max_steps
+        """Whether the episode is over: it succeeded, no subtask remains, or the step budget is spent."""
+        return self._subtasks.over or self._steps >= self._spec.max_steps
 
     def outcome(self) -> Outcome:
-        """How the episode stands now; failure and events once it is done.
+        """Return the state of the episode now. The class of failure and the events follow once it is done.
 
-        `events["distance"]`: m from each item to where it should be, seen from above (the paper's own rule is
-        < 0.11); `events["scores"]`: of composite tasks.
+        `events["distance"]`: horizontal distance (m) of each item from its goal (success in the paper: below 0.11).
+        `events["scores"]`: scores of the subtasks of a composite task.
         """
         scene = self._live()
         if self.done and self._end is None:
-            failure, events = self._tracker.finish(self._stages.success)
-            pairs = [a for a in self._stages.all_goals if len(a.args) == 2]
+            failure, events = self._tracker.finish(self._subtasks.success)
+            pairs = [a for a in self._subtasks.all_goals if len(a.args) == 2]
             events["distance"] = {str(a): round(scene.offset(*a.args), 4) for a in pairs}
-            self._end = failure, events | self._stages.events()
+            self._end = failure, events | self._subtasks.events()
         failure, events = self._end or (None, {})
         return Outcome(
-            success=self._stages.success,
+            success=self._subtasks.success,
             done=self.done,
             steps=self._steps,
             start_hash=self._start_hash,
-            end_hash=self._hash(),
+            end_hash=qpos_hash(self.data),
             failure=failure,
             events=events,
             seconds=dict(self._seconds),
         )
 
-    def frame(self, camera: str = AGENTVIEW, size: int = SIZE) -> np.ndarray:
-        """uint8 (size, size, 3) of the state as it is now. Does not touch the physics."""
-        self._lit(camera)
+    def frame(self, camera: str = AGENTVIEW, size: int = IMAGE_SIZE) -> np.ndarray:
+        """Render uint8 (size, size, 3) of the current state. Does not change the physics."""
+        self._place_lights(camera)
         return self._renderer.render(self.model, self.data, camera, size)
 
-    def segmentation(self, camera: str = AGENTVIEW, size: int = SIZE) -> tuple[np.ndarray, Mapping[str, int]]:
-        """uint8 (size, size), and the value of each named object in it; 0 is everything else."""
+    def segmentation(
+        self, camera: str = AGENTVIEW, size: int = IMAGE_SIZE
+    ) -> tuple[np.ndarray, Mapping[str, int]]:
+        """Render uint8 (size, size), and return the value of each object in it by name. 0 is everything else."""
         scene = self._live()
-        self._lit(camera)
+        self._place_lights(camera)
         geoms = self._renderer.segment(self.model, self.data, camera, size)
         lookup = np.zeros(self.model.ngeom + 1, dtype=np.uint8)
         values = {name: k for k, name in enumerate(scene.objects, start=1)}
@@ -158,8 +162,8 @@ class TabletopEnv:
         self._renderer.free()
         self.scene = None
 
-    def _lit(self, camera: str) -> None:
-        """Place the lights for a picture. Raises UserError for a camera that is not there."""
+    def _place_lights(self, camera: str) -> None:
+        """Update the positions of the lights for an image. Raises UserError for an unknown camera."""
         self._live()
         known = [self.model.camera(i).name for i in range(self.model.ncam)]
         if camera not in known:
@@ -172,7 +176,7 @@ class TabletopEnv:
         return self.scene
 
     def _control(self, action: np.ndarray) -> None:
-        """One control step of float64 (7,) in [-1, 1]."""
+        """Run one control step with an action, float64 (7,) in [-1, 1]."""
         model, data = self.model, self.data
         action = np.append(np.clip(action[:6] + self._disturbance.step(), -1, 1), action[6:])
         turn = np.array(self._robot.signs) * GRIPPER_SPEED * np.sign(action[6])
@@ -193,12 +197,12 @@ class TabletopEnv:
             mujoco.mj_camlight(self.model, self.data)
             for name in self._cameras:
                 images[name] = self._renderer.render(self.model, self.data, name)
-                cameras[name] = camera_geometry(self.model, self.data, name)
+                cameras[name] = camera_geometry(self.model, self.data, self.model.camera(name).id)
         self._seconds["render"] += time.perf_counter() - began
         return Observation(
             images=images,
             state=self._state(),
-            instruction=self._stages.instruction(self._spec.prompt),
+            instruction=self._subtasks.instruction(self._spec.prompt),
             episode=self._spec.key.id,
             noise_key=self._spec.noise_key,
             step=self._steps,
@@ -207,10 +211,7 @@ class TabletopEnv:
         )
 
     def _state(self) -> np.ndarray:
-        """float32 (8,), as in LIBERO; another gripper reports its opening as the Panda would."""
+        """float32 (8,), as in LIBERO. Another gripper reports its opening in the Panda's units."""
         scene = self._live()
         tip, hand = self.data.site_xpos[scene.robot.grip_site], axis_angle(self.data.xquat[self._hand])
         return np.concatenate([tip, hand, scene.robot.fingers(self.data.qpos)]).astype(np.float32)
-
-    def _hash(self) -> str:
-        return hashlib.sha256(self.data.qpos.tobytes()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""How scenes are composed: which things, where, and what is asked. One function per layout of the suites."""
+"""Compose scenes: which objects, their positions and the subtasks. One function per layout of the suites."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from apt_bench.envs.tabletop.catalog import (
     ITEMS,
     PLATED,
     STORED,
+    Container,
     Item,
     conflict,
     items,
 )
-from apt_bench.envs.tabletop.shapes import shape_of
-from apt_bench.envs.tabletop.specs import (
+from apt_bench.envs.tabletop.item_shapes import shape_of
+from apt_bench.envs.tabletop.scene_spec import (
     BOX,
     Draw,
     NoRoom,
     Placed,
     SceneKey,
     SceneSpec,
-    Stage,
+    Subtask,
     check_view,
     draw_others,
     draw_view,
@@ -38,18 +39,18 @@ from apt_bench.envs.tabletop.surroundings import Surroundings, surroundings
 
 ITEMS_PER_SCENE = 4
 JOINT_NOISE = 0.05
-"""rad, per joint, about the home pose."""
+"""Largest offset (rad) of each joint from the home pose."""
 
 HALF_TURN = 3.1416
 ROUND_MORE = 0.006
-"""m by which round things look wider than their collision box."""
+"""m by which round objects look wider than their collision box."""
 
 SEEN_CONTAINERS, UNSEEN_CONTAINERS = ("plate", "bowl"), ("plate", "mug")
-"""The containers of a scene; in `unseen` the plate is still asked for half the time, as in the paper's UC."""
+"""The containers of a scene. In `unseen`, half of the tasks still name the plate, as in the paper's UC."""
 
 
 def containers_of(args: Mapping[str, Any]) -> tuple[str, ...]:
-    """The containers that a cell asks for: one task each."""
+    """The containers that a cell's instructions name: one task each."""
     return UNSEEN_CONTAINERS if args.get("containers") == "unseen" else SEEN_CONTAINERS
 
 
@@ -59,7 +60,7 @@ def move_sentence(alias: str, container: str) -> str:
 
 
 def table(args: Mapping[str, Any], key: SceneKey, draw: Draw) -> SceneSpec:
-    """Four items and two containers with room between them."""
+    """Four items and two containers with free space between them."""
     container = CONTAINERS[key.task.removeprefix("to_")]
     target = _target(args, key)
     if not ambiguous(args, key):
@@ -71,18 +72,21 @@ def table(args: Mapping[str, Any], key: SceneKey, draw: Draw) -> SceneSpec:
     placed: list[Placed] = []
     for name in (container.name, second, *(i.name for i in (target, *others))):
         placed.append(place(draw, name, placed))
-    stage = Stage(
-        move_sentence(draw.pick(target.aliases), container.name),
-        ((container.predicate, target.name, container.name),),
-    )
-    return SceneSpec(
-        tuple(placed[2:]), tuple(placed[:2]), *_frame(args, draw), stages=(stage,), parts=(stage.goal,)
-    )
+    subtask = _move(draw, target, container)
+    return SceneSpec(tuple(placed[2:]), tuple(placed[:2]), *_frame(args, draw), (subtask,))
+
+
+def _move(draw: Draw, target: Item, container: Container) -> Subtask:
+    """Move the target, under a random one of its names, to the container."""
+    sentence = move_sentence(draw.pick(target.aliases), container.name)
+    return Subtask(sentence, ((container.predicate, target.name, container.name),))
 
 
 def ambiguous(args: Mapping[str, Any], key: SceneKey) -> bool:
-    """Whether more than one item and more than one container of the scene may be asked for. Always in an evaluation;
-    in training only in a share of the scenes, elsewhere vision alone gives the task away."""
+    """Return whether an instruction could name more than one item and more than one container of the scene.
+
+    This is always so in an evaluation. In training it is so in a fraction of the scenes; in the others the image alone
+    determines the task."""
     return (
         args.get("split") != "train"
         or args["layout"] != "table"
@@ -91,36 +95,36 @@ def ambiguous(args: Mapping[str, Any], key: SceneKey) -> bool:
 
 
 def _target(args: Mapping[str, Any], key: SceneKey) -> Item:
-    """Every target of the split comes equally often."""
+    """Choose the target. Every target of the split comes equally often."""
     names = [i.name for i in items(args.get("items", "seen"), target=True)]
     return ITEMS[key.cycle(names)]
 
 
 def _others(args: Mapping[str, Any], draw: Draw, target: Item) -> list[Item]:
-    """Three more things, at least one of which training rewarded moving: to look alone is not enough."""
+    """Draw three more items. At least one is a seen target, so the image alone does not determine the task."""
     seen = items("seen", target=True)
-    lure = draw_others(draw, [target], seen, 1)
+    distractor = draw_others(draw, [target], seen, 1)
     split = args.get("items", "seen")
     pool = items(split, target=True) + items(split, target=False)
-    return lure + draw_others(draw, [target, *lure], pool, ITEMS_PER_SCENE - 2)
+    return distractor + draw_others(draw, [target, *distractor], pool, ITEMS_PER_SCENE - 2)
 
 
 def _frame(args: Mapping[str, Any], draw: Draw) -> tuple[str, Any, tuple[float, ...]]:
-    """Surroundings, camera and the arm's start."""
+    """Draw the surroundings, the camera and the arm's joint offsets."""
     choices: list[Surroundings] = surroundings(args.get("surroundings", "seen"))
     joints = tuple(draw.number(-JOINT_NOISE, JOINT_NOISE) for _ in range(7))
     return draw.pick(choices).name, draw_view(draw), joints
 
 
 def clutter(args: Mapping[str, Any], key: SceneKey, draw: Draw) -> SceneSpec:
-    """Four items in a cluster, the target in the middle with neighbours against two or three of its sides."""
+    """Four items: the target in the middle of a cluster, with neighbours at two or three of its sides."""
     container = CONTAINERS[key.task.removeprefix("to_")]
     target = _target(args, key)
     others = _others(args, draw, target)
     second = next(c for c in containers_of(args) if c != container.name)
     yaw = draw.number(-0.5, 0.5)
     middle = Placed(target.name, draw.number(-0.20, 0.04), draw.number(-0.20, 0.20), yaw)
-    # Across its narrow side, where the fingers would go, it is always blocked.
+    # The two sides where the fingers would go are always blocked.
     sides = [*draw.shuffled([(0, 1), (0, -1)]), draw.pick([(1, 0), (-1, 0)])]
     placed = [middle]
     neighbours = draw.pick((2, 3))
@@ -133,21 +137,16 @@ def clutter(args: Mapping[str, Any], key: SceneKey, draw: Draw) -> SceneSpec:
     for name in (container.name, second, *(o.name for o in others[neighbours:])):
         placed.append(place(draw, name, placed))
     containers, rest = placed[len(cluster) : len(cluster) + 2], placed[len(cluster) + 2 :]
-    stage = Stage(
-        move_sentence(draw.pick(target.aliases), container.name),
-        ((container.predicate, target.name, container.name),),
-    )
-    return SceneSpec(
-        (*cluster, *rest), tuple(containers), *_frame(args, draw), stages=(stage,), parts=(stage.goal,)
-    )
+    subtask = _move(draw, target, container)
+    return SceneSpec((*cluster, *rest), tuple(containers), *_frame(args, draw), (subtask,))
 
 
 TOUCHING = 0.001
-"""m of air between neighbours in a cluster, as seen."""
+"""Visible gap (m) between neighbours in a cluster."""
 
 
 def _beside(draw: Draw, middle: Placed, name: str, side: tuple[int, int]) -> Placed:
-    """Against one side of the middle item, a little off its centre line."""
+    """Place an item against one side of the middle item, slightly off its centre line."""
     (ax, ay), (bx, by) = _extent(middle.name), _extent(name)
     along = (ax + bx if side[0] else ay + by) + TOUCHING
     slide = draw.number(-0.012, 0.012)
@@ -159,14 +158,14 @@ def _beside(draw: Draw, middle: Placed, name: str, side: tuple[int, int]) -> Pla
 
 
 def _extent(name: str) -> tuple[float, float]:
-    """Half sizes (m) as seen, from above; round things look wider than their collision box."""
+    """Visible half sizes (m) from above. Round objects look wider than their collision box."""
     shape = shape_of(ITEMS[name])
     more = ROUND_MORE if shape.round else 0.0
     return shape.half[0] + more, shape.half[1] + more
 
 
 def _overlap(a: Placed, b: Placed) -> bool:
-    """Whether two neighbours of one yaw overlap as seen."""
+    """Return whether the visible shapes of two neighbours with the same yaw overlap."""
     c, s = cos(a.yaw), sin(a.yaw)
     dx, dy = c * (b.x - a.x) + s * (b.y - a.y), -s * (b.x - a.x) + c * (b.y - a.y)
     (ax, ay), (bx, by) = _extent(a.name), _extent(b.name)
@@ -174,9 +173,10 @@ def _overlap(a: Placed, b: Placed) -> bool:
 
 
 def storage(args: Mapping[str, Any], key: SceneKey, draw: Draw) -> SceneSpec:
-    """An open storage box, two plates and three items. `args["stages"]`: which of store (T1) and plate (T2) are asked
-    for; `args["chain"]`: both in one sentence; `args["roles"]`: unseen = what training stored is plated, and the other
-    way round."""
+    """An open storage box, two plates and three items.
+
+    `args["stages"]`: the subtasks, of `store` (T1) and `plate` (T2). `args["chain"]`: one instruction for all of them.
+    `args["roles"]`: `unseen` plates the items that training stores, and stores those that training plates."""
     plate = CONTAINERS[key.task.replace("_", " ")]
     second = "blue plate" if plate.name == "red plate" else "red plate"
     stored, plated = (STORED, PLATED) if args.get("roles", "seen") == "seen" else (PLATED, STORED)
@@ -197,17 +197,18 @@ def storage(args: Mapping[str, Any], key: SceneKey, draw: Draw) -> SceneSpec:
     for name in (plate.name, second, first.name, then.name, third.name):
         placed.append(place(draw, name, placed))
     alias, alias2 = draw.pick(first.aliases), draw.pick(then.aliases)
-    store = Stage(
+    store = Subtask(
         f"Put the {alias} in the storage box and close it.", (("in", first.name, BOX), ("close", BOX))
     )
-    put = Stage(f"Place the {alias2} on the {plate.name}.", (("on", then.name, plate.name),))
-    stages = tuple({"store": store, "plate": put}[s] for s in args.get("stages", ("store", "plate")))
-    parts = tuple(s.goal for s in stages)
-    if args.get("chain"):
-        sentence = f"{store.instruction[:-1]}, then p{put.instruction[1:]}"
-        stages = (Stage(sentence, store.goal + put.goal),)
+    put = Subtask(f"Place the {alias2} on the {plate.name}.", (("on", then.name, plate.name),))
+    subtasks = tuple({"store": store, "plate": put}[s] for s in args.get("stages", ("store", "plate")))
     return SceneSpec(
-        tuple(placed[4:]), tuple(placed[2:4]), *_frame(args, draw), stages=stages, parts=parts, box=box
+        tuple(placed[4:]),
+        tuple(placed[2:4]),
+        *_frame(args, draw),
+        subtasks,
+        box=box,
+        chained=bool(args.get("chain")),
     )
 
 
@@ -219,7 +220,7 @@ LAYOUTS: dict[str, Callable[[Mapping[str, Any], SceneKey, Draw], SceneSpec]] = {
 
 
 def scene_spec(args: Mapping[str, Any], task: str, init: int, seed: int) -> SceneSpec:
-    """The scene of one episode: of task `task`, initial state `init` (0, 1, ...), in a cell with these arguments."""
+    """The scene of one episode: task `task` and initial state `init` (0, 1, ...) of a cell with these arguments."""
     return _scene_spec(json.dumps(dict(args), sort_keys=True), task, init, seed)
 
 
@@ -234,4 +235,6 @@ def _scene_spec(args: str, task: str, init: int, seed: int) -> SceneSpec:
             return spec
         except NoRoom:
             continue
-    raise RuntimeError(f"no room for scene {init} of {task} with {args}")
+    raise RuntimeError(
+        f"found no layout for initial state {init} of task {task} with {args} in 10,000 attempts"
+    )

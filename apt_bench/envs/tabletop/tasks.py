@@ -1,4 +1,4 @@
-"""The tasks of the tabletop suites' cells: one per container that is asked for, with a sentence per initial state."""
+"""The tasks of the tabletop suites: one per container that is named, with one sentence per initial state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from apt_bench.suites import Cell, Task
 
 INITS = 1000
 TRAIN_INITS = 1_000_000
-
 
 _SPLITS = ("seen", "unseen")
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -28,7 +27,7 @@ _OTHER_ARGS = ("ambiguity", "stages", "chain", "disturbance")
 
 
 def cell_tasks(cell: Cell) -> list[Task]:
-    """The provider named by the tabletop suites' YAML files. Raises UserError for arguments that it does not know."""
+    """Return the tasks of a cell. Raises UserError for arguments that do not define a tabletop scene."""
     check_args(cell)
     if cell.args["layout"] == "storage":
         return [_task(cell, name, _storage_template(cell, name)) for name in ("red_plate", "blue_plate")]
@@ -36,7 +35,7 @@ def cell_tasks(cell: Cell) -> list[Task]:
 
 
 def check_args(cell: Cell) -> None:
-    """Raise UserError where a cell's arguments are not those of a tabletop scene."""
+    """Raise UserError where the arguments of a cell do not define a tabletop scene."""
     where, args = f"Cell '{cell.name}'", cell.args
     for name, value in args.items():
         if name not in (*_CHOICES, *_OTHER_ARGS):
@@ -48,24 +47,23 @@ def check_args(cell: Cell) -> None:
     if "layout" not in args:
         raise UserError(f"{where}: args need a layout. Known: {', '.join(LAYOUTS)}.")
     share, push = args.get("ambiguity"), args.get("disturbance", 0)
-    if args["layout"] == "table" and args.get("split") == "train" and not _lies_in(share, 0, 1):
+    if args["layout"] == "table" and args.get("split") == "train" and not _within(share, 0, 1):
         raise UserError(f"{where}: args need an ambiguity between 0 and 1, not {share!r}.")
-    if not _lies_in(push, 0, 2):
-        raise UserError(f"{where}: the disturbance must lie between 0 and 2, not {push!r}.")
+    if not _within(push, 0, 2):
+        raise UserError(f"{where}: the disturbance must be between 0 and 2, not {push!r}.")
     stages = args.get("stages", ("store",))
     if not isinstance(stages, (list, tuple)) or any(s not in ("store", "plate") for s in stages):
-        raise UserError(f"{where}: stages are store and plate, not {stages!r}.")
+        raise UserError(f"{where}: stages must be a list of store and plate, not {stages!r}.")
 
 
-def _lies_in(value: Any, low: float, high: float) -> bool:
+def _within(value: Any, low: float, high: float) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
 
 
 def _task(cell: Cell, name: str, template: str) -> Task:
     def prompts_of(init: int, seed: int) -> Mapping[str, str]:
-        stages = scene_spec(cell.args, name, init, seed).stages
-        keys = ("text", "second")  # the sentence that is sent first, and the one that follows
-        return {key: stage.instruction for key, stage in zip(keys, stages, strict=False)}
+        keys = ("text", "second")  # the first instruction and, in coaching, the next one
+        return dict(zip(keys, scene_spec(cell.args, name, init, seed).instructions, strict=False))
 
     return Task(
         name=name,

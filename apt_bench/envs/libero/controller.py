@@ -1,8 +1,8 @@
-"""robosuite's operational space controller and gripper, with its own arithmetic and without its overhead.
+"""robosuite's operational-space controller and gripper, with the same arithmetic and less overhead.
 
-The expressions, their order and the memory layout of their operands are robosuite 1.4.0's (controllers/osc.py,
-controllers/base_controller.py, robots/manipulator.py): another order or layout would give other last bits. What is left
-out are the forward passes (the engine runs them), look-ups by name, and records that nobody reads.
+The expressions, their order and the memory layout of their operands are those of robosuite 1.4.0 (controllers/osc.py,
+controllers/base_controller.py, robots/manipulator.py). Another order or layout would change the last bits. This module
+leaves out the forward passes (`fast_simulation` runs them), lookups by name, and values that nothing reads.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from apt_bench.envs.mj import mujoco
+from apt_bench.envs.mujoco_no_gl import mujoco
 
 
-class ArmControl:
-    """Torques and gripper commands of one robosuite robot, written into `data.ctrl`."""
+class ArmController:
+    """Computes torques and gripper commands of one robosuite robot and writes them into `data.ctrl`."""
 
     def __init__(self, robot: Any, model: Any, data: Any):
         from robosuite.utils.control_utils import nullspace_torques, opspace_matrices, orientation_error
@@ -37,7 +37,7 @@ class ArmControl:
         self._mass = np.zeros((model.nv, model.nv))
 
     def start(self) -> None:
-        """Take over the controller that a reset has made. Its first use is with the quantities it was made with."""
+        """Use the controller that a reset has created. Its first goal uses the quantities from its creation."""
         self.controller: Any = self.robot.controller
         self.controller.update = self.update
         self.site = self.robot.eef_site_id
@@ -45,13 +45,13 @@ class ArmControl:
         self.damping = np.array(self.controller.kd)
 
     def set_goal(self, action: np.ndarray) -> None:
-        """A new goal from the first six numbers of an action; the gripper's direction from the seventh."""
+        """Set a new goal from the first six numbers of an action, and the gripper's direction from the seventh."""
         self.update()
         self.controller.set_goal(action[:6])
         self._closing = self._fingers * np.sign(action[6:])
 
     def update(self, force: bool = False) -> None:
-        """`Controller.update` without its forward pass."""
+        """Do what `Controller.update` does, without its forward pass."""
         c, data, model = self.controller, self.data, self.model
         if not c.new_update and not force:
             return
@@ -71,7 +71,7 @@ class ArmControl:
         c.new_update = False
 
     def apply(self) -> None:
-        """One substep: write the arm's torques and the gripper's next command."""
+        """Write the arm's torques and the gripper's command for one substep."""
         self.update()
         c, data = self.controller, self.data
         error = np.concatenate((c.goal_pos - c.ee_pos, self._orientation_error(c.goal_ori, c.ee_ori_mat)))

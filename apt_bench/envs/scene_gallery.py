@@ -1,4 +1,4 @@
-"""`python -m apt_bench.envs.contact_sheet SUITE OUT.png [CELL ...] [--run DIR]`: the first scenes of each cell.
+"""`python -m apt_bench.envs.scene_gallery SUITE OUT.png [CELL ...] [--run DIR]`: the first scenes of each cell.
 
 With `--run`, a run directory with stored actions (`apt-bench run --save-actions`), five of its successes are replayed
 instead, each in a column: the start, and the state in which each part of the task was done."""

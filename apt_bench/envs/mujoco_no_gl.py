@@ -1,5 +1,8 @@
-"""MuJoCo, imported without a GL library, whatever `MUJOCO_GL` and `PYOPENGL_PLATFORM` say: `gl.Canvas` loads one when
-the first image is asked for. Everything here imports it as `from apt_bench.envs.mj import mujoco`."""
+"""Import MuJoCo without a GL library, whatever `MUJOCO_GL` and `PYOPENGL_PLATFORM` are set to.
+
+`gl_context.Canvas` loads a GL library when the first image is rendered. Every module of apt-bench imports MuJoCo with
+`from apt_bench.envs.mujoco_no_gl import mujoco`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ __all__ = ["mujoco", "no_gl"]
 
 @contextmanager
 def no_gl() -> Iterator[None]:
-    """While it lasts, `MUJOCO_GL` says that nothing is to be rendered; MuJoCo and robosuite read it when imported."""
+    """Set `MUJOCO_GL` to "disable" inside this context. MuJoCo and robosuite read it when they are imported."""
     old = os.environ.get("MUJOCO_GL")
     os.environ["MUJOCO_GL"] = "disable"
     try:

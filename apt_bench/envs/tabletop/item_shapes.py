@@ -1,4 +1,4 @@
-"""The shapes of the catalogue, from primitives and small surfaces of revolution; toys are in shapes_toys.py.
+"""The shapes of the catalogue, from primitives and small surfaces of revolution; toys are in toy_shapes.py.
 
 What is seen and what is touched differ on purpose. Seen: some ten low-polygon geoms. Touched: one box, a little
 narrower than what is seen, so that round things neither roll nor slip out of the gripper's 16 mm wide pads when the
@@ -11,9 +11,9 @@ from collections.abc import Callable
 from functools import cache
 from math import pi
 
-from apt_bench.envs.tabletop import shapes_toys as toys
+from apt_bench.envs.tabletop import toy_shapes as toys
 from apt_bench.envs.tabletop.catalog import BROWN, SILVER, Item, Rgb
-from apt_bench.envs.tabletop.geoms import Shape, ball, box, disc, egg, lathe, rod
+from apt_bench.envs.tabletop.primitives import Shape, ball, box, disc, egg, lathe, rod
 
 
 def can(c: Rgb, t: Rgb) -> Shape:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.linalg.lapack import dposv
 
-from apt_bench.envs.mj import mujoco
+from apt_bench.envs.mujoco_no_gl import mujoco
 
 KP, NULL_KP = 150.0, 10.0
 KD, NULL_KD = 2 * sqrt(KP), 2 * sqrt(NULL_KP)

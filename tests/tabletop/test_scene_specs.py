@@ -6,12 +6,12 @@ import dataclasses
 import pytest
 
 from apt_bench.core.errors import UserError
-from apt_bench.envs.tabletop import audit, layouts, specs
+from apt_bench.envs.tabletop import layouts, scene_spec, validation
 from apt_bench.envs.tabletop.catalog import ITEMS, PLATED, STORED, conflict, items
-from apt_bench.envs.tabletop.containers import BOX_INSIDE
+from apt_bench.envs.tabletop.container_shapes import BOX_INSIDE
 from apt_bench.envs.tabletop.fingerprints import FINGERPRINTS
+from apt_bench.envs.tabletop.item_shapes import shape_of
 from apt_bench.envs.tabletop.layouts import ambiguous
-from apt_bench.envs.tabletop.shapes import shape_of
 from apt_bench.envs.tabletop.tasks import cell_tasks
 from apt_bench.suites import Cell, load_suite
 
@@ -20,7 +20,7 @@ CELLS = [(name, cell.name) for name in SUITES for cell in load_suite(name).cells
 
 
 def test_seen_and_unseen_are_disjoint_in_every_sense():
-    assert audit.overlaps() == []
+    assert validation.overlaps() == []
     assert len(items("seen", target=True)) >= 20
     assert len(items("unseen", target=True)) >= 8
 
@@ -28,9 +28,9 @@ def test_seen_and_unseen_are_disjoint_in_every_sense():
 def test_an_overlap_would_be_noticed(monkeypatch):
     twin = dataclasses.replace(ITEMS["blue_ball"], shape="cube", color=ITEMS["red_cube"].color)
     monkeypatch.setitem(ITEMS, "blue_ball", twin)
-    assert "blue_ball looks like red_cube" in audit.overlaps()
+    assert "blue_ball looks like red_cube" in validation.overlaps()
     monkeypatch.setitem(ITEMS, "blue_ball", dataclasses.replace(twin, color=(0, 0, 0), aliases=("apple",)))
-    assert "blue_ball is called like apple" in audit.overlaps()
+    assert "blue_ball is called like apple" in validation.overlaps()
 
 
 def test_an_alias_means_one_thing_of_a_scene():
@@ -42,7 +42,7 @@ def test_an_alias_means_one_thing_of_a_scene():
 @pytest.mark.parametrize(("suite", "cell"), CELLS)
 def test_fingerprints_are_those_of_every_machine(suite, cell):
     loaded = load_suite(suite)
-    assert audit.fingerprint(loaded, loaded.cell(cell)) == FINGERPRINTS[suite][cell]
+    assert validation.fingerprint(loaded, loaded.cell(cell)) == FINGERPRINTS[suite][cell]
 
 
 @pytest.mark.parametrize(("suite", "cell"), CELLS)
@@ -51,8 +51,8 @@ def test_specs_keep_the_cells_promise(suite, cell):
     args = loaded.cell(cell).args
     for episode in loaded.select([cell], episodes=15):
         spec = layouts.scene_spec(episode.args, episode.key.task, episode.key.init, episode.key.seed)
-        assert audit.spec_problems(spec, dict(args)) == []
-        assert episode.prompt == spec.stages[0].instruction
+        assert validation.spec_problems(spec, dict(args)) == []
+        assert episode.prompt == spec.instructions[0]
         assert len(spec.items) == (3 if spec.box else 4)
         assert len(spec.containers) == 2
 
@@ -88,7 +88,7 @@ def test_training_language_is_as_redundant_as_stated(cell, share):
         askable = sum(ITEMS[p.name].target for p in spec.items)
         places = {p.name for p in spec.containers} - {"tray"}
         assert (
-            (askable > 1) == (len(places) > 1) == ambiguous(args, specs.scene_key(args, "to_plate", init, 7))
+            (askable > 1) == (len(places) > 1) == ambiguous(args, scene_spec.scene_key(args, "to_plate", init, 7))
         )
         found += askable > 1
     assert found / 300 == pytest.approx(share, abs=0.06)
@@ -101,8 +101,8 @@ def test_coaching_and_chaining_share_their_scenes():
     ):
         first, second = (layouts.scene_spec(e.args, e.key.task, e.key.init, e.key.seed) for e in (a, b))
         assert (first.items, first.box, first.view) == (second.items, second.box, second.view)
-        assert first.parts == second.parts
-        assert (len(first.stages), len(second.stages)) == (2, 1)
+        assert first.subtasks == second.subtasks
+        assert (len(first.instructions), len(second.instructions)) == (2, 1)
         assert set(a.prompts) == {"text", "second"}
 
 

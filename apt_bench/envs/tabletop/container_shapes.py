@@ -6,7 +6,7 @@ from itertools import pairwise
 from math import cos, pi, sin
 
 from apt_bench.envs.tabletop.catalog import RED, Rgb
-from apt_bench.envs.tabletop.geoms import Geom, Vec, box, disc, lathe, numbers, rod
+from apt_bench.envs.tabletop.primitives import Geom, Vec, box, disc, lathe, numbers, rod
 
 BOX_INSIDE: Vec = (0.060, 0.066, 0.074)
 """Half sizes (x, y) and depth of the storage box, m. Its lid slides along y."""

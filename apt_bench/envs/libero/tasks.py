@@ -20,7 +20,7 @@ from apt_bench.core.provenance import roots
 from apt_bench.core.text import one_line
 from apt_bench.envs.base import Atom
 from apt_bench.envs.libero.bddl import read_bddl
-from apt_bench.envs.libero.defects import DEFECTS
+from apt_bench.envs.libero.known_defects import DEFECTS
 from apt_bench.suites import Cell, Task
 
 MANIFEST = "libero_manifest.json"
@@ -48,7 +48,7 @@ class _Benchmark:
 
 @functools.cache
 def manifest() -> dict[str, Any]:
-    """Benchmarks, their tasks, and the checksums of their files, as `apt_bench.envs.libero.manifest` wrote them."""
+    """Read the manifest: benchmarks, their tasks, and the checksums of their files. `write_manifest` writes it."""
     path = data_dir("suites") / MANIFEST
     content = read_json(path)
     benchmarks: Any = content.get("benchmarks")

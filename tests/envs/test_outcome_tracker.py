@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from apt_bench.envs.base import Atom, Region, Robot, SceneObject
-from apt_bench.envs.outcome import OutcomeTracker
+from apt_bench.envs.outcome_tracker import OutcomeTracker
 
 XML = """
 <mujoco>

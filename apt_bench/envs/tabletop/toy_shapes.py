@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from apt_bench.envs.tabletop.catalog import BLACK, ORANGE, SILVER, WHITE, Rgb
-from apt_bench.envs.tabletop.geoms import Shape, ball, box, egg, eyes, lathe, legs, rod
+from apt_bench.envs.tabletop.primitives import Shape, ball, box, egg, eyes, lathe, legs, rod
 
 
 def duck(c: Rgb, t: Rgb) -> Shape:

@@ -11,8 +11,8 @@ import numpy as np
 
 from apt_bench.core.files import sha256
 from apt_bench.envs.libero.bddl import read_bddl
-from apt_bench.envs.libero.catalog import bddl_path, init_path, load_inits, manifest
-from apt_bench.envs.libero.defects import DEFECTS, MEANING
+from apt_bench.envs.libero.known_defects import DEFECTS, MEANING
+from apt_bench.envs.libero.tasks import bddl_path, init_path, load_inits, manifest
 from apt_bench.suites import Cell, EpisodeSpec, Suite, Task
 from apt_bench.suites.findings import Finding, Level, simulator
 

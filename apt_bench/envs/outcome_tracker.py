@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from apt_bench.envs.base import Atom, Scene
-from apt_bench.envs.mj import mujoco
+from apt_bench.envs.mujoco_no_gl import mujoco
 
 Failure = Literal[
     "memorised_task", "no_contact", "wrong_object", "no_grasp", "dropped", "wrong_place", "timeout"

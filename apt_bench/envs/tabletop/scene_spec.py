@@ -1,8 +1,8 @@
-"""Every episode's scene as data, drawn from a seed and nothing else.
+"""The scene of an episode as data, drawn from a seed only.
 
-`layouts.scene_spec(args, task, init, seed)` gives the same `SceneSpec` on every machine: all draws are
-`random.Random.random()` (exact, IEEE) of a SHA-256 seed, and every number that passed through the platform's math
-library is rounded. No simulator is needed to make, compare or hash one.
+`layouts.scene_spec(args, task, init, seed)` returns the same `SceneSpec` on every machine: all draws are
+`random.Random.random()` (exact, IEEE) of a SHA-256 seed, and every number computed with the platform's math library is
+rounded. Making, comparing and hashing a spec needs no simulator.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from random import Random
 from typing import Any, TypeVar
 
 from apt_bench.envs.tabletop.catalog import CONTAINERS, ITEMS, Item, conflict
-from apt_bench.envs.tabletop.containers import LID_TRAVEL
+from apt_bench.envs.tabletop.container_shapes import LID_TRAVEL
+from apt_bench.envs.tabletop.item_shapes import shape_of
 from apt_bench.envs.tabletop.robots import BASE
-from apt_bench.envs.tabletop.shapes import shape_of
 
 T = TypeVar("T")
 
 TABLE_Z = 0.90
 AREA_X, AREA_Y = (-0.26, 0.10), (-0.30, 0.30)
-"""Where centres may lie (m, world)."""
+"""Bounds of the objects' centres (m, world frame)."""
 REACH = (0.38, 0.76)
-"""Horizontal distance (m) from the arm's base at which it can reach straight down."""
+"""Horizontal distances (m) from the arm's base at which the arm can reach straight down."""
 FINGER_ROOM = 0.045
-"""m between two things on a tidy table: a finger fits in."""
+"""Free distance (m) between two objects that are not in a cluster: a finger fits in."""
 TALL, TALL_ROOM = 0.09, 0.03
-"""m: next to something tall there is more room, for the palm."""
+"""An object taller than `TALL` (m) gets `TALL_ROOM` (m) more, for the palm."""
 
 LOOK_AT = (-0.12, 0.0, 0.97)
 AZIMUTH, ELEVATION, DISTANCE, FOVY = (-45.0, 45.0), (32.0, 52.0), (0.92, 1.10), 42.0
-"""Bounds of the third-person camera, degrees and m. Azimuth 0 faces the robot."""
+"""Bounds of the third-person camera in degrees and m, and its field of view. At azimuth 0 it faces the robot."""
 FRAME = 0.90
-"""Share of the half image within which every centre is seen."""
+"""Every centre must be within this fraction of the half image."""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A catalogue entry on the table: x, y (m, world), yaw (rad)."""
+    """A catalogue entry on the table: x, y (m, world frame) and yaw (rad)."""
 
     name: str
     x: float
@@ -51,7 +51,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class View:
-    """The third-person camera: degrees, degrees, m."""
+    """The third-person camera: azimuth (degrees), elevation (degrees), distance (m) to `LOOK_AT`."""
 
     azimuth: float
     elevation: float
@@ -59,7 +59,7 @@ class View:
 
     @property
     def position(self) -> tuple[float, float, float]:
-        """m, world; rounded to 0.1 mm."""
+        """Position (m, world frame), rounded to 0.1 mm."""
         flat = self.distance * cos(radians(self.elevation))
         return (
             round(LOOK_AT[0] + flat * cos(radians(self.azimuth)), 4),
@@ -69,8 +69,8 @@ class View:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One instruction and the atoms (predicate, arguments...) that must hold for it."""
+class Subtask:
+    """An instruction and its goal: the atoms (predicate, arguments...) that must hold."""
 
     instruction: str
     goal: tuple[tuple[str, ...], ...]
@@ -78,66 +78,94 @@ class Stage:
 
 @dataclass(frozen=True)
 class SceneSpec:
-    """One scene. `joints`: offsets (rad) of the arm from its home. Several stages: the instructions that follow each
-    other."""
+    """One scene.
+
+    Attributes:
+        items: Movable objects.
+        containers: Containers other than the storage box.
+        surroundings: Name in `surroundings.SURROUNDINGS`.
+        view: The third-person camera.
+        joints: Offsets (rad) of the arm's joints from home.
+        subtasks: What is instructed and scored, in order.
+        box: The storage box, if there is one.
+        chained: Whether one instruction names all subtasks; otherwise each subtask has its own.
+    """
 
     items: tuple[Placed, ...]
     containers: tuple[Placed, ...]
     surroundings: str
     view: View
     joints: tuple[float, ...]
-    stages: tuple[Stage, ...]
-    parts: tuple[tuple[tuple[str, ...], ...], ...]  # the goals that are scored one by one
-    box: Placed | None = None  # the storage box
+    subtasks: tuple[Subtask, ...]
+    box: Placed | None = None
+    chained: bool = False
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """The instructions in the order in which they are given."""
+        sentences = tuple(s.instruction for s in self.subtasks)
+        if not self.chained:
+            return sentences
+        first, *rest = (s.removesuffix(".") for s in sentences)
+        return (", then ".join([first, *(s[0].lower() + s[1:] for s in rest)]) + ".",)
 
     @property
     def target(self) -> str:
-        """The item that the first instruction names."""
-        return self.stages[0].goal[0][1]
+        """The item that the first subtask moves."""
+        return self.subtasks[0].goal[0][1]
 
     @property
     def destination(self) -> str:
-        """Where the first instruction wants it."""
-        return self.stages[0].goal[0][2]
+        """The container in which the first subtask puts it."""
+        return self.subtasks[0].goal[0][2]
 
     @property
     def hash(self) -> str:
-        """SHA-256 of its canonical JSON."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """SHA-256 of the scene's canonical JSON.
+
+        Its keys `stages` (instructions) and `parts` (subtasks) are those of the recorded fingerprints.
+        """
+        content = asdict(self)
+        content["stages"] = content.pop("subtasks")
+        content["parts"] = [s["goal"] for s in content["stages"]]
+        if content.pop("chained"):
+            goal = [atom for part in content["parts"] for atom in part]
+            content["stages"] = [{"instruction": self.instructions[0], "goal": goal}]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 class Draw:
-    """A random source that is the same everywhere."""
+    """A random generator that is the same on every machine."""
 
     def __init__(self, *key: Any) -> None:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).digest()
         self._random = Random(int.from_bytes(digest[:8], "little"))
 
     def chance(self, probability: float) -> bool:
-        """True with this probability."""
+        """Return True with this probability."""
         return self._random.random() < probability
 
     def number(self, low: float, high: float, digits: int = 4) -> float:
-        """Uniform, rounded."""
+        """Draw a uniform number and round it."""
         return round(low + (high - low) * self._random.random(), digits)
 
     def pick(self, choices: Sequence[T]) -> T:
-        """One of them."""
+        """Draw one of the choices."""
         return choices[int(self._random.random() * len(choices))]
 
     def shuffled(self, choices: Sequence[T]) -> list[T]:
-        """All of them in random order."""
+        """Return all choices in random order."""
         rest = list(choices)
         return [rest.pop(int(self._random.random() * len(rest))) for _ in range(len(rest))]
 
 
 class NoRoom(Exception):
-    """This attempt at a layout failed; the next one may not."""
+    """This attempt at a layout failed. The next one may succeed."""
 
 
 @dataclass(frozen=True)
 class SceneKey:
-    """What a scene is drawn from. `scene`: JSON of those of the cell's arguments that change the scene."""
+    """The seed of a scene. `scene`: JSON of those of the cell's arguments that change the scene."""
 
     scene: str
     task: str
@@ -145,27 +173,27 @@ class SceneKey:
     seed: int
 
     def draw(self, *salt: Any) -> Draw:
-        """A random source of this scene's own."""
+        """A random generator for this scene; another `salt` gives another one."""
         return Draw(self.scene, self.task, self.init, self.seed, *salt)
 
     def cycle(self, choices: Sequence[T], *salt: Any) -> T:
-        """Over the initial states every choice comes equally often, in another order each round."""
+        """Choose by initial state, so that every choice comes equally often. Each round has another random order."""
         turn, place = divmod(self.init, len(choices))
         return Draw("cycle", self.scene, self.task, self.seed, turn, *salt).shuffled(choices)[place]
 
 
 _NOT_SCENE = ("disturbance", "robot", "chain", "stages")
-"""Arguments of a cell that leave the scene as it is: coaching and chaining see the same ones, disturbed or not."""
+"""Arguments of a cell that do not change the scene: coaching and chaining have the same scenes, disturbed or not."""
 
 
 def scene_key(args: Mapping[str, Any], task: str, init: int, seed: int) -> SceneKey:
-    """What a scene is drawn from: only the arguments that shape it count."""
+    """The seed of a scene, from those of the cell's arguments that change the scene."""
     scene = json.dumps({k: v for k, v in args.items() if k not in _NOT_SCENE}, sort_keys=True)
     return SceneKey(scene, task, init, seed)
 
 
 def draw_others(draw: Draw, chosen: Sequence[Item], pool: Sequence[Item], count: int) -> list[Item]:
-    """`count` further items that cannot be taken for one another or for the chosen ones."""
+    """Draw `count` more items that cannot be confused with each other or with the chosen ones."""
     found: list[Item] = []
     for item in draw.shuffled(pool):
         if len(found) < count and not any(
@@ -192,23 +220,23 @@ def footprint(name: str) -> tuple[float, float]:
 
 
 def open_lid(box: Placed) -> Placed:
-    """Where the lid of an open storage box is."""
+    """The position of the lid of an open storage box."""
     return Placed(OPEN_LID, box.x, round(box.y + (LID_TRAVEL if box.yaw == 0 else -LID_TRAVEL), 4))
 
 
 def within_reach(x: float, y: float) -> bool:
-    """Whether the hand can be lowered there."""
+    """Return whether the hand can be lowered at x, y (m, world frame)."""
     away = sqrt((x - BASE[0]) ** 2 + (y - BASE[1]) ** 2)
     return REACH[0] <= away <= REACH[1]
 
 
 def distance(a: Placed, b: Placed) -> float:
-    """m, between centres on the table."""
+    """Distance (m) between two centres on the table."""
     return sqrt((a.x - b.x) ** 2 + (a.y - b.y) ** 2)
 
 
 def room_between(a: str, b: str) -> float:
-    """Least distance (m) of two centres on a tidy table."""
+    """Smallest distance (m) between the centres of two objects that are not in a cluster."""
     (ra, ha), (rb, hb) = footprint(a), footprint(b)
     if a not in ITEMS and b not in ITEMS:
         return ra + rb + 0.01
@@ -216,7 +244,7 @@ def room_between(a: str, b: str) -> float:
 
 
 def place(draw: Draw, name: str, others: Sequence[Placed], yaw: float = 0.6, tries: int = 60) -> Placed:
-    """Somewhere free within reach; yaw within ± `yaw` rad unless it is round."""
+    """Draw a free position within reach, and a yaw within ± `yaw` rad unless the object is round."""
     turn = 0.0 if name not in ITEMS or shape_of(ITEMS[name]).round else draw.number(-yaw, yaw)
     for _ in range(tries):
         spot = Placed(name, draw.number(*AREA_X), draw.number(*AREA_Y), turn)
@@ -228,12 +256,12 @@ def place(draw: Draw, name: str, others: Sequence[Placed], yaw: float = 0.6, tri
 
 
 def draw_view(draw: Draw) -> View:
-    """A camera within the bounds."""
+    """Draw a third-person camera within its bounds."""
     return View(draw.number(*AZIMUTH, 2), draw.number(*ELEVATION, 2), draw.number(*DISTANCE, 3))
 
 
 def check_view(spec: SceneSpec) -> None:
-    """Raise where a centre is out of the picture, or something hides an item or a container from the camera."""
+    """Raise NoRoom where a centre is outside the image, or something hides an item or a container from the camera."""
     eye = spec.view.position
     forward = _unit(tuple(t - e for t, e in zip(LOOK_AT, eye, strict=True)))
     right = _unit((forward[1], -forward[0], 0.0))
@@ -255,7 +283,7 @@ def check_view(spec: SceneSpec) -> None:
 
 
 def _hides(other: Placed, one: Placed, eye: Sequence[float], centre: Sequence[float]) -> bool:
-    """Whether the line of sight to the centre of `one` passes through the upright cylinder about `other`."""
+    """Return whether the line of sight to the centre of `one` passes through the upright cylinder around `other`."""
     dx, dy = centre[0] - eye[0], centre[1] - eye[1]
     length2 = dx * dx + dy * dy
     along = ((other.x - eye[0]) * dx + (other.y - eye[1]) * dy) / length2

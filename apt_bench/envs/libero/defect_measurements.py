@@ -1,7 +1,7 @@
-"""Figures behind the defects that decide whether a LIBERO-PRO task can be solved, or is solved for nothing.
+"""Measure the known defects that decide whether a LIBERO-PRO task can be solved, or is solved without any work.
 
-Measured in the settled scene, so that nobody has to take `defects.py` on trust. A task that moved something is measured
-beside the unperturbed task of the same name.
+The measurements are made in the settled scene, so that anyone can check `known_defects.py`. A task in which an object
+was moved is measured beside the unperturbed task of the same name.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from apt_bench.envs.libero.audit import premise
 from apt_bench.envs.libero.env import LiberoEnv
 from apt_bench.envs.libero.scene import LiberoScene
-from apt_bench.envs.mj import mujoco
+from apt_bench.envs.libero.validation import premise
+from apt_bench.envs.mujoco_no_gl import mujoco
 from apt_bench.runs.solvability import Proof
 from apt_bench.suites import EpisodeSpec, Suite, load_suite
 
@@ -22,7 +22,7 @@ Figures = dict[str, Any]
 
 
 def proofs(suite: Suite, specs: Sequence[EpisodeSpec]) -> dict[tuple[str, str], Proof]:
-    """Figures by (cell, task) and flag, from the first episode that carries the flag. About 2 s per task."""
+    """Measurements by (cell, task) and flag, from the first episode that has the flag. About 2 s per task."""
     found: dict[tuple[str, str], dict[str, Figures]] = {}
     env = LiberoEnv()
     try:
@@ -37,7 +37,7 @@ def proofs(suite: Suite, specs: Sequence[EpisodeSpec]) -> dict[tuple[str, str], 
 
 
 def _opens_away(env: LiberoEnv, suite: Suite, spec: EpisodeSpec) -> Figures:
-    """How far the microwave's opening is turned away from the robot, here and in the unperturbed task."""
+    """Angle by which the microwave's opening is turned away from the robot, here and in the unperturbed task."""
     env.reset(spec)
     here = _opening_angle(env.scene, "microwave_1")
     base, _, cell = str(suite.cell(spec.key.cell).control).partition(":")
@@ -47,7 +47,7 @@ def _opens_away(env: LiberoEnv, suite: Suite, spec: EpisodeSpec) -> Figures:
 
 
 def _opening_angle(scene: LiberoScene, name: str) -> int:
-    """Degrees, seen from above, between where a thing's door is when shut and where the robot stands."""
+    """Angle in degrees, seen from above, between the directions to an object's closed door and to the robot's base."""
     model, data = scene.model, mujoco.MjData(scene.model)
     thing = scene.objects[name]
     joint = thing.joints[0]
@@ -63,12 +63,12 @@ def _opening_angle(scene: LiberoScene, name: str) -> int:
 
 
 def _degenerate(env: LiberoEnv, suite: Suite, spec: EpisodeSpec) -> Figures:
-    """How far the knob is from being off by LIBERO's own range."""
+    """Position of the knob, and LIBERO's own ranges for off and on."""
     env.reset(spec)
     scene, stove = env.scene, env.scene.goal[0].args[0]
     address = scene.model.jnt_qposadr[scene.objects[stove].joints[0]]
-    assert env.engine is not None
-    ranges = env.engine.env.get_object(stove).object_properties["articulation"]
+    assert env.simulation is not None
+    ranges = env.simulation.env.get_object(stove).object_properties["articulation"]
     return {
         "knob at the start (rad)": round(float(scene.data.qpos[address]), 4),
         "off below (rad)": max(ranges["default_turnoff_ranges"]),
@@ -77,7 +77,7 @@ def _degenerate(env: LiberoEnv, suite: Suite, spec: EpisodeSpec) -> Figures:
 
 
 def _wrong_goal(env: LiberoEnv, suite: Suite, spec: EpisodeSpec) -> Figures:
-    """Where the things of the scored thing's kind stand; +y is LIBERO's right."""
+    """Positions of the objects of the scored object's category. LIBERO calls +y right."""
     env.reset(spec)
     scene = env.scene
     scored = scene.objects[scene.goal[0].args[0]]
@@ -87,7 +87,7 @@ def _wrong_goal(env: LiberoEnv, suite: Suite, spec: EpisodeSpec) -> Figures:
 
 
 def _ejected(env: LiberoEnv, suite: Suite, spec: EpisodeSpec) -> Figures:
-    """What settling does to the goal object."""
+    """Displacement of the goal object while the scene settles."""
     found = [text for kind, text in premise(env, spec) if kind == "ejected_goal_object"]
     return {f"init {spec.key.init}": "; ".join(found)}
 

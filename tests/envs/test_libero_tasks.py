@@ -10,7 +10,8 @@ import pytest
 
 from apt_bench.core.errors import UserError
 from apt_bench.envs.base import Atom
-from apt_bench.envs.libero import audit, catalog, cell_tasks
+from apt_bench.envs.libero import cell_tasks, validation
+from apt_bench.envs.libero import tasks as libero_tasks
 from apt_bench.envs.libero.bddl import parse_bddl, read_bddl
 from apt_bench.suites import Cell, load_suite
 
@@ -20,7 +21,7 @@ def cell(benchmark: str, instruction: str = "bddl") -> Cell:
 
 
 def test_all_forty_task_sentences_differ_from_the_file_name() -> None:
-    findings = list(audit.checks(load_suite("libero_pro")))
+    findings = list(validation.checks(load_suite("libero_pro")))
     assert [f for f in findings if f.level == "error"] == []
     assert "40 of 40 _task prompts differ from LIBERO's task.language" in [f.message for f in findings]
     assert sum(f.kind == "unavailable" for f in findings) == 4
@@ -40,17 +41,17 @@ def test_task_order_and_sentences_are_liberos() -> None:
 
 
 def test_scene_number_never_stays_in_the_sentence() -> None:
-    assert catalog.sentence_in_name("KITCHEN_SCENE10_close_the_top_drawer") == "close the top drawer"
-    assert catalog.sentence_in_name("open_the_door") == "open the door"
+    assert libero_tasks.sentence_in_name("KITCHEN_SCENE10_close_the_top_drawer") == "close the top drawer"
+    assert libero_tasks.sentence_in_name("open_the_door") == "open the door"
 
 
 def test_base_goal_is_what_the_memorised_task_asks() -> None:
     task = cell_tasks(cell("libero_spatial_task"))[0]
-    assert catalog.base_goal(task.args) == (Atom("on", ("akita_black_bowl_1", "plate_1")),)
-    assert read_bddl(catalog.bddl_path("libero_spatial_task", task.name)).goal == (
+    assert libero_tasks.base_goal(task.args) == (Atom("on", ("akita_black_bowl_1", "plate_1")),)
+    assert read_bddl(libero_tasks.bddl_path("libero_spatial_task", task.name)).goal == (
         Atom("on", ("akita_black_bowl_2", "plate_1")),
     )
-    assert catalog.base_goal(cell_tasks(cell("libero_spatial"))[0].args) == ()
+    assert libero_tasks.base_goal(cell_tasks(cell("libero_spatial"))[0].args) == ()
 
 
 def test_withheld_benchmarks_are_unavailable_not_absent() -> None:
@@ -76,12 +77,12 @@ def test_bddl_reader_agrees_with_liberos_words() -> None:
 
 def test_changed_files_and_versions_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = load_suite("libero")
-    changed = json.loads(json.dumps(catalog.manifest()))
+    changed = json.loads(json.dumps(libero_tasks.manifest()))
     changed["benchmarks"]["libero_goal"]["tasks"][3]["init_sha256"] = "0" * 64
-    for module in (catalog, audit):
+    for module in (libero_tasks, validation):
         monkeypatch.setattr(module, "manifest", lambda: changed)
     other = dataclasses.replace(suite, simulator={"mujoco": "3.3.2", "robosuite": "1.4.0"})
-    errors = [f for f in audit.checks(other) if f.level == "error"]
+    errors = [f for f in validation.checks(other) if f.level == "error"]
     assert [(f.kind, f.cell) for f in errors] == [("version", ""), ("file", "goal")]
     assert "open_the_top_drawer_and_put_the_bowl_inside" in errors[1].message
     assert "3.3.2" in errors[0].message
@@ -90,7 +91,7 @@ def test_changed_files_and_versions_are_errors(tmp_path: Path, monkeypatch: pyte
 def test_prompt_audit_finds_what_wrecks_scores() -> None:
     """A cell that sends the file name's sentence for another goal, and leftovers of a file name."""
     task = cell_tasks(cell("libero_goal_task"))[1]
-    found = list(audit._prompt(cell("libero_goal_task", "file"), task))
+    found = list(validation._prompt(cell("libero_goal_task", "file"), task))
     assert [f.level for f in found] == ["error"]
     dirty = dataclasses.replace(task, prompts={**task.prompts, "bddl": "put_the plate on stove 2"})
-    assert {f.level for f in audit._prompt(cell("libero_goal_task"), dirty)} == {"error", "warn"}
+    assert {f.level for f in validation._prompt(cell("libero_goal_task"), dirty)} == {"error", "warn"}

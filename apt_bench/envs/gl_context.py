@@ -20,7 +20,7 @@ import numpy as np
 
 from apt_bench.core.errors import UserError
 from apt_bench.envs import rendering
-from apt_bench.envs.mj import mujoco
+from apt_bench.envs.mujoco_no_gl import mujoco
 
 _UNREAD = np.random.default_rng(0).integers(0, 256, (4096, 3), np.uint8)
 """What stands in the first row of an image until it is read."""

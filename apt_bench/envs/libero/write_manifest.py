@@ -1,4 +1,4 @@
-"""Write suites/libero_manifest.json: `python -m apt_bench.envs.libero.manifest`.
+"""Write suites/libero_manifest.json: `python -m apt_bench.envs.libero.write_manifest`.
 
 Needed when LIBERO's files change, which the pinned version never does.
 """
@@ -14,7 +14,8 @@ from typing import Any
 from apt_bench.core.files import sha256, write_whole
 from apt_bench.core.paths import data_dir
 from apt_bench.envs.libero.bddl import read_bddl
-from apt_bench.envs.libero.catalog import (
+from apt_bench.envs.libero.imports import import_libero, numpy_seed, quiet
+from apt_bench.envs.libero.tasks import (
     MANIFEST,
     bddl_path,
     init_path,
@@ -22,7 +23,6 @@ from apt_bench.envs.libero.catalog import (
     load_inits,
     sentence_in_name,
 )
-from apt_bench.envs.libero.runtime import import_libero, numpy_seed, quiet
 
 BASES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
 VARIANTS = ("", "_swap", "_task", "_lan", "_object", "_env")

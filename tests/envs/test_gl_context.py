@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from apt_bench.core.errors import UserError
-from apt_bench.envs.gl import Canvas
+from apt_bench.envs.gl_context import Canvas
 from apt_bench.envs.rendering import choose_backend
 
 SIZE = 64
@@ -151,7 +151,7 @@ def test_a_size_that_does_not_fit_is_refused(red: Picture, size: int) -> None:
 
 OSMESA = """
 from importlib import import_module
-from tests.envs.test_gl import Picture, is_red
+from tests.envs.test_gl_context import Picture, is_red
 red = Picture("1 0 0 1")
 from OpenGL import osmesa
 assert is_red(red.draw()) and not osmesa.OSMesaGetCurrentContext()
