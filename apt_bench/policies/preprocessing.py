@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
+from PIL import Image
 
 from apt_bench.core.errors import UserError
 
@@ -23,3 +26,58 @@ def shrink(image: np.ndarray, size: int) -> np.ndarray:
     for i, j in np.ndindex(k, k):  # far faster than a sum over two axes of a view
         total += image[i::k, j::k]
     return (total // (k * k)).astype(np.uint8)
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (H, W, 3) -> (height, width, 3), with PIL's bilinear filter. An image of this size is returned as it is."""
+    height, width = size
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def resize_with_pad(image: np.ndarray, size: int) -> np.ndarray:
+    """uint8 (H, W, 3) -> (size, size, 3): PIL's bilinear filter at an unchanged aspect ratio, centred on black. As
+    openpi-client 0.1.2, `image_tools.resize_with_pad`."""
+    height, width = image.shape[:2]
+    ratio = max(height / size, width / size)
+    inner = resize(image, (int(height / ratio), int(width / ratio)))
+    if inner.shape[:2] == (size, size):
+        return inner
+    padded = np.zeros((size, size, 3), np.uint8)
+    top, left = (max(0, int((size - n) / 2)) for n in inner.shape[:2])
+    padded[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
+    return padded
+
+
+def lanczos(image: np.ndarray, size: int) -> np.ndarray:
+    """uint8 (H, W, 3) -> (size, size, 3): Lanczos with three lobes and antialiasing, as in OpenVLA's evaluation."""
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))
+
+
+def jpeg_round_trip(image: np.ndarray) -> np.ndarray:
+    """The image encoded as JPEG and decoded: OpenVLA's data were JPEG files. Quality 95 with 4:2:0 chroma, the defaults
+    of TensorFlow's `encode_jpeg`."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "jpeg", quality=95, subsampling="4:2:0")
+    return np.asarray(Image.open(file).convert("RGB"))
+
+
+def centre_crop(image: np.ndarray, area: float) -> np.ndarray:
+    """The centre of an image that has this share of its area, resized bilinearly to the whole image's size, uint8
+    (H, W, 3). As TensorFlow's `crop_and_resize`, which OpenVLA's evaluation uses: the outer pixels' centres are the
+    crop's corners."""
+    height, width = image.shape[:2]
+    side = area**0.5
+    grid = []
+    for n in (height, width):
+        first = (1 - side) / 2 * (n - 1)
+        grid.append(first + np.arange(n) * (side * (n - 1) / max(1, n - 1)))
+    (top, wy), (left, wx) = ((np.floor(at).astype(int), at - np.floor(at)) for at in grid)
+    bottom, right = np.minimum(top + 1, height - 1), np.minimum(left + 1, width - 1)
+    pixels = image.astype(np.float32) / 255
+    wx, wy = wx[None, :, None].astype(np.float32), wy[:, None, None].astype(np.float32)
+    upper = pixels[top][:, left] * (1 - wx) + pixels[top][:, right] * wx
+    lower = pixels[bottom][:, left] * (1 - wx) + pixels[bottom][:, right] * wx
+    found = np.clip(upper * (1 - wy) + lower * wy, 0, 1)
+    return np.minimum(found * 255.5, 255).astype(np.uint8)

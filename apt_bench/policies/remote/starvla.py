@@ -1,0 +1,114 @@
+"""starVLA's policy server, which serves LangForce among others.
+
+Request: both images resized to the training's size (224x224), agentview first, the instruction, no state. Reply: a
+chunk of un-normalised actions whose gripper is in [0, 1], 1 = open. Several observations go into one request.
+Source: starVLA@0ed0aad, `deployment/model_server/`, `examples/simBenchmarks/LIBERO/eval_files/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from apt_bench.core.errors import PolicyFault, ServerLost, UserError, did_you_mean
+from apt_bench.core.text import one_line
+from apt_bench.envs.base import AGENTVIEW, WRIST, Observation
+from apt_bench.policies.preprocessing import resize
+from apt_bench.policies.remote.links import Address, WebSocketLink
+from apt_bench.policies.remote.openpi import answer, greeting
+from apt_bench.policies.remote.server import (
+    RemotePolicy,
+    api_key,
+    binary_gripper,
+    mapping,
+    rows,
+    wrong_server,
+)
+from apt_bench.wire import openpi as wire
+from apt_bench.wire.arrays import WireError
+
+
+class StarVlaPolicy(RemotePolicy):
+    """A policy behind starVLA's `server_policy.py`.
+
+    Args:
+        server: Address, or several; see `RemotePolicy`. Start the server with `--idle_timeout -1`: by default it exits
+            after 30 minutes.
+        unnorm_key: Which of the checkpoint's statistics un-normalise the actions; None = the server's default.
+        execute: Actions executed of each chunk; None = all of it, as starVLA's evaluation does.
+        ddim_steps: Denoising steps of the action head.
+    """
+
+    schemes = ("ws", "wss")
+    port = 10093
+
+    def __init__(
+        self,
+        server: str | Sequence[str] = "localhost",
+        unnorm_key: str | None = None,
+        execute: int | None = None,
+        ddim_steps: int = 10,
+    ) -> None:
+        self._key, self._steps = unnorm_key, ddim_steps
+        self._size = (224, 224)
+        super().__init__(server, 1, 1)
+        horizon = int(self.metadata["action_chunk_size"])
+        self._horizon, self._execute = horizon, execute or horizon
+
+    def _open(self, address: Address) -> WebSocketLink:
+        return WebSocketLink(address, api_key())
+
+    def _greet(self) -> Mapping[str, Any]:
+        metadata = greeting(self.address, cast(WebSocketLink, self._link), "starVLA")
+        horizon = metadata.get("action_chunk_size")
+        if isinstance(horizon, bool) or not isinstance(horizon, int) or not 1 <= horizon <= 10_000:
+            raise wrong_server(
+                self.address, "starVLA", f"its greeting has no usable `action_chunk_size` ({horizon!r:.40})"
+            )
+        known = metadata.get("available_unnorm_keys")
+        if self._key is not None and isinstance(known, list) and self._key not in known:
+            raise UserError(
+                f"{self.address.url}: the checkpoint has no un-normalisation key '{self._key}'. "
+                f"{did_you_mean(self._key, map(str, known))}"
+            )
+        size = metadata.get("training_obs_image_size")
+        if (
+            isinstance(size, list)
+            and len(size) == 2
+            and all(isinstance(n, int) and 8 <= n <= 4096 for n in size)
+        ):
+            self._size = (size[0], size[1])
+        return metadata
+
+    def _weights(self) -> str | None:
+        path = self.metadata.get("ckpt_path")
+        return path if isinstance(path, str) else None
+
+    def _infer(self, observation: Observation) -> np.ndarray:
+        images = [resize(observation.images[name], self._size) for name in (AGENTVIEW, WRIST)]
+        request = {
+            "examples": [{"image": images, "lang": observation.instruction}],
+            "unnorm_key": self._key,
+            "do_sample": False,
+            "use_ddim": True,
+            "num_ddim_steps": self._steps,
+        }
+        reply = mapping(answer(self.address, self._link.ask(wire.encode(request))), "the reply")
+        if reply.get("ok") is not True:
+            error = reply.get("error")
+            text = error.get("message") if isinstance(error, dict) else error
+            raise ServerLost(f"{self.address.url} failed: {one_line(text, 500)}")
+        data = mapping(reply.get("data"), "`data` of the reply")
+        if "normalized_actions" in data and "actions" not in data:
+            raise UserError(
+                f"{self.address.url} answers normalised actions, as starVLA servers did before they un-normalised "
+                "them. Update the server."
+            )
+        actions = np.asarray(data.get("actions"))
+        if actions.ndim != 3 or len(actions) != 1:
+            raise PolicyFault(f"answered actions of shape {actions.shape} instead of (1, n, 7)")
+        if actions.dtype.kind not in "iuf":
+            raise WireError("`actions` are no numbers")
+        return binary_gripper(rows(actions[0]))
