@@ -89,6 +89,18 @@ def test_the_architecture_page_has_the_table_of_imports():
     assert table == {package: set(names.split()) for package, names in MAY_IMPORT.items()}
 
 
+def test_the_architecture_page_names_what_its_files_define():
+    page = (DOCS / "architecture.md").read_text()
+    named = re.findall(r"`([\w.]+)` in\s+\[`[^`]+`\]\(\.\./([^)]+)\)", page)
+    assert len(named) >= 12
+    for name, path in named:
+        last = re.escape(name.split(".")[-1])
+        assert re.search(rf"^\s*((def|class) {last}\b|{last}( =|:))", (ROOT / path).read_text(), re.M), (
+            name,
+            path,
+        )
+
+
 def prose(page: Path) -> Iterator[tuple[int, str]]:
     """Number and text of the lines of a page outside code blocks, tables and definitions of links."""
     code = False
