@@ -31,7 +31,8 @@ from apt_bench.policies.apt import steps
 from apt_bench.policies.base import PolicySpec
 from apt_bench.rollout.episode import LocalClient, run_episode
 from apt_bench.suites import load_suite
-from apt_bench.training.data import DataConfig, Episode, read_episode
+from apt_bench.training.config import DataConfig
+from apt_bench.training.samples.episodes import Episode, read_episode
 
 HORIZON = 32
 

@@ -28,10 +28,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from apt_bench.demos.format import CameraTrack, DemoInfo, Demonstration
 from apt_bench.demos.hdf5 import write_hdf5
 from apt_bench.models.vla import VLA, build_expert
-from apt_bench.training.config import load_recipe
-from apt_bench.training.data import open_samples
-from apt_bench.training.features import Batches, open_cache
-from apt_bench.training.trainer import losses, optimizers, read
+from apt_bench.training.recipe import load_recipe
+from apt_bench.training.samples.batches import Batches
+from apt_bench.training.samples.features import open_features
+from apt_bench.training.samples.stream import open_samples
+from apt_bench.training.trainer import losses, optimizers, vlm_features
 from apt_bench.training.two_stage import open_vlm
 
 STEPS, SIZE, TOKENS = 60, 128, 160
@@ -107,7 +108,7 @@ def main() -> None:
         vlm, spec = open_vlm(recipe)
         model = VLA(vlm, build_expert(recipe.expert_config(1, vlm.shape)), spec)
         samples, _ = open_samples(recipe.data, model.expert.config.horizon, 0, vlm.image_size, Path(tmp))
-        cached = Batches(samples, model, args.batch, open_cache(model, samples, Path(tmp)))
+        cached = Batches(samples, model, args.batch, open_features(model, samples, Path(tmp)))
         live = Batches(samples, model, args.batch)
         optims = optimizers(model, recipe.stage1)
 
@@ -121,7 +122,7 @@ def main() -> None:
         draws = recipe.stage1.draws
         fast, slow = (seconds(lambda b=b: step(b, 1), args.repeats) for b in (cached, live))
         mini = seconds(lambda: step(cached, draws), args.repeats)
-        seen = [seconds(lambda b=b: read(b[0][1], model, "cpu"), args.repeats) for b in (cached, live)]
+        seen = [seconds(lambda b=b: vlm_features(b[0][1], model, "cpu"), args.repeats) for b in (cached, live)]
         with FlopCounterMode(display=False) as counter:
             step(cached, 1)
     speed, layer = matmul_speed(args.repeats), layer_seconds(args.repeats)

@@ -40,12 +40,15 @@ from apt_bench.models.mini_vlm import MiniVLM
 from apt_bench.rollout.runner import RunOptions, run
 from apt_bench.runs.records import EpisodeRecord
 from apt_bench.training.cache import default_cache
-from apt_bench.training.complete import completed
-from apt_bench.training.config import Episodes, Recipe, load_recipe
-from apt_bench.training.pairs import LOOKS, open_pictures
-from apt_bench.training.pretrain import Heads, grounding
+from apt_bench.training.config import OBSERVATIONS_PER_SCENE, SuiteEpisodes
+from apt_bench.training.inputs import complete_recipe
 from apt_bench.training.progress import Report
-from apt_bench.training.two_stage import Session, run_recipe, stage_checkpoint
+from apt_bench.training.recipe import Recipe, load_recipe
+from apt_bench.training.session import Session
+from apt_bench.training.two_stage import run_recipe, stage_checkpoint
+from apt_bench.training.vlm_pretraining.loop import grounding
+from apt_bench.training.vlm_pretraining.losses import Heads
+from apt_bench.training.vlm_pretraining.scenes import open_scene_images
 
 ARMS: dict[str, dict[str, Any]] = {
     "two stages, frozen": {"two_stage": True, "vlm_mode": "frozen"},
@@ -113,21 +116,21 @@ def demonstrations(split: str, options: argparse.Namespace, console: Console) ->
     if options.demos_per_task:
         collect["episodes"] = options.demos_per_task
     recipe = load_recipe(options.config, {"collect": collect})
-    return list(completed(recipe, Session(options.out, options.cache, Report(console)), console).data.data)
+    return list(complete_recipe(recipe, Session(options.out, options.cache, Report(console)), console).data.data)
 
 
 def evaluate(
-    policy: Path, seed: int, look: Episodes, out: Path, options: argparse.Namespace, console: Console
+    policy: Path, seed: int, look: SuiteEpisodes, out: Path, options: argparse.Namespace, console: Console
 ) -> Sequence[EpisodeRecord]:
     """Episodes of all cells, in scenes that belong to the training seed; those that are there are not run again."""
-    wanted = RunOptions(
+    wanted = RunOptions.of(
         suite="rigid_pick_place",
         policy="apt_bench.policies.apt:AptPolicy",
         policy_args=(f"weights={policy}", *look.policy_args),
         cells=tuple(options.cells),
         episodes=options.episodes,
         seed=SCENES + seed,
-        execute=look.execute,
+        execute_horizon=look.execute,
         workers=options.workers,
         out=out,
     )
@@ -138,8 +141,8 @@ def probe(vlm: MiniVLM, folder: Path, cache: Path, scenes: int) -> dict[str, flo
     """Nouns found in the robot's sentence, by the heads of pretraining, on scenes that come after its `scenes`."""
     heads = Heads(vlm.config.width, vlm.config.views)
     heads.load_state_dict(load_file(folder / "heads.safetensors"))
-    pictures = open_pictures(vlm.config, PROBE_SCENES, cache, first=scenes)
-    return grounding(vlm, heads, pictures, np.arange(LOOKS * PROBE_SCENES), SENTENCE)
+    pictures = open_scene_images(vlm.config, PROBE_SCENES, cache, first=scenes)
+    return grounding(vlm, heads, pictures, np.arange(OBSERVATIONS_PER_SCENE * PROBE_SCENES), SENTENCE)
 
 
 def do(job: Job, options: argparse.Namespace, console: Console) -> None:
@@ -150,7 +153,7 @@ def do(job: Job, options: argparse.Namespace, console: Console) -> None:
     console.rule(f"{job.split}, seed {job.seed}: {job.arm}")
     session = Session(folder, cache=options.cache, report=Report(console))
     began = time.perf_counter()
-    recipe = completed(recipe_of(job, options), session, console)
+    recipe = complete_recipe(recipe_of(job, options), session, console)
     policy = run_recipe(recipe, session)
     weights, scenes = Path(recipe.vlm_weights), recipe.pretrain.scenes
     found: dict[str, Any] = {

@@ -17,8 +17,8 @@ from apt_bench.core.text import file_name, plain_console
 from apt_bench.core.tracking import find_tracker, tracking
 
 if TYPE_CHECKING:
-    from apt_bench.training.config import Recipe
-    from apt_bench.training.two_stage import Session
+    from apt_bench.training.recipe import Recipe
+    from apt_bench.training.session import Session
 
 
 Processes = Annotated[int, Range(least=1, most=10_000)]
@@ -86,7 +86,7 @@ def train_command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the configuration and stop.")] = False,
 ) -> None:
     """Train a policy on demonstrations. The same command again goes on where it stopped."""
-    from apt_bench.training.config import load_recipe
+    from apt_bench.training.recipe import load_recipe
 
     if find_tracker(track) and (workers > 1 or ray_address):
         raise UserError("--track goes with one process. Leave out --workers and --ray-address, or --track.")
@@ -132,10 +132,10 @@ def train_command(
 
 
 def _pretrain(recipe: Recipe, session: Session, folder: Path) -> None:
-    from apt_bench.training.mini import made_by
     from apt_bench.training.preflight import check_writable
-    from apt_bench.training.pretrain import new_mini
-    from apt_bench.training.pretrain import pretrain as pretrain_mini
+    from apt_bench.training.vlm_pretraining.loop import new_mini
+    from apt_bench.training.vlm_pretraining.loop import pretrain as pretrain_mini
+    from apt_bench.training.vlm_pretraining.weights import made_by
 
     with exclusive(folder, "apt-bench train --pretrain"):
         check_writable(folder, "--pretrain")
@@ -148,24 +148,26 @@ def _pretrain(recipe: Recipe, session: Session, folder: Path) -> None:
 
 
 def _train(recipe: Recipe, session: Session, workers: int, ray_address: str | None, track: str) -> None:
-    from apt_bench.training.complete import completed, first_look
     from apt_bench.training.distributed import run_distributed
+    from apt_bench.training.final_evaluation import evaluate_policy
+    from apt_bench.training.inputs import complete_recipe
     from apt_bench.training.preflight import check
-    from apt_bench.training.two_stage import run_recipe, still_there
+    from apt_bench.training.session import require_folder
+    from apt_bench.training.two_stage import run_recipe
 
     console, folder = plain_console(), session.out
-    still_there(folder)  # it was made when it was locked
+    require_folder(folder)  # it was created when it was locked
     check(recipe, session, workers)
-    recipe = completed(recipe, session, console)
-    still_there(folder)
+    recipe = complete_recipe(recipe, session, console)
+    require_folder(folder)
     if workers > 1 or ray_address:
         policy = run_distributed(recipe, session, workers, session.device != "cpu", ray_address)
     else:
         with tracking(track, folder, dataclasses.asdict(recipe)) as tracker:
             session.report.tracker = tracker
-            still_there(folder)
+            require_folder(folder)
             policy = run_recipe(recipe, session)
-    first_look(recipe, policy, folder, console)
+    evaluate_policy(recipe, policy, folder, console)
     console.print(f"Policy: {policy}", soft_wrap=True)
     console.print(
         f"Next: apt-bench run --suite SUITE --policy apt {shlex.quote(str(policy))}", soft_wrap=True
@@ -179,7 +181,7 @@ def _session(out: Path, cache: Path | None, device: str, elsewhere: bool) -> Ses
     from apt_bench.training.cache import default_cache
     from apt_bench.training.preflight import check_device
     from apt_bench.training.progress import Report
-    from apt_bench.training.two_stage import Session
+    from apt_bench.training.session import Session
 
     if not elsewhere or device == "auto":
         device = check_device(device)

@@ -8,7 +8,6 @@ time.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -27,7 +26,7 @@ from apt_bench.core.errors import UserError
 from apt_bench.core.files import PART, exclusive, read_json, reason, try_remove, write_json
 from apt_bench.core.text import file_name
 from apt_bench.demos.dataset import open_demos, recordings
-from apt_bench.demos.format import DemoInfo, Steps
+from apt_bench.demos.format import DemoInfo, Steps, current_names
 from apt_bench.demos.hdf5 import merge_hdf5
 from apt_bench.demos.hdf5_reader import Hdf5Entry, index_hdf5
 from apt_bench.demos.lerobot import LeRobotWriter
@@ -70,49 +69,50 @@ def collect(
     size: int = 256,
     segmentation: bool = False,
     failures: bool = False,
-    look_every: int = 1,
+    image_every: int = 1,
 ) -> Collected:
     """Run `options` (its `out` is not used) and keep the successes, or with `failures` every episode, in the folder
-    `out`. look_every: control steps from one image to the next; a training that looks at no others needs no others.
+    `out`. image_every: control steps from one image to the next; a training that looks at no others needs no others.
 
     Raises UserError for bad input, where `out` holds demonstrations of other settings or another `collect` writes
     there, and where nothing more can be written.
     """
     build(Side, size, "--size")
-    build(Steps, look_every, "--look-every")
+    build(Steps, image_every, "--image-every")
     if not cameras:
         raise UserError("Demonstrations without images teach nothing. Give --cameras at least one.")
-    if look_every > 1 and (segmentation or format == "lerobot"):
-        raise UserError("--look-every goes with --format hdf5, without --segmentation.")
+    if image_every > 1 and (segmentation or format == "lerobot"):
+        raise UserError("--image-every goes with --format hdf5, without --segmentation.")
     if segmentation and format == "lerobot":
         raise UserError("LeRobotDataset has no place for segmentation. Use --format hdf5.")
     if size % 2 and format == "lerobot":
         raise UserError(
             f"--size {size} does not fit mp4, whose sides are even. Use --format hdf5, or another size."
         )
-    if options.policy == "oracle" and not any(a.startswith("variation=") for a in options.policy_args):
-        options = dataclasses.replace(options, policy_args=(*options.policy_args, VARIED))
-    suite = load_suite(options.suite)
+    policy, args = options.execution.policy, options.execution.policy_args
+    if policy == "oracle" and not any(a.startswith("variation=") for a in args):
+        options = options.replace(policy_args=(*args, VARIED))
+    suite = load_suite(options.selection.suite)
     if suite.simulator:
         rendering.choose_backend()  # once, for every worker
     recording = Recording(
         out=str(out.resolve()),
         cameras=cameras,
         size=size,
-        policy=options.policy,
+        policy=policy,
         control_hz=suite.control_hz,
         segmentation=segmentation,
         failures=failures,
-        look_every=look_every,
+        image_every=image_every,
         simulator=provenance.labels(suite.simulator),
     )
     settings = {"format": format, "cameras": list(cameras), "size": size, "segmentation": segmentation}
-    settings |= {"failures": failures, "look_every": look_every}
+    settings |= {"failures": failures, "image_every": image_every}
     with exclusive(out, "apt-bench collect"):  # before anything there is touched
         try:
             _begin(out, settings)
             try:
-                result = run(dataclasses.replace(options, out=out / "run"), console, recording.wrap)
+                result = run(options.replace(out=out / "run"), console, recording.wrap)
             finally:
                 seal(out, format, console)
             infos = open_demos(out).infos if holds_demos(out) else []
@@ -141,7 +141,7 @@ def _begin(out: Path, settings: Mapping[str, object]) -> None:
     """Take the folder for these settings. Raises UserError where it is something else's."""
     path = out / "collect.json"
     if path.is_file():
-        old = {"failures": False, "look_every": 1, **read_json(path)}
+        old = {"failures": False, "image_every": 1, **current_names(read_json(path))}
         if old != settings and holds_demos(out):
             differing = [f"{k}: {old.get(k)} there, {v} now" for k, v in settings.items() if old.get(k) != v]
             raise UserError(

@@ -33,6 +33,21 @@ NOOP_MOTION = 1e-4
 """Norm of the six motion numbers below which an action moves nothing (OpenVLA's filter of LIBERO)."""
 
 
+STORED_NAMES = {"image_every": "look_every"}
+"""Field -> its name in demonstration files and in digests, so that those of older versions stay valid."""
+
+
+def stored_names(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping of fields, under their stored names."""
+    return {STORED_NAMES.get(name, name): value for name, value in fields.items()}
+
+
+def current_names(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `stored_names`."""
+    current = {old: new for new, old in STORED_NAMES.items()}
+    return {current.get(name, name): value for name, value in stored.items()}
+
+
 @dataclass(frozen=True)
 class DemoInfo:
     """What an index knows of a demonstration without reading it. `key` is None for files that others made."""
@@ -50,13 +65,11 @@ class DemoInfo:
     scene: Mapping[str, Any] = field(default_factory=dict)
     max_opening: Positive = MAX_OPENING
     control_hz: Rate = 20
-    look_every: Steps = (
-        1  # control steps from one look to the next; between, images and cameras repeat the last
-    )
+    image_every: Steps = 1
 
     def to_json(self) -> str:
         """For an attribute or a column of a file."""
-        return json.dumps(asdict(self))
+        return json.dumps(stored_names(asdict(self)))
 
     @staticmethod
     def from_json(text: str, where: str) -> DemoInfo:
@@ -68,7 +81,7 @@ class DemoInfo:
         if not isinstance(raw, dict):
             raise UserError(f"{where} is a {type(raw).__name__}; it must be an object.")
         known = {f.name for f in fields(DemoInfo)}
-        raw = {k: v for k, v in raw.items() if k in known}  # a newer version may have written more
+        raw = {k: v for k, v in current_names(raw).items() if k in known}  # a newer version may have written more
         later = _later(raw.pop("later", ()), where)
         info: DemoInfo = dataclasses.replace(build(DemoInfo, raw, where), later=later)
         return info.checked(where)

@@ -35,7 +35,7 @@ class Recording:
     control_hz: int = 20
     segmentation: bool = False
     failures: bool = False  # keep them too
-    look_every: int = 1  # control steps from one image to the next; those between repeat it
+    image_every: int = 1
     simulator: Mapping[str, str] = field(default_factory=dict)  # package -> version
 
     def wrap(self, spec: EpisodeSpec) -> EpisodeSpec:
@@ -91,7 +91,7 @@ class RecordingEnv:
             self._moments.append(self._moment())
             self._actions.append(np.clip(action, -1.0, 1.0))
             asked = bool(self._asked) and render and i == len(actions) - 1
-            due = len(self._actions) % self._recording.look_every == 0
+            due = len(self._actions) % self._recording.image_every == 0
             self._now = self._env.step_chunk(action[None], render=asked or due)
             outcome = self._env.outcome()
             if outcome.done:
@@ -129,7 +129,7 @@ class RecordingEnv:
         now, recording = self._now, self._recording
         sim = joints = None
         images: Mapping[str, np.ndarray]
-        if not self._moments or len(self._moments) % recording.look_every == 0:
+        if not self._moments or len(self._moments) % recording.image_every == 0:
             images = {n: shrink(now.images[n], recording.size) for n in recording.cameras}
         else:
             images, seen = self._moments[-1].images, self._moments[-1].observation
@@ -170,7 +170,7 @@ class RecordingEnv:
             scene={"env": spec.env, "args": dict(spec.args), "simulator": dict(recording.simulator)},
             max_opening=first.scene.robot.max_opening if first.scene else MAX_OPENING,
             control_hz=recording.control_hz,
-            look_every=recording.look_every,
+            image_every=recording.image_every,
         )
         tracks = {
             n: track([m.observation.cameras[n] for m in moments], first.images[n].shape[0], recording.size)

@@ -1,1 +1,1 @@
-"""Training: demonstrations to checkpoints, in two stages."""
+"""Training: from demonstrations to checkpoints, in one stage or two. docs/training.md draws the path of the data."""

@@ -1,7 +1,7 @@
-"""Folders that are made once and found again: images, features, pictures.
+"""Cache entries: folders that are made once and reused: images, features, renderings.
 
-An entry is written beside its place with the digests of its files and then renamed, so it is there as a whole or not at
-all. One process makes it while others wait. What is damaged is made anew.
+An entry is written beside its final place, together with digests of its files, and then renamed: it exists completely
+or not at all. One process makes an entry while others wait. A damaged entry is made again.
 """
 
 from __future__ import annotations
@@ -22,38 +22,42 @@ from apt_bench.core.errors import UserError
 from apt_bench.core.files import PART, Locked, exclusive, reason, try_remove
 from apt_bench.core.paths import cache_dir
 from apt_bench.core.text import say as say_on_stderr
+from apt_bench.training.progress import Say
 
-Tick = Callable[[int, int], None]
-"""Called with (done, total) while something long goes on."""
-Say = Callable[[str], None]
-"""Tells a person one line."""
 T = TypeVar("T")
 
 POLL = 0.5
-"""Seconds between two looks at a lock that another process holds."""
+"""Seconds between two attempts to take a lock that another process holds."""
 
 DAMAGE = (UserError, OSError, ValueError, KeyError, TypeError, RuntimeError)
-"""What a reader of an entry may raise where it is damaged."""
+"""What reading a damaged entry may raise."""
 
 
 def default_cache() -> Path:
-    """`core.paths.cache_dir`. Raises UserError for a user without a home folder."""
+    """`core.paths.cache_dir`.
+
+    Raises:
+        UserError: The user has no home folder.
+    """
     folder = cache_dir()
     if folder is None:
-        raise UserError("There is no home folder to keep prepared images in. Give --cache FOLDER.")
+        raise UserError("There is no home folder for the cache. Give --cache FOLDER.")
     return folder
 
 
 def digest(*what: Any) -> str:
-    """16 hex digits of the SHA-256 of their JSON."""
+    """16 hex digits of the SHA-256 of the values' JSON."""
     text = json.dumps(what, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @contextmanager
 def alone(folder: Path, say: Say = say_on_stderr) -> Iterator[bool]:
-    """Wait until no other process makes the entry `folder` = CACHE/KIND/NAME, and keep others out meanwhile. Yields
-    whether the file system has locks at all."""
+    """Lock the entry `folder` = CACHE/KIND/NAME; wait while another process holds it.
+
+    Yields:
+        Whether the file system supports locks.
+    """
     lock = folder.parent.parent / "locks" / f"{folder.parent.name}-{folder.name}"
     with ExitStack() as stack:
         waiting = False
@@ -63,7 +67,7 @@ def alone(folder: Path, say: Say = say_on_stderr) -> Iterator[bool]:
                 break
             except Locked:
                 if not waiting:
-                    say(f"Waiting for another process that makes {folder}.")
+                    say(f"Waiting for another process that is making {folder}.")
                 waiting = True
                 time.sleep(POLL)
         yield locked
@@ -72,22 +76,33 @@ def alone(folder: Path, say: Say = say_on_stderr) -> Iterator[bool]:
 def entry(
     folder: Path, make: Callable[[Path], None], read: Callable[[Path], T], say: Say = say_on_stderr
 ) -> T:
-    """What `read` makes of the entry `folder`. Where it is not there or damaged, `make` fills a fresh folder first.
+    """Read a cache entry; make it first if it is missing or damaged.
 
-    Raises UserError where the cache cannot be written, and whatever `make` raises."""
+    Args:
+        folder: The entry, CACHE/KIND/NAME.
+        make: Fills an empty folder with the entry's files.
+        read: Reads the entry from its folder.
+        say: Receives messages.
+
+    Returns:
+        What `read` returns.
+
+    Raises:
+        UserError: The cache cannot be written. Whatever `make` raises is raised too.
+    """
     if folder.is_dir():
         try:
             return _checked(folder, read)
         except DAMAGE:
-            pass  # looked at again below, where nobody else writes
+            pass  # checked again below, under the lock
     with alone(folder, say) as locked:
         if folder.is_dir():
             try:
                 return _checked(folder, read)
             except DAMAGE as error:
-                say(f"The cache {folder} is damaged ({reason(error).rstrip('.')}). It is made anew.")
+                say(f"The cache {folder} is damaged ({reason(error).rstrip('.')}). It is made again.")
                 try_remove(folder)
-        if locked:  # then what bears this suffix is of a process that was killed
+        if locked:  # then a partial entry belongs to a process that was killed
             for stale in folder.parent.glob(f"{folder.name}.*{PART}"):
                 try_remove(stale)
         _write(folder, make, say)
@@ -95,7 +110,7 @@ def entry(
 
 
 def _checked(folder: Path, read: Callable[[Path], T]) -> T:
-    check_digests(folder)  # entries of older versions have none
+    check_digests(folder)  # entries of older versions have no digests
     return read(folder)
 
 
@@ -107,7 +122,7 @@ def _write(folder: Path, make: Callable[[Path], None], say: Say) -> None:
         write_digests(part)
         try:
             part.rename(folder)
-        except OSError as error:  # without locks another process may have been faster
+        except OSError as error:  # without locks another process may have finished first
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
     except OSError as error:
@@ -115,17 +130,25 @@ def _write(folder: Path, make: Callable[[Path], None], say: Say) -> None:
             f"The cache {folder.parent} cannot be written: {reason(error)}. Choose another with --cache."
         ) from error
     except KeyboardInterrupt:
-        say(f"Interrupted while {folder} was made. Nothing of it is kept; it will be made anew.")
+        say(f"Interrupted while making {folder}. The partial entry is deleted.")
         raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def need(folder: Path, size: int) -> None:
-    """Raises UserError where the disk below `folder` has no room for `size` bytes."""
+def require_space(folder: Path, size: int) -> None:
+    """Check the free space of a disk.
+
+    Args:
+        folder: A folder on it.
+        size: Bytes that are needed.
+
+    Raises:
+        UserError: Less is free.
+    """
     free = shutil.disk_usage(folder).free
     if size > free:
         raise UserError(
-            f"The cache {folder.parent} needs {size / 1e9:.2f} GB and has {free / 1e9:.2f} GB free. Free some, "
-            "choose another folder with --cache, or look at fewer steps (data.look_every in the configuration)."
+            f"The cache {folder.parent} needs {size / 1e9:.2f} GB and has {free / 1e9:.2f} GB free. Free some space, "
+            "choose another folder with --cache, or use fewer images (data.image_every in the configuration)."
         )

@@ -1,38 +1,220 @@
-"""A training run as one readable value: shipped YAML files, a person's own, and the command line all fill the
-same fields."""
+"""Settings of a training as frozen dataclasses. They are built once (`recipe.load_recipe`) and passed down."""
 
 from __future__ import annotations
 
-import dataclasses
-import os
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
-import yaml
+import numpy as np
 
-from apt_bench.core.config import Count, Natural, Range, build, check_fields, read_yaml
-from apt_bench.core.errors import UserError, did_you_mean
-from apt_bench.models.config import ExpertConfig, VLMShape
-from apt_bench.models.vla import VLMSpec
-from apt_bench.models.vlm import VLMMode
-from apt_bench.training.episodes import DataConfig
-from apt_bench.training.trainer import TrainConfig
-
-CONFIGS = Path(__file__).parent / "configs"
-LANGFORCE = {"arch": "groot", "two_stage": False, "vlm_mode": "full", "vlm": {"queries": 64}}
-"""What `recipe: langforce` means where nothing else is said."""
+from apt_bench.core.config import Count, Natural, Positive, Range, Share, check_fields
+from apt_bench.core.errors import UserError
+from apt_bench.demos import format as demonstration
+from apt_bench.demos.format import STORED_NAMES, stored_names
+from apt_bench.envs.base import AGENTVIEW, WRIST
+from apt_bench.models.action_codes import Stride
 
 
-LOOKS = 2
-"""At a scene of pretraining: the suites' start, and a random pose of arm and camera, as it may be on the way."""
+def stored_fields(settings: Any) -> dict[str, Any]:
+    """The fields of a settings dataclass under the names that digests use."""
+    return stored_names(asdict(settings))
+
+
+def current_names(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping from YAML, in which old names of fields are replaced by the current ones, at every level.
+
+    Raises:
+        UserError: A mapping has a field under both names.
+    """
+    for new, old in STORED_NAMES.items():
+        if new in raw and old in raw:
+            raise UserError(f"'{old}' is the old name of '{new}'. Give '{new}' only.")
+    inner = {k: current_names(v) if isinstance(v, Mapping) else v for k, v in raw.items()}
+    return demonstration.current_names(inner)
+
+
+Part = Annotated[float, Range(least=0, most=1)]
+Sigma = Annotated[float, Range(least=0, most=100)]
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Image augmentation. The ranges are those of the released APT.
+
+    Attributes:
+        enabled: Whether images are augmented.
+        copies: Number of augmented versions of each frame. 0 = a new version for every sample; features cannot be
+            cached then.
+        jitter: Half width of the factors of brightness, contrast and saturation around 1.
+        gamma: Half width of the gamma exponent around 1.
+        blur_chance: Probability of Gaussian blur.
+        blur_sigma: Range of the blur's standard deviation, in pixels of the scaled image. The release states none.
+        shuffle_views: Whether the order of the views is shuffled.
+    """
+
+    enabled: bool = True
+    copies: Annotated[int, Range(least=0, most=10_000)] = 0
+    jitter: Part = 0.25
+    gamma: Part = 0.15
+    blur_chance: Part = 1 / 7
+    blur_sigma: tuple[Sigma, Sigma] = (0.1, 1.0)
+    shuffle_views: bool = True
+
+    def __post_init__(self) -> None:
+        check_fields(self, "data.augment")
+        if self.blur_sigma[0] > self.blur_sigma[1]:
+            raise UserError(f"data.augment: blur_sigma is {self.blur_sigma}; give the smaller value first.")
+
+    def version(self, rng: np.random.Generator, sample: int) -> int:
+        """The version of its frame that sample number `sample` shows."""
+        if not self.enabled:
+            return 0
+        return int(rng.integers(self.copies)) if self.copies else sample
+
+
+Weight = Annotated[float, Range(above=0, most=1e9)]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The demonstrations, and how samples are drawn from them.
+
+    Attributes:
+        data: Files or folders of demonstrations, or hub ids.
+        weights: How often each entry of `data` is sampled, relative to the others; () = equally.
+        cameras: Names of the cameras, in the order of the views.
+        stride: Control steps from one action of a chunk to the next.
+        image_every: Control steps from one decision to the next. Larger values need fewer images and features; action
+            chunks still use every step. Where demonstrations were recorded with fewer images, only the steps with
+            an image are decisions.
+        drop_noops: Whether steps without a motion command are left out, see `episodes.idle`.
+        held_out: Share of each dataset's episodes that is kept for validation.
+        reference: Camera in whose axes actions are coded; empty = drawn per sample, as the release does.
+        rotate_world: Whether each sample gets a random world frame, as in the release (`RobotState.recentred`).
+        augment: Image augmentation.
+    """
+
+    data: tuple[str, ...] = ()
+    weights: tuple[Weight, ...] = ()
+    cameras: tuple[str, ...] = (AGENTVIEW, WRIST)
+    stride: Stride = 1
+    image_every: Count = 1
+    drop_noops: bool = True
+    held_out: Share = 0.05
+    reference: str = ""
+    rotate_world: bool = True
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def __post_init__(self) -> None:
+        check_fields(self, "data")
+        for name in ("data", "cameras"):
+            several = getattr(self, name)
+            if twice := next((v for i, v in enumerate(several) if v in several[:i]), None):
+                raise UserError(
+                    f"data.{name} lists '{twice}' twice. To sample a dataset more often, give it a weight."
+                )
+        if not self.cameras:
+            raise UserError("data.cameras is empty. Name at least one camera.")
+        if self.weights and len(self.weights) != len(self.data):
+            raise UserError(
+                f"data.weights {self.weights}: expected one positive number for each of {len(self.data)} datasets."
+            )
+        if self.reference and self.reference not in self.cameras:
+            raise UserError(
+                f"data.reference '{self.reference}' is not among data.cameras {', '.join(self.cameras)}."
+            )
+
+    def weight(self, index: int) -> float:
+        """How often dataset number `index` of `data` is sampled, relative to the others."""
+        return float(self.weights[index]) if self.weights else 1.0
+
+
+Rate = Annotated[float, Range(least=0)]
+"""A learning rate, a decay, a weight in a loss."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One stage of training. The defaults are those of the code released with APT (arXiv 2606.12366).
+
+    Attributes:
+        steps: Optimizer steps.
+        batch: Samples per optimizer step.
+        micro: Samples per forward pass; 0 = the whole batch. Gradients accumulate over batch / micro passes.
+        optimizer: `muon` = Muon for the matrices of transformer blocks and AdamW for all other parameters.
+        draws: Noise levels per sample and step. The observation is encoded once for all of them.
+        lr: Learning rate of the expert.
+        vlm_lr: Learning rate of the VLM.
+        weight_decay: Weight decay of the expert.
+        vlm_weight_decay: Weight decay of the VLM.
+        warmup: Steps of linear warm-up.
+        schedule: Learning rate after the warm-up: constant, or cosine decay to 0.
+        clip: Largest gradient norm.
+        precision: `auto` = bf16 autocast on a GPU that supports it, else fp32.
+        log_every: Steps between two rows of `metrics.jsonl`.
+        eval_every: Steps between two validation losses.
+        eval_samples: Held-out samples that the validation loss averages over.
+        save_every: Steps between two checkpoints.
+        loaders: Processes that prepare batches; 0 = the training process itself.
+        prior_share: Lambda of LangForce (models/langforce.py); used by that recipe only.
+        llr_weight: Beta of LangForce; used by that recipe only.
+    """
+
+    steps: Count = 100_000
+    batch: Annotated[int, Range(least=1, most=10**6)] = 256
+    micro: Natural = 0
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    draws: Annotated[int, Range(least=1, most=1000)] = 1
+    lr: Rate = 1e-4
+    vlm_lr: Rate = 1e-5
+    weight_decay: Rate = 1e-2
+    vlm_weight_decay: Rate = 1e-10
+    warmup: Natural = 10_000
+    schedule: Literal["constant", "cosine"] = "constant"
+    clip: Positive = 1.0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    log_every: Count = 50
+    eval_every: Count = 1000
+    eval_samples: Annotated[int, Range(least=1, most=10**6)] = 256
+    save_every: Count = 1000
+    loaders: Annotated[int, Range(least=0, most=256)] = 0
+    prior_share: Annotated[float, Range(least=0, most=1)] = 0.3
+    llr_weight: Rate = 0.1
+
+    def __post_init__(self) -> None:
+        check_fields(self, "Training")
+        if self.micro and self.batch % self.micro:
+            raise UserError(f"Training: batch {self.batch} is not a multiple of micro {self.micro}.")
+
+    @property
+    def passes(self) -> int:
+        """Forward passes per step."""
+        return self.batch // (self.micro or self.batch)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of step 0, 1, ... as a share of the full rate."""
+        warm = min(1.0, (step + 1) / max(1, self.warmup))
+        if self.schedule == "constant" or step < self.warmup:
+            return warm
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return 0.5 * (1 + math.cos(math.pi * done))
+
+
+OBSERVATIONS_PER_SCENE = 2
+"""Observations rendered of each pretraining scene: one at the suites' start, one at a random pose of arm and camera."""
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Of the mini VLM. scenes: four pictures each; the last `held_out` of them are for the probe. sentences:
-    per picture and step.
+    """Pretraining of the mini VLM.
+
+    Attributes:
+        scenes: Scenes to render; each gives two observations of two images.
+        held_out: Number of scenes, the last ones, that are kept for measuring the grounding of nouns.
+        sentences: Sentences per observation and step.
+        train: Steps, batch and optimizer settings.
     """
 
     scenes: Annotated[int, Range(least=2, most=10**6)] = 14_000
@@ -42,168 +224,36 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "pretrain")
-        looks = LOOKS * (self.scenes - self.held_out)
-        if looks < self.train.batch:
+        observations = OBSERVATIONS_PER_SCENE * (self.scenes - self.held_out)
+        if observations < self.train.batch:
             raise UserError(
-                f"pretrain: {self.scenes} scenes less {self.held_out} held out give {max(0, looks)} looks, fewer than "
-                f"a batch of {self.train.batch}. Give more scenes, or a smaller pretrain.train.batch."
+                f"pretrain: {self.scenes} scenes less {self.held_out} held out give {max(0, observations)} "
+                f"observations, fewer than a batch of {self.train.batch}. Give more scenes, or a smaller "
+                "pretrain.train.batch."
             )
 
 
 @dataclass(frozen=True)
-class Episodes:
-    """Cells of a suite with so many episodes per task. size: pixels of collected images. look_every: control steps
-    from one of them to the next. policy_args: NAME=VALUE of the expert, or of the policy. execute: control steps per
-    decision, None = the policy's own choice."""
+class SuiteEpisodes:
+    """Episodes of a suite: to collect as demonstrations, or to evaluate the trained policy on.
+
+    Attributes:
+        suite: Name or file of the suite; empty = none.
+        cells: Names of its cells.
+        episodes: Episodes per task.
+        size: Side of collected images, in pixels.
+        image_every: Control steps from one collected image to the next.
+        policy_args: Arguments NAME=VALUE of the expert, or of the trained policy.
+        execute: Execute horizon in control steps; None = the policy's own.
+    """
 
     suite: str = ""
     cells: tuple[str, ...] = ()
     episodes: Count = 1
     size: Annotated[int, Range(least=8, most=4096)] = 128
-    look_every: Count = 1
+    image_every: Count = 1
     policy_args: tuple[str, ...] = ()
     execute: Count | None = None
 
     def __post_init__(self) -> None:
-        check_fields(self, "Episodes")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Which network is trained, in which stages, on what.
-
-    recipe: `plain`, or `langforce` (models/langforce.py), which trains the VLM and a GR00T-style expert in one stage.
-    ki: action gradients do not reach the VLM, which here has no other loss: the same as vlm_mode frozen, and
-    said so in the tables. vlm_mode: how Stage 2 treats the VLM; Stage 1 freezes it always. inherit: what
-    Stage 2 takes over from the prior, `blocks` = what the released loader does. new_blocks: how Stage 2's new blocks
-    begin, `random` = as released, `identity` = the policy begins as the prior. budget: a one-stage control
-    trains as many steps as Stage 2 (`joint`) or as both stages together (`total`). prior: a Stage-1
-    checkpoint to start from instead of training one. vlm_weights: folder of a pretrained mini VLM, or `auto`:
-    as `pretrain` says, from the cache or now. collect: where demonstrations come from if none are given.
-    evaluate: the short look at the end. expert: sizes of `ExpertConfig`, and under an architecture's name its
-    own.
-    """
-
-    about: str = ""
-    recipe: Literal["plain", "langforce"] = "plain"
-    arch: Literal["apt", "pi", "groot"] = "apt"
-    two_stage: bool = True
-    ki: bool = False
-    vlm_mode: VLMMode = "frozen"
-    inherit: Literal["all", "blocks"] = "all"
-    new_blocks: Literal["random", "identity"] = "random"
-    budget: Literal["joint", "total"] = "joint"
-    prior: str = ""
-    seed: Natural = 0
-    vlm: VLMSpec = field(default_factory=VLMSpec)
-    vlm_weights: str = ""
-    expert: Mapping[str, Any] = field(default_factory=dict)
-    data: DataConfig = field(default_factory=DataConfig)
-    stage1: TrainConfig = field(default_factory=TrainConfig)
-    stage2: TrainConfig = field(default_factory=TrainConfig)
-    cache_features: bool = True
-    collect: Episodes = field(default_factory=Episodes)
-    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
-    evaluate: Episodes = field(default_factory=Episodes)
-
-    def __post_init__(self) -> None:
-        check_fields(self, "Recipe")
-        if self.ki and self.vlm_mode != "frozen":
-            raise UserError(
-                f"--ki keeps action gradients out of the VLM, --vlm-mode {self.vlm_mode} lets them in. Choose one."
-            )
-        if self.recipe == "langforce" and (
-            self.arch != "groot" or self.two_stage or self.vlm_mode == "frozen"
-        ):
-            raise UserError(
-                "LangForce trains the VLM (--vlm-mode full or lora) and a GR00T-style expert (--arch groot) in one "
-                f"stage (--no-two-stage); this run is {self.arch}, {'two stages' if self.two_stage else 'one stage'}, "
-                f"VLM {self.vlm_mode}."
-            )
-        if (self.recipe == "langforce") != bool(self.vlm.queries):
-            raise UserError(
-                f"vlm.queries is {self.vlm.queries}, recipe is {self.recipe}: LangForce has queries, others have none."
-            )
-        if self.prior and not self.two_stage:
-            raise UserError("A prior was given (--prior) to a one-stage run (--no-two-stage). Choose one.")
-
-    def expert_config(self, stage: int, shape: VLMShape) -> ExpertConfig:
-        """The network of one stage on a VLM of this shape. The pi-style rival is as deep as the VLM."""
-        common = {k: v for k, v in self.expert.items() if k not in ("apt", "pi", "groot")}
-        own = self.expert.get(self.arch) or {}
-        if not isinstance(own, Mapping):
-            raise UserError(f"expert.{self.arch} is {own!r}; it must be a mapping.")
-        own = dict(own)
-        if self.arch == "pi":
-            own.setdefault("depth", shape.layers)
-        return ExpertConfig.from_dict({**common, **own, "arch": self.arch, "stage": stage, "vlm": shape})
-
-    @property
-    def joint(self) -> TrainConfig:
-        """The stage that trains the whole policy: Stage 2, or the only one."""
-        steps = self.stage2.steps
-        if not self.two_stage and self.budget == "total":
-            steps += self.stage1.steps
-        return dataclasses.replace(self.stage2, steps=steps)
-
-    @property
-    def label(self) -> str:
-        """For people: `apt, two stages, frozen VLM`."""
-        stages = "two stages" if self.two_stage else f"one stage ({self.budget} budget)"
-        name = "LangForce" if self.recipe == "langforce" else self.arch
-        return f"{name}, {stages}, {'KI' if self.ki else self.vlm_mode} VLM"
-
-    def to_yaml(self) -> str:
-        """As `load_recipe` reads it."""
-        return yaml.safe_dump(_plain(dataclasses.asdict(self)), sort_keys=False)
-
-
-def config_names() -> list[str]:
-    """The shipped configurations."""
-    return sorted(p.stem for p in CONFIGS.glob("*.yaml"))
-
-
-def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """A shipped configuration by name, or a YAML file by path; `overrides` is a mapping of the same form,
-    laid over it.
-
-    `train` in it holds what both stages share. Raises UserError for unknown keys and values of a wrong kind.
-    """
-    own = name.endswith((".yaml", ".yml"))
-    path = Path(name) if own else CONFIGS / f"{name}.yaml"
-    if not os.path.isfile(path):  # False also for what is too long to be a path
-        shipped = f"Shipped are: {', '.join(config_names())}."
-        raise UserError(
-            f"No file '{name}'. Give --config the path of a YAML file, or a name. {shipped}"
-            if own
-            else f"No training configuration '{name}'. {did_you_mean(name, config_names())} Or give a YAML file."
-        )
-    raw = merged(read_yaml(path), overrides or {})
-    if raw.get("recipe") == "langforce":
-        raw = merged(LANGFORCE, raw)
-    shared = _mapping(raw.pop("train", {}), f"{path.name}: train")
-    for stage in ("stage1", "stage2"):
-        raw[stage] = merged(shared, _mapping(raw.get(stage), f"{path.name}: {stage}"))
-    recipe: Recipe = build(Recipe, raw, path.name)
-    return recipe
-
-
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
-    if value is not None and not isinstance(value, Mapping):
-        raise UserError(f"{where}: expected a mapping, found {type(value).__name__}.")
-    return value or {}
-
-
-def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid over `base`, mapping by mapping."""
-    out = dict(base)
-    for key, value in over.items():
-        old = out.get(key)
-        out[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return out
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+        check_fields(self, "Episodes of a suite")

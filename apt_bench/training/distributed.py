@@ -1,5 +1,5 @@
-"""Several processes or GPUs train as one, by Ray Train. Every process runs the same recipe on its part of
-each batch."""
+"""Training with several processes or GPUs through Ray Train. Every process runs the same recipe on its part of each
+batch."""
 
 from __future__ import annotations
 
@@ -13,18 +13,32 @@ from apt_bench.core.files import try_remove
 from apt_bench.core.signals import stop_on_signals
 from apt_bench.core.text import plain_console
 from apt_bench.rollout.cluster import check_alive, ray_session
-from apt_bench.training.config import Recipe
 from apt_bench.training.progress import Report
-from apt_bench.training.trainer import World
-from apt_bench.training.two_stage import Session, run_recipe
+from apt_bench.training.recipe import Recipe
+from apt_bench.training.session import Session, World
+from apt_bench.training.two_stage import run_recipe
 
 
 def run_distributed(
     recipe: Recipe, session: Session, workers: int, gpu: bool, address: str | None = None
 ) -> Path:
-    """`run_recipe` in `workers` processes of a local Ray, or of the cluster at `address` (OUT and the cache
-    must then be on a disk that all of its machines share). Raises UserError where the recipe does, RayLost where Ray
-    died, KeyboardInterrupt where it was stopped: all processes save the step that they are at."""
+    """`run_recipe` in several processes.
+
+    Args:
+        recipe: A complete recipe.
+        session: Where and how it runs. On a cluster, OUT and the cache must be on a disk that all machines share.
+        workers: Number of processes.
+        gpu: Whether each process gets a GPU.
+        address: Address of a Ray cluster; None = a local Ray.
+
+    Returns:
+        Folder of the finished policy, `OUT/policy`.
+
+    Raises:
+        UserError: As `run_recipe`.
+        RayLost: Ray died.
+        KeyboardInterrupt: The training was interrupted; all processes save the same step.
+    """
     with ray_session(address, workers, workers, logs=True):
         return _fit(recipe, session, workers, gpu)
 
@@ -54,20 +68,22 @@ def _fit(recipe: Recipe, session: Session, workers: int, gpu: bool) -> Path:
         except BaseException as error:
             failed.append(error)
 
-    # In a thread of its own, where Ray Train does not answer Ctrl-C by ending the workers before they have saved.
+    # Outside the main thread Ray Train does not handle Ctrl-C, so the workers can save before they end.
     thread = threading.Thread(target=fit, daemon=True)
     with stop_on_signals() as stopped:
         thread.start()
         while thread.is_alive():
             if stopped() and not stop.exists():
-                session.report.say("Interrupted: the workers save the step they are at. Again to force.")
+                session.report.say(
+                    "Interrupted: the workers save the current step. Interrupt again to force."
+                )
                 stop.touch()
             check_alive()
             thread.join(0.2)
     if stopped():
         try_remove(stop)
         raise KeyboardInterrupt
-    if failed:  # Ray wraps what a worker raised
+    if failed:  # Ray wraps a worker's exception
         cause: BaseException | None = failed[0]
         while cause is not None and not isinstance(cause, UserError):
             cause = cause.__cause__
@@ -78,7 +94,7 @@ def _fit(recipe: Recipe, session: Session, workers: int, gpu: bool) -> Path:
 
 
 STOP = ".stop"
-"""In OUT: workers that find this file save and stop."""
+"""A file in OUT; workers save and stop when it exists."""
 
 
 def _work(config: dict) -> None:
@@ -96,5 +112,5 @@ def _work(config: dict) -> None:
         world=world,
         device=str(ray.train.torch.get_device()),
     )
-    with suppress(KeyboardInterrupt):  # saved as asked; the driver knows
+    with suppress(KeyboardInterrupt):  # saved; the driver raises KeyboardInterrupt itself
         run_recipe(config["recipe"], session)

@@ -1,4 +1,4 @@
-"""What can be known to be wrong before anything long starts: device, folders, data, suites, weights, architecture."""
+"""Checks before a training starts: device, folders, data, suites, weights and architecture."""
 
 from __future__ import annotations
 
@@ -18,17 +18,27 @@ from apt_bench.models.config import VLMShape
 from apt_bench.models.vla import VLA, expert_on_meta_device
 from apt_bench.policies.registry import find_policy
 from apt_bench.rollout.runner import select
-from apt_bench.training import saving
-from apt_bench.training.complete import collected, looked_at
-from apt_bench.training.config import Recipe
-from apt_bench.training.data import find_all, read_episode
-from apt_bench.training.mini import load_mini
-from apt_bench.training.pretrain import check_sizes
-from apt_bench.training.two_stage import Session, check_prior
+from apt_bench.training import checkpoints
+from apt_bench.training.final_evaluation import POLICY, evaluation_options
+from apt_bench.training.inputs import collect_options
+from apt_bench.training.recipe import Recipe
+from apt_bench.training.samples.episodes import read_episode
+from apt_bench.training.samples.sources import find_all
+from apt_bench.training.session import Session
+from apt_bench.training.two_stage import check_prior
+from apt_bench.training.vlm_pretraining.loop import check_sizes
+from apt_bench.training.vlm_pretraining.weights import load_mini
 
 
 def check_device(device: str) -> str:
-    """The device that is meant; `auto` is CUDA where there is one. Raises UserError where it cannot be used."""
+    """The device to train on.
+
+    Args:
+        device: `cpu`, `cuda`, `cuda:N`, or `auto` for CUDA where it is available.
+
+    Raises:
+        UserError: The device cannot be used.
+    """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -36,10 +46,10 @@ def check_device(device: str) -> str:
         if torch.device(device).type in ("cpu", "cuda"):
             return device
         why = "only cpu and cuda are supported"
-    except Exception as error:  # torch raises a different kind for every way in which there is no device
+    except Exception as error:  # torch raises many types for unusable devices
         why = one_line(reason(error).splitlines()[0], 200)
     build = f"this torch {torch.__version__} is built for " + (
-        f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPUs alone"
+        f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPUs only"
     )
     raise UserError(
         f"--device {device} cannot be used: {why.rstrip('.')}; {build}. Give --device cpu or auto."
@@ -47,7 +57,15 @@ def check_device(device: str) -> str:
 
 
 def check_writable(folder: Path, option: str) -> None:
-    """Raises UserError where no file can be written into this folder, which is made if needed."""
+    """Check that files can be written into a folder; it is created if needed.
+
+    Args:
+        folder: The folder.
+        option: Name of the option that sets it, for the message.
+
+    Raises:
+        UserError: They cannot.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -60,7 +78,16 @@ def check_writable(folder: Path, option: str) -> None:
 
 
 def check(recipe: Recipe, session: Session, workers: int = 1) -> None:
-    """Raises UserError, naming what is wrong, where this training cannot come to its end. Only folders are made."""
+    """Check everything about a training that can be checked before it starts. Nothing but folders is created.
+
+    Args:
+        recipe: The recipe.
+        session: Where and how it runs.
+        workers: Number of processes.
+
+    Raises:
+        UserError: The training could not finish; the message names the cause.
+    """
     check_writable(session.out, "--out")
     check_writable(session.cache, "--cache")
     for stage, config in ((1, recipe.stage1), (2, recipe.joint)):
@@ -78,14 +105,14 @@ def check(recipe: Recipe, session: Session, workers: int = 1) -> None:
     if recipe.evaluate.suite:
         select(
             dataclasses.replace(
-                looked_at(recipe, Path("policy"), session.out), policy="random", policy_args=()
+                evaluation_options(recipe, Path("policy"), session.out), policy="random", policy_args=()
             )
         )
         _check_policy(recipe, shape)
 
 
 def _check_vlm(recipe: Recipe) -> VLMShape | None:
-    """The shape of the VLM, None where only loading it would tell."""
+    """The shape of the VLM; None if the VLM must be loaded to find out."""
     if recipe.vlm.name != "mini":
         from apt_bench.models.hf_vlm import check_hf
 
@@ -100,19 +127,21 @@ def _check_vlm(recipe: Recipe) -> VLMShape | None:
 
 
 def _check_networks(recipe: Recipe, out: Path, shape: VLMShape) -> None:
-    """Both stages can be built, and the disk takes two checkpoints of each; what `out` holds is of this training."""
+    """Check that both stages can be built, that checkpoints fit on the disk, and that `out` holds no other training."""
     stages = (1, 2) if recipe.two_stage else (2,)
     for stage in stages:
         config = recipe.expert_config(stage, shape)
         expert = expert_on_meta_device(config)
-        size = 2 * 3 * 4 * sum(p.numel() for p in expert.parameters())  # two of weights and both moments
+        size = (
+            2 * 3 * 4 * sum(p.numel() for p in expert.parameters())
+        )  # two checkpoints: weights, two moments
         if (free := shutil.disk_usage(out).free) < size:
             raise UserError(
-                f"{out} needs {size / 1e9:.2f} GB for checkpoints and has {free / 1e9:.2f} GB free. Free some, or give "
-                "--out another directory."
+                f"{out} needs {size / 1e9:.2f} GB for checkpoints and has {free / 1e9:.2f} GB free. Free some space, "
+                "or give --out another directory."
             )
-        if last := saving.latest(out / f"stage{stage}"):
-            settings = saving.settings_of(last)
+        if last := checkpoints.latest(out / f"stage{stage}"):
+            settings = checkpoints.settings_of(last)
             rule = recipe.stage1 if stage == 1 else recipe.joint
             mode = "frozen" if stage == 1 else recipe.vlm_mode
             ours: dict[str, Any] = dataclasses.asdict(rule) | {
@@ -121,17 +150,17 @@ def _check_networks(recipe: Recipe, out: Path, shape: VLMShape) -> None:
                 "queries": recipe.vlm.queries,
                 "vlm_mode": mode,
             }
-            saving.agree(last, config, settings, ours, partly=True)
+            checkpoints.agree(last, config, settings, ours, partly=True)
 
 
 def _check_data(recipe: Recipe) -> None:
-    """Suites of demonstrations to collect exist; demonstrations that are given open, and one of each can be read."""
+    """Check that suites to collect from exist, given data open, and one demonstration of each can be read."""
     if not recipe.data.data:
         if not recipe.collect.suite:
             raise UserError(
                 "No data to train on. Give --data PATH (demonstrations of `apt-bench collect`, or a hub id)."
             )
-        select(collected(recipe))
+        select(collect_options(recipe))
         find_policy("oracle", recipe.collect.policy_args).load()
         return
     for path in find_all(recipe.data.data):
@@ -141,9 +170,9 @@ def _check_data(recipe: Recipe) -> None:
 
 
 def _check_policy(recipe: Recipe, shape: VLMShape | None) -> None:
-    """The policy of the final look takes its arguments, and its chunk is long enough."""
+    """Check that the evaluated policy accepts its arguments and its chunk covers the execute horizon."""
     wanted, stride = recipe.evaluate, recipe.data.stride
-    ref = find_policy("apt_bench.policies.apt:AptPolicy", ("weights=policy", *wanted.policy_args))
+    ref = find_policy(POLICY, ("weights=policy", *wanted.policy_args))
     if shape is None or recipe.vlm.name != "mini" or "device" in ref.args:
         return
     config = recipe.expert_config(2, shape)

@@ -1,128 +1,48 @@
-"""The training loop: one network, one stream of samples, one optimiser, until a number of steps is done.
+"""The training loop of one stage: one network, one stream of samples, a fixed number of steps.
 
-Everything random is a function of sample numbers (`data.Samples`), so a run that was killed and resumed gives
-the same weights, bit for bit, as one that was not.
+All randomness is a function of sample numbers (`samples.stream`). A run that was killed and resumed therefore gives the
+same weights, bit for bit, as an uninterrupted one.
 """
 
 from __future__ import annotations
 
-import math
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from apt_bench.core.config import Count, Natural, Positive, Range, check_fields
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import reason
 from apt_bench.core.signals import stop_on_signals
-from apt_bench.models.base import is_decayed
+from apt_bench.models.action_expert import is_decayed
 from apt_bench.models.inputs import VLFeatures
 from apt_bench.models.langforce import Branches, langforce_loss
 from apt_bench.models.vla import VLA
 from apt_bench.models.vlm import Prompt
-from apt_bench.training import saving
+from apt_bench.training import checkpoints
 from apt_bench.training.cache import digest
-from apt_bench.training.data import Batch
-from apt_bench.training.features import Batches, Inputs
+from apt_bench.training.config import TrainConfig, stored_fields
+from apt_bench.training.metrics import Metrics, plot_losses
 from apt_bench.training.muon import Muon
-from apt_bench.training.progress import Metrics, Report, plot_losses
-
-Rate = Annotated[float, Range(least=0)]
-"""A learning rate, a decay, a weight in a loss."""
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """One stage of training. Defaults: the released APT (METHOD 2.11).
-
-    batch: samples per optimiser step; micro: samples per forward pass, 0 = all of them (gradients are
-    accumulated over batch / micro passes). optimizer: `muon` = Muon for the matrices of transformer blocks, AdamW for
-    all else. draws: noise levels tried per sample and step; what is seen is
-    digested once for all. eval_samples: held-out samples that the validation loss averages over. loaders:
-    processes that prepare batches, 0 = this one. precision `auto`: bf16 autocast on a GPU that has it, else
-    fp32. prior_share, llr_weight: lambda and beta of LangForce (models/langforce.py), for that recipe alone.
-    """
-
-    steps: Count = 100_000
-    batch: Annotated[int, Range(least=1, most=10**6)] = 256
-    micro: Natural = 0
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    draws: Annotated[int, Range(least=1, most=1000)] = 1
-    lr: Rate = 1e-4
-    vlm_lr: Rate = 1e-5
-    weight_decay: Rate = 1e-2
-    vlm_weight_decay: Rate = 1e-10
-    warmup: Natural = 10_000
-    schedule: Literal["constant", "cosine"] = "constant"
-    clip: Positive = 1.0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    log_every: Count = 50
-    eval_every: Count = 1000
-    eval_samples: Annotated[int, Range(least=1, most=10**6)] = 256
-    save_every: Count = 1000
-    loaders: Annotated[int, Range(least=0, most=256)] = 0
-    prior_share: Annotated[float, Range(least=0, most=1)] = 0.3
-    llr_weight: Rate = 0.1
-
-    def __post_init__(self) -> None:
-        check_fields(self, "Training")
-        if self.micro and self.batch % self.micro:
-            raise UserError(f"Training: batch {self.batch} is not a multiple of micro {self.micro}.")
-
-    @property
-    def passes(self) -> int:
-        """Forward passes per step."""
-        return self.batch // (self.micro or self.batch)
-
-    def rate(self, step: int) -> float:
-        """The learning rate of step 0, 1, ... as a share of the full one: linear warm-up, then constant or
-        cosine to 0."""
-        warm = min(1.0, (step + 1) / max(1, self.warmup))
-        if self.schedule == "constant" or step < self.warmup:
-            return warm
-        done = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return 0.5 * (1 + math.cos(math.pi * done))
-
-
-@dataclass(frozen=True)
-class World:
-    """This process among those that train together."""
-
-    rank: int = 0
-    size: int = 1
-    stop: Path | None = None  # a file whose presence asks all of them to stop
-
-    @property
-    def asked_to_stop(self) -> bool:
-        """Whether it is there."""
-        return self.stop is not None and self.stop.exists()
-
-    def average(self, tensors: list[Tensor]) -> None:
-        """Replace each tensor by its mean over all processes."""
-        if self.size > 1:
-            flat = torch.cat([t.flatten() for t in tensors])
-            dist.all_reduce(flat)
-            flat /= self.size
-            for t, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-                t.copy_(mean.view_as(t))
-
-    def barrier(self) -> None:
-        """Wait for the others."""
-        if self.size > 1:
-            dist.barrier()
+from apt_bench.training.progress import Report
+from apt_bench.training.samples.batches import Batches, Inputs
+from apt_bench.training.samples.stream import Batch
+from apt_bench.training.session import World
 
 
 def optimizers(model: VLA, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """AdamW over what trains: expert weights with and without decay, and the VLM's at their own rate; or Muon for the
-    matrices of both and AdamW for the rest."""
+    """The optimizers of a network.
+
+    Returns:
+        AdamW over all trained parameters: expert with and without decay, VLM at its own rate. With
+        `optimizer: muon`, Muon takes the matrices of both.
+    """
     found: dict[tuple[str, bool, bool], list[nn.Parameter]] = {}
     for part, module in (("expert", model.expert), ("vlm", model.vlm)):
         for name, p in module.named_parameters():
@@ -142,14 +62,14 @@ def optimizers(model: VLA, config: TrainConfig) -> list[torch.optim.Optimizer]:
 
 
 def is_matrix(name: str, p: Tensor) -> bool:
-    """Whether Muon trains it: the weight of a linear in a transformer block, of the expert or of a VLM's decoder."""
+    """Whether Muon trains `p`: a linear layer's weight in a transformer block of the expert or the VLM's decoder."""
     return (
         p.ndim == 2 and ("blocks." in name or "layers." in name) and "norm" not in name and "lora" not in name
     )
 
 
-def read(inputs: Prompt | VLFeatures, model: VLA, device: str) -> VLFeatures:
-    """The features of prompts, or those that come from a cache, in float32."""
+def vlm_features(inputs: Prompt | VLFeatures, model: VLA, device: str) -> VLFeatures:
+    """Features of prompts, or cached ones in float32."""
     if isinstance(inputs, VLFeatures):
         return inputs.to(device).map(lambda t: t.float() if t.dtype in (torch.float16, torch.bfloat16) else t)
     return model.features(inputs.to(device))
@@ -158,7 +78,19 @@ def read(inputs: Prompt | VLFeatures, model: VLA, device: str) -> VLFeatures:
 def losses(
     model: VLA, batch: Batch, inputs: Inputs, config: TrainConfig, device: str = "cpu", half: bool = False
 ) -> dict[str, Tensor]:
-    """The losses of one micro-batch; gradients of `total` flow into whatever trains."""
+    """The losses of one micro-batch.
+
+    Args:
+        model: Policy network.
+        batch: Robot state and targets.
+        inputs: Prompts or cached features.
+        config: Settings of the stage.
+        device: torch device.
+        half: Whether to use bf16 autocast.
+
+    Returns:
+        Scalar tensors by name; `total` is the one to differentiate.
+    """
     batch = batch.to(device)
     options: dict[str, Any] = {
         "rotation": batch.rotation,
@@ -169,7 +101,7 @@ def losses(
         if isinstance(inputs, Branches):
             weights = {"prior_share": config.prior_share, "llr_weight": config.llr_weight}
             return langforce_loss(model, inputs.to(device), batch.robot, batch.target, **weights, **options)
-        return model.expert.loss(read(inputs, model, device), batch.robot, batch.target, **options)
+        return model.expert.loss(vlm_features(inputs, model, device), batch.robot, batch.target, **options)
 
 
 def train(
@@ -184,12 +116,28 @@ def train(
     device: str = "cpu",
     title: str = "training",
 ) -> Path:
-    """Train `model` in place for `config.steps` steps, or for what is left of them where `out` holds a
-    checkpoint of the same run. Returns the last checkpoint folder.
+    """Train `model` in place, from the last checkpoint in `out` if there is one.
 
-    Ctrl-C and SIGTERM stop it after the step it is at, which is saved; a second one at once. Raises UserError where
-    `out` holds another run, where the loss is not finite, or where a checkpoint cannot be saved; KeyboardInterrupt
-    where it was stopped.
+    Ctrl-C and SIGTERM end the training after the current step, which is saved; a second signal ends it at once.
+
+    Args:
+        model: Policy network.
+        data: Micro-batches for training.
+        held_out: Micro-batches for the validation loss.
+        config: Settings of the stage.
+        out: Folder of the stage.
+        provenance: Content of the checkpoints' `provenance.json`.
+        report: Receives messages, progress and metrics.
+        world: This process among those that train together.
+        device: torch device.
+        title: Name of the stage in messages.
+
+    Returns:
+        Folder of the last checkpoint.
+
+    Raises:
+        UserError: `out` holds another run, the loss is not finite, or a checkpoint cannot be saved.
+        KeyboardInterrupt: The training was interrupted.
     """
     world = world or World()
     if world.rank == 0:
@@ -197,13 +145,13 @@ def train(
     model.to(device).train()
     optims = optimizers(model, config)
     half = _half(config.precision, device)
-    last = saving.latest(out)
+    last = checkpoints.latest(out)
     settings = asdict(config) | identity(model, data)
-    start = saving.restore(last, model, optims, settings, report.say) if last else 0
+    start = checkpoints.restore(last, model, optims, settings, report.say) if last else 0
     if world.rank == 0:
-        saving.sweep(out, start)
+        checkpoints.sweep(out, start)
     if start:
-        report.say(f"{title}: going on after step {start}")
+        report.say(f"{title}: resuming after step {start}")
     groups = [group for optim in optims for group in optim.param_groups]
     trained = [p for group in groups for p in group["params"]]
     stream = _stream(data, start, config)
@@ -222,7 +170,9 @@ def train(
                 (found["total"] / config.passes).backward()
                 parts.append(torch.stack([x.detach() for x in found.values()]))
             loss = torch.stack(parts).mean(0)
-            asked = loss.new_tensor([float(stopped() or world.asked_to_stop)])  # all must stop at one step
+            asked = loss.new_tensor(
+                [float(stopped() or world.asked_to_stop)]
+            )  # all must stop at the same step
             world.average([loss, asked, *(p.grad for p in trained if p.grad is not None)])
             norm = torch.nn.utils.clip_grad_norm_(trained, config.clip)
             if not (loss.isfinite().all() and norm.isfinite()):
@@ -249,24 +199,24 @@ def train(
                 metrics.write(number, values)
                 report.tracker.log({f"{title}/{k}": v for k, v in {"step": number, **values}.items()})
             if (number % config.save_every == 0 or final or stop) and world.rank == 0:
-                last = saving.save(out, number, model, optims, settings, provenance)
+                last = checkpoints.save(out, number, model, optims, settings, provenance)
             world.barrier()
             if stop:
                 break
-        stop = stop or stopped()  # asked for after the last step, or where no step was left
+        stop = stop or stopped()  # a signal after the last step
     if metrics:
         metrics.close()
         _plot(model, out, title, report)
     if stop:
         report.say(
-            f"{title}: interrupted. Step {number_of(last)} is saved in {last}; the same command goes on there."
+            f"{title}: interrupted. Step {number_of(last)} is saved in {last}. Rerun the same command to resume."
         )
         raise KeyboardInterrupt
-    return last or saving.step_folder(out, config.steps)
+    return last or checkpoints.step_folder(out, config.steps)
 
 
 def number_of(checkpoint: Path | None) -> int:
-    """The steps behind a checkpoint, by its name."""
+    """Finished steps of a checkpoint, from its name."""
     return int(checkpoint.name[5:]) if checkpoint else 0
 
 
@@ -282,11 +232,11 @@ def _plot(model: VLA, out: Path, title: str, report: Report) -> None:
 
 
 def identity(model: VLA, data: Batches) -> dict[str, Any]:
-    """What else must be the same for a run to go on: samples and VLM."""
+    """Settings of samples and VLM that must be the same to resume a run."""
     samples = data.samples
     return {
         "images": samples.hash,
-        "data settings": digest({k: v for k, v in asdict(samples.config).items() if k != "data"}),
+        "data settings": digest({k: v for k, v in stored_fields(samples.config).items() if k != "data"}),
         "seed": samples.seed,
         "vlm": model.spec.name,
         "queries": model.spec.queries,
@@ -296,7 +246,7 @@ def identity(model: VLA, data: Batches) -> dict[str, Any]:
 
 @torch.no_grad()
 def validate(model: VLA, held_out: Batches, config: TrainConfig, device: str, half: bool) -> float:
-    """Mean loss over the first held-out samples: always the same ones, under the same noise."""
+    """Mean loss over the first held-out samples: the same samples and the same noise every time."""
     model.eval()
     count = max(1, config.eval_samples // held_out.size)
     once = replace(config, draws=1)
@@ -308,13 +258,13 @@ def validate(model: VLA, held_out: Batches, config: TrainConfig, device: str, ha
 def _stream(data: Batches, start: int, config: TrainConfig) -> Iterator[tuple[Batch, Inputs]]:
     numbers = range(start * config.passes, config.steps * config.passes)
     loader = DataLoader(
-        data, batch_size=None, sampler=numbers, num_workers=config.loaders, worker_init_fn=_deaf_to_ctrl_c
+        data, batch_size=None, sampler=numbers, num_workers=config.loaders, worker_init_fn=_ignore_ctrl_c
     )
     return iter(loader)
 
 
-def _deaf_to_ctrl_c(_: int) -> None:
-    """A loader's process goes on until this one has saved; the terminal sends Ctrl-C to both."""
+def _ignore_ctrl_c(_: int) -> None:
+    """Keep a loader process alive until the training process has saved; the terminal sends Ctrl-C to both."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -325,10 +275,10 @@ def _half(precision: str, device: str) -> bool:
 
 
 def _diverged(step: int, config: TrainConfig, out: Path) -> str:
-    last = saving.latest(out)
+    last = checkpoints.latest(out)
     first = step * config.batch
     return (
         f"The loss is not finite at step {step} (samples {first} to {first + config.batch - 1}). "
-        + (f"{last} holds the last good weights. " if last else "Nothing was saved yet. ")
+        + (f"{last} holds the last good weights. " if last else "No checkpoint was saved yet. ")
         + f"Start again with a lower lr (now {config.lr:g}), a longer warmup (now {config.warmup}), or precision: fp32."
     )

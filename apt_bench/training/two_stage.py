@@ -1,8 +1,8 @@
 """The two stages: a language-blind prior over actions, then the policy that starts from it.
 
-Stage 1 (VA prior): frozen VLM, half the blocks, no language. Stage 2 (VLA): the prior's weights, new blocks
-that see language, everything trained together. A one-stage control trains Stage 2's network from scratch on
-the same samples. METHOD 2.7, 2.8 and 3.
+Stage 1 (VA prior): frozen VLM, half the blocks, no language. Stage 2 (VLA): the prior's weights, new blocks that see
+language, everything trained together. A one-stage control trains Stage 2's network from scratch on the same samples
+(arXiv 2606.12366, method and ablations).
 """
 
 from __future__ import annotations
@@ -16,36 +16,37 @@ import torch
 from apt_bench.core.digests import check_digests
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import PART, write_whole
-from apt_bench.core.machine import circumstances
+from apt_bench.core.machine import system_info
 from apt_bench.models import checkpoint, langforce
-from apt_bench.models.base import inherit
+from apt_bench.models.action_expert import inherit
 from apt_bench.models.config import VLMShape
 from apt_bench.models.vla import VLA, VLMSpec, build_expert
 from apt_bench.models.vlm import VLM
-from apt_bench.training import saving
-from apt_bench.training.cache import default_cache
-from apt_bench.training.config import Recipe
-from apt_bench.training.data import Samples, open_samples
-from apt_bench.training.features import Batches, FeatureCache, open_cache
-from apt_bench.training.mini import load_mini
-from apt_bench.training.progress import Report
-from apt_bench.training.trainer import TrainConfig, World, train
-
-
-@dataclasses.dataclass(frozen=True)
-class Session:
-    """Where and how a recipe runs: nothing here changes the result."""
-
-    out: Path
-    cache: Path = dataclasses.field(default_factory=default_cache)
-    report: Report = dataclasses.field(default_factory=lambda: Report(None))
-    world: World = dataclasses.field(default_factory=World)
-    device: str = "cpu"
+from apt_bench.training import checkpoints
+from apt_bench.training.config import TrainConfig
+from apt_bench.training.recipe import Recipe
+from apt_bench.training.samples.batches import Batches
+from apt_bench.training.samples.features import FeatureCache, can_cache, open_features
+from apt_bench.training.samples.stream import Samples, open_samples
+from apt_bench.training.session import Session, require_folder
+from apt_bench.training.trainer import train
+from apt_bench.training.vlm_pretraining.weights import load_mini
 
 
 def run_recipe(recipe: Recipe, session: Session) -> Path:
-    """Train what `recipe` says; returns the folder of the finished policy, `OUT/policy`. The same call again
-    goes on from the last checkpoint."""
+    """Train a recipe, from the last checkpoint in `session.out` if there is one.
+
+    Args:
+        recipe: A complete recipe: data and VLM weights are given (`inputs.complete_recipe`).
+        session: Where and how it runs.
+
+    Returns:
+        Folder of the finished policy, `OUT/policy`.
+
+    Raises:
+        UserError: Data, weights or checkpoints are missing, damaged, or of another recipe; or training failed.
+        KeyboardInterrupt: The training was interrupted.
+    """
     say = session.report.say
     session.out.mkdir(parents=True, exist_ok=True)
     vlm, spec = open_vlm(recipe)
@@ -78,7 +79,7 @@ def run_recipe(recipe: Recipe, session: Session) -> Path:
 
 
 def open_vlm(recipe: Recipe) -> tuple[VLM, VLMSpec]:
-    """The VLM of a recipe, and how a checkpoint will name it."""
+    """The VLM of a recipe, and its description for checkpoints."""
     if recipe.vlm.name != "mini":
         return recipe.vlm.load(), recipe.vlm
     if recipe.vlm_weights:
@@ -91,26 +92,26 @@ def open_vlm(recipe: Recipe) -> tuple[VLM, VLMSpec]:
 
 
 def describe(samples: Samples, held: Samples | None) -> str:
-    """One line about the data."""
+    """A one-line summary of the data."""
     episodes = sum(len(d.episodes) for d in samples.datasets)
     out = sum(len(d.episodes) for d in held.datasets) if held else 0
     return f"{episodes} demonstrations with {samples.rows} decisions, {out} demonstrations held out"
 
 
-def still_there(out: Path) -> None:
-    """Raises UserError where the run's folder has vanished: a fresh one would hide what the old one held."""
-    if not out.is_dir():
-        raise UserError(
-            f"{out} has vanished. Put it back; the same command goes on from its last checkpoint."
-        )
-
-
 def check_prior(prior: str, recipe: Recipe, shape: VLMShape | None = None) -> None:
-    """Raises UserError where the checkpoint `prior` is damaged or is not what Stage 2 of this recipe starts from, on a
-    VLM of this shape (None: that which it was trained on)."""
+    """Check that Stage 2 of a recipe can start from a prior.
+
+    Args:
+        prior: Path or name of a Stage-1 checkpoint.
+        recipe: The recipe.
+        shape: Shape of the recipe's VLM; None = that of the VLM which the prior was trained on.
+
+    Raises:
+        UserError: The prior is damaged, or of another stage or architecture.
+    """
     folder = checkpoint.locate(prior)
     if folder.is_file():
-        return  # an authors' file: read when it is needed
+        return  # a file of the paper's authors: checked when it is loaded
     check_digests(folder)
     found, _ = checkpoint.read_config(folder)
     wanted = recipe.expert_config(1, shape or found.vlm)
@@ -139,9 +140,9 @@ class _Run:
     held: Samples | None
 
     def stage(self, stage: int, config: TrainConfig, prior: VLA | None) -> VLA:
-        """Train one stage."""
+        """Train one stage, with cached features where possible, and return its network."""
         recipe, session = self.recipe, self.session
-        still_there(session.out)
+        require_folder(session.out)
         out = session.out / f"stage{stage}"
         spec = dataclasses.replace(self.spec, mode="frozen" if stage == 1 else recipe.vlm_mode)
         torch.manual_seed(2 * recipe.seed + stage - 1)
@@ -178,22 +179,17 @@ class _Run:
             link, fresh = session.out / "policy", session.out / f"policy{PART}"
             fresh.unlink(missing_ok=True)
             fresh.symlink_to(last.relative_to(session.out))
-            fresh.replace(link)  # there is a policy at any time
+            fresh.replace(link)  # the link exists at any time
         return model
 
     def _cache(self, model: VLA, samples: Samples, title: str) -> FeatureCache | None:
-        augment = samples.config.augment
-        if (
-            not self.recipe.cache_features
-            or model.vlm.mode != "frozen"
-            or (augment.enabled and not augment.copies)
-        ):
+        if not self.recipe.cache_features or not can_cache(model, samples.config.augment):
             return None
         world = self.session.world
         if world.rank:
             world.barrier()
         with self.session.report.ticking(f"{title}: VLM features") as tick:
-            cache = open_cache(
+            cache = open_features(
                 model,
                 samples,
                 self.session.cache,
@@ -208,7 +204,7 @@ class _Run:
     def _provenance(self, stage: int, taken: list[str]) -> dict[str, Any]:
         native = {d.frames.native for d in self.samples.datasets}
         return {
-            **circumstances(),
+            **system_info(),
             "stage": stage,
             "recipe": dataclasses.asdict(self.recipe),
             "cameras": list(self.recipe.data.cameras),
@@ -230,18 +226,20 @@ class _Run:
 
 
 def sizes(model: VLA) -> str:
-    """Parameters of the expert and of what trains in the VLM, for people."""
+    """A one-line summary of the numbers of parameters."""
     expert = sum(p.numel() for p in model.expert.parameters())
     vlm = sum(p.numel() for p in model.vlm.parameters())
     tuned = sum(p.numel() for p in model.vlm.parameters() if p.requires_grad)
-    return (
-        f"expert {expert / 1e6:.2f} M, VLM {vlm / 1e6:.2f} M parameters ({tuned / 1e6:.2f} M of them trained)"
-    )
+    return f"expert {expert / 1e6:.2f} M, VLM {vlm / 1e6:.2f} M parameters ({tuned / 1e6:.2f} M of the VLM trained)"
 
 
 def stage_checkpoint(out: Path, stage: int) -> Path:
-    """The last checkpoint of a stage of a run. Raises UserError where there is none."""
-    folder = saving.latest(out / f"stage{stage}")
+    """The last checkpoint of a stage of a run.
+
+    Raises:
+        UserError: There is none.
+    """
+    folder = checkpoints.latest(out / f"stage{stage}")
     if folder is None:
         raise UserError(
             f"{out} has no checkpoint of stage {stage}. Train it first: apt-bench train --out {out}."

@@ -26,14 +26,14 @@ from tests.demos.samples import sample
 from tests.toy import PushPolicy, ToyEnv
 
 SUITE = "tests/toy_suite.yaml"
-OPTIONS = RunOptions(suite=SUITE, policy="tests.toy:PushPolicy", cells=("push",), workers="0")
+OPTIONS = RunOptions.of(suite=SUITE, policy="tests.toy:PushPolicy", cells=("push",), workers="0")
 
 
 def toy(out: Path, **changes: object) -> Collected:
     settings = {
-        k: changes.pop(k) for k in ("format", "size", "cameras", "failures", "look_every") if k in changes
+        k: changes.pop(k) for k in ("format", "size", "cameras", "failures", "image_every") if k in changes
     }
-    options = dataclasses.replace(OPTIONS, **changes)  # type: ignore[arg-type]
+    options = OPTIONS.replace(**changes)  # type: ignore[arg-type]
     return collect(
         options, out, Console(file=io.StringIO()), **{"cameras": (AGENTVIEW,), "size": 64, **settings}
     )  # type: ignore[arg-type]
@@ -56,19 +56,19 @@ def test_only_successes_are_kept_and_all_replay_bit_for_bit(tmp_path: Path) -> N
 
 def test_fewer_looks_change_nothing_but_the_images_between_them(tmp_path: Path) -> None:
     toy(tmp_path / "all", limit=6)
-    toy(tmp_path / "some", limit=6, look_every=3)
+    toy(tmp_path / "some", limit=6, image_every=3)
     everything, some = (open_demos(tmp_path / d) for d in ("all", "some"))
     for a, b in zip(everything, some, strict=True):
-        assert b.info == dataclasses.replace(a.info, look_every=3)
+        assert b.info == dataclasses.replace(a.info, image_every=3)
         assert np.array_equal(a.actions, b.actions)
         assert np.array_equal(a.state, b.state)
         seen = a.images[AGENTVIEW][np.arange(len(a)) // 3 * 3]
         assert np.array_equal(b.images[AGENTVIEW], seen)
         assert not np.array_equal(b.images[AGENTVIEW], a.images[AGENTVIEW])
-    with pytest.raises(UserError, match="look_every: 3 there, 1 now"):
+    with pytest.raises(UserError, match="image_every: 3 there, 1 now"):
         toy(tmp_path / "some", limit=6)
-    with pytest.raises(UserError, match="--look-every goes with --format hdf5"):
-        toy(tmp_path / "lerobot", limit=2, look_every=2, format="lerobot")
+    with pytest.raises(UserError, match="--image-every goes with --format hdf5"):
+        toy(tmp_path / "lerobot", limit=2, image_every=2, format="lerobot")
 
 
 def test_a_replay_of_other_actions_is_not_taken_for_a_reproduction(tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ def _run(folder: Path) -> None:
 
 
 def _read_run(folder: Path) -> None:
-    from apt_bench.analysis.run import cell_summaries, load_run
+    from apt_bench.analysis.cell_summary import cell_summaries
+    from apt_bench.analysis.run import load_run
     from apt_bench.runs.records import RunStore
 
     store = RunStore.open(folder / "run")
@@ -53,8 +54,8 @@ def _read_run(folder: Path) -> None:
 
 def _read_report(folder: Path) -> None:
     from apt_bench.analysis.run import load_runs
+    from apt_bench.reporting.headline_tables import suite_tables
     from apt_bench.reporting.table import write
-    from apt_bench.reporting.tables import suite_tables
 
     runs = load_runs([str(folder / "run")])
     for table in suite_tables(runs, "libero_pro"):
@@ -97,13 +98,13 @@ def _read_baseline(folder: Path) -> None:
 
 
 def _recipe(folder: Path) -> None:
-    from apt_bench.training.config import load_recipe
+    from apt_bench.training.recipe import load_recipe
 
     (folder / "recipe.yaml").write_text(load_recipe("mini").to_yaml(), encoding="utf-8")
 
 
 def _read_recipe(folder: Path) -> None:
-    from apt_bench.training.config import load_recipe
+    from apt_bench.training.recipe import load_recipe
 
     load_recipe(str(folder / "recipe.yaml"))
 

@@ -35,7 +35,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "trials": ("new PLAN --policies a,b --out OUT", "--seed --policies --suite"),
     "collect": (
         f"{TOY} --policy tests.toy:PushPolicy --out OUT",
-        "--size --episodes --seed --look-every --workers --format",
+        "--size --episodes --seed --image-every --workers --format",
     ),
     "train": (
         "--config mini --data NOWHERE",

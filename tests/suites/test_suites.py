@@ -124,7 +124,7 @@ CELL = {"label": "A", "instruction": "file", "max_steps": 5}
         ({"cells": {"../../x": CELL}}, "cell '../../x': name is '../../x'; a name has"),
         ({"cells": {"a/b": CELL}}, "no slash"),
         ({"cells": {1: CELL}}, "cell '1': name is 1; it must be of type str"),
-        ({"cells": {"a": CELL | {"name": "b"}, "b": CELL}}, "cell 'a': its name stands before the colon"),
+        ({"cells": {"a": CELL | {"name": "b"}, "b": CELL}}, "cell 'a': its name is the key before the colon"),
     ],
 )
 def test_bad_yaml_is_named_with_its_place(tmp_path, change: dict, word: str) -> None:
@@ -159,7 +159,7 @@ def test_a_cell_made_in_python_is_checked_too(change: dict) -> None:
 def test_a_suite_made_in_python_is_checked_too(suite: Suite, change: dict) -> None:
     with pytest.raises(UserError, match=f"{next(iter(change))} is"):
         dataclasses.replace(suite, **change)
-    with pytest.raises(UserError, match="cell 'odd_task' stands there twice"):
+    with pytest.raises(UserError, match="cell 'odd_task' is defined twice"):
         dataclasses.replace(suite, cells=(*suite.cells, *suite.cells))
 
 
@@ -189,7 +189,7 @@ def test_a_provider_must_give_tasks_of_different_names(suite: Suite, cell: str) 
     odd = dataclasses.replace(
         suite, tasks=f"{__name__}:odd_tasks", cells=(Cell(cell, "A", max_steps=5, instruction="file"),)
     )
-    with pytest.raises(UserError, match="must give a list of Task with different names"):
+    with pytest.raises(UserError, match="must return a list of Task with different names"):
         odd.select()
 
 

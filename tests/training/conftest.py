@@ -11,7 +11,7 @@ from scripted import write
 torch.set_num_threads(1)
 
 TINY: dict[str, Any] = {
-    "data": {"cameras": ["agentview"], "look_every": 1, "held_out": 0.1, "augment": {"enabled": False}},
+    "data": {"cameras": ["agentview"], "image_every": 1, "held_out": 0.1, "augment": {"enabled": False}},
     "vlm": {
         "name": "mini",
         "mini": {

@@ -18,13 +18,14 @@ from test_training_pretrain import SIZES
 from apt_bench.core.digests import DIGESTS
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import exclusive
-from apt_bench.training import pairs
 from apt_bench.training.cache import alone, entry
-from apt_bench.training.config import load_recipe
-from apt_bench.training.frames import FrameStore, open_frames
-from apt_bench.training.pairs import MOST, open_pictures
 from apt_bench.training.progress import Report
-from apt_bench.training.two_stage import Session, run_recipe, stage_checkpoint
+from apt_bench.training.recipe import load_recipe
+from apt_bench.training.samples.frames import FrameStore, open_frames
+from apt_bench.training.session import Session
+from apt_bench.training.two_stage import run_recipe, stage_checkpoint
+from apt_bench.training.vlm_pretraining import scenes as vlm_scenes
+from apt_bench.training.vlm_pretraining.scenes import MOST, open_scene_images
 
 STEPS = [np.arange(14), np.arange(0, 14, 2)]
 
@@ -77,7 +78,7 @@ def test_a_damaged_entry_is_made_anew_and_that_is_said(tmp_path: Path, change: C
     np.testing.assert_array_equal(frames(tmp_path, said).images, whole)
     assert len(said) == 1
     assert said[0].startswith(f"The cache {folder} is damaged (")
-    assert said[0].endswith("It is made anew.")
+    assert said[0].endswith("It is made again.")
     assert frames(tmp_path, said, load=None) is not None  # type: ignore[arg-type]  # and not a second time
 
 
@@ -181,7 +182,7 @@ def test_two_trainings_share_a_cache_at_once(config: Path, tmp_path: Path) -> No
         "[[[]]]",
     ],
 )
-def test_strange_metadata_of_pictures_are_made_anew(
+def test_strange_metadata_of_rendered_scenes_are_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, things: str
 ) -> None:
     drawn = []
@@ -190,14 +191,14 @@ def test_strange_metadata_of_pictures_are_made_anew(
         drawn.append(scenes)
         return [[("bowl", 0.5, 0.5)] for _ in images]
 
-    monkeypatch.setattr(pairs, "_render", render)
-    whole = open_pictures(SIZES, 1, tmp_path)
+    monkeypatch.setattr(vlm_scenes, "_render", render)
+    whole = open_scene_images(SIZES, 1, tmp_path)
     (folder,) = (tmp_path / "pictures").iterdir()
     (folder / "things.json").write_text(things)
     (folder / DIGESTS).unlink()
     said: list[str] = []
-    again = open_pictures(SIZES, 1, tmp_path, say=said.append)
-    assert again.things == whole.things
+    again = open_scene_images(SIZES, 1, tmp_path, say=said.append)
+    assert again.objects == whole.objects
     assert len(drawn) == 2
-    assert "It is made anew" in said[0]
+    assert "It is made again" in said[0]
     assert whole.cover.shape[1] == MOST

@@ -17,9 +17,9 @@ from scripted import demonstration, write
 from apt_bench.demos.hdf5 import write_hdf5
 from apt_bench.models import checkpoint
 from apt_bench.models.action_codes import decode_chunk
-from apt_bench.training.config import load_recipe
-from apt_bench.training.data import open_samples
-from apt_bench.training.features import prepare
+from apt_bench.training.recipe import load_recipe
+from apt_bench.training.samples.batches import prepare
+from apt_bench.training.samples.stream import open_samples
 from apt_bench.training.two_stage import stage_checkpoint
 
 CLI = Callable[..., str]
@@ -91,7 +91,7 @@ def test_a_full_disk_while_saving(train: CLI, tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "step 4 could not be saved" in message
-    assert "step_0000002 is whole. Free some space" in message
+    assert "step_0000002 is intact. Free some space" in message
     assert (good / "optimizer.safetensors").read_bytes() == before
 
 

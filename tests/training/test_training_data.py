@@ -20,8 +20,10 @@ from apt_bench.models.config import ExpertConfig
 from apt_bench.models.mini_vlm import MiniVLM, MiniVLMConfig
 from apt_bench.models.vla import VLA, VLMSpec, build_expert
 from apt_bench.policies.apt import AptPolicy
-from apt_bench.training.augment import AugmentConfig, augment, view_order
-from apt_bench.training.data import DataConfig, Samples, idle, open_samples, read_episode
+from apt_bench.training.config import AugmentConfig, DataConfig
+from apt_bench.training.samples.augment import augment, view_order
+from apt_bench.training.samples.episodes import idle, read_episode
+from apt_bench.training.samples.stream import Samples, open_samples
 
 CONFIG = DataConfig(cameras=("agentview",), held_out=0.0, augment=AugmentConfig(enabled=False))
 
@@ -53,11 +55,11 @@ def test_the_reference_camera_is_drawn_or_given(data: Path, cache: Path) -> None
         DataConfig(cameras=("agentview",), reference="wrist")
 
 
-@pytest.mark.parametrize(("stride", "look_every"), [(1, 1), (2, 3)])
+@pytest.mark.parametrize(("stride", "image_every"), [(1, 1), (2, 3)])
 def test_targets_are_the_commanded_poses_and_the_last_repeats(
-    data: Path, cache: Path, stride: int, look_every: int
+    data: Path, cache: Path, stride: int, image_every: int
 ) -> None:
-    stream = samples(cache, data, stride=stride, look_every=look_every)
+    stream = samples(cache, data, stride=stride, image_every=image_every)
     numbers = range(60)
     picks = stream.pick(numbers)
     batch = stream.batch(numbers, picks)
@@ -74,7 +76,7 @@ def test_targets_are_the_commanded_poses_and_the_last_repeats(
         np.testing.assert_allclose(openness[i, 0], demo.gripper_target[steps], atol=1e-6)
         shown = stream.images(picks.rows[i : i + 1], picks.versions[i : i + 1], np.ones((1, 1), bool))[0][0]
         np.testing.assert_array_equal(shown, demo.images["agentview"][episode.kept[picks.steps[i]]])
-        assert picks.steps[i] % look_every == 0
+        assert picks.steps[i] % image_every == 0
     assert ended > 5
 
 

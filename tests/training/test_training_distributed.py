@@ -13,10 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from apt_bench.training.config import load_recipe
 from apt_bench.training.distributed import run_distributed
-from apt_bench.training.progress import Report, read_metrics
-from apt_bench.training.two_stage import Session, run_recipe, stage_checkpoint
+from apt_bench.training.metrics import read_metrics
+from apt_bench.training.progress import Report
+from apt_bench.training.recipe import load_recipe
+from apt_bench.training.session import Session
+from apt_bench.training.two_stage import run_recipe, stage_checkpoint
 
 
 @pytest.mark.slow

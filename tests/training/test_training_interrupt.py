@@ -22,13 +22,14 @@ from apt_bench.core.signals import stop_on_signals
 from apt_bench.core.text import plain_console
 from apt_bench.demos.collect import Collected
 from apt_bench.rollout.runner import RunResult
-from apt_bench.training import complete
-from apt_bench.training.config import PretrainConfig, load_recipe
-from apt_bench.training.pairs import LOOKS
-from apt_bench.training.pretrain import new_mini, pretrain
-from apt_bench.training.progress import Progress, Report, read_metrics
-from apt_bench.training.trainer import TrainConfig
-from apt_bench.training.two_stage import Session, run_recipe, stage_checkpoint
+from apt_bench.training import inputs
+from apt_bench.training.config import OBSERVATIONS_PER_SCENE, PretrainConfig, TrainConfig
+from apt_bench.training.metrics import read_metrics
+from apt_bench.training.progress import Progress, Report
+from apt_bench.training.recipe import load_recipe
+from apt_bench.training.session import Session
+from apt_bench.training.two_stage import run_recipe, stage_checkpoint
+from apt_bench.training.vlm_pretraining.loop import new_mini, pretrain
 
 
 class Interrupting(Report):
@@ -124,8 +125,8 @@ def until(true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
 def test_an_interrupted_pretraining_is_saved_and_goes_on_to_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown = pictures(4 * LOOKS)
-    monkeypatch.setattr("apt_bench.training.pretrain.open_pictures", lambda *_: shown)
+    shown = pictures(4 * OBSERVATIONS_PER_SCENE)
+    monkeypatch.setattr("apt_bench.training.vlm_pretraining.loop.open_scene_images", lambda *_: shown)
     rule = TrainConfig(steps=4, batch=4, warmup=1, lr=1e-3, log_every=1, save_every=100)
     settings = PretrainConfig(scenes=4, held_out=1, sentences=3, train=rule)
     whole, again = new_mini(SIZES), new_mini(SIZES)
@@ -138,7 +139,7 @@ def test_an_interrupted_pretraining_is_saved_and_goes_on_to_the_same_bits(
     (tmp_path / "stopped" / "state.safetensors").write_bytes(
         content[:-9] + bytes([content[-9] ^ 2]) + content[-8:]
     )
-    with pytest.raises(UserError, match="is damaged: it is not what was saved"):
+    with pytest.raises(UserError, match="is damaged: its digest is wrong"):
         pretrain(again, settings, tmp_path / "stopped", Report(None))
     (tmp_path / "stopped" / "state.safetensors").write_bytes(content)
     pretrain(again, settings, tmp_path / "stopped", Report(None))
@@ -166,6 +167,8 @@ def test_a_collection_that_does_not_end_well_says_why(
 ) -> None:
     result = RunResult(tmp_path, (), (), stopped, message)
     found = Collected(result, successes, successes, 100, 1.0)
-    monkeypatch.setattr(complete, "collect", lambda *_, **__: found)
+    monkeypatch.setattr(inputs, "collect", lambda *_, **__: found)
     with pytest.raises(error, match=says):
-        complete.completed(load_recipe("mini"), Session(tmp_path, tmp_path, Report(None)), plain_console())
+        inputs.complete_recipe(
+            load_recipe("mini"), Session(tmp_path, tmp_path, Report(None)), plain_console()
+        )

@@ -18,13 +18,16 @@ import torch
 from apt_bench.core.errors import UserError
 from apt_bench.models import checkpoint
 from apt_bench.models.vla import VLA, build_expert
-from apt_bench.training.config import load_recipe
-from apt_bench.training.data import open_samples
-from apt_bench.training.features import Batches
+from apt_bench.training.config import TrainConfig
+from apt_bench.training.metrics import read_metrics
 from apt_bench.training.muon import Muon, orthogonal
-from apt_bench.training.progress import Progress, Report, read_metrics
-from apt_bench.training.trainer import TrainConfig, losses, optimizers
-from apt_bench.training.two_stage import Session, open_vlm, run_recipe, stage_checkpoint
+from apt_bench.training.progress import Progress, Report
+from apt_bench.training.recipe import load_recipe
+from apt_bench.training.samples.batches import Batches
+from apt_bench.training.samples.stream import open_samples
+from apt_bench.training.session import Session
+from apt_bench.training.trainer import losses, optimizers
+from apt_bench.training.two_stage import open_vlm, run_recipe, stage_checkpoint
 
 ARCHITECTURES = ("apt", "pi", "groot")
 
@@ -97,7 +100,7 @@ def test_a_full_disk_costs_no_checkpoint(config: Path, cache: Path, tmp_path: Pa
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before["optimizer.safetensors"]) // 2, limits[1]))
     try:
         with pytest.raises(
-            UserError, match=r"step 8 could not be saved .*step_0000004 is whole. Free some space"
+            UserError, match=r"step 8 could not be saved .*step_0000004 is intact. Free some space"
         ):
             run_recipe(more, session(tmp_path, cache))
     finally:

@@ -14,11 +14,13 @@ from scripted import demonstration, write
 from apt_bench.core.errors import UserError
 from apt_bench.demos.hdf5 import write_hdf5
 from apt_bench.demos.lerobot import LeRobotWriter
-from apt_bench.training.augment import AugmentConfig
-from apt_bench.training.config import load_recipe
-from apt_bench.training.data import DataConfig, find_all, open_samples
+from apt_bench.training.config import AugmentConfig, DataConfig
 from apt_bench.training.progress import Report
-from apt_bench.training.two_stage import Session, run_recipe
+from apt_bench.training.recipe import load_recipe
+from apt_bench.training.samples.sources import find_all
+from apt_bench.training.samples.stream import open_samples
+from apt_bench.training.session import Session
+from apt_bench.training.two_stage import run_recipe
 
 CONFIG = DataConfig(cameras=("agentview",), held_out=0.0, augment=AugmentConfig(enabled=False))
 
@@ -59,7 +61,7 @@ def test_a_checkpoint_names_the_data_it_was_trained_on(config: Path, cache: Path
 
 def test_nothing_but_empty_data_is_an_error(cache: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, data=(str(failures(tmp_path / "a.hdf5")),))
-    with pytest.raises(UserError, match="no demonstration is left to train on"):
+    with pytest.raises(UserError, match="no usable demonstration to train on"):
         open_samples(config, 8, 0, (64, 64), cache)
 
 
@@ -79,7 +81,7 @@ def test_a_demonstration_without_a_decision_is_left_out_and_counted(cache: Path,
     actions[::5, :6], actions[:, 6] = 0, -1
     state = idle.state.copy()
     state[:, 6:] = [0.04, -0.04]
-    info = dataclasses.replace(idle.info, look_every=5)
+    info = dataclasses.replace(idle.info, image_every=5)
     idle = dataclasses.replace(idle, actions=actions, state=state, info=info)
     write_hdf5(tmp_path / "d.hdf5", [idle, demonstration(1), demonstration(2)])
     said: list[str] = []
@@ -99,14 +101,14 @@ def test_a_demonstration_without_a_decision_is_left_out_and_counted(cache: Path,
             dataset.frames.images[row, 0], demo.images["agentview"][episode.kept[step]]
         )
     write_hdf5(tmp_path / "e.hdf5", [idle])
-    with pytest.raises(UserError, match="no demonstration is left to train on"):
+    with pytest.raises(UserError, match="no usable demonstration to train on"):
         open_samples(dataclasses.replace(config, data=(str(tmp_path / "e.hdf5"),)), 8, 0, (64, 64), cache)
 
 
 def test_data_given_twice_are_an_error() -> None:
-    with pytest.raises(UserError, match=r"data\.data names 'a' twice"):
+    with pytest.raises(UserError, match=r"data\.data lists 'a' twice"):
         DataConfig(data=("a", "b", "a"))
-    with pytest.raises(UserError, match=r"data\.cameras names 'wrist' twice"):
+    with pytest.raises(UserError, match=r"data\.cameras lists 'wrist' twice"):
         DataConfig(cameras=("wrist", "wrist"))
 
 

@@ -14,10 +14,11 @@ from scripted import demonstration, write
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import exclusive
 from apt_bench.demos.hdf5 import write_hdf5
-from apt_bench.training import complete, preflight
-from apt_bench.training.config import load_recipe
+from apt_bench.training import final_evaluation, inputs, preflight
 from apt_bench.training.progress import Report
-from apt_bench.training.two_stage import Session, run_recipe, stage_checkpoint
+from apt_bench.training.recipe import load_recipe
+from apt_bench.training.session import Session
+from apt_bench.training.two_stage import run_recipe, stage_checkpoint
 
 CLI = Callable[..., str]
 
@@ -29,8 +30,8 @@ def train(cli: CLI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CLI:
     def long(*args: object, **options: object) -> None:
         raise AssertionError("something long was started")
 
-    for name in ("collect", "pretrained", "run"):
-        monkeypatch.setattr(complete, name, long)
+    for module, name in ((inputs, "collect"), (inputs, "pretrained_mini"), (final_evaluation, "run")):
+        monkeypatch.setattr(module, name, long)
     monkeypatch.setattr("apt_bench.training.two_stage.run_recipe", long)
 
     def call(*words: object, code: int = 2) -> str:

@@ -13,27 +13,28 @@ from apt_bench.core.errors import UserError
 from apt_bench.envs.tabletop.catalog import CONTAINERS, ITEMS
 from apt_bench.models.mini_vlm import END_ID, FIRST_WORD, MiniVLMConfig
 from apt_bench.suites import load_suite
-from apt_bench.training.config import PretrainConfig
-from apt_bench.training.mini import load_mini, made_by
-from apt_bench.training.pairs import LOOKS, MOST, Pictures, Speaker, Thing, open_pictures, paired, vocabulary
-from apt_bench.training.pretrain import (
-    Heads,
-    grounding,
-    new_mini,
-    pair_batch,
-    pair_losses,
-    pretrain,
-    save_state,
+from apt_bench.training.config import OBSERVATIONS_PER_SCENE, PretrainConfig, TrainConfig
+from apt_bench.training.metrics import read_metrics
+from apt_bench.training.progress import Report
+from apt_bench.training.vlm_pretraining.loop import grounding, new_mini, pretrain
+from apt_bench.training.vlm_pretraining.losses import Heads, pair_batch, pair_losses
+from apt_bench.training.vlm_pretraining.scenes import (
+    MOST,
+    SceneImages,
+    VisibleObject,
+    group_views,
+    open_scene_images,
 )
-from apt_bench.training.progress import Report, read_metrics
-from apt_bench.training.trainer import TrainConfig
+from apt_bench.training.vlm_pretraining.sentences import SentenceMaker, vocabulary
+from apt_bench.training.vlm_pretraining.state import save_state
+from apt_bench.training.vlm_pretraining.weights import load_mini, made_by
 
 SIZES = MiniVLMConfig(width=32, heads=2, layers=2, image_size=(64, 64), stride=16)
 NAMES = ("red_can", "blue_can", "pear", "bowl")
 COLOURS = ((220, 20, 20), (20, 40, 220), (60, 200, 40), (240, 240, 240))
 
 
-def pictures(count: int) -> Pictures:
+def pictures(count: int) -> SceneImages:
     """Looks at coloured squares on grey, each named after something of the catalogue; a name that is in both pictures
     of a look is elsewhere in each."""
     count *= 2
@@ -48,7 +49,7 @@ def pictures(count: int) -> Pictures:
             cover[n, k, row, col] = 1
             here.append((NAMES[which], (col + 0.5) / 4, (row + 0.5) / 4))
         things.append(here)
-    return paired(images, cover, things)
+    return group_views(images, cover, things)
 
 
 def test_the_robots_sentence_form_stays_out_but_its_nouns_are_known() -> None:
@@ -63,21 +64,21 @@ def test_the_robots_sentence_form_stays_out_but_its_nouns_are_known() -> None:
             assert not unknown, spec.prompt
     tokenizer = new_mini(SIZES).tokenizer
     for name in (*ITEMS, *CONTAINERS):
-        for phrase in Thing(name, ()).phrases:
+        for phrase in VisibleObject(name, ()).phrases:
             assert min(tokenizer(phrase)) >= FIRST_WORD, phrase
 
 
 def test_sentences_mean_what_they_say() -> None:
-    speaker = Speaker(new_mini(SIZES).tokenizer)
-    words = {v: k for k, v in speaker.tokenizer.ids.items()}
+    maker = SentenceMaker(new_mini(SIZES).tokenizer)
+    words = {v: k for k, v in maker.tokenizer.ids.items()}
     things = (
-        Thing("red_can", ((0.2, 0.5), None)),
-        Thing("bowl", ((0.8, 0.5), (0.1, 0.5))),
-        Thing("pear", (None, (0.5, 0.5))),
+        VisibleObject("red_can", ((0.2, 0.5), None)),
+        VisibleObject("bowl", ((0.8, 0.5), (0.1, 0.5))),
+        VisibleObject("pear", (None, (0.5, 0.5))),
     )
     rng, seen = np.random.default_rng(0), set()
     for _ in range(300):
-        s = speaker.say(things, rng)
+        s = maker.sentence(things, rng)
         text = " ".join(words.get(i, "") for i in s.ids)
         seen.add(" ".join(text.split()[:2]))
         assert "move" not in text
@@ -99,12 +100,12 @@ def test_sentences_mean_what_they_say() -> None:
 def test_it_learns_to_point() -> None:
     torch.manual_seed(0)
     shown, vlm = pictures(16), new_mini(SIZES)
-    heads, speaker = Heads(vlm.config.width, 2), Speaker(vlm.tokenizer)
+    heads, maker = Heads(vlm.config.width, 2), SentenceMaker(vlm.tokenizer)
     optim = torch.optim.AdamW([*vlm.parameters(), *heads.parameters()], lr=3e-3)
     first: dict[str, float] = {}
     for step in range(150):
         losses = pair_losses(
-            vlm, heads, pair_batch(shown, np.arange(16), speaker, 4, np.random.default_rng(step))
+            vlm, heads, pair_batch(shown, np.arange(16), maker, 4, np.random.default_rng(step))
         )
         first = first or {k: v.item() for k, v in losses.items()}
         losses["total"].backward()
@@ -126,12 +127,15 @@ def test_a_short_run_on_rendered_scenes(tmp_path: Path) -> None:
     assert [row["step"] for row in read_metrics(tmp_path / "mini")] == [1, 2]
     assert made_by(tmp_path / "mini", SIZES, config)
     assert not made_by(tmp_path / "mini", SIZES, dataclasses.replace(config, sentences=4))
-    shown = open_pictures(SIZES, 6, tmp_path)
-    named = {t.name for things in shown.things for t in things}
+    shown = open_scene_images(SIZES, 6, tmp_path)
+    named = {t.name for things in shown.objects for t in things}
     assert len(named & set(ITEMS)) > 5
     assert named & set(CONTAINERS)
     assert shown.images[:, 0].std() > 20
-    assert all(sum(t.places[0] is not None for t in things) >= 4 for things in shown.things[::LOOKS])
+    assert all(
+        sum(t.places[0] is not None for t in things) >= 4
+        for things in shown.objects[::OBSERVATIONS_PER_SCENE]
+    )
     assert (shown.images[0, 0] != shown.images[1, 0]).mean() > 0.2  # another camera, another pose of the arm
 
 
@@ -146,14 +150,14 @@ def test_a_killed_pretraining_goes_on_to_the_same_weights(
         save_state(*args)  # type: ignore[arg-type]
         raise Killed
 
-    shown = pictures(4 * LOOKS)
-    monkeypatch.setattr("apt_bench.training.pretrain.open_pictures", lambda *_: shown)
+    shown = pictures(4 * OBSERVATIONS_PER_SCENE)
+    monkeypatch.setattr("apt_bench.training.pretrain.open_scene_images", lambda *_: shown)
     rule = TrainConfig(steps=4, batch=4, warmup=1, schedule="cosine", lr=1e-3, log_every=1, save_every=2)
     config = PretrainConfig(scenes=4, held_out=1, sentences=3, train=rule)
     whole = new_mini(SIZES)
     pretrain(whole, config, tmp_path / "whole", Report(None))
     with monkeypatch.context() as patch:
-        patch.setattr("apt_bench.training.pretrain.save_state", dies)
+        patch.setattr("apt_bench.training.vlm_pretraining.loop.save_state", dies)
         with pytest.raises(Killed):
             pretrain(new_mini(SIZES), config, tmp_path / "killed", Report(None))
     again = new_mini(SIZES)
@@ -165,5 +169,5 @@ def test_a_killed_pretraining_goes_on_to_the_same_weights(
 
 
 def test_a_folder_that_is_no_mini_vlm(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no pretrained mini VLM"):
+    with pytest.raises(UserError, match="is not a pretrained mini VLM"):
         load_mini(tmp_path)

@@ -13,9 +13,11 @@ import pytest
 from rich.console import Console
 
 from apt_bench.core.text import plain_console
-from apt_bench.training.config import load_recipe
-from apt_bench.training.progress import Metrics, Report, plot_losses, read_metrics, smoothed
-from apt_bench.training.two_stage import Session, run_recipe
+from apt_bench.training.metrics import Metrics, plot_losses, read_metrics, smoothed
+from apt_bench.training.progress import Report
+from apt_bench.training.recipe import load_recipe
+from apt_bench.training.session import Session
+from apt_bench.training.two_stage import run_recipe
 
 MARKUP = "cannot open [/dev/dri/renderD128] [red]x[/red] :smile: \x1b[31m \u202e"
 
@@ -108,4 +110,4 @@ def test_a_disk_that_takes_no_metrics_does_not_end_the_training(tmp_path: Path) 
     metrics.close()
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 4]
     assert len(said) == 1
-    assert "No space left on device. Training goes on" in said[0]
+    assert "No space left on device. Training continues" in said[0]

@@ -20,10 +20,11 @@ from safetensors.torch import load_file, save_file
 from apt_bench.core.digests import DIGESTS
 from apt_bench.core.errors import UserError
 from apt_bench.models import checkpoint
-from apt_bench.training import saving
-from apt_bench.training.config import Recipe, load_recipe
+from apt_bench.training import checkpoints
 from apt_bench.training.progress import Progress, Report
-from apt_bench.training.two_stage import Session, run_recipe, stage_checkpoint
+from apt_bench.training.recipe import Recipe, load_recipe
+from apt_bench.training.session import Session
+from apt_bench.training.two_stage import run_recipe, stage_checkpoint
 
 
 def recipe(config: Path, steps: int) -> Recipe:
@@ -67,7 +68,7 @@ def test_a_flipped_bit_is_noticed(config: Path, cache: Path, run: Path, name: st
     at = rng.randrange(len(content) // 4, len(content) - 2)
     content[at] ^= 1 << rng.randrange(7)
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"cannot be gone on from: .*Copy it again.*or delete it"):
+    with pytest.raises(UserError, match=r"cannot be resumed: .*Copy it again.*or delete it"):
         go_on(config, cache, run)
     assert path.read_bytes() == content  # nothing was deleted
 
@@ -91,7 +92,7 @@ def test_a_checkpoint_of_an_older_version_goes_on_with_a_note(config: Path, cach
     (stage_checkpoint(run, 2) / DIGESTS).unlink()
     report = Listening()
     go_on(config, cache, run, report=report)
-    assert any("has no digests, as older versions saved it" in text for text in report.said)
+    assert any("was saved by an older version without digests" in text for text in report.said)
     assert stage_checkpoint(run, 2).name == "step_0000004"
 
 
@@ -127,8 +128,8 @@ def test_moments_of_another_shape_are_named(config: Path, cache: Path, run: Path
         go_on(config, cache, run)
 
 
-WRITES = [(checkpoint, "save_file"), (checkpoint, "write_json"), (saving, "save_file"), (saving, "write_json"),
-          (saving, "write_digests"), (saving, "_flush")]  # fmt: skip
+WRITES = [(checkpoint, "save_file"), (checkpoint, "write_json"), (checkpoints, "save_file"), (checkpoints, "write_json"),
+          (checkpoints, "write_digests"), (checkpoints, "_flush")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("module", "name"), WRITES)
@@ -219,17 +220,17 @@ def test_a_folder_that_vanishes_is_told_and_not_made_anew(config: Path, cache: P
 
 
 def test_checkpoints_that_cannot_be_looked_up_do_not_begin_a_training_anew(tmp_path: Path) -> None:
-    assert saving.latest(tmp_path) is None
+    assert checkpoints.latest(tmp_path) is None
     (tmp_path / "checkpoints").write_text("no folder")
-    with pytest.raises(UserError, match="Cannot look for checkpoints"):
-        saving.latest(tmp_path)
+    with pytest.raises(UserError, match="Cannot list the checkpoints"):
+        checkpoints.latest(tmp_path)
 
 
 def test_what_only_looks_like_a_checkpoint_is_none(tmp_path: Path) -> None:
     for name in ("step_9", "step_10", "step_²", "step_0000011.part", "step_"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
     (tmp_path / "checkpoints" / "step_99").write_text("a file")
-    assert saving.latest(tmp_path) == tmp_path / "checkpoints" / "step_10"
+    assert checkpoints.latest(tmp_path) == tmp_path / "checkpoints" / "step_10"
 
 
 def test_a_checkpoint_between_two_renames_is_found_again(trained: Path, tmp_path: Path) -> None:

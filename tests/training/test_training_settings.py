@@ -10,10 +10,8 @@ from apt_bench.core.errors import UserError
 from apt_bench.models.config import PARAMETERS, ExpertConfig, VLMShape
 from apt_bench.models.mini_vlm import MiniVLMConfig
 from apt_bench.models.vla import VLMSpec, build_expert
-from apt_bench.training.augment import AugmentConfig
-from apt_bench.training.config import Episodes, PretrainConfig, load_recipe
-from apt_bench.training.data import DataConfig
-from apt_bench.training.trainer import TrainConfig
+from apt_bench.training.config import AugmentConfig, DataConfig, PretrainConfig, SuiteEpisodes, TrainConfig
+from apt_bench.training.recipe import load_recipe
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"train": {"lr": float("nan")}}, "lr is nan; it must be finite"),
@@ -31,7 +29,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"stage1": "fast"}, "stage1: expected a mapping"),
     ({"data": {"held_out": 1.5}}, "held_out is 1.5; it must be at least 0 and below 1"),
     ({"data": {"stride": 0}}, "stride is 0"),
-    ({"data": {"look_every": -2}}, "look_every is -2"),
+    ({"data": {"image_every": -2}}, "image_every is -2"),
+    ({"data": {"look_every": -2}}, "image_every is -2"),
     ({"data": {"weights": [-1], "data": ["a"]}}, "weights is -1.0"),
     ({"data": {"augment": {"jitter": -0.1}}}, "jitter is -0.1"),
     ({"data": {"augment": {"copies": 10**9}}}, "copies is 1000000000"),
@@ -76,7 +75,7 @@ def test_a_setting_that_cannot_be_meant_is_refused(over: dict[str, Any], says: s
         (DataConfig, {"held_out": 1.0}),
         (DataConfig, {"weights": (float("inf"),), "data": ("a",)}),
         (AugmentConfig, {"copies": -1}),
-        (Episodes, {"episodes": 0}),
+        (SuiteEpisodes, {"episodes": 0}),
         (PretrainConfig, {"sentences": 0}),
         (MiniVLMConfig, {"stride": 0}),
         (MiniVLMConfig, {"width": 33}),

@@ -15,9 +15,11 @@ from apt_bench.models import checkpoint
 from apt_bench.models.action_expert import inherit
 from apt_bench.models.config import VLMShape
 from apt_bench.models.vla import build_expert
-from apt_bench.training.config import config_names, load_recipe
-from apt_bench.training.progress import Report, read_metrics
-from apt_bench.training.two_stage import Session, run_recipe, stage_checkpoint
+from apt_bench.training.metrics import read_metrics
+from apt_bench.training.progress import Report
+from apt_bench.training.recipe import config_names, load_recipe
+from apt_bench.training.session import Session
+from apt_bench.training.two_stage import run_recipe, stage_checkpoint
 
 SHAPE = VLMShape(width=32, layers=2, kv_heads=2, head_dim=16, rope_theta=None)
 

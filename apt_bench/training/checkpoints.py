@@ -1,15 +1,15 @@
-"""Checkpoints that a run can go on from: the policy's folder plus the optimiser's state.
+"""Training checkpoints: the policy's folder plus the state of the optimizers.
 
-`OUT/checkpoints/step_000500` holds `model.safetensors`, `config.json`, `provenance.json` (what policies
-read), `optimizer.safetensors`, `training.json`, and `digests.json`, by which a flipped bit is noticed. It is written
-beside its place, flushed to the disk and renamed; only then is the one before it deleted.
+`OUT/checkpoints/step_000500` holds `model.safetensors`, `config.json` and `provenance.json`, which policies read, and
+`optimizer.safetensors`, `training.json` and `digests.json` for resuming. A checkpoint is written beside its final
+place, flushed to the disk and renamed; then the previous one is deleted.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,31 +25,35 @@ from apt_bench.core.files import PART, read_json, reason, try_remove, write_json
 from apt_bench.core.text import say as say_on_stderr
 from apt_bench.models import checkpoint
 from apt_bench.models.config import ExpertConfig
-from apt_bench.models.tensors import all_finite
 from apt_bench.models.vla import VLA
+from apt_bench.models.weight_loading import all_finite
+from apt_bench.training.progress import Say
 
 FREE = ("steps", "log_every", "eval_every", "eval_samples", "save_every", "loaders")
-"""Settings that a resumed run may change; `steps` only under a constant learning rate."""
+"""Settings that may change when a run is resumed; `steps` only with a constant learning rate."""
 
 OPTIMIZER, TRAINING = "optimizer.safetensors", "training.json"
-AGAIN = "Copy it again from where it is whole, or delete it and start this stage again."
+AGAIN = "Copy it again from an intact source, or delete it and start this stage again."
 
 
 def step_folder(out: Path, step: int) -> Path:
-    """Where the checkpoint after `step` steps lies."""
+    """Folder of the checkpoint after `step` steps."""
     return out / "checkpoints" / f"step_{step:07d}"
 
 
 def latest(out: Path) -> Path | None:
-    """The newest complete checkpoint of a stage's folder. Raises UserError where that cannot be looked up: a training
-    must not begin anew because of it."""
+    """The newest complete checkpoint of a stage's folder, None if there is none.
+
+    Raises:
+        UserError: The folder cannot be listed. The training must not restart from scratch because of that.
+    """
     folder = out / "checkpoints"
     try:
         names = [p.name for p in folder.iterdir() if STEP.fullmatch(p.name) and p.is_dir()]
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UserError(f"Cannot look for checkpoints in {folder}: {reason(error)}.") from None
+        raise UserError(f"Cannot list the checkpoints in {folder}: {reason(error)}.") from None
     return folder / max(names, key=lambda name: int(name[5:])) if names else None
 
 
@@ -64,8 +68,22 @@ def save(
     config: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> Path:
-    """Save everything with its digests, then delete older checkpoints. Raises UserError where that fails; the older one
-    is kept then. `out` must be there: one that vanished is not made anew."""
+    """Write a checkpoint, then delete older ones.
+
+    Args:
+        out: The stage's folder, which must exist; a missing one is not created.
+        step: Finished steps.
+        model: Policy network.
+        optims: Its optimizers.
+        config: Settings that a resumed run must share.
+        provenance: Content of `provenance.json`.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        UserError: The checkpoint cannot be saved. The older one is kept then.
+    """
     folder = step_folder(out, step)
     part = folder.with_name(folder.name + PART)
     older = latest(out)
@@ -84,15 +102,15 @@ def save(
         try_remove(part)
         raise UserError(
             f"The checkpoint of step {step} could not be saved in {folder.parent}: {reason(error).rstrip('.')}. "
-            + (f"{older} is whole. " if older and older.is_dir() else "")
-            + "Free some space; the same command goes on from the last checkpoint."
+            + (f"{older} is intact. " if older and older.is_dir() else "")
+            + "Free some space and rerun the same command to resume from the last checkpoint."
         ) from error
     sweep(out, step)
     return folder
 
 
 def sweep(out: Path, step: int) -> None:
-    """Remove checkpoints before `step`, and what a kill or a full disk left of any."""
+    """Remove checkpoints before `step`, and partial ones that a kill or a full disk left."""
     for path in (out / "checkpoints").glob("step_*"):
         old = STEP.fullmatch(path.name) and int(path.name[5:]) < step
         if path.is_dir() and (old or PART in path.name):
@@ -104,19 +122,30 @@ def restore(
     model: VLA,
     optims: Sequence[torch.optim.Optimizer],
     config: Mapping[str, Any],
-    say: Callable[[str], None] = say_on_stderr,
+    say: Say = say_on_stderr,
 ) -> int:
-    """Load a checkpoint into `model` and `optims`; returns the number of steps it has behind it.
+    """Load a checkpoint to resume from.
 
-    Raises UserError where it is of another architecture, was trained with other settings, or is not bit for bit what
-    was saved."""
+    Args:
+        folder: The checkpoint.
+        model: Policy network to fill.
+        optims: Optimizers to fill.
+        config: Settings of this run.
+        say: Receives messages.
+
+    Returns:
+        Finished steps.
+
+    Raises:
+        UserError: The checkpoint is of another architecture, was trained with other settings, or is damaged.
+    """
     try:
         digests = check_digests(folder)
         settings = settings_of(folder)
     except UserError as error:
-        raise UserError(f"{folder} cannot be gone on from: {str(error).rstrip('.')}. {AGAIN}") from error
+        raise UserError(f"{folder} cannot be resumed: {str(error).rstrip('.')}. {AGAIN}") from error
     if not digests:
-        say(f"{folder} has no digests, as older versions saved it: damage in it would not be noticed.")
+        say(f"{folder} was saved by an older version without digests; damage would not be detected.")
     agree(folder, model.expert.config, settings, config)
     loaded = checkpoint.load(folder, vlm=model.vlm)
     model.expert.load_state_dict(loaded.expert.state_dict())
@@ -129,14 +158,16 @@ def restore(
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
-    """What a checkpoint's run was trained with. Raises UserError where `training.json` does not say."""
+    """Settings of the run that wrote a checkpoint.
+
+    Raises:
+        UserError: `training.json` is missing or damaged.
+    """
     path = folder / TRAINING
     training = read_json(path)
     step, settings = build(Natural, training.get("step"), f"{path}: step"), training.get("config")
     if step != int(folder.name[5:]) or not isinstance(settings, dict):
-        raise UserError(
-            f"{path} is damaged: it does not say what was trained, and for {int(folder.name[5:])} steps."
-        )
+        raise UserError(f"{path} is damaged: it must hold the settings and the step {int(folder.name[5:])}.")
     return settings
 
 
@@ -147,8 +178,18 @@ def agree(
     ours: Mapping[str, Any],
     partly: bool = False,
 ) -> None:
-    """Raises UserError where the checkpoint `folder`, trained with the settings `theirs`, cannot be gone on from by a
-    run of this expert and the settings `ours`. partly: `ours` are not all of them."""
+    """Check that a run can be resumed from a checkpoint.
+
+    Args:
+        folder: The checkpoint.
+        expert: Architecture of this run.
+        theirs: Settings of the checkpoint's run.
+        ours: Settings of this run.
+        partly: Whether `ours` holds only some of the settings.
+
+    Raises:
+        UserError: The architecture or a setting differs.
+    """
     found, _ = checkpoint.read_config(folder)
     if found != expert:
         wrong = [
@@ -158,7 +199,7 @@ def agree(
         ]
         raise UserError(
             f"{folder} is a checkpoint of another architecture: {'; '.join(wrong)}. Choose another --out, or the "
-            "configuration it was made with."
+            "configuration that the checkpoint was trained with."
         )
     bound = {"steps"} if ours.get("schedule") == "cosine" else set()
     for name, value in theirs.items():
@@ -167,7 +208,7 @@ def agree(
         if ours.get(name) != value:
             raise UserError(
                 f"{folder} was trained with {name} {value}, this run has {ours.get(name)}. Give the same settings to "
-                "go on, or another --out to start afresh."
+                "resume, or another --out to start a new training."
             )
 
 
@@ -188,7 +229,7 @@ def _optimizer_tensors(model: VLA, optims: Sequence[torch.optim.Optimizer]) -> d
 def _load_optimizer(
     tensors: Mapping[str, Tensor], model: VLA, optims: Sequence[torch.optim.Optimizer]
 ) -> None:
-    """Raises ValueError where a moment does not fit its parameter."""
+    """Raises ValueError if a moment does not fit its parameter."""
     names = _names(model)
     keys = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
     for optim in optims:
@@ -198,7 +239,7 @@ def _load_optimizer(
                 shape = () if key == "step" else tuple(p.shape)
                 if tuple(value.shape) != shape or not value.is_floating_point() or not all_finite(value):
                     raise ValueError(f"{OPTIMIZER}: '{key}.{names[id(p)]}' is not {shape} finite numbers")
-            if found:  # parameters that never had a gradient have no state
+            if found:  # parameters without any gradient so far have no state
                 optim.state[p] = {k: v.clone() if k == "step" else v.to(p.device) for k, v in found.items()}
 
 

@@ -1,8 +1,8 @@
-"""What the VLM says about the training images: computed live, or once and for all where the VLM is frozen.
+"""Features of a frozen VLM, computed once for every frame and stored.
 
-A cache holds, for every frame and version, the embeddings, tapped layers and (for the pi-style expert) keys
-and values in 16 bits. Its folder is named by the hash of VLM, images, prompts and layers. A Stage-1 cache is
-made from blind prompts: no language in, none out, and the VLM is never run again.
+The cache holds, for every frame and augmented version, the embeddings, the tapped layers and, for the pi-style expert,
+keys and values, in 16 bits. Its folder's name is a digest of VLM, images, prompts and layers. A Stage-1 cache is made
+from prompts without an instruction, so it holds no language.
 """
 
 from __future__ import annotations
@@ -16,27 +16,25 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset as TorchDataset
 
 from apt_bench.core.config import Natural, build
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import inside, read_json, write_json
 from apt_bench.core.text import say as say_on_stderr
 from apt_bench.models.inputs import PAD, VLFeatures
-from apt_bench.models.langforce import Branches
 from apt_bench.models.vla import VLA
-from apt_bench.models.vlm import VLM, Prompt
-from apt_bench.training.cache import Say, Tick, digest, entry, need
-from apt_bench.training.data import Batch, Picks, Samples
-
-Inputs = Prompt | Branches | VLFeatures
+from apt_bench.models.vlm import VLM
+from apt_bench.training.cache import digest, entry, require_space
+from apt_bench.training.config import AugmentConfig
+from apt_bench.training.progress import Say, Tick
+from apt_bench.training.samples.stream import Samples
 
 KINDS = {"token_type": "uint8", "view": "int8", "uv": "float32", "position": "int32"}
-"""How the small tensors are stored; the features themselves take 16 bits."""
+"""Stored types of the small tensors; features take 16 bits."""
 
 
 def vlm_hash(vlm: VLM) -> str:
-    """16 hex digits over every weight's name and bytes."""
+    """16 hex digits of the SHA-256 of all weights, names and bytes."""
     sha = hashlib.sha256()
     for name, tensor in sorted(vlm.state_dict().items()):
         sha.update(name.encode())
@@ -44,26 +42,22 @@ def vlm_hash(vlm: VLM) -> str:
     return sha.hexdigest()[:16]
 
 
-def prepare(model: VLA, samples: Samples, picks: Picks) -> Prompt | Branches:
-    """The prompts of these samples, blind if the model is; both branches' for LangForce."""
-    present = np.stack([e.present for e in picks.episodes])
-    views = samples.images(picks.rows, picks.versions, present)
-    prompt = model.vlm.prepare(views, picks.instructions, blind=model.blind)
-    if model.vlm.queries is None:
-        return prompt
-    return Branches(prompt, model.vlm.prepare(views, picks.instructions, queries_first=True))
-
-
 @dataclass(frozen=True)
 class FeatureCache:
-    """Features by (frame, version), memory-mapped."""
+    """Features by (frame, version), memory-mapped.
 
-    tensors: dict[str, Tensor]  # by name, (rows * copies, ...)
+    Attributes:
+        tensors: By name, (rows * copies, ...).
+        layers: VLM layers that are stored.
+        copies: Augmented versions of each frame.
+    """
+
+    tensors: dict[str, Tensor]
     layers: tuple[int, ...]
     copies: int
 
     def __call__(self, rows: np.ndarray, versions: np.ndarray) -> VLFeatures:
-        """The features of these frames in these versions, on the CPU, in 16 bits."""
+        """Features of these frames (B,) in these versions (B,), on the CPU, in 16 bits."""
         index = torch.from_numpy(rows * self.copies + versions)
         found = {name: tensor[index] for name, tensor in self.tensors.items()}
         return VLFeatures(
@@ -78,7 +72,12 @@ class FeatureCache:
         )
 
 
-def open_cache(
+def can_cache(model: VLA, augment: AugmentConfig) -> bool:
+    """Whether features are the same in every epoch: the VLM is frozen and the number of versions is fixed."""
+    return model.vlm.mode == "frozen" and (not augment.enabled or augment.copies > 0)
+
+
+def open_features(
     model: VLA,
     samples: Samples,
     cache: Path,
@@ -87,11 +86,22 @@ def open_cache(
     device: str = "cpu",
     say: Say = say_on_stderr,
 ) -> FeatureCache:
-    """The cache of `model`'s frozen VLM over all frames of `samples`, made now if it is not there or damaged.
+    """Features of all frames of `samples`, from the cache or computed now.
 
-    Raises UserError where the VLM is not frozen or the augmentation is fresh for every sample."""
+    Args:
+        model: Policy network with a frozen VLM.
+        samples: The frames and their instructions.
+        cache: Folder of the cache.
+        tick: Called with (done, total) numbers of feature rows.
+        batch: Frames per forward pass.
+        device: torch device of the VLM.
+        say: Receives messages.
+
+    Raises:
+        UserError: The VLM is not frozen, every sample has its own augmentation, or a feature does not fit 16 bits.
+    """
     augment = samples.config.augment
-    if model.vlm.mode != "frozen" or (augment.enabled and not augment.copies):
+    if not can_cache(model, augment):
         raise UserError(
             "Features can only be cached for a frozen VLM and a fixed number of augmented versions: set "
             "data.augment.copies, or data.augment.enabled: false."
@@ -127,7 +137,7 @@ def open_cache(
 def _map(path: Path, shape: Sequence[int], dtype: str, new: bool = False) -> Tensor:
     kind: torch.dtype = getattr(torch, dtype)
     size = prod(shape)
-    if not size:  # a one-block prior taps nothing
+    if not size:  # a prior of one block taps no layer
         return torch.zeros(*shape, dtype=kind)
     if not new and path.stat().st_size != size * kind.itemsize:
         raise ValueError(f"{path.name} has {path.stat().st_size} bytes, not {size * kind.itemsize}")
@@ -152,14 +162,14 @@ def _build(
 
     half = "bfloat16" if next(model.vlm.parameters()).dtype == torch.bfloat16 else "float16"
     meta = {k: ((count, *v.shape[1:]), KINDS.get(k, half)) for k, v in compute(0, 1).items()}
-    need(part, sum(prod(shape) * getattr(torch, kind).itemsize for shape, kind in meta.values()))
+    require_space(part, sum(prod(shape) * getattr(torch, kind).itemsize for shape, kind in meta.values()))
     tensors = {k: _map(part / k, shape, kind, new=True) for k, (shape, kind) in meta.items()}
     for start in range(0, count, batch):
         stop = min(start + batch, count)
         for k, v in compute(start, stop).items():
             tensors[k][start:stop] = v
             if k not in KINDS and not tensors[k][start:stop].isfinite().all():
-                raise UserError(f"The VLM's {k} do not fit {half}. Load it with vlm.dtype: bfloat16.")
+                raise UserError(f"The VLM's {k} exceed the range of {half}. Set vlm.dtype: bfloat16.")
         if tick:
             tick(stop, count)
     write_json(part / "meta.json", meta)
@@ -190,29 +200,3 @@ def _padded(x: Tensor, axis: int, length: int, fill: int) -> Tensor:
     shape = list(x.shape)
     shape[axis] = missing
     return torch.cat([x.new_full(shape, fill), x], axis)
-
-
-@dataclass(frozen=True)
-class Batches(TorchDataset):
-    """Micro-batches by number: batch m holds the samples m * size ... m * size + size - 1.
-
-    Of several processes, each gets its own part of every batch. Safe in a loader's process: nothing is
-    remembered.
-    """
-
-    samples: Samples
-    model: VLA
-    size: int
-    cache: FeatureCache | None = None
-    rank: int = 0
-    world: int = 1
-
-    def __getitem__(self, m: int) -> tuple[Batch, Inputs]:
-        part = self.size // self.world
-        first = m * self.size + self.rank * part
-        numbers = range(first, first + part)
-        picks = self.samples.pick(numbers)
-        batch = self.samples.batch(numbers, picks)
-        if self.cache is not None:
-            return batch, self.cache(picks.rows, picks.versions)
-        return batch, prepare(self.model, self.samples, picks)

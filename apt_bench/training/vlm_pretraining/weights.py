@@ -12,17 +12,30 @@ from safetensors.torch import save_file
 from apt_bench.core.config import build
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import PART, read_json, try_remove, write_json
+from apt_bench.core.paths import weights_dir
 from apt_bench.models.checkpoint import read_tensors
-from apt_bench.models.config import sketch
+from apt_bench.models.config import on_meta_device
 from apt_bench.models.mini_vlm import MiniVLM, MiniVLMConfig
-from apt_bench.models.tensors import fill
+from apt_bench.models.weight_loading import fill
 from apt_bench.training.config import PretrainConfig
+
+SHIPPED = weights_dir("mini_vlm")
+"""Folder of the shipped mini VLM; `apt-bench train --pretrain FOLDER` makes it from the default configuration."""
 
 MINI, MINI_WEIGHTS = "mini.json", "mini.safetensors"
 
 
 def save_mini(folder: Path, vlm: MiniVLM, about: dict[str, object]) -> None:
-    """Write it, with `about` (how it was trained, and how well) beside it. Raises OSError, SafetensorError."""
+    """Write a mini VLM.
+
+    Args:
+        folder: Where to.
+        vlm: The mini VLM.
+        about: How it was trained, and with which result; becomes part of `mini.json`.
+
+    Raises:
+        OSError, SafetensorError: It cannot be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in vlm.state_dict().items()}
     part = folder / f"{MINI_WEIGHTS}{PART}"
@@ -35,15 +48,17 @@ def save_mini(folder: Path, vlm: MiniVLM, about: dict[str, object]) -> None:
 
 
 def is_complete(folder: Path, steps: int) -> bool:
-    """Whether `folder` holds one that was trained for that many steps."""
+    """Whether `folder` holds a mini VLM that was trained for at least `steps` steps."""
     about = _about(folder)
     found = about.get("steps")
     return isinstance(found, int) and found >= steps
 
 
 def made_by(folder: Path, sizes: MiniVLMConfig, pretraining: PretrainConfig) -> bool:
-    """Whether `folder` holds one of these sizes, trained to the end in this way. The words come with it, and settings
-    that are newer than it do not count."""
+    """Whether `folder` holds a mini VLM of these sizes whose pretraining with these settings is complete.
+
+    The vocabulary is not compared, nor are settings that are newer than the file.
+    """
     about = _about(folder)
     config = about.get("config")
     if not isinstance(config, dict) or not isinstance(about.get("pretraining"), dict):
@@ -54,7 +69,7 @@ def made_by(folder: Path, sizes: MiniVLMConfig, pretraining: PretrainConfig) -> 
 
 
 def _about(folder: Path) -> dict[str, Any]:
-    """What `mini.json` says; {} where it is missing or damaged."""
+    """Content of `mini.json`; {} if it is missing or damaged."""
     try:
         return read_json(folder / MINI)
     except UserError:
@@ -68,16 +83,20 @@ def _holds(wanted: Any, found: Any) -> bool:
 
 
 def load_mini(folder: Path) -> MiniVLM:
-    """Read it. Raises UserError where something is missing, damaged or does not fit."""
+    """Read a mini VLM and freeze it.
+
+    Raises:
+        UserError: A file is missing, damaged or does not fit.
+    """
     try:
         raw = read_json(folder / MINI).get("config")
         config: MiniVLMConfig = build(MiniVLMConfig, raw, f"{folder / MINI}: config")
         tensors = read_tensors(folder / MINI_WEIGHTS)
-        vlm = sketch(lambda: MiniVLM(config), "The mini VLM")
+        vlm = on_meta_device(lambda: MiniVLM(config), "The mini VLM")
         fill(vlm, tensors, str(folder))
     except UserError as error:
         raise UserError(
-            f"{folder} is no pretrained mini VLM: {str(error).rstrip('.')}. Expected {MINI} and {MINI_WEIGHTS}, as "
+            f"{folder} is not a pretrained mini VLM: {str(error).rstrip('.')}. Expected {MINI} and {MINI_WEIGHTS}, as "
             "`apt-bench train --pretrain FOLDER` writes them."
         ) from None
     vlm.set_mode("frozen")

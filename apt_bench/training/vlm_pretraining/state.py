@@ -1,4 +1,4 @@
-"""What the pretraining of a mini VLM leaves on the disk, and goes on from."""
+"""Files of the pretraining of a mini VLM: the result, and the state to resume from."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from torch import Tensor, nn
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import PART, reason, try_remove
 from apt_bench.models.mini_vlm import MiniVLM
-from apt_bench.models.tensors import load_strictly
-from apt_bench.training.mini import save_mini
+from apt_bench.models.weight_loading import load_strictly
+from apt_bench.training.vlm_pretraining.weights import save_mini
 
 STATE, HEADS = "state.safetensors", "heads.safetensors"
-"""What a killed pretraining goes on from, deleted at its end; and what it needs beside the VLM."""
+"""The state to resume from, deleted at the end; and the weights of `losses.Heads`."""
 
 
 def save_pretrained(out: Path, vlm: MiniVLM, heads: nn.Module, about: dict[str, Any]) -> None:
-    """Write the VLM and what it needed beside it; the VLM last: what `mini.json` says is done is done. Raises UserError
-    where that fails."""
+    """Write the VLM and its heads, the VLM last, so that an existing `mini.json` is valid.
+
+    Raises:
+        UserError: They cannot be written.
+    """
     part = out / f"{HEADS}{PART}"
     try:
         save_file({k: v.detach().contiguous() for k, v in heads.state_dict().items()}, part)
@@ -37,16 +40,19 @@ def save_pretrained(out: Path, vlm: MiniVLM, heads: nn.Module, about: dict[str, 
 
 def _unsaved(out: Path, error: Exception) -> UserError:
     return UserError(
-        f"The mini VLM could not be saved in {out}: {reason(error)}. Free some space; the same command goes on from "
-        "what was saved last."
+        f"The mini VLM could not be saved in {out}: {reason(error)}. Free some space and rerun the same command to "
+        "resume from the last save."
     )
 
 
 def save_state(
     path: Path, model: nn.Module, optims: Sequence[torch.optim.Optimizer], settings: str, step: int
 ) -> None:
-    """Weights and the optimisers' moments in one file, which is whole or not there. Raises UserError where it cannot be
-    written."""
+    """Write weights and optimizer moments into one file, which exists completely or not at all.
+
+    Raises:
+        UserError: It cannot be written.
+    """
     tensors = dict(model.state_dict())
     for optim in optims:
         for name, p in model.named_parameters():
@@ -62,7 +68,7 @@ def save_state(
 
 
 def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names and bytes."""
+    """SHA-256 over the tensors' names and bytes."""
     sha = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         sha.update(name.encode())
@@ -73,9 +79,14 @@ def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
 def restore_state(
     path: Path, model: nn.Module, optims: Sequence[torch.optim.Optimizer], settings: str
 ) -> int:
-    """Load what `save_state` saved; returns the steps behind it, 0 where there is no file.
+    """Load what `save_state` wrote.
 
-    Raises UserError where it was made with other settings, or is damaged."""
+    Returns:
+        Finished steps, 0 if there is no file.
+
+    Raises:
+        UserError: The file is damaged or was written with other settings.
+    """
     if not path.is_file():
         return 0
     try:
@@ -83,14 +94,14 @@ def restore_state(
             about = file.metadata() or {}
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
         theirs, step, sha = about["settings"], int(about["step"]), about.get("sha256")
-    except Exception as error:  # safetensors and torch raise what a damaged header leads them to
-        raise UserError(f"{path} is damaged ({reason(error)}). Delete it to begin anew.") from error
+    except Exception as error:  # safetensors and torch raise many types for a damaged header
+        raise UserError(f"{path} is damaged ({reason(error)}). Delete it to start again.") from error
     if theirs != settings:
         raise UserError(
-            f"{path} is of a pretraining with other settings. Delete it, or choose another folder."
+            f"{path} was written by a pretraining with other settings. Delete it, or choose another folder."
         )
     if sha is not None and sha != tensor_digest(tensors):
-        raise UserError(f"{path} is damaged: it is not what was saved. Delete it to begin anew.")
+        raise UserError(f"{path} is damaged: it its digest is wrong. Delete it to start again.")
     load_strictly(model, {k: v for k, v in tensors.items() if " " not in k}, str(path))
     names = {p: name for name, p in model.named_parameters()}
     moments = [k.split(" ") for k in tensors if " " in k]
@@ -100,7 +111,7 @@ def restore_state(
             for key, value in found.items():
                 if key != "step" and value.shape != p.shape:
                     raise UserError(
-                        f"{path} is damaged: '{key}' of {names[p]} does not fit. Delete it to begin anew."
+                        f"{path} is damaged: '{key}' of {names[p]} does not fit. Delete it to start again."
                     )
             if found:
                 optim.state[p] = found

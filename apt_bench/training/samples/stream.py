@@ -1,9 +1,8 @@
-"""Demonstrations as training samples: a numbered, endless stream in which sample n is a pure function of
-(seed, n).
+"""Demonstrations as an endless, numbered stream of training samples.
 
-Each sample picks a dataset by weight, then an episode, then a step, each uniformly, then a reference camera
-(released APT, METHOD 2.3 and 2.11). There is no hidden random state: a resumed run asks for the numbers it
-has not seen yet.
+Sample n is a pure function of (seed, n): a dataset by weight, then an episode, a decision step and a reference camera,
+each uniformly, as in the code released with APT (arXiv 2606.12366). There is no hidden random state: a resumed run asks
+for the numbers that it has not used yet.
 """
 
 from __future__ import annotations
@@ -23,31 +22,48 @@ from apt_bench.core.files import reason
 from apt_bench.core.text import say as say_on_stderr
 from apt_bench.demos.dataset import Demos, open_demos
 from apt_bench.envs.base import unmirrored
-from apt_bench.models.actions import encode_chunk
+from apt_bench.models.action_codes import encode_chunk
 from apt_bench.models.inputs import RobotState, fractional_intrinsics
-from apt_bench.training.augment import AugmentConfig, augment, view_order
-from apt_bench.training.cache import Say, Tick, digest
-from apt_bench.training.episodes import DataConfig, Episode, read_episode
-from apt_bench.training.episodes import idle as idle
-from apt_bench.training.frames import FrameStore, open_frames
+from apt_bench.training.cache import digest
+from apt_bench.training.config import AugmentConfig, DataConfig
+from apt_bench.training.progress import Say, Tick
+from apt_bench.training.samples.augment import augment, view_order
+from apt_bench.training.samples.episodes import Episode, read_episode
+from apt_bench.training.samples.frames import FrameStore, open_frames
+from apt_bench.training.samples.sources import find_all
 
 
 @dataclass(frozen=True)
 class Picks:
-    """Which samples a batch holds: per sample its dataset's frame row, version, episode and step."""
+    """The samples of a batch: where each comes from.
 
-    rows: np.ndarray  # (B,) frame rows of the whole mixture
+    Attributes:
+        rows: (B,) Frame rows, counted over the whole mixture.
+        versions: (B,) Augmented versions of the frames.
+        episodes: Episode of each sample.
+        steps: (B,) Steps within the episodes.
+        orders: (B, V) Order of the views.
+        instructions: Instruction of each sample.
+    """
+
+    rows: np.ndarray
     versions: np.ndarray
     episodes: tuple[Episode, ...]
     steps: np.ndarray
-    orders: np.ndarray  # (B, V) view order
+    orders: np.ndarray
     instructions: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What an expert is trained on: target (B, 1, T, 10) action codes, the turn of the world `rotation` (B,
-    3, 3), and the seed of the noise that is added."""
+    """Input and target of an expert.
+
+    Attributes:
+        robot: State of robot and cameras.
+        target: (B, 1, T, 10) Action codes.
+        rotation: (B, 3, 3) Random rotation of the world frame.
+        noise_seed: Seed of the noise that the loss adds.
+    """
 
     robot: RobotState
     target: Tensor
@@ -61,8 +77,16 @@ class Batch:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One dataset of a mixture, never empty: the name it was given by, its weight in the mixture, its episodes, and the
-    frame row of each episode's first decision."""
+    """One dataset of a mixture; it has at least one episode.
+
+    Attributes:
+        episodes: The episodes.
+        first_row: Frame row of each episode's first decision.
+        frames: The images.
+        fingerprint: `Demos.fingerprint`.
+        name: The name or path it was given by.
+        weight: How often it is sampled, relative to the others.
+    """
 
     episodes: tuple[Episode, ...]
     first_row: np.ndarray
@@ -74,7 +98,14 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Samples:
-    """The stream. `horizon`: actions in a chunk."""
+    """The stream of samples.
+
+    Attributes:
+        datasets: The mixture.
+        config: How samples are drawn.
+        horizon: Actions in a chunk.
+        seed: Seed of all draws.
+    """
 
     datasets: tuple[Dataset, ...]
     config: DataConfig
@@ -83,20 +114,20 @@ class Samples:
 
     @property
     def rows(self) -> int:
-        """Frames in all datasets together."""
+        """Number of frames in all datasets together."""
         return sum(len(d.frames.images) for d in self.datasets)
 
     @property
     def hash(self) -> str:
-        """Of all images."""
+        """Digest of all images."""
         return digest([d.frames.hash for d in self.datasets])
 
     def decisions(self) -> list[tuple[Episode, int]]:
-        """The episode and step behind every frame row."""
-        return [(e, step) for d in self.datasets for e in d.episodes for step in e.looks.tolist()]
+        """Episode and step of every frame row."""
+        return [(e, step) for d in self.datasets for e in d.episodes for step in e.decisions.tolist()]
 
     def pick(self, numbers: Sequence[int] | range) -> Picks:
-        """The samples of these numbers."""
+        """Draw the samples of these numbers."""
         weights = np.array([d.weight for d in self.datasets])
         bounds = np.cumsum(weights / weights.sum())
         offsets = np.cumsum([0, *(len(d.frames.images) for d in self.datasets)])
@@ -107,11 +138,11 @@ class Samples:
             dataset = self.datasets[which]
             index = int(rng.integers(len(dataset.episodes)))
             episode = dataset.episodes[index]
-            decision = int(rng.integers(len(episode.looks)))
+            decision = int(rng.integers(len(episode.decisions)))
             rows.append(int(offsets[which] + dataset.first_row[index]) + decision)
             versions.append(self.config.augment.version(rng, n))
             episodes.append(episode)
-            steps.append(int(episode.looks[decision]))
+            steps.append(int(episode.decisions[decision]))
         views = len(self.config.cameras)
         orders = [view_order(self.config.augment, r, v, views) for r, v in zip(rows, versions, strict=True)]
         instructions = tuple(e.instruction for e in episodes)
@@ -125,7 +156,7 @@ class Samples:
         )
 
     def batch(self, numbers: Sequence[int] | range, picks: Picks) -> Batch:
-        """Robot state and targets of `picks`, which are the samples of these numbers."""
+        """Robot state and targets of the samples `picks`, drawn for these numbers."""
         K, camera, present, ee, ref, openness, pose, opened, turn = ([] for _ in range(9))
         for i, n in enumerate(numbers):
             episode, step, order = picks.episodes[i], int(picks.steps[i]), picks.orders[i]
@@ -167,12 +198,21 @@ class Samples:
     def images(
         self, rows: np.ndarray, versions: np.ndarray, present: np.ndarray
     ) -> list[list[np.ndarray | None]]:
-        """The views of these frames in their versions' light and order; `present` (B, V), by camera."""
+        """The images of frames, augmented.
+
+        Args:
+            rows: (B,) Frame rows.
+            versions: (B,) Augmented versions.
+            present: (B, V) bool, which cameras exist.
+
+        Returns:
+            For each frame its views in their version's order; None for a missing camera.
+        """
         config, out = self.config.augment, []
-        for row, version, there in zip(rows.tolist(), versions.tolist(), present, strict=True):
+        for row, version, cameras in zip(rows.tolist(), versions.tolist(), present, strict=True):
             shown = augment(self._frame(row), config, row, version)
             order = view_order(config, row, version, len(shown))
-            out.append([shown[v] if there[v] else None for v in order])
+            out.append([shown[v] if cameras[v] else None for v in order])
         return out
 
     def _frame(self, row: int) -> np.ndarray:
@@ -196,12 +236,25 @@ def open_samples(
     tick: Tick | None = None,
     say: Say = say_on_stderr,
 ) -> tuple[Samples, Samples | None]:
-    """(training, held out) samples of everything that `config` names; held out is None where nothing was kept
-    back.
+    """Read demonstrations and prepare their images.
 
-    fit: (height, width) in pixels of the VLM's images. A dataset that nothing can be learned from is left out of the
-    mixture, the others keep their weights, and `say` is told. Raises UserError for what is missing, damaged or
-    uncalibrated, and where nothing is left.
+    A dataset without a usable demonstration is left out of the mixture; the others keep their weights, and `say` gets a
+    message.
+
+    Args:
+        config: The data, and how samples are drawn.
+        horizon: Actions in a chunk.
+        seed: Seed of the draws.
+        fit: (height, width) in pixels of the VLM's images.
+        cache: Folder of the cache.
+        tick: Called with the number of demonstrations whose images are prepared.
+        say: Receives messages.
+
+    Returns:
+        Training samples, and held-out samples, None if nothing is held out.
+
+    Raises:
+        UserError: Data are missing, damaged or uncalibrated, or no demonstration is left.
     """
     if not config.data:
         raise UserError(
@@ -217,13 +270,13 @@ def open_samples(
             kept.append(found)
         else:
             say(
-                f"{name} holds no successful demonstration to train on. It is left out of the mixture"
-                + (f", and its weight {weight:g} with it." if config.weights else ".")
+                f"{name} has no successful demonstration. It is left out of the mixture"
+                + (f", together with its weight {weight:g}." if config.weights else ".")
             )
         if found := _dataset(held, config, fit, cache, stamp, tick, say, name):
             out.append(found)
     if not kept:
-        raise UserError(f"{', '.join(config.data)}: no demonstration is left to train on.")
+        raise UserError(f"{', '.join(config.data)}: no usable demonstration to train on.")
     held_config = dataclasses.replace(
         config, augment=AugmentConfig(enabled=False), weights=(), rotate_world=False
     )
@@ -242,21 +295,21 @@ def _dataset(
     name: str,
     weight: float = 1.0,
 ) -> Dataset | None:
-    """None where no demonstration has a step to learn from."""
+    """None if no demonstration has a decision step."""
     every = [read_episode(demo, config) for demo in demos.only(())]
-    useful = [i for i, episode in enumerate(every) if len(episode.looks)]
+    useful = [i for i, episode in enumerate(every) if len(episode.decisions)]
     if len(useful) < len(every):
         say(
-            f"{name}: {len(every) - len(useful)} of {len(every)} demonstrations are left out: they command nothing at "
-            "any step that was looked at."
+            f"{name}: {len(every) - len(useful)} of {len(every)} demonstrations are left out: every step with an "
+            "image is a no-op."
         )
     if not useful:
         return None
     demos = dataclasses.replace(demos, entries=tuple(demos.entries[i] for i in useful))
-    seen, episodes = demos.only(config.cameras), tuple(every[i] for i in useful)
-    looked = [e.kept[e.looks] for e in episodes]
+    with_images, episodes = demos.only(config.cameras), tuple(every[i] for i in useful)
+    steps = [e.kept[e.decisions] for e in episodes]
     frames = open_frames(
-        seen.__getitem__, looked, config.cameras, fit, f"{stamp} {demos.fingerprint}", cache, tick, say
+        with_images.__getitem__, steps, config.cameras, fit, f"{stamp} {demos.fingerprint}", cache, tick, say
     )
     height, width = frames.native
     blank = np.empty((height, width, 3), np.uint8)
@@ -265,46 +318,14 @@ def _dataset(
         dataclasses.replace(e, K=fractional_intrinsics(torch.from_numpy(K), width, height).numpy())
         for e, K in zip(episodes, upright, strict=True)
     )
-    first = np.cumsum([0, *map(len, looked)])[:-1]
+    first = np.cumsum([0, *map(len, steps)])[:-1]
     return Dataset(episodes, first, frames, demos.fingerprint, name, weight)
 
 
 def _stamp(demos: Demos) -> str:
-    """Changes when a file that is read does. Raises UserError where one is missing."""
+    """A digest that changes with any file that is read. Raises UserError if one is missing."""
     files = sorted({file for entry in demos.entries for file in entry.files})
     try:
         return digest([(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files])
     except OSError as error:
         raise UserError(f"Cannot read {error.filename}: {reason(error)}.") from None
-
-
-def find_all(names: Sequence[str]) -> list[Path]:
-    """`find_data` of each. Raises UserError where two are one: it would be drawn from twice as often."""
-    paths, known = [find_data(name) for name in names], dict[Path, str]()
-    for name, path in zip(names, paths, strict=True):
-        if (other := known.setdefault(path.resolve(), name)) != name:
-            raise UserError(
-                f"Data '{other}' and '{name}' are the same. To draw from data more often, give a weight."
-            )
-    return paths
-
-
-def find_data(name: str) -> Path:
-    """A local path, or the local copy of a dataset of the Hugging Face hub (`owner/name`)."""
-    try:
-        path = Path(name).expanduser()
-        here = path.exists()
-    except (OSError, ValueError, RuntimeError) as error:  # a null byte, a name too long, no such user
-        raise UserError(f"{name!r} is no path: {reason(error)}.") from None
-    if here or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        return path
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        return Path(snapshot_download(name, repo_type="dataset"))
-    except (OSError, HfHubHTTPError, ValueError) as error:
-        raise UserError(
-            f"'{name}' is neither a file or folder here nor a dataset that could be fetched from the hub "
-            f"({type(error).__name__}). Check the spelling, or download it elsewhere and give its path."
-        ) from None

@@ -1,7 +1,7 @@
-"""The images that training looks at, in one memory-mapped file: any frame in microseconds, in any order.
+"""The training images of a dataset in one memory-mapped file, for fast access to single frames.
 
-Demonstrations are compressed as a whole; training reads single steps at random. The images are scaled to what
-the VLM will get anyway, keeping their aspect. The folder is named by what is in it, so the same data are
+Demonstrations are compressed as a whole, while training reads single steps at random. Images are scaled to the size
+that the VLM receives, with their aspect ratio. The folder's name is a digest of its content, so that the same data are
 prepared once.
 """
 
@@ -22,16 +22,23 @@ from apt_bench.core.files import read_json, write_json
 from apt_bench.core.text import say as say_on_stderr
 from apt_bench.demos.format import Demonstration
 from apt_bench.envs.base import unmirrored
-from apt_bench.training.cache import Say, Tick, digest, entry, need
+from apt_bench.training.cache import digest, entry, require_space
+from apt_bench.training.progress import Say, Tick
 
 
 @dataclass(frozen=True)
 class FrameStore:
-    """`images[row, view]`: uint8 (H, W, 3), never mirrored. A view that a demonstration lacks is black there."""
+    """The frames of a dataset.
 
-    images: np.ndarray  # uint8 (rows, V, H, W, 3), memory-mapped
-    native: tuple[int, int]  # height and width of the images before scaling
-    hash: str  # of the images
+    Attributes:
+        images: uint8 (rows, V, H, W, 3), memory-mapped, never mirrored. A view that a demonstration lacks is black.
+        native: Height and width of the images before scaling.
+        hash: Digest of the images.
+    """
+
+    images: np.ndarray
+    native: tuple[int, int]
+    hash: str
 
 
 def open_frames(
@@ -44,11 +51,20 @@ def open_frames(
     tick: Tick | None = None,
     say: Say = say_on_stderr,
 ) -> FrameStore:
-    """The frames `steps[i]` of demonstration `load(i)`, one after the other; from the cache if they are
-    there.
+    """The frames of a dataset, from the cache or prepared now.
 
-    fit: (height, width) in pixels that images are scaled down to. key: says which demonstrations these are.
-    Raises UserError where the images of two demonstrations differ in size, or are no images.
+    Args:
+        load: Reads demonstration number i, with its images.
+        steps: Steps of each demonstration; their frames follow one another.
+        cameras: Names of the views.
+        fit: (height, width) in pixels that images are scaled down to.
+        key: Identifies the demonstrations in the cache's key.
+        cache: Folder of the cache.
+        tick: Called with the number of finished demonstrations.
+        say: Receives messages.
+
+    Raises:
+        UserError: Two demonstrations have images of different sizes, or their arrays are not images.
     """
     name = digest("unmirrored", key, [s.tolist() for s in steps], list(cameras), list(fit))
     rows = sum(map(len, steps))
@@ -81,7 +97,7 @@ def _build(
     native = _shape(load(0), cameras)
     size = _fitted(native, fit)
     shape = (sum(map(len, steps)), len(cameras), *size, 3)
-    need(part, prod(shape))
+    require_space(part, prod(shape))
     images = np.memmap(part / IMAGES, np.uint8, "w+", shape=shape)
     sha, row = hashlib.sha256(), 0
     for i, chosen in enumerate(steps):
@@ -90,7 +106,7 @@ def _build(
         if found != native:
             raise UserError(
                 f"Images of demonstration {demo.info.episode} are {found[0]}x{found[1]} pixels, those before it "
-                f"{native[0]}x{native[1]}. Train on data of one size, or collect again with --size."
+                f"{native[0]}x{native[1]}. Use data of one size, or collect again with --size."
             )
         for view, camera in enumerate(cameras):
             if camera in demo.images:

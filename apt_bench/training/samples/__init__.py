@@ -1,0 +1,1 @@
+"""From demonstrations to batches: sources, episodes, frames, the stream of samples, VLM features, batches."""
