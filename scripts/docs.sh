@@ -14,5 +14,5 @@ if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ constraints.txt -nt
 fi
 export NO_MKDOCS_2_WARNING=1  # the extra keeps MkDocs below 2
 if [ "${1:-build}" = serve ]; then exec "$env/bin/mkdocs" serve; fi
-"$env/bin/mkdocs" build --strict --quiet --clean
+"$env/bin/mkdocs" build --strict  # not --quiet, which also hides warnings from --strict
 "$env/bin/python" scripts/docs_hooks.py build/site

@@ -116,11 +116,20 @@ def test_prose_is_wrapped_at_100_characters(page: Path):
     assert [number for number, line in prose(page) if len(LINK.sub("", line)) > 100] == []
 
 
+def anchors(page: Path) -> set[str]:
+    """GitHub's anchors of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
 def test_relative_links_of_the_other_pages_lead_somewhere():
     for page in PAGES:
         for target in (inline or reference for inline, reference in LINK.findall(page.read_text())):
-            if not re.match(r"https?:|#|mailto:", target):
-                assert (page.parent / target.partition("#")[0]).exists(), f"{page.name}: {target}"
+            if not re.match(r"https?:|mailto:", target):
+                path, _, anchor = target.partition("#")
+                other = page.parent / path if path else page
+                assert other.exists(), f"{page.name}: {target}"
+                assert not anchor or anchor in anchors(other), f"{page.name}: {target}"
 
 
 def test_the_torch_of_the_readme_is_the_one_of_continuous_integration():
