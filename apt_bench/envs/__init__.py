@@ -1,1 +1,1 @@
-"""Environments: one robot, one scene, one episode at a time."""
+"""Environments: one robot in one scene, one episode at a time."""

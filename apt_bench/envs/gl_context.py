@@ -1,8 +1,9 @@
-"""A GL context of our own, current only while it draws.
+"""A GL context that is current only while it draws.
 
-Other code of the process may have one too. robosuite's renderer draws and frees in whatever context is current, and
-frees when Python collects it: it would draw into ours, or delete what is in ours, and every image after that would be
-whatever memory held. So each call here puts back the context that it found, and looks at what it got.
+Other code in the process may have its own GL context. robosuite's renderer draws and frees GL objects in the context
+that is current, and frees them when Python collects it. With apt-bench's context current it would draw into that
+context or delete its objects, and every later image would be uninitialised memory. Each call here therefore restores
+the context that it found, and checks what was drawn.
 """
 
 from __future__ import annotations
@@ -23,33 +24,33 @@ from apt_bench.envs import rendering
 from apt_bench.envs.mujoco_no_gl import mujoco
 
 _UNREAD = np.random.default_rng(0).integers(0, 256, (4096, 3), np.uint8)
-"""What stands in the first row of an image until it is read."""
+"""Random content of an image's first row before the image is read, to detect that nothing was read."""
 
 
 class Canvas:
-    """A GL context with one model's meshes and textures in it. Any thread may use it, one at a time."""
+    """A GL context with the meshes and textures of one model. Any thread may use it, one at a time."""
 
     def __init__(self, width: int, height: int) -> None:
-        """width, height: of the largest image, pixels. Raises UserError where no GL library works."""
+        """width, height: size in pixels of the largest image. Raises UserError where no GL library works."""
         self._backend = rendering.choose_backend()
         self._gl: Any = None
         self._mjr: Any = None
         module = rendering.import_backend(self._backend)
         gl_context = importlib.import_module("mujoco.gl_context")
-        if not hasattr(gl_context, "GLContext"):  # mujoco was imported with its rendering disabled
+        if not hasattr(gl_context, "GLContext"):  # MuJoCo was imported with its rendering disabled
             gl_context.GLContext = module.GLContext  # type: ignore[attr-defined]  # for mujoco.Renderer
         try:
-            with _kept(self._backend):
+            with _restored(self._backend):
                 self._gl = module.GLContext(width, height)
-        except Exception as error:  # of PyOpenGL or mujoco: no type in common
+        except Exception as error:  # PyOpenGL's and MuJoCo's exceptions have no common type
             raise UserError(rendering.does_not_work(self._backend, rendering.why(error))) from None
-        # At exit the contexts must go before the GL library does: register last, to be called first.
+        # At exit, contexts must be freed before the GL library. The last function registered is called first.
         _ALIVE.add(self)
         atexit.unregister(_free_all)
         atexit.register(_free_all)
 
     def load(self, model: Any, font: Any = mujoco.mjtFontScale.mjFONTSCALE_50) -> None:
-        """Draw this model from now on."""
+        """Load the meshes and textures of a model."""
         with self._current():
             if self._mjr is not None:
                 self._mjr.free()
@@ -58,8 +59,9 @@ class Canvas:
             self._check()
 
     def draw(self, scene: Any, size: int) -> np.ndarray:
-        """uint8 (size, size, 3) of a `mujoco.MjvScene`, the bottom row first. Raises UserError for a size that does
-        not fit, RuntimeError where the image was not drawn."""
+        """Draw a `mujoco.MjvScene` as uint8 (size, size, 3), with the bottom row first.
+
+        Raises UserError for a size that does not fit, and RuntimeError where the image was not drawn."""
         mjr = self._mjr
         limit = min(mjr.offWidth, mjr.offHeight, len(_UNREAD))
         if not 0 < size <= limit:
@@ -72,14 +74,14 @@ class Canvas:
             mujoco.mjr_readPixels(pixels, None, rect, mjr)
             self._check()
         if np.array_equal(pixels[0], _UNREAD[:size]):
-            raise RuntimeError("an image was not drawn: the GL library left the pixels as they were")
+            raise RuntimeError("an image was not drawn: the GL library left the pixels unchanged")
         return pixels
 
     def free(self) -> None:
         """Free the GL objects. May be called twice."""
         if self._gl is None:
             return
-        with _kept(self._backend):
+        with _restored(self._backend):
             self._gl.make_current()
             if self._mjr is not None:
                 self._mjr.free()
@@ -94,12 +96,12 @@ class Canvas:
     def _current(self) -> Iterator[None]:
         if self._gl is None:
             raise RuntimeError("this GL context has been freed")
-        with _kept(self._backend):
+        with _restored(self._backend):
             self._gl.make_current()
             yield
 
     def _check(self) -> None:
-        """Raises RuntimeError where the GL library reports an error, or what was loaded is not there."""
+        """Raise RuntimeError where the GL library reports an error, or the loaded objects are gone."""
         from OpenGL import GL
 
         if error := GL.glGetError():
@@ -118,19 +120,19 @@ def _free_all() -> None:
 
 
 @contextmanager
-def _kept(backend: str) -> Iterator[None]:
-    """Afterwards this thread has the GL context that it had before, or none."""
-    find = _FIND.get(backend)
-    restore = find() if find else None
+def _restored(backend: str) -> Iterator[None]:
+    """Afterwards, make the GL context current that was current in this thread before, or none."""
+    current = _CURRENT.get(backend)
+    restore = current() if current else None
     try:
         yield
     finally:
         if restore:
-            with suppress(Exception):  # it was the one that has just been freed
+            with suppress(Exception):  # that context has just been freed
                 restore()
 
 
-def _find_egl() -> Callable[[], Any]:
+def _current_egl() -> Callable[[], Any]:
     from mujoco.egl import EGL_DISPLAY
     from mujoco.egl import egl_ext as EGL
 
@@ -142,7 +144,7 @@ def _find_egl() -> Callable[[], Any]:
     return partial(EGL.eglMakeCurrent, EGL.eglGetCurrentDisplay(), *surfaces, context)
 
 
-def _find_osmesa() -> Callable[[], Any]:
+def _current_osmesa() -> Callable[[], Any]:
     from OpenGL import GL, osmesa
 
     context = osmesa.OSMesaGetCurrentContext()
@@ -153,13 +155,14 @@ def _find_osmesa() -> Callable[[], Any]:
     return partial(osmesa.OSMesaMakeCurrent, context, buffer, kind, width, height)
 
 
-def _find_glfw() -> Callable[[], Any]:
+def _current_glfw() -> Callable[[], Any]:
     glfw = sys.modules["glfw"]
     return partial(glfw.make_context_current, glfw.get_current_context())
 
 
-_FIND: dict[str, Callable[[], Callable[[], Any]]] = {
-    "egl": _find_egl,
-    "osmesa": _find_osmesa,
-    "glfw": _find_glfw,
+_CURRENT: dict[str, Callable[[], Callable[[], Any]]] = {
+    "egl": _current_egl,
+    "osmesa": _current_osmesa,
+    "glfw": _current_glfw,
 }
+"""Backend -> a function that returns a function which makes the now current context current again."""

@@ -1,15 +1,15 @@
-"""What happened in an episode, told from contacts and poses alone: who was touched, grasped, lifted and placed where,
-when each goal atom became true, and, on a failure, its class.
+"""Track what happens in an episode, from contacts and poses alone.
 
-Classes of failure (the first that fits):
+The tracker records which objects were touched, grasped, lifted and placed, and when each goal atom became true. On a
+failure it also gives a class of failure, the first of these that fits:
 
-`memorised_task`  the unperturbed task of the same name was done instead of the asked one
-`no_contact`      the robot touched nothing
-`wrong_object`    something was grasped, or a joint was moved, but nothing that the goal is about
-`no_grasp`        no goal object was ever lifted (or pushed 10 cm), no goal joint moved
-`dropped`         a goal object slipped from the fingers, or was let go 10 cm or more above where it came to rest
-`wrong_place`     a goal object was put down, and not where the goal wants it
-`timeout`         the work was under way (in the hand, or some of several goals done) when the episode ended
+`memorised_task`  the unperturbed task of the same name was done instead of the instructed one
+`no_contact`      the robot touched no object
+`wrong_object`    an object was grasped, or a joint was moved, but none of those in the goal
+`no_grasp`        no goal object was lifted (or pushed by 10 cm), and no goal joint was moved
+`dropped`         a goal object slipped from the fingers, or was released 10 cm or more above where it came to rest
+`wrong_place`     a goal object was put down where the goal does not want it
+`timeout`         the task was in progress (object in hand, or some of several goals reached) when the episode ended
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from typing import Any, Literal
 import numpy as np
 
 from apt_bench.envs.base import Atom, Scene
+from apt_bench.envs.mujoco_helpers import subtree
 from apt_bench.envs.mujoco_no_gl import mujoco
 
 Failure = Literal[
     "memorised_task", "no_contact", "wrong_object", "no_grasp", "dropped", "wrong_place", "timeout"
 ]
 
-GRASP_STEPS = 3  # both fingers on it for so many control steps
-LIFT = 0.03  # m above where it was gripped
-MOVED = 0.02  # m from where it last rested
-PUSHED = 0.10  # m: a push that was meant
-FALL = 0.10  # m of free fall that nobody means
-STILL = 1e-3  # m in any direction between two samples: at rest
-SLIPPED = 0.002  # m that the fingers close further when a held thing slips out
-OPERATED = 0.10  # share of a joint's range
-SAMPLE = 5  # control steps between two looks at what costs more: poses, joints, predicates
+GRASP_STEPS = 3  # control steps with both fingers on an object that make a grasp
+LIFT = 0.03  # m above the height at which it was grasped: lifted
+MOVED = 0.02  # m from where it last rested: moved
+PUSHED = 0.10  # m: moved so far without a lift, it was pushed on purpose
+FALL = 0.10  # m of fall after a release: dropped
+STILL = 1e-3  # m per axis between two samples: at rest
+SLIPPED = 0.002  # m by which the fingers close further when an object slips out of them
+OPERATED = 0.10  # fraction of a joint's range: operated
+SAMPLE = 5  # control steps between two samples of poses, joints and predicates, which cost more than contacts
 
 _ROBOT, _LEFT, _RIGHT = 1, 2, 4
 _BOTH = _LEFT | _RIGHT
@@ -43,44 +44,53 @@ _BOTH = _LEFT | _RIGHT
 
 @dataclass(frozen=True)
 class Placement:
-    """A movable thing came to rest elsewhere. `on`: what supports it; `within`: regions it is in or on by the
-    benchmark's own predicates; `held`: it was in the hand before; `at_rest`: False for what still moved at the end."""
+    """A movable object came to rest in another place.
+
+    Attributes:
+        object: Its name.
+        step: Control step.
+        on: Names of what supports it.
+        within: Regions that it is in or on, by the benchmark's own predicates.
+        moved: Distance (m) from where it last rested.
+        held: Whether it was in the hand before.
+        dropped: Whether it slipped from the fingers or fell.
+        at_rest: False where it still moved at the end of the episode.
+    """
 
     object: str
     step: int
     on: tuple[str, ...]
     within: tuple[str, ...]
-    moved: float  # m
+    moved: float
     held: bool
     dropped: bool
     at_rest: bool = True
 
 
 class OutcomeTracker:
-    """Follows one episode. `start()` after settling, `update(step)` after every control step, `finish(success)` once.
+    """Tracks one episode. It reads the `Scene` and never writes to it.
 
-    It reads the `Scene` and writes nothing to it.
+    Call `start` after settling, `update` after every control step, and `finish` once.
     """
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
 
     def start(self) -> None:
-        """Begin: what is so now was not done by the policy."""
+        """Record the state before the policy's first action."""
         scene, model, data = self.scene, self.scene.model, self.scene.data
         self._names = list(scene.objects)
         self._movable = np.array([scene.objects[n].movable for n in self._names], dtype=bool)
         self._bodies = np.array([scene.objects[n].body for n in self._names], dtype=int)
-        self._owner = np.full(
-            model.ngeom + 1, -1
-        )  # the last entry stands for "no geom" (-1 in flex contacts)
+        # Object of each geom. The last entry is for contacts without a geom (-1, flex contacts).
+        self._owner = np.full(model.ngeom + 1, -1)
         for i, name in enumerate(self._names):
             self._owner[list(scene.objects[name].geoms)] = i
-        self._part = np.zeros(model.ngeom + 1, dtype=np.uint8)
-        robot_bodies = _descendants(model, scene.robot.body_root)
-        self._part[:-1][np.isin(model.geom_bodyid, robot_bodies)] = _ROBOT
+        self._robot_part = np.zeros(model.ngeom + 1, dtype=np.uint8)
+        robot_bodies = subtree(model, scene.robot.body_root)
+        self._robot_part[:-1][np.isin(model.geom_bodyid, robot_bodies)] = _ROBOT
         for bit, geoms in zip((_LEFT, _RIGHT), scene.robot.finger_geoms, strict=True):
-            self._part[list(geoms)] = _ROBOT | bit
+            self._robot_part[list(geoms)] = _ROBOT | bit
         joints = [j for o in scene.objects.values() for j in o.joints]
         self._joints = {j: _name(model, mujoco.mjtObj.mjOBJ_JOINT, j) for j in joints}
         self._joint_qpos = model.jnt_qposadr[joints]
@@ -88,39 +98,45 @@ class OutcomeTracker:
         self._joint_reach = OPERATED * np.ptp(model.jnt_range[joints], axis=1)
 
         self._position = data.xpos[self._bodies].copy()
-        self._rest = self._position.copy()  # where it last lay still
-        self._gripped: dict[int, int] = {}  # control steps with both fingers on it
+        self._rest = self._position.copy()  # where it last was at rest
+        self._gripped: dict[int, int] = {}  # object -> control steps with both fingers on it
         self._grip_z: dict[int, float] = {}
-        self._held: dict[int, _Hold] = {}  # in the hand
-        self._released: dict[int, _Hold] = {}  # left the hand, not yet at rest
+        self._held: dict[int, _Hold] = {}  # objects in the hand
+        self._released: dict[int, _Hold] = {}  # objects that left the hand and are not yet at rest
         self._touched: dict[str, int] = {}
         self._grasped: dict[str, int] = {}
         self._lifted: dict[str, int] = {}
         self._operated: dict[str, int] = {}
         self._placements: list[Placement] = []
         self._step = 0
-        self._goal = {atom: _Truth(scene.holds(atom)) for atom in scene.goal}
+        self._goal = {atom: _AtomTruth(scene.holds(atom)) for atom in scene.goal}
         differs = set(scene.base_goal) != set(scene.goal)
-        self._base = {atom: _Truth(scene.holds(atom)) for atom in scene.base_goal} if differs else {}
+        self._base = {atom: _AtomTruth(scene.holds(atom)) for atom in scene.base_goal} if differs else {}
         self._base_at_start = all(t.start for t in self._base.values())
         self._shortcut: int | None = None
 
     def update(self, step: int) -> None:
-        """After control step number `step` (1 is the first one)."""
+        """Update after control step number `step`. The first one is 1."""
         self._step = step
-        self._hands(step, self._touch())
+        self._update_grasps(step, self._touching())
         if step % SAMPLE == 0:
-            self._look(step)
+            self._sample(step)
 
     def finish(self, success: bool) -> tuple[Failure | None, dict[str, Any]]:
-        """The class of failure (None on success) and the events, ready for JSON. All steps are control steps.
+        """End the episode.
 
-        `touched`, `grasped`, `lifted`, `operated` (joints): name -> first step, in order of time; `placements`: see
-        `Placement`; `goal` and `base_goal`: atom -> whether it held at the `start`, the step it `first` became true
-        (looked at every 5 steps), whether it held at the end (`last`); `shortcut`: step at which the unperturbed task
-        of the same name was done, if it was; `held`: what was in the hand at the end; `targets`: objects of interest.
+        Returns:
+            The class of failure (None on success), and the events, ready for JSON. All steps are control steps.
+
+            - `targets`: the objects of interest.
+            - `touched`, `grasped`, `lifted`, `operated` (joints): name -> first step, in order of time.
+            - `placements`: a list of `Placement`.
+            - `held`: the objects in the hand at the end.
+            - `goal` and `base_goal`: atom -> whether it held at the `start`, the step at which it `first` became true
+              (sampled every 5 steps), and whether it held at the end (`last`).
+            - `shortcut`: the step at which the unperturbed task of the same name was done, or None.
         """
-        self._look(self._step)
+        self._sample(self._step)
         for i in np.flatnonzero(self._displaced() & self._movable).tolist():
             if i not in self._held:
                 self._place(i, at_rest=False)
@@ -140,26 +156,26 @@ class OutcomeTracker:
         }
         return (None if success else self._failure()), events
 
-    def _touch(self) -> dict[int, int]:
-        """Which parts of the robot are on which object."""
+    def _touching(self) -> dict[int, int]:
+        """The parts of the robot that touch each object, as a bit mask by object."""
         pairs = self.scene.data.contact.geom
-        owner, part = self._owner[pairs], self._part[pairs][:, ::-1]
+        owner, part = self._owner[pairs], self._robot_part[pairs][:, ::-1]
         hit = (owner >= 0) & (part > 0)
-        touch: dict[int, int] = {}
+        touching: dict[int, int] = {}
         if hit.any():
             for i, bits in zip(owner[hit].tolist(), part[hit].tolist(), strict=True):
-                touch[i] = touch.get(i, 0) | bits
-        return touch
+                touching[i] = touching.get(i, 0) | bits
+        return touching
 
-    def _hands(self, step: int, touch: dict[int, int]) -> None:
-        """Touched, grasped, lifted, let go."""
-        if not (touch or self._held or self._released):
+    def _update_grasps(self, step: int, touching: dict[int, int]) -> None:
+        """Update what is touched, grasped, lifted and released."""
+        if not (touching or self._held or self._released):
             self._gripped = {}
             return
         data = self.scene.data
         opening = self.scene.robot.opening(data.qpos)
-        gripped = {i: self._gripped.get(i, 0) + 1 for i, bits in touch.items() if bits & _BOTH == _BOTH}
-        for i in touch:
+        gripped = {i: self._gripped.get(i, 0) + 1 for i, bits in touching.items() if bits & _BOTH == _BOTH}
+        for i in touching:
             self._touched.setdefault(self._names[i], step)
         for i, steps in gripped.items():
             if not self._movable[i]:
@@ -180,8 +196,8 @@ class OutcomeTracker:
             if release.slipped is None and abs(opening - release.opening) > SLIPPED:
                 release.slipped = opening < release.opening
 
-    def _look(self, step: int) -> None:
-        """What need not be seen at every step: what has come to rest elsewhere, joints, predicates."""
+    def _sample(self, step: int) -> None:
+        """Update what is sampled: objects that came to rest in another place, joints, predicates."""
         data = self.scene.data
         position = data.xpos[self._bodies]
         still = np.abs(position - self._position).max(axis=1) < STILL
@@ -190,7 +206,7 @@ class OutcomeTracker:
         for i in np.flatnonzero(still & self._movable).tolist():
             release = self._released.get(i)
             if i in self._held or (release and step - release.step < SAMPLE):
-                continue  # in the hand, or only just out of it
+                continue  # in the hand, or released just now
             if displaced[i] or (release and release.z - position[i, 2] > MOVED):
                 self._place(i)
             else:
@@ -198,7 +214,7 @@ class OutcomeTracker:
         moved = np.abs(data.qpos[self._joint_qpos] - self._joint_start) > self._joint_reach
         for name in itertools.compress(self._joints.values(), moved):
             self._operated.setdefault(name, step)
-        self._predicates(step)
+        self._update_atoms(step)
 
     def _displaced(self) -> np.ndarray:
         return np.linalg.norm(self._position - self._rest, axis=1) > MOVED
@@ -227,20 +243,21 @@ class OutcomeTracker:
         self._rest[i] = here
 
     def _supports(self, i: int) -> list[str]:
-        """What carries object i: partners of contacts whose normal points up into it."""
+        """Names of what supports object i: contacts whose normal points up into it."""
         contact = self.scene.data.contact
         names: dict[str, None] = {}
         for side, up in ((1, 1.0), (0, -1.0)):  # the normal points from geom 0 to geom 1
             mine = (self._owner[contact.geom[:, side]] == i) & (contact.frame[:, 2] * up > 0.3)
             for geom in contact.geom[mine, 1 - side]:
                 if self._owner[geom] != i:
-                    names[self._thing(int(geom))] = None
+                    names[self._geom_name(int(geom))] = None
         return list(names)
 
-    def _thing(self, geom: int) -> str:
+    def _geom_name(self, geom: int) -> str:
+        """Name of the object, robot, body or geom that a geom belongs to."""
         if self._owner[geom] >= 0:
             return self._names[self._owner[geom]]
-        if self._part[geom]:
+        if self._robot_part[geom]:
             return "robot"
         model = self.scene.model
         body = int(model.geom_bodyid[geom])
@@ -250,7 +267,7 @@ class OutcomeTracker:
             else _name(model, mujoco.mjtObj.mjOBJ_GEOM, geom)
         )
 
-    def _predicates(self, step: int) -> None:
+    def _update_atoms(self, step: int) -> None:
         for truths in (self._goal, self._base):
             for atom, truth in truths.items():
                 truth.last = self.scene.holds(atom)
@@ -269,9 +286,9 @@ class OutcomeTracker:
             return "memorised_task"
         if not self._touched:
             return "no_contact"
-        objects: set[str] = set()  # that the goal wants elsewhere
-        joints: set[str] = set()  # that the goal wants turned or pulled
-        unmet: set[str] = set()
+        objects: set[str] = set()  # objects to be moved
+        joints: set[str] = set()  # joints to be turned or pulled
+        unmet: set[str] = set()  # objects that are not where the goal wants them
         for atom, truth in self._goal.items():
             names = self._joints_of(atom.args[0])
             if len(atom.args) == 1 and names:
@@ -292,7 +309,7 @@ class OutcomeTracker:
         return "wrong_place" if put_down else "timeout"
 
     def _joints_of(self, name: str) -> set[str]:
-        """Names of the joints that an atom like `open(drawer_region)` or `turnon(stove)` is about."""
+        """Names of the joints of an atom such as `open(drawer_region)` or `turnon(stove)`."""
         model, scene = self.scene.model, self.scene
         if name in scene.objects:
             return {self._joints[j] for j in scene.objects[name].joints}
@@ -305,31 +322,21 @@ class OutcomeTracker:
 
 @dataclass
 class _Hold:
-    """How something was last seen in the hand."""
+    """The last state of an object in the hand."""
 
     step: int
     z: float  # m
-    opening: float  # m, of the fingers
-    slipped: bool | None = (
-        None  # known once the fingers move on: closing = it slipped, opening = it was let go
-    )
+    opening: float  # m, between the fingers
+    slipped: bool | None = None  # once the fingers move again: True if they closed, False if they opened
 
 
 @dataclass
-class _Truth:
-    """The life of one atom."""
+class _AtomTruth:
+    """Whether an atom held at the start, when it first became true, and whether it holds now."""
 
     start: bool
     first: int | None = None
     last: bool = False
-
-
-def _descendants(model: Any, root: int) -> list[int]:
-    found = {root}
-    for body in range(root + 1, model.nbody):
-        if model.body_parentid[body] in found:
-            found.add(body)
-    return sorted(found)
 
 
 def _name(model: Any, kind: Any, index: int) -> str:

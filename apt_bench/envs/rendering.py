@@ -1,9 +1,9 @@
 """Choose and report the GL library that MuJoCo renders with.
 
-`MUJOCO_GL` decides where it is set. Otherwise EGL is tried (a GPU, or Mesa's llvmpipe in software), then OSMesa (always
-software), each in a process of its own, because a GL library that fails may take its process with it. What is tried is
-a picture, not only a context. `PYOPENGL_PLATFORM` follows the choice, here and in child processes: where it says
-something else it is replaced. Nothing here runs before the first image is asked for.
+`MUJOCO_GL` names the library, where it is set. Otherwise EGL is tried (on a GPU, or in software with Mesa's llvmpipe),
+then OSMesa (always in software). Each trial runs in its own process, because a failing GL library may end its process.
+A trial renders an image; creating a context is not enough. `PYOPENGL_PLATFORM` is set to the same library, in this
+process and its children, and replaced where it has another value. Nothing here runs before the first image is rendered.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ CANDIDATES = ("egl", "osmesa")
 KNOWN = (*CANDIDATES, "glfw", "cgl")
 MEND = (
     "On Debian or Ubuntu: apt-get install libegl1 libgl1-mesa-dri (EGL, in software or with the GPU's own driver), "
-    "or libosmesa6 (software). Policies that look at no camera need none of them."
+    "or libosmesa6 (software). Policies that use no camera need neither."
 )
 PROBE_SECONDS = 120
-"""After so long a GL library that shows no picture is taken to hang."""
+"""Seconds after which a trial of a GL library is ended."""
 
 _PROBE = """
 import importlib, json, os, sys, time
@@ -55,7 +55,7 @@ def draw():
         seconds.append(time.perf_counter() - began)
     red, green, blue = pixels[128, 128].tolist()
     if not red > 2 * max(green, blue, 1) or pixels[4, 4].tolist() == pixels[128, 128].tolist() or GL.glGetError():
-        raise RuntimeError("a context, but the picture of a red ball in it shows none")
+        raise RuntimeError("a context was created, but a red ball rendered in it is missing from the image")
     found = [GL.glGetString(n).decode(errors="replace") for n in (GL.GL_VENDOR, GL.GL_RENDERER, GL.GL_VERSION)]
     return [*found, round(min(seconds), 4)]
 try:
@@ -67,7 +67,7 @@ except BaseException as error:
         found = ""
     found = found or type(error).__name__
 print(json.dumps(found), flush=True)
-os._exit(0)  # not through the GL library's own way out
+os._exit(0)  # without the GL library's exit handlers
 """
 
 _PICTURE = """<mujoco><visual><global offwidth="256" offheight="256"/></visual><worldbody>
@@ -77,7 +77,7 @@ _PICTURE = """<mujoco><visual><global offwidth="256" offheight="256"/></visual><
 
 @dataclass(frozen=True)
 class Backend:
-    """A GL library that works here. `seconds`: for a picture of 256 x 256 pixels with hardly anything in it."""
+    """A GL library that works on this machine. `seconds`: time to render a nearly empty image of 256 x 256 pixels."""
 
     name: str  # egl, osmesa, ...
     vendor: str
@@ -87,13 +87,13 @@ class Backend:
 
     @property
     def software(self) -> bool:
-        """Whether the CPU renders."""
+        """Whether it renders on the CPU."""
         return any(word in self.renderer.lower() for word in ("llvmpipe", "softpipe", "software", "swrast"))
 
 
 @functools.cache
 def probe(name: str) -> Backend | str:
-    """Draw a picture in a process of its own: the backend, or the last line of what went wrong."""
+    """Render an image in a separate process. Return the backend, or the last line of the error."""
     environ = {**os.environ, "MUJOCO_GL": "disable"}
     if name in CANDIDATES:
         environ["PYOPENGL_PLATFORM"] = name
@@ -108,7 +108,7 @@ def probe(name: str) -> Backend | str:
             errors="replace",
         )
     except subprocess.TimeoutExpired:
-        return f"no picture in {PROBE_SECONDS} s"
+        return f"no image within {PROBE_SECONDS} s"
     for line in done.stdout.splitlines():
         if line.startswith("["):
             return Backend(name, *json.loads(line))
@@ -121,19 +121,21 @@ def probe(name: str) -> Backend | str:
 
 @functools.cache
 def choose_backend() -> str:
-    """The name of the backend to use, left in `MUJOCO_GL` and `PYOPENGL_PLATFORM` for this process and its children.
-    Raises UserError where none works."""
+    """Return the name of the backend to use, and set `MUJOCO_GL` and `PYOPENGL_PLATFORM` for this process and its
+    children. Raises UserError where no backend works."""
     name = os.environ.get("MUJOCO_GL", "").lower().strip()
     if name and name not in KNOWN:
-        raise UserError(f"MUJOCO_GL={name} is no renderer. Unset it, or set it to one of {', '.join(KNOWN)}.")
-    name = name or _first_that_works()
+        raise UserError(
+            f"MUJOCO_GL={name} is not a known GL library. Unset it, or set it to one of {', '.join(KNOWN)}."
+        )
+    name = name or _first_working()
     os.environ["MUJOCO_GL"] = name
     if name in CANDIDATES:
-        _follow(name)
+        _set_pyopengl_platform(name)
     return name
 
 
-def _first_that_works() -> str:
+def _first_working() -> str:
     failures: list[str] = []
     for name in CANDIDATES:
         found = probe(name)
@@ -145,32 +147,33 @@ def _first_that_works() -> str:
     raise UserError(f"No GL library for headless rendering works ({'; '.join(failures)}). {MEND}")
 
 
-def _follow(name: str) -> None:
-    """Tell PyOpenGL, which reads it once, when it is first imported."""
+def _set_pyopengl_platform(name: str) -> None:
+    """Set the variable that PyOpenGL reads once, at its first import."""
     old = os.environ.get("PYOPENGL_PLATFORM", "")
     if old and old.lower() != name:
-        say(f"PYOPENGL_PLATFORM={old} does not go with MUJOCO_GL={name}; it is taken as {name}.")
+        say(f"PYOPENGL_PLATFORM={old} contradicts MUJOCO_GL={name}; {name} is used.")
     os.environ["PYOPENGL_PLATFORM"] = name
 
 
 def import_backend(name: str) -> Any:
-    """The module of mujoco that makes GL contexts of this backend. Raises UserError where it cannot be imported."""
+    """Import MuJoCo's module for GL contexts of this backend. Raises UserError where it cannot be imported."""
     loaded = getattr(sys.modules.get("OpenGL.platform"), "PLATFORM", None)
     platform = type(loaded).__module__.rpartition(".")[2]  # OpenGL.platform.egl
     if name in CANDIDATES and loaded is not None and platform != name:
         raise UserError(
-            f"PyOpenGL was imported for '{platform}' before, so {name} cannot be used in this process. Set "
+            f"PyOpenGL was already imported for '{platform}', so {name} cannot be used in this process. Set "
             f"PYOPENGL_PLATFORM={name} before Python starts."
         )
     try:
         return importlib.import_module(f"mujoco.{name}")
-    except Exception as error:  # of PyOpenGL, ctypes and the library: no type in common
+    except Exception as error:  # the exceptions of PyOpenGL, ctypes and the library have no common type
         raise UserError(does_not_work(name, why(error))) from None
 
 
 def describe() -> Backend:
-    """The backend in use with its vendor and renderer, for `doctor` and `run.json`. Raises UserError as above, and
-    where the one that `MUJOCO_GL` names does not work."""
+    """Return the backend in use with its vendor and renderer, for `doctor` and `run.json`.
+
+    Raises UserError where no backend works, or the one that `MUJOCO_GL` names does not."""
     name = choose_backend()
     found = probe(name)
     if isinstance(found, Backend):
@@ -179,12 +182,12 @@ def describe() -> Backend:
 
 
 def does_not_work(name: str, reason: str) -> str:
-    """The message for a backend that was chosen and cannot be used."""
+    """The error message for a chosen backend that cannot be used."""
     return f"MUJOCO_GL={name} does not work here ({reason}). {MEND}"
 
 
 def why(error: BaseException) -> str:
-    """What a GL library's exception says; those of PyOpenGL may fail to say anything."""
+    """The message of an exception. Those of PyOpenGL may fail when they are converted to text."""
     try:
         text = str(error)
     except Exception:

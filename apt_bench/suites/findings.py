@@ -1,4 +1,4 @@
-"""What `apt-bench validate` finds."""
+"""Findings of `apt-bench validate`."""
 
 from __future__ import annotations
 
@@ -14,18 +14,27 @@ Level = Literal["ok", "warn", "error"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One check's result. `error`: scores would not mean what they say; `warn`: a known defect or an oddity."""
+    """The result of a check.
+
+    Attributes:
+        level: `ok`; `warn`: a known defect or something unusual; `error`: scores would be wrong.
+        kind: A short name of what was checked.
+        message: A sentence for people.
+        cell: Name of the cell, "" for the whole suite.
+        task: Name of the task, if the finding is about one.
+        init: Index of the initial state, if the finding is about one.
+    """
 
     level: Level
     kind: str
     message: str
-    cell: str = ""  # "" = the whole suite
+    cell: str = ""
     task: str | None = None
     init: int | None = None
 
 
 def simulator(suite: Suite) -> Iterator[Finding]:
-    """Is the simulator that is imported here the one that the suite is defined on?"""
+    """Check whether the imported simulator is the one that the suite is defined for."""
     for package in provenance.simulator(suite.simulator):
         found = provenance.problems(suite.simulator, [package])
         for problem in found:

@@ -1,18 +1,18 @@
-"""Language probes: the same initial states under other sentences.
+"""Language probes: the same initial states with other sentences.
 
-A policy that follows the instruction must change what it does when the instruction changes its meaning, and must not
-when only its wording does. Each probe rewrites the prompt of an episode and nothing else; scene, goal and seed stay,
-so results pair with the default prompt's, episode by episode.
+A policy that follows the instruction changes its behaviour when the meaning of the instruction changes, and keeps it
+when only the wording changes. A probe rewrites the prompt of an episode and nothing else. Scene, goal and seed stay the
+same, so each result pairs with that of the default prompt.
 
-`null`         no words at all. A policy that succeeds all the same does not need the instruction.
-`swapped`      the instruction of another task of the cell, in the same scene where there is one. Success here means
-               that the policy did what the scene suggests and not what it was told.
-`stale`        the sentence of the file's name where the cell's own differs: what the unperturbed task asked.
-`paraphrase`   the same meaning in other words (verbs and connectives exchanged, nouns kept).
+`null`         an empty prompt. A policy that succeeds with it does not need the instruction.
+`swapped`      the instruction of another task of the cell, in the same scene where possible. A success means that the
+               policy did what the scene suggests, not what it was instructed to do.
+`stale`        the sentence of the file's name, where the cell's own differs: the instruction of the unperturbed task.
+`paraphrase`   the same meaning in other words: verbs and connectives are replaced, nouns are kept.
 `punctuation`  a capital letter at the start and a full stop at the end.
-`repeat`       the same sentence once more. What changes all the same is noise that the policy draws elsewhere than from
-               `Observation.noise_key`: the floor against which the others are read. Every episode that is probed is
-               repeated once, so that the floor is as precise as what is read against it, and pairs with it.
+`repeat`       the same sentence again. Differences come from noise that the policy does not draw from
+               `Observation.noise_key`. They are the noise floor of the other probes. Every probed episode is repeated
+               once, so that the floor is as precise as the probes and pairs with them.
 """
 
 from __future__ import annotations
@@ -41,9 +41,8 @@ SYNONYMS = (
 SWAPPED_TASK = "swapped_task"
 """Key of `EpisodeSpec.prompts` that names the task whose instruction was sent."""
 
-
 SECOND = "second"
-"""Key of `EpisodeSpec.prompts` that holds the sentence that a coached cell sends second; a probe changes both."""
+"""Key of `EpisodeSpec.prompts` for the second sentence of a coached cell. A probe changes both sentences."""
 
 
 def _reworded(spec: EpisodeSpec, change: Callable[[str], str]) -> EpisodeSpec | None:
@@ -78,7 +77,7 @@ def _in_other_words(text: str) -> str:
 
 
 def _swapped(spec: EpisodeSpec, others: Sequence[EpisodeSpec]) -> EpisodeSpec | None:
-    """The next task of the cell with another sentence, its own last; one in the same scene if there is any."""
+    """Use the sentence of the next task of the cell that has another one, in the same scene if there is any."""
     candidates = [o for o in others if o.prompt != spec.prompt]
     candidates = [o for o in candidates if o.group == spec.group] or candidates
     if not candidates:
@@ -106,10 +105,12 @@ PROBES: dict[str, Callable[[EpisodeSpec, Sequence[EpisodeSpec]], EpisodeSpec | N
     "punctuation": _punctuation,
     REPEAT: _repeat,
 }
+"""Name -> function of an episode and one episode of each task of its cell. It returns the probed episode, or None where
+the probe would not change the sentence."""
 
 
 def check_names(probes: Sequence[str]) -> None:
-    """Raises UserError for a probe that is not there."""
+    """Raise UserError for an unknown probe."""
     for name in probes:
         if name not in PROBES:
             raise UserError(f"No language probe '{name}'. {did_you_mean(name, PROBES)}")
@@ -118,11 +119,19 @@ def check_names(probes: Sequence[str]) -> None:
 def expand(
     specs: Sequence[EpisodeSpec], probes: Sequence[str], cell_specs: Sequence[EpisodeSpec]
 ) -> list[EpisodeSpec]:
-    """The episodes themselves, then each of them under each probe that changes its sentence, then those again under
-    their own sentence (`repeat`), whether that was asked for or not.
+    """Add the probed episodes to episodes.
 
-    cell_specs: at least one episode of every task of the cells involved, from which `swapped` takes its sentences.
-    What is named twice is one.
+    Args:
+        specs: The episodes. Duplicates are removed.
+        probes: Names of probes.
+        cell_specs: At least one episode of every task of the cells of `specs`; `swapped` takes its sentences from them.
+
+    Returns:
+        The episodes; then, probe by probe, those whose sentence the probe changes; then each probed episode again with
+        its own sentence (`repeat`). With `repeat` in `probes`, every episode is repeated.
+
+    Raises:
+        UserError: A probe is unknown.
     """
     check_names(probes)
     specs = list({s.key: s for s in specs}.values())
@@ -136,12 +145,12 @@ def expand(
         for spec in specs:
             probed = PROBES[name](spec, list(by_cell[spec.key.cell].values()))
             if probed is not None:
-                out.append(_under(name, probed))
+                out.append(_as_probe(name, probed))
     changed = {dataclasses.replace(s.key, prompt="default") for s in out[len(specs) :]}
-    out += [_under(REPEAT, s) for s in specs if REPEAT in probes or s.key in changed]
+    out += [_as_probe(REPEAT, s) for s in specs if REPEAT in probes or s.key in changed]
     return out
 
 
-def _under(name: str, spec: EpisodeSpec) -> EpisodeSpec:
+def _as_probe(name: str, spec: EpisodeSpec) -> EpisodeSpec:
     key = dataclasses.replace(spec.key, prompt=name)
     return dataclasses.replace(spec, key=key, prompt_source=f"probe:{name}")

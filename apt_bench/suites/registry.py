@@ -1,4 +1,8 @@
-"""Finds suites by name: shipped, registered in this process, added by installed packages, or by the path of a file."""
+"""Find suites by name or by path.
+
+A name is that of a shipped suite, of one registered in this process, or of one that an installed package adds. A path
+is that of a YAML file.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from apt_bench.suites.suite import Cell, Suite
 
 
 def suite_names() -> list[str]:
-    """Names of the shipped suites."""
+    """Return the names of the shipped suites."""
     return sorted(p.stem for p in data_dir("suites").glob("*.yaml"))
 
 
@@ -24,8 +28,17 @@ _registered: dict[str, Suite] = {}
 
 
 def register_suite(suite: str | os.PathLike[str] | Suite) -> Suite:
-    """Make a suite (a Suite, or the path of its YAML file) known by its name in this process; the same name again
-    replaces it. Returns it. Raises UserError where the file is no suite, or a shipped suite has the name."""
+    """Register a suite under its name in this process. A later suite with the same name replaces it.
+
+    Args:
+        suite: A `Suite`, or the path of its YAML file.
+
+    Returns:
+        The registered suite.
+
+    Raises:
+        UserError: The file does not define a suite, or a shipped suite has the same name.
+    """
     found = suite if isinstance(suite, Suite) else _read_suite(_path(os.fspath(suite)))
     if found.name in suite_names():
         raise UserError(f"A shipped suite is called '{found.name}'. Give yours another name.")
@@ -39,9 +52,14 @@ def registered_suite(name: str) -> Suite | None:
 
 
 def load_suite(name: str) -> Suite:
-    """A suite by name, or any suite by the path of its YAML file.
+    """Return a suite by name or by path.
 
-    Shipped suites come first, then those of `register_suite`, then those that installed packages add.
+    Args:
+        name: The path of a YAML file (with the suffix .yaml or .yml), or the name of a suite. Shipped suites are
+            searched first, then those of `register_suite`, then those that installed packages add.
+
+    Raises:
+        UserError: There is no such suite, or its file is invalid.
     """
     if name.endswith((".yaml", ".yml")):
         return _read_suite(_path(name))
@@ -57,7 +75,7 @@ def load_suite(name: str) -> Suite:
 def _path(name: str) -> Path:
     if not os.path.isfile(name):  # False also for what is too long to be a path
         raise UserError(
-            f"No file '{name}'. Give --suite the path of a YAML file, or a name of `apt-bench ls suites`."
+            f"No file '{name}'. Give --suite the path of a YAML file, or a name from `apt-bench ls suites`."
         )
     return Path(name)
 
@@ -68,23 +86,23 @@ def _read_suite(path: Path) -> Suite:
     if not isinstance(cells, dict) or not cells:
         raise UserError(f"{path}: 'cells' must map at least one name to a cell.")
     parts: list[tuple[type, Mapping[Any, Any], str]] = [(Suite, raw, str(path))]
-    for cell, about in cells.items() if "cells" in raw else ():
-        if not isinstance(about, dict):
-            raise UserError(f"{path}: cell '{cell}': expected a mapping, found {type(about).__name__}.")
-        if "name" in about:
+    for cell, content in cells.items() if "cells" in raw else ():
+        if not isinstance(content, dict):
+            raise UserError(f"{path}: cell '{cell}': expected a mapping, found {type(content).__name__}.")
+        if "name" in content:
             raise UserError(
-                f"{path}: cell '{cell}': its name stands before the colon; remove the key 'name'."
+                f"{path}: cell '{cell}': its name is the key before the colon; remove the key 'name'."
             )
-        parts.append((Cell, {"name": cell, **about}, f"{path}: cell '{cell}'"))
+        parts.append((Cell, {"name": cell, **content}, f"{path}: cell '{cell}'"))
     check_keys(parts)
-    raw["cells"] = tuple(build(kind, about, where) for kind, about, where in parts[1:])
+    raw["cells"] = tuple(build(kind, content, where) for kind, content, where in parts[1:])
     suite: Suite = build(Suite, raw, str(path))
     return suite
 
 
 def _from_package(name: str, entry: Plugin) -> Suite:
-    """The suite of an entry point: a Suite, the path of a YAML file, or a function without arguments that gives one.
-    Raises UserError for anything else, whatever the package raises."""
+    """Load the suite of an entry point: a Suite, the path of a YAML file, or a function without arguments that returns
+    either. Raises UserError for anything else, and for any exception of the package."""
     where = f"Suite '{name}' of package {entry.package}"
     try:
         found = load_object(entry.target)
@@ -96,13 +114,14 @@ def _from_package(name: str, entry: Plugin) -> Suite:
     except (Exception, SystemExit) as error:
         raise UserError(f"{where} cannot be loaded: {one_line(describe_error(error), 300)}.") from error
     if suite.name != name:
-        raise UserError(f"{where} calls itself '{suite.name}'. Its entry point must bear the same name.")
+        raise UserError(f"{where} has the name '{suite.name}'. Give its entry point the same name.")
     return suite
 
 
 def iter_suites() -> Iterator[Suite]:
-    """Every suite that is known by name: shipped, registered in this process, added by packages. One of a package that
-    cannot be loaded costs a line on stderr."""
+    """Yield every suite that has a name: the shipped ones, those registered in this process, those of packages.
+
+    A suite of a package that cannot be loaded is skipped, with a line on stderr."""
     shipped = suite_names()
     for name in shipped:
         yield load_suite(name)

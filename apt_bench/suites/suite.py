@@ -1,8 +1,8 @@
-"""Suites: which episodes there are, in which scene, under which sentence.
+"""The data of a suite: which episodes it has, in which scene and with which instruction.
 
-A suite is one YAML file. It has cells (columns of a table), each with tasks, a step budget and an instruction source.
-`registry.load_suite` reads it, `Suite.select` expands it into `EpisodeSpec`s. Nothing here imports a simulator: the
-YAML file names the function that gives a cell's tasks.
+A suite is one YAML file. It has cells (the columns of a table). Each cell has tasks, a step budget and a source of
+instructions. `registry.load_suite` reads the file, and `Suite.select` returns `EpisodeSpec`s. Nothing here imports a
+simulator: the YAML file names the function that returns a cell's tasks.
 """
 
 from __future__ import annotations
@@ -31,33 +31,44 @@ from apt_bench.core.plugins import find_plugins
 from apt_bench.core.text import one_line
 
 STALE = "@stale"
+"""Suffix of a cell's name that selects its control: the same cell with the sentence of the file's name."""
 
 ENVIRONMENTS = {
     "libero": "apt_bench.envs.libero:LiberoEnv",
     "tabletop": "apt_bench.envs.tabletop:TabletopEnv",
 }
-"""Short names of the shipped environments, for `env` of a suite."""
+"""Short names of the shipped environments, for the key `env` of a suite."""
 
 Steps = Annotated[int, Range(least=1, most=10**6)]
-"""Control steps of an episode."""
+"""A number of control steps."""
 
 Hertz = Annotated[int, Range(least=1, most=10_000)]
 
 
 @dataclass(frozen=True)
 class EpisodeKey:
-    """The unit of pairing: two runs that share a key saw the same initial state under the same prompt id."""
+    """Identifies an episode. Two runs that share a key had the same initial state and the same kind of prompt, so that
+    their episodes can be paired.
+
+    Attributes:
+        suite: Name of the suite.
+        cell: Name of the cell.
+        task: Name of the task.
+        init: Index of the initial state, from 0.
+        seed: The suite's seed or the one given to the run.
+        prompt: "default" or the name of a language probe.
+    """
 
     suite: str
     cell: str
     task: str
     init: int
     seed: int
-    prompt: str = "default"  # or the name of a language probe
+    prompt: str = "default"
 
     @cached_property
     def id(self) -> str:
-        """A stable one-line name, e.g. `libero_pro/spatial_task/pick_up_.../init3/seed7/default`."""
+        """The key in one line, e.g. `libero_pro/spatial_task/pick_up_.../init3/seed7/default`."""
         return f"{self.suite}/{self.cell}/{self.task}/init{self.init}/seed{self.seed}/{self.prompt}"
 
 
@@ -65,11 +76,16 @@ class EpisodeKey:
 class Task:
     """One instruction in one scene.
 
-    `prompts` maps each source (`file`: the sentence in the file's name, `bddl`: the sentence inside the file,
-    `text`: the suite's own) to its sentence. `group` names what is expensive to switch (a compiled model): the runner
-    keeps a worker on one group. `unavailable` says why the task cannot be run. `flags` name known defects by init
-    index (`None` = every init). Where every initial state has a sentence of its own, `prompts` holds templates for
-    people to read, and `prompts_of(init, seed)` the sentences.
+    Attributes:
+        name: Unique in its cell.
+        prompts: Sentences by source: `file` (made from the file's name), `bddl` (from inside the file), `text` (the
+            suite's own). Where every initial state has its own sentence, these are templates for people to read.
+        args: Arguments of the environment, copied to `EpisodeSpec.args`.
+        group: Name of what is expensive to change, such as a compiled model. The runner keeps a worker on one group.
+        inits: Number of initial states.
+        unavailable: Why the task cannot be run, or None.
+        flags: Known defects by index of the initial state; None stands for every initial state.
+        prompts_of: `prompts_of(init, seed)` returns the sentences by source, where every initial state has its own.
     """
 
     name: Name
@@ -89,15 +105,26 @@ class Task:
 
 @dataclass(frozen=True)
 class Cell:
-    """One column of a table. `args` go to the task provider. Raises UserError for values that cannot be meant."""
+    """A set of tasks with one step budget: a column of a results table. Raises UserError for invalid values.
+
+    Attributes:
+        name: Unique in its suite.
+        label: Heading of the column.
+        max_steps: Budget of an episode in control steps, without settling.
+        instruction: Source of the sentence that is sent: a key of `Task.prompts`.
+        args: Arguments of the function that returns the tasks.
+        headline: Whether the cell is run by default and is part of the average.
+        control: The unperturbed cell with the same tasks, as "suite:cell".
+        about: A description for people.
+    """
 
     name: Name
     label: str
     max_steps: Steps
-    instruction: str  # source of the sent sentence: a key of Task.prompts
+    instruction: str
     args: Arguments = field(default_factory=dict)
     headline: bool = True
-    control: str | None = None  # the unperturbed twin, "suite:cell"
+    control: str | None = None
     about: str = ""
 
     def __post_init__(self) -> None:
@@ -105,16 +132,29 @@ class Cell:
 
     @property
     def stale(self) -> bool:
-        """Whether this is the control that sends the old sentence on purpose."""
+        """Whether this cell is a control that sends the sentence of the file's name (`STALE`)."""
         return self.name.endswith(STALE)
 
 
 @dataclass(frozen=True)
 class EpisodeSpec:
-    """Everything an environment needs for one episode."""
+    """Everything that an environment needs for one episode.
+
+    Attributes:
+        key: Identifies the episode.
+        env: The environment as "module:Class".
+        prompt: The sentence that is sent first.
+        prompt_source: Key of `prompt` in `prompts`, or "probe:NAME".
+        prompts: All sentences of the task by source.
+        max_steps: Budget in control steps, without settling.
+        settle_steps: Control steps before the budget starts.
+        args: Arguments of the environment.
+        group: See `Task.group`.
+        flags: Known defects of this episode.
+    """
 
     key: EpisodeKey
-    env: str  # "module:Class"
+    env: str
     prompt: str
     prompt_source: str
     prompts: Mapping[str, str]
@@ -131,46 +171,62 @@ class EpisodeSpec:
 
     @cached_property
     def env_seed(self) -> int:
-        """Seed of everything random in the scene: from what the scene is, not from the cell's name or the prompt, so
-        `spatial_task` and `spatial_task@stale` see the same initial states. 32 bits of SHA-256."""
+        """Seed of everything random in the scene: 32 bits of SHA-256.
+
+        It depends on the scene, not on the cell's name or the prompt. `spatial_task` and `spatial_task@stale` therefore
+        have the same initial states."""
         return int.from_bytes(self._scene_digest[:4], "little")
 
     @cached_property
     def noise_key(self) -> str:
-        """What a policy seeds its noise with: names scene, initial state and seed, neither cell nor prompt. The same
-        scene under another sentence gets the same noise. 32 hex digits of SHA-256."""
+        """Seed of a policy's noise: 32 hex digits of SHA-256.
+
+        It depends on scene, initial state and seed, but neither on the cell's name nor on the prompt. The same scene
+        with another sentence has the same noise."""
         return hashlib.sha256(b"noise" + self._scene_digest).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A benchmark: cells, and where their tasks and environments come from. Raises UserError for values that cannot be
-    meant.
+    """A benchmark. Raises UserError for invalid values.
 
-    The defaults are what every shipped suite uses. `env` is "module:Class", or the name of a shipped environment or of
-    one that an installed package adds; the suite keeps "module:Class".
+    The defaults are those of every shipped suite.
+
+    Attributes:
+        name: Unique among the suites.
+        version: Increased when episodes change, so that older results are not compared.
+        title: A title for people. Default: the name.
+        env: The environment as "module:Class", or the name of a shipped environment or of one that an installed package
+            adds. The suite stores "module:Class".
+        tasks: "module:function", called with a `Cell`, returns the list of its `Task`s.
+        episodes: Default number of initial states per task.
+        cells: The cells in the order of the table.
+        settle_steps: Control steps before the budget starts.
+        seed: Default seed.
+        control_hz: Control steps per second.
+        about: A description for people.
+        checks: "module:function" for `apt-bench validate`, called as (suite, premises=bool), yields `Finding`s.
+        proofs: "module:function" for `validate --solvable`, called as (suite, specs), returns `solvability.Proof`s.
+        published: Name of the CSV with published results, in results/published.
+        simulator: Package -> version that the protocol requires.
     """
 
     name: Name
     version: Natural = 1
-    title: str = ""  # for people; default: the name
+    title: str = ""
     _: KW_ONLY
     env: str
-    tasks: str  # "module:function", called with a Cell, gives its list of Task
-    episodes: Count  # initial states per task by default
+    tasks: str
+    episodes: Count
     cells: tuple[Cell, ...]
-    settle_steps: Annotated[int, Range(least=0, most=10**6)] = 10  # control steps before the budget starts
+    settle_steps: Annotated[int, Range(least=0, most=10**6)] = 10
     seed: Natural = 7
     control_hz: Hertz = 20
     about: str = ""
-    checks: str | None = (
-        None  # "module:function" for `apt-bench validate`: (Suite, premises=bool) -> Findings
-    )
-    proofs: str | None = (
-        None  # "module:function" for `validate --solvable`: (Suite, specs) -> solvability.Proof
-    )
-    published: str | None = None  # CSV of the paper's rows, in results/published
-    simulator: Mapping[str, str] = field(default_factory=dict)  # package -> version that the protocol means
+    checks: str | None = None
+    proofs: str | None = None
+    published: str | None = None
+    simulator: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         where = f"suite '{one_line(self.name, 60)}'"
@@ -179,10 +235,12 @@ class Suite:
         object.__setattr__(self, "env", _environment(self.env, where))
         names = [c.name for c in self.cells]
         if twice := {n for n in names if names.count(n) > 1}:
-            raise UserError(f"{where}: cell '{sorted(twice)[0]}' stands there twice.")
+            raise UserError(f"{where}: cell '{sorted(twice)[0]}' is defined twice.")
 
     def cell(self, name: str) -> Cell:
-        """The cell of this name; `NAME@stale` is the same cell under the file name's sentence."""
+        """Return a cell by name. `NAME@stale` is the same cell with the sentence of the file's name (`STALE`).
+
+        Raises UserError for an unknown name."""
         for cell in self.cells:
             if cell.name == name:
                 return cell
@@ -194,13 +252,15 @@ class Suite:
         raise UserError(f"Suite '{self.name}' has no cell '{name}'. {did_you_mean(name, known)}")
 
     def cell_tasks(self, cell: Cell) -> list[Task]:
-        """The tasks of a cell, from the provider that the YAML names. Raises UserError where it gives anything else."""
+        """Return the tasks of a cell, from the function that the YAML file names.
+
+        Raises UserError where the function returns anything else."""
         tasks: list[Task] = load_object(self.tasks)(cell)
         names = [t.name if isinstance(t, Task) else None for t in tasks]
         if None in names or len(set(names)) < len(names):
             raise UserError(
-                f"Suite '{self.name}': {self.tasks} must give a list of Task with different names for cell "
-                f"'{cell.name}'; it gave {one_line(names, 300)}."
+                f"Suite '{self.name}': {self.tasks} must return a list of Task with different names for cell "
+                f"'{cell.name}'; it returned {one_line(names, 300)}."
             )
         return tasks
 
@@ -213,11 +273,20 @@ class Suite:
         instruction: str | None = None,
         limit: int | None = None,
     ) -> list[EpisodeSpec]:
-        """The episodes asked for, cell by cell, task by task. Without `cells`: the headline cells.
+        """Return episodes, cell by cell and task by task.
 
-        tasks: names, or indices in the cell ("3"); a name may be shortened to any part that only fits some tasks.
-        What is named twice, also in two ways, is one. Raises UserError for anything unknown, for numbers that cannot
-        be meant, and where more initial states are asked for than there are.
+        A cell or task that is named twice is selected once.
+
+        Args:
+            cells: Names of cells. None or empty: the headline cells.
+            tasks: Names of tasks, parts of names, or indices in the cell ("3"). None or empty: all tasks.
+            episodes: Initial states per task. None: the suite's default.
+            seed: None: the suite's seed.
+            instruction: Source of the sentences, in place of each cell's own. Cells `NAME@stale` keep theirs.
+            limit: Return the first episodes only.
+
+        Raises:
+            UserError: A name or a source is unknown, a number is invalid, or a task has fewer initial states.
         """
         chosen = (
             [self.cell(c) for c in dict.fromkeys(cells)] if cells else [c for c in self.cells if c.headline]
@@ -237,7 +306,7 @@ class Suite:
                     continue
                 if count > task.inits:
                     raise UserError(
-                        f"{count} episodes asked, but task '{task.name}' of cell '{cell.name}' has "
+                        f"{count} episodes were asked for, but task '{task.name}' of cell '{cell.name}' has "
                         f"{task.inits} initial states. Use --episodes {task.inits} or fewer."
                     )
                 specs += [self._spec(cell, task, i, seed, instruction) for i in range(count)]
@@ -250,7 +319,7 @@ class Suite:
         return specs[:limit] if limit is not None else specs
 
     def episode(self, key: EpisodeKey) -> EpisodeSpec:
-        """The one episode of this key, under the cell's own instruction. Raises UserError where this suite lacks it."""
+        """Return the episode of a key, with the cell's own instruction. Raises UserError where there is none."""
         cell = self.cell(key.cell)
         for task in self.cell_tasks(cell):
             if task.name == key.task and not task.unavailable and key.init < task.inits:
@@ -282,7 +351,7 @@ class Suite:
 
 
 def _environment(name: str, where: str) -> str:
-    """ "module:Class" of an environment that a suite names."""
+    """Return "module:Class" of the environment that a suite names. Raises UserError for an unknown name."""
     if ":" in name:
         return name
     if name in ENVIRONMENTS:
@@ -291,5 +360,5 @@ def _environment(name: str, where: str) -> str:
         return others[name].target
     raise UserError(
         f"{where}: no environment '{one_line(name, 100)}'. {did_you_mean(name, [*ENVIRONMENTS, *others])} "
-        "Your own: env: my_module:MyEnv."
+        "For your own environment write env: my_module:MyEnv."
     )

@@ -138,7 +138,7 @@ def test_no_gl_library(run, monkeypatch, tmp_path):
     monkeypatch.setenv("MUJOCO_GL", "vulkan")
     choose_backend.cache_clear()  # another test of this process may have rendered
     message = run("--suite", str(tmp_path / "gl.yaml"), "--policy", "tests.toy:PushPolicy")
-    assert "MUJOCO_GL=vulkan is no renderer" in message
+    assert "MUJOCO_GL=vulkan is not a known GL library" in message
 
 
 def test_what_is_listed_and_planned(cli, run, tmp_path):

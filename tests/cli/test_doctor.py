@@ -39,14 +39,14 @@ def test_a_picture_that_shows_nothing_is_a_failure(cli, monkeypatch: pytest.Monk
     monkeypatch.setattr(
         rendering, "_PICTURE", rendering._PICTURE.replace('type="sphere"', 'type="sphere" group="5"')
     )
-    assert "the picture of a red ball in it shows none" in cli("doctor", "--suite", SUITE, code=1)
+    assert "a red ball rendered in it is missing from the image" in cli("doctor", "--suite", SUITE, code=1)
 
 
 def test_a_library_that_hangs_is_a_failure(cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendering, "_PROBE", "import time; time.sleep(100)")
     monkeypatch.setattr(rendering, "PROBE_SECONDS", 0.3)
     assert "FAIL  rendering: No GL library" in (out := cli("doctor", "--suite", SUITE, code=1))
-    assert "egl: no picture in 0.3 s" in out
+    assert "egl: no image within 0.3 s" in out
     assert "ok    disk" in out  # the other checks go on
 
 

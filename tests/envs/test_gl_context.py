@@ -121,7 +121,7 @@ def test_gl_objects_that_are_gone_are_an_error(red: Picture, name: str) -> None:
 
 def test_pixels_that_nobody_wrote_are_an_error(red: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mujoco, "mjr_readPixels", lambda *arguments: None)
-    with pytest.raises(RuntimeError, match="left the pixels as they were"):
+    with pytest.raises(RuntimeError, match="left the pixels unchanged"):
         red.draw()
 
 

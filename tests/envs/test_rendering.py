@@ -73,7 +73,7 @@ def test_the_platform_of_pyopengl_follows_the_choice_in_the_probe_and_in_use(
         [sys.executable, "-c", REAL_USE], env=environ, capture_output=True, text=True, timeout=100
     )
     assert (done.returncode, done.stdout) == (0, "egl\n"), done.stderr
-    said = f"PYOPENGL_PLATFORM={platform} does not go with MUJOCO_GL=egl; it is taken as egl."
+    said = f"PYOPENGL_PLATFORM={platform} contradicts MUJOCO_GL=egl; egl is used."
     assert (said in done.stderr) == (platform != "EGL")
 
 
@@ -84,7 +84,7 @@ def test_a_platform_that_pyopengl_was_imported_for_cannot_be_changed() -> None:
     done = subprocess.run(
         [sys.executable, "-c", script], env=environ, capture_output=True, text=True, timeout=100
     )
-    assert "PyOpenGL was imported for 'osmesa' before" in done.stderr
+    assert "PyOpenGL was already imported for 'osmesa'" in done.stderr
 
 
 @pytest.mark.sim
