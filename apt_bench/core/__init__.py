@@ -1,1 +1,1 @@
-"""What every other package rests on: errors, files, configuration, text made safe to print."""
+"""Shared by all packages: errors, files, configuration, text that is safe to print, versions and hashes."""

@@ -1,4 +1,4 @@
-"""YAML and JSON into frozen dataclasses, and objects by name: what suites, policies and training settings share."""
+"""Turn YAML and JSON into frozen dataclasses, and load objects by name. Suites, policies and recipes use it."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, overload
 
 import yaml
 
 from apt_bench.core.errors import UserError, describe_error, did_you_mean
 from apt_bench.core.files import read_text
 from apt_bench.core.jsonable import INTEGERS
-from apt_bench.core.module_search_path import hidden
+from apt_bench.core.module_search_path import shadowed_file
 from apt_bench.core.text import plain
 
 YAML_LIMIT, YAML_VALUES = 2**20, 100_000
-"""Bytes of a YAML file, and values in it with aliases written out, at most."""
+"""Maximum size of a YAML file in bytes, and maximum number of values in it after aliases are expanded."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Range:
-    """What a number may be, both ends included; `above` and `below` exclude theirs."""
+    """The range of a number. `least` and `most` are included; `above` and `below` are excluded."""
 
     least: float | None = None
     most: float | None = None
@@ -37,7 +39,7 @@ class Range:
     below: float | None = None
 
     def check(self, value: float, where: str) -> None:
-        """Raises UserError for a number that lies outside."""
+        """Raise UserError if the number is out of range; `where` names it."""
         if (
             (self.least is not None and value < self.least)
             or (self.most is not None and value > self.most)
@@ -53,12 +55,12 @@ class Range:
 
 @dataclass(frozen=True)
 class OneName:
-    """What names a file or a folder as a whole: no slash, no leading dot, nothing that cannot be shown."""
+    """A text that can name one file or folder: no slash, no leading dot, only printable characters."""
 
-    most: int = 180  # bytes: what is added to it must fit, too
+    most: int = 180  # bytes; leaves room for suffixes
 
     def check(self, value: str, where: str) -> None:
-        """Raises UserError for any other text."""
+        """Raise UserError for any other text; `where` names it."""
         if (
             not value
             or value != value.strip()
@@ -77,52 +79,56 @@ Name = Annotated[str, OneName()]
 
 
 @dataclass(frozen=True)
-class OfJson:
-    """What JSON can hold: no dates, no NaN."""
+class JsonValue:
+    """A value that JSON can hold: no dates, no NaN."""
 
     def check(self, value: Any, where: str) -> None:
-        """Raises UserError for anything else."""
+        """Raise UserError for any other value; `where` names it."""
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
-            raise UserError(f"{where} must hold what JSON can: {error}.") from None
+            raise UserError(f"{where} must be a value that JSON can hold: {error}.") from None
 
 
-Arguments = Annotated[Mapping[str, Any], OfJson()]
+Arguments = Annotated[Mapping[str, Any], JsonValue()]
 
 Count = Annotated[int, Range(least=1, most=10**9)]
-"""A number of things: at least one."""
+"""A count: at least 1."""
 
 Natural = Annotated[int, Range(least=0, most=2**63 - 1)]
-"""A number from zero, seeds included."""
+"""A whole number from 0, such as a seed."""
 
 Positive = Annotated[float, Range(above=0)]
 Share = Annotated[float, Range(least=0, below=1)]
-"""A part of a whole that leaves something."""
+"""A fraction in [0, 1)."""
 
 
-class _TooMuch(ValueError):
-    """More than `YAML_VALUES`."""
+class _TooManyValues(ValueError):
+    """The text has more than `YAML_VALUES` values."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is repeated in one mapping, of which YAML would silently keep the last; and stops at the first
-    value that is too much."""
+    """Refuse a key that is repeated in one mapping (YAML would keep the last one), and stop after `YAML_VALUES` values.
 
-    _nodes = 2 * YAML_VALUES  # keys are nodes, too
-    _entries = YAML_VALUES  # of mappings, those that `<<` takes from another one included
+    PyYAML reads about 25,000 values a second, so the limit is checked while it reads."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._values_left = YAML_VALUES
+        self._entries_left = YAML_VALUES  # of mappings, including those that `<<` merges from another one
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        self._nodes -= 1
-        if self._nodes < 0:
-            raise _TooMuch
+        is_key = index is None and isinstance(parent, yaml.MappingNode)
+        self._values_left -= not is_key
+        if self._values_left < 0:
+            raise _TooManyValues
         return super().compose_node(parent, index)
 
     def flatten_mapping(self, node: Any) -> None:
         super().flatten_mapping(node)
-        self._entries -= len(node.value)
-        if self._entries < 0:
-            raise _TooMuch
+        self._entries_left -= len(node.value)
+        if self._entries_left < 0:
+            raise _TooManyValues
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         names: set[str] = set()
@@ -136,11 +142,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _bounded(kind: str) -> Callable[[Any, Any], Any]:
+def _of_bounded_length(kind: str) -> Callable[[Any, Any], Any]:
     make: Callable[[Any, Any], Any] = _Loader.yaml_constructors[f"tag:yaml.org,2002:{kind}"]
 
     def number(loader: Any, node: Any) -> Any:
-        if len(node.value) > 1000:  # 59:59:59... takes minutes
+        if len(node.value) > 1000:  # a sexagesimal number 59:59:59... takes minutes
             raise ValueError(f"a number of {len(node.value):,} characters")
         return make(loader, node)
 
@@ -148,17 +154,28 @@ def _bounded(kind: str) -> Callable[[Any, Any], Any]:
 
 
 for _kind in ("int", "float"):
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _bounded(_kind))
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _of_bounded_length(_kind))
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The value of a YAML text. Raises UserError, beginning with `where`, for anything else, and for text that aliases
-    blow up."""
-    too_much = UserError(f"{where} has more than {YAML_VALUES:,} values, or more than 50 levels.")
+    """Parse a YAML text.
+
+    Args:
+        text: The YAML text.
+        where: Names the source; every error message begins with it.
+
+    Returns:
+        The value, made of dict, list, str, int, float, bool, None and dates.
+
+    Raises:
+        UserError: The text is not YAML, has more than `YAML_VALUES` values after aliases are expanded, or more than 50
+            levels.
+    """
+    too_many = UserError(f"{where} has more than {YAML_VALUES:,} values, or more than 50 levels.")
     try:
         value = yaml.load(text, _Loader)
-    except _TooMuch:
-        raise too_much from None
+    except _TooManyValues:
+        raise too_many from None
     except yaml.YAMLError as error:
         raise UserError(f"{where} is not YAML: {_yaml_problem(error)}.") from None
     except RecursionError:
@@ -171,7 +188,7 @@ def parse_yaml(text: str, where: str) -> Any:
         item, depth = stack.pop()
         left -= 1
         if left < 0 or depth > 50:
-            raise too_much
+            raise too_many
         if isinstance(item, dict):
             stack += [(v, depth + 1) for v in item.values()]
         elif isinstance(item, (list, tuple, set)):
@@ -180,31 +197,50 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:
-    """In one line: what is wrong, and where."""
+    """One line that says what is wrong and where."""
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or " ".join(str(error).split())
     return f"{problem} (line {mark.line + 1}, column {mark.column + 1})" if mark else problem
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a file. Raises UserError where there is none."""
+    """Read a YAML file whose content is a mapping.
+
+    Raises:
+        UserError: The file cannot be read, is not YAML (see `parse_yaml`), or holds something else.
+    """
     raw = parse_yaml(read_text(path, YAML_LIMIT), str(path))
     if not isinstance(raw, dict):
         raise UserError(f"{path}: expected a mapping, found {type(raw).__name__}.")
     return raw
 
 
+@overload
+def build(kind: type[T], raw: Any, where: str) -> T: ...
+@overload
+def build(kind: Any, raw: Any, where: str) -> Any: ...
 def build(kind: Any, raw: Any, where: str) -> Any:
-    """A value of type `kind` from YAML's plain ones; an unknown, missing or mistyped key is a UserError that names its
-    place, which begins with `where`. Values that are of the type already stay. Numbers are finite, and lie in the
-    `Range` of an `Annotated` type."""
+    """Build a value of type `kind` from the plain values of YAML, JSON or the command line.
+
+    Args:
+        kind: A dataclass, `int`, `float`, `str`, `bool`, `Any`, `Literal[...]`, `tuple[...]`, `Mapping[...]`,
+            `X | None`, or `Annotated[X, rule]` with the rules `Range`, `OneName` and `JsonValue`.
+        raw: The plain value. A value that already has the type is returned as it is.
+        where: Names the place of the value; every error message begins with it.
+
+    Returns:
+        The value. Numbers are finite.
+
+    Raises:
+        UserError: A key is unknown or missing, or a value has the wrong type or breaks a rule.
+    """
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return raw if isinstance(raw, kind) else _build_dataclass(kind, raw, where)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
         value = build(args[0], raw, where)
         for rule in args[1:]:
-            if isinstance(rule, (Range, OneName, OfJson)) and value is not None:
+            if isinstance(rule, (Range, OneName, JsonValue)) and value is not None:
                 rule.check(value, where)
         return value
     if origin is Literal:
@@ -218,7 +254,7 @@ def build(kind: Any, raw: Any, where: str) -> Any:
         if len(several) != len(args):
             raise UserError(f"{where} is {_shown(raw)}; it must have {len(args)} values.")
         return tuple(build(one, value, where) for one, value in zip(args, several, strict=True))
-    if origin in (typing.Union, types.UnionType):  # of one type and None
+    if origin in (typing.Union, types.UnionType):  # one type or None
         (one,) = (a for a in args if a is not types.NoneType)
         return None if raw is None else build(one, raw, where)
     if kind in (float, int):
@@ -271,10 +307,13 @@ def _build_dataclass(kind: type, raw: Any, where: str) -> Any:
 
 
 def check_keys(parts: Sequence[tuple[type, Mapping[Any, Any], str]]) -> None:
-    """The keys of the mappings that describe dataclasses, each as (dataclass, mapping, its place).
+    """Check the keys of mappings that describe dataclasses.
+
+    Args:
+        parts: (dataclass, mapping, place of the mapping for messages), one for each mapping.
 
     Raises:
-        UserError: The first unknown key, or else every missing key of all mappings at once.
+        UserError: Names the first unknown key, or otherwise all missing keys of all mappings.
     """
     missing = []
     for kind, raw, where in parts:
@@ -297,29 +336,37 @@ def check_keys(parts: Sequence[tuple[type, Mapping[Any, Any], str]]) -> None:
 
 
 def check_fields(value: Any, where: str) -> None:
-    """What `build` checks of a configuration, for one that was made in Python: its `__post_init__` calls this."""
+    """Check a dataclass that was made in Python as `build` checks one from a file. Call it from `__post_init__`.
+
+    Raises:
+        UserError: A field has the wrong type or breaks a rule of its annotation.
+    """
     hints = typing.get_type_hints(type(value), include_extras=True)
     for field in dataclasses.fields(value):
         build(hints[field.name], getattr(value, field.name), f"{where}: {field.name}")
 
 
 def load_object(path: str) -> Any:
-    """The object named "module:attribute". Raises UserError where there is none, or where importing the module fails,
-    whatever it raises or calls: argparse and `sys.exit` in a person's module included."""
+    """Import the object named "module:attribute".
+
+    Raises:
+        UserError: There is no such object, or importing the module fails for any reason, including `sys.exit` and
+            argparse errors.
+    """
     module, _, attribute = path.partition(":")
     if not module or not attribute:
         raise UserError(f"'{path}' is not of the form module:name.")
     where = f"Cannot import '{module}' (from '{path}')"
     try:
-        with as_program(module):
+        with argv_of_module(module):
             found = import_module(module)
     except ModuleNotFoundError as error:
-        raise UserError(f"{where}: {error}.{_hidden(module)}") from None
+        raise UserError(f"{where}: {error}.{_shadowed_hint(module)}") from None
     except KeyboardInterrupt:
         raise
     except SystemExit as error:
         raise UserError(
-            f"{where}: it ended itself with exit code {error.code}. Keep what it does as a program, such as reading "
+            f"{where}: it exited with exit code {error.code}. Put code that runs as a program, such as reading "
             "arguments, below `if __name__ == '__main__':`."
         ) from error
     except BaseException as error:
@@ -327,20 +374,18 @@ def load_object(path: str) -> Any:
     try:
         return getattr(found, attribute)
     except AttributeError:
-        raise UserError(f"Module '{module}' has no '{attribute}'.{_hidden(module)}") from None
+        raise UserError(f"Module '{module}' has no '{attribute}'.{_shadowed_hint(module)}") from None
 
 
-def _hidden(module: str) -> str:
-    path = hidden(module)
-    return (
-        f" {path} is not what was imported: a module of that name is installed. Rename yours." if path else ""
-    )
+def _shadowed_hint(module: str) -> str:
+    path = shadowed_file(module)
+    return f" {path} was not imported: an installed module has the same name. Rename yours." if path else ""
 
 
 @contextmanager
-def as_program(module: str) -> Iterator[None]:
-    """Call a person's code as if its module were the program: what argparse says there bears the module's name, and the
-    words of apt-bench's own command line are not its arguments."""
+def argv_of_module(module: str) -> Iterator[None]:
+    """Set `sys.argv` to the module's name while user code runs. It does not see apt-bench's own arguments, and argparse
+    errors name the module."""
     before, sys.argv = sys.argv, [module]
     try:
         yield
@@ -349,5 +394,5 @@ def as_program(module: str) -> Iterator[None]:
 
 
 def checked(kind: Any, name: str) -> Callable[[Any], Any]:
-    """A callback for an option of the command line: the value as `build` would take it; None stays."""
+    """Make a callback for a command-line option that checks its value with `build`; None stays None."""
     return lambda value: None if value is None else build(kind, value, name)

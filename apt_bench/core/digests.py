@@ -1,4 +1,4 @@
-"""SHA-256 digests of a folder's files, kept beside them: whether they still are what was written."""
+"""SHA-256 digests of a folder's files, stored beside them to detect damage."""
 
 from __future__ import annotations
 
@@ -13,15 +13,24 @@ DIGESTS = "digests.json"
 
 
 def write_digests(folder: Path) -> None:
-    """Note the digest of every file in this folder. Raises OSError."""
+    """Write the digests of all files in a folder into its `digests.json`. Raises OSError."""
     files = sorted(p for p in folder.iterdir() if p.is_file() and p.name != DIGESTS)
     write_json(folder / DIGESTS, {p.name: sha256(p) for p in files})
 
 
 def check_digests(folder: Path, only: Iterable[str] | None = None) -> bool:
-    """Whether the folder has digests. only: check no other files than these.
+    """Check a folder's files against its `digests.json`.
 
-    Raises UserError where a file is missing or is not what was written: a bit flipped, a copy ended early."""
+    Args:
+        folder: The folder.
+        only: Names of the files to check; by default all that have a digest.
+
+    Returns:
+        Whether the folder has a `digests.json`.
+
+    Raises:
+        UserError: A file is missing or differs from what was written, for example after a copy that ended early.
+    """
     if not (folder / DIGESTS).exists():
         return False
     wanted = read_json(folder / DIGESTS)

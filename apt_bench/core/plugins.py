@@ -1,10 +1,10 @@
-"""What other installed packages add: policies, suites and environments, each by an entry point of its package.
+"""Find policies, suites and environments that other installed packages add by entry points.
 
     [project.entry-points."apt_bench.policies"]
     my_policy = "my_package.policies:MyPolicy"
 
-Names are read from the packages' metadata. A package is imported only when one of its names is asked for, or when
-suites are listed. See docs/extending.md.
+Names are read from the packages' metadata. A package is imported only when one of its names is used, or when suites
+are listed. See docs/extending.md.
 """
 
 from __future__ import annotations
@@ -22,17 +22,23 @@ Group = Literal["apt_bench.policies", "apt_bench.suites", "apt_bench.envs"]
 
 @dataclass(frozen=True)
 class Plugin:
-    """One entry point."""
+    """One entry point of another package."""
 
     target: str  # "module:attribute"
     package: str  # the distribution that declares it
 
 
 def find_plugins(group: Group) -> dict[str, Plugin]:
-    """The entry points of a group by name, in the order of names. Imports none of them.
+    """Find the entry points of a group, without importing them.
 
-    Damaged metadata of a package, and a name that two packages add, cost a line on stderr. Of two packages the one
-    whose name sorts first counts.
+    Damaged metadata of a package, and a name that two packages add, are reported on stderr. If two packages add the
+    same name, the package whose name sorts first is used.
+
+    Args:
+        group: The entry-point group.
+
+    Returns:
+        The plugins by name, sorted.
     """
     found: dict[str, Plugin] = {}
     for point in sorted(_points(group), key=lambda p: (p.name, _package(p))):
@@ -47,7 +53,7 @@ def find_plugins(group: Group) -> dict[str, Plugin]:
 def _points(group: str) -> Iterable[EntryPoint]:
     try:
         return entry_points(group=group)
-    except Exception:  # metadata of one package cannot be read: whose?
+    except Exception:  # the metadata of some package cannot be read
         found: list[EntryPoint] = []
         for package in distributions():
             try:

@@ -33,23 +33,25 @@ from apt_bench.core.text import say
 PINS = "simulator.json"
 NOT_INSTALLED = "not installed"
 SAY_AFTER = 10.0
-"""Seconds of hashing after which a person is told what takes so long."""
+"""Seconds of hashing after which a message explains the delay."""
 
 CODE_ONLY = ("bddl",)
-"""Modules whose other files depend on the tool that built the package, and are not used."""
+"""Modules of which only `.py` files are hashed: their other files depend on the build tool and are not used."""
 
 LEFT_OUT: Mapping[str, tuple[str, ...]] = {
-    "libero": ("datasets",),  # where LIBERO's script puts its demonstrations
-    "robosuite": ("macros_private.py",),  # robosuite asks its users to make it; it is not read here
+    "libero": ("datasets",),  # LIBERO's script stores demonstrations there
+    "robosuite": ("macros_private.py",),  # robosuite asks its users to make it; it is not used here
 }
 
 Listing = Mapping[str, str]
-"""Path of each file in a folder -> SHA-256 as in an installation's RECORD."""
+"""Path of each file in a folder -> SHA-256 in the format of an installation's RECORD."""
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A folder that is imported. `pinned`: it is one of those on record, or none is on record."""
+    """A folder that is imported.
+
+    `pinned`: its hash is in `suites/simulator.json`, or, for a version that is not there, in its own RECORD."""
 
     module: str
     path: str
@@ -61,7 +63,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class Package:
-    """A package of the simulator as it is here: the version in its metadata and the folders that are imported."""
+    """An installed simulator package: the version in its metadata and the folders that are imported."""
 
     name: str
     version: str
@@ -69,7 +71,7 @@ class Package:
 
     @property
     def label(self) -> str:
-        """The version; for code that is not the version's own with 12 hex digits of its hash, as `0.1.1+4f2a...`."""
+        """The version; with 12 hex digits of the code's hash if the code differs from that version: `0.1.1+4f2a...`."""
         foreign = [t.sha256 for t in self.trees if not t.pinned]
         return self.version + (
             f"+{hashlib.sha256(str(foreign).encode()).hexdigest()[:12]}" if foreign else ""
@@ -77,18 +79,23 @@ class Package:
 
 
 def simulator(pins: Mapping[str, str]) -> tuple[Package, ...]:
-    """The packages that a suite pins (name -> version), as they are here. The first time on a machine it takes some
-    seconds (1.2 GB of files), then 20 ms."""
+    """Inspect the installed simulator packages.
+
+    The first call on a machine takes some seconds (1.2 GB of files), later ones 20 ms.
+
+    Args:
+        pins: Package name -> version, as a suite pins them.
+    """
     return tuple(_package(name, wanted) for name, wanted in pins.items())
 
 
 def labels(pins: Mapping[str, str]) -> dict[str, str]:
-    """The same as `Package.label` by name: what a protocol holds."""
+    """`Package.label` by name, as stored in `protocol.json`."""
     return {p.name: p.label for p in simulator(pins)}
 
 
-def card(packages: Iterable[Package]) -> dict[str, Any]:
-    """The same for `run.json`."""
+def describe(packages: Iterable[Package]) -> dict[str, Any]:
+    """Describe simulator packages for `run.json`."""
     keys = ("path", "files", "sha256", "pinned")
     return {
         p.name: {
@@ -100,7 +107,7 @@ def card(packages: Iterable[Package]) -> dict[str, Any]:
 
 
 def problems(pins: Mapping[str, str], packages: Iterable[Package]) -> list[str]:
-    """How the simulator here differs from the one that is meant; [] where it does not."""
+    """One sentence part for each difference between the installed simulator and the pinned one; [] without any."""
     found = []
     for package in packages:
         wanted = pins[package.name]
@@ -116,8 +123,19 @@ def problems(pins: Mapping[str, str], packages: Iterable[Package]) -> list[str]:
 
 
 def require(suite: str, pins: Mapping[str, str], unpinned: bool) -> list[str]:
-    """Raise UserError where the simulator here is not the suite's; with `unpinned` the differences come back instead,
-    for the result to be marked with."""
+    """Check that the installed simulator is the one that the suite pins.
+
+    Args:
+        suite: Name of the suite, for the message.
+        pins: Package name -> version.
+        unpinned: Return the differences instead of raising; the result is marked with them.
+
+    Returns:
+        The differences.
+
+    Raises:
+        UserError: There are differences and `unpinned` is False.
+    """
     found = problems(pins, simulator(pins))
     if found and not unpinned:
         wanted = " ".join(f"{name}=={version}" for name, version in pins.items())
@@ -129,9 +147,14 @@ def require(suite: str, pins: Mapping[str, str], unpinned: bool) -> list[str]:
     return found
 
 
-def same(expected: Sequence[Package]) -> None:
-    """Raise UserError where this process, which simulates, has imported another simulator than the one that the command
-    saw: another machine's, another PYTHONPATH, or a path that a policy has added."""
+def require_same(expected: Sequence[Package]) -> None:
+    """Check that a worker process imports the same simulator as the command that started it.
+
+    It may differ on another machine, with another PYTHONPATH, or after a policy has changed `sys.path`.
+
+    Raises:
+        UserError: The simulators differ.
+    """
     for package in expected:
         _KNOWN.update({(t.module, t.path, t.stamp): (t.files, t.sha256) for t in package.trees})
     for package in expected:
@@ -146,8 +169,10 @@ def same(expected: Sequence[Package]) -> None:
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Installed versions; packages that are not there say so, and those that are imported from another place than they
-    were installed to."""
+    """Installed versions by package name.
+
+    A package that is not installed has the version `not installed`. A package that is imported from a folder other than
+    the one it was installed to has that folder in its version."""
     found = {}
     for name in packages:
         try:
@@ -164,7 +189,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def roots(module: str) -> list[Path]:
-    """The folders, or the one file, that `import module` takes; where it is imported, those that it was taken from."""
+    """The folders, or the one file, that `import module` loads or has loaded."""
     loaded = sys.modules.get(module)
     try:
         spec = getattr(loaded, "__spec__", None) or importlib.util.find_spec(module)
@@ -178,7 +203,7 @@ def roots(module: str) -> list[Path]:
 
 @functools.cache
 def on_record() -> dict[str, dict[str, list[str]]]:
-    """`package version` -> module -> the hashes that its folder may have (one per platform)."""
+    """Content of `suites/simulator.json`: `package version` -> module -> possible hashes (one per platform)."""
     path = data_dir("suites") / PINS
     record = read_json(path)
     for name, modules in record.items():
@@ -196,7 +221,7 @@ def _package(name: str, wanted: str) -> Package:
     known = {module: tuple(hashes) for module, hashes in (record or {}).items()}
     if record is None:
         known = dict.fromkeys(on_record().get(f"{name} {wanted}", {}), ())
-    if record is None and version != NOT_INSTALLED:  # as it was installed, at least
+    if record is None and version != NOT_INSTALLED:  # not on record: compare with its own RECORD
         known = {m: (digest(listing),) for m, listing in installed(name).items() if m in known or not known}
     trees = [_tree(module, hashes) for module, hashes in known.items()]
     return Package(name, version, tuple(t for t in trees if t.path or version != NOT_INSTALLED))
@@ -222,7 +247,7 @@ _KNOWN: dict[Key, tuple[int, str]] = {}
 
 @functools.cache
 def _stamp(module: str, places: tuple[Path, ...]) -> str:
-    """Once per process: what Python has imported it does not import again."""
+    """Hash of the sizes and times of all files. Cached, as Python does not import a module twice."""
     lines = hashlib.sha256()
     for name, path in _files(module, places):
         with suppress(OSError):
@@ -235,7 +260,7 @@ _BYTES = ("utf-8", "surrogateescape")
 
 
 def _files(module: str, places: Iterable[Path]) -> Iterator[tuple[str, Path]]:
-    """Every file that counts, by its path from where `import` starts."""
+    """Every file that is hashed, by its path relative to the import root."""
     for place in places:
         if place.is_file():
             yield place.name, place
@@ -248,8 +273,7 @@ def _files(module: str, places: Iterable[Path]) -> Iterator[tuple[str, Path]]:
 
 
 def _counts(name: str, folder: bool = False) -> bool:
-    """Whether a file, by its path from where `import` starts, belongs to a package: not what Python and operating
-    systems leave in its folder."""
+    """Whether a file belongs to a package: no caches, no hidden files. `name`: path relative to the import root."""
     module, *parts = name.split("/")
     if module in CODE_ONLY and not folder and not name.endswith(".py"):
         return False
@@ -267,7 +291,7 @@ def _hash(path: Path) -> str:
 
 
 def listing_of(module: str, places: Sequence[Path]) -> Listing:
-    """The listing of the folders that are imported; of two files of one name the first counts."""
+    """Hash all files of the folders that are imported. Of two files with one name the first is used."""
     files: dict[str, Path] = {}
     for name, path in _files(module, places):
         files.setdefault(name, path)
@@ -282,16 +306,16 @@ def digest(listing: Listing) -> str:
 
 
 def _hashed(key: Key, places: Sequence[Path]) -> tuple[int, str]:
-    told = threading.Timer(SAY_AFTER, say, [f"hashing {key[1]}, which happens once per installation"])
-    told.daemon = True
-    told.start()
+    notice = threading.Timer(SAY_AFTER, say, [f"hashing {key[1]}, which happens once per installation"])
+    notice.daemon = True
+    notice.start()
     try:
         listing = listing_of(key[0], places)
     finally:
-        told.cancel()
+        notice.cancel()
     found = len(listing), digest(listing)
     if path := _cache_file(key):
-        with suppress(OSError):  # then it is hashed again
+        with suppress(OSError):  # the next process hashes it again
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, {"stamp": key[2], "files": found[0], "sha256": found[1]})
     return found
@@ -315,7 +339,7 @@ def _cache_file(key: Key) -> Path | None:
 
 
 def installed(name: str) -> dict[str, dict[str, str]]:
-    """What an installation's RECORD says of each of its modules, by module."""
+    """The listings in an installation's RECORD, by module."""
     try:
         return by_module(metadata.distribution(name).read_text("RECORD") or "")
     except metadata.PackageNotFoundError:
@@ -323,7 +347,7 @@ def installed(name: str) -> dict[str, dict[str, str]]:
 
 
 def by_module(record: str) -> dict[str, dict[str, str]]:
-    """The listings in the text of a RECORD."""
+    """The listings in the text of a RECORD, by module."""
     found: dict[str, dict[str, str]] = {}
     for line in record.splitlines():
         name, _, sha = line.rpartition(",")[0].rpartition(",sha256=")
@@ -335,7 +359,7 @@ def by_module(record: str) -> dict[str, dict[str, str]]:
 
 
 def recorded(module: str) -> dict[str, dict[str, str]]:
-    """By the folder that they were installed to: what the RECORDs of all installations say of a module together."""
+    """The listings of a module by installation folder, merged over the RECORDs of all packages there."""
     found: dict[str, dict[str, str]] = {}
     for distribution in metadata.distributions():
         text = distribution.read_text("RECORD") or ""
@@ -345,7 +369,7 @@ def recorded(module: str) -> dict[str, dict[str, str]]:
 
 
 def _what(tree: Tree) -> str:
-    """What differs in a folder, by the RECORD of an installation that is on record itself; for people."""
+    """Describe how a folder differs from an installation whose hash is on record."""
     if not tree.path:
         return "it cannot be imported"
     hashes = {h for modules in on_record().values() for h in modules.get(tree.module, ())}

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a clean stop at the next good moment; a second one forces it."""
+"""Ctrl-C and SIGTERM: the first one asks for a clean stop, the second one stops at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM ask for a clean stop, which the yielded function reports; a second one forces it."""
+    """The first SIGINT or SIGTERM makes the yielded function return True; the second raises KeyboardInterrupt."""
     asked = threading.Event()
 
     def handle(number: int, frame: Any) -> None:
@@ -27,8 +27,9 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def interrupt_on_signals() -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM raise KeyboardInterrupt; the yielded function says whether one came. An import that is cut
-    short so may raise anything else instead, in numpy for one a RecursionError."""
+    """SIGINT and SIGTERM raise KeyboardInterrupt; the yielded function returns whether one arrived.
+
+    An interrupted import may raise another exception instead, such as a RecursionError in numpy."""
     asked = threading.Event()
 
     def handle(number: int, frame: Any) -> None:
@@ -40,20 +41,41 @@ def interrupt_on_signals() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def handlers_kept() -> Iterator[None]:
-    """What the block sets for SIGINT and SIGTERM is undone: Ray's start makes SIGTERM end the process silently."""
+def keep_handlers() -> Iterator[None]:
+    """Keep the handlers of SIGINT and SIGTERM while the block sets others, and make sure that what they raise is raised.
+
+    Python only prints an exception that a handler raises inside some callbacks, such as those after a fork. What the
+    block did not raise is therefore raised at its end.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    raised: list[BaseException] = []
+
+    def handle(number: int, frame: Any) -> None:
+        handler: Any = before[signal.Signals(number)]
+        try:
+            handler(number, frame)
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    for number, handler in before.items():
+        if callable(handler):
+            signal.signal(number, handle)
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if raised:
+            raise raised[0]
 
 
 @contextmanager
 def _handling(handle: Callable[[int, Any], None]) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # only the main one may
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return
     before = {number: signal.signal(number, handle) for number in SIGNALS}

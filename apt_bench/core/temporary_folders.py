@@ -1,4 +1,4 @@
-"""Temporary folders that do not stay after a kill: a later command removes those whose process is gone."""
+"""Temporary folders that a later command removes if their process was killed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from apt_bench.core.files import try_remove
 
 PREFIX = "apt-bench-scratch-"
 YOUNG = 60.0
-"""Seconds for which a folder that nobody has locked is left alone: its maker may be about to lock it."""
+"""Seconds for which an unlocked folder is kept: the process that made it may be about to lock it."""
 
 
 @contextmanager
 def temporary_folder(kind: str) -> Iterator[Path]:
-    """A new folder for temporary files, removed at the end. This process holds a lock on it, so that `sweep` can tell
-    a folder in use from one whose process was killed. The name carries `kind` and the process's id, for people."""
+    """Make a folder for temporary files and remove it at the end.
+
+    This process locks the folder, so that `sweep` can tell it from a folder whose process was killed. Its name contains
+    `kind` and the process id."""
     _swept()
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-{os.getpid()}-"))
     handle = lock(folder)
@@ -33,7 +35,7 @@ def temporary_folder(kind: str) -> Iterator[Path]:
 
 
 def sweep() -> None:
-    """Remove the scratch folders of processes that are gone. Where nothing can be locked, nothing is removed."""
+    """Remove the temporary folders of processes that have ended. Without file locks nothing is removed."""
     try:
         found = list(Path(tempfile.gettempdir()).glob(f"{PREFIX}*"))
     except OSError:  # no folder for temporary files
@@ -50,11 +52,11 @@ def sweep() -> None:
             os.close(handle)
 
 
-_swept = cache(sweep)  # once per process: workers may run on other machines than the driver
+_swept = cache(sweep)  # once per process, since workers may run on other machines
 
 
 def lock(folder: Path) -> int | None:
-    """A handle that holds the folder's lock; None where another process has it, or where there are no locks."""
+    """Lock a folder. Returns the handle that holds the lock, or None if it is taken or cannot be locked."""
     try:
         import fcntl
 

@@ -1,7 +1,7 @@
-"""Text from outside (files, policies, servers, users) made safe where it is shown or becomes a name.
+"""Make text from outside (files, policies, servers, users) safe to print and to use in file names.
 
-Everything that apt-bench prints goes through `plain_console`, which reads no markup and lets no terminal escape
-through.
+Everything that apt-bench prints goes through `plain_console`, which interprets no markup and passes on no terminal
+escapes.
 """
 
 from __future__ import annotations
@@ -15,27 +15,31 @@ from rich.console import Console
 from rich.text import Text
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""A cell that begins so is a formula to a spreadsheet; the last four are the first four in full width."""
+"""A spreadsheet treats a cell that starts with one of these as a formula. The last four are full-width forms."""
 
 NAME_LENGTH = 100
-"""Characters of one file name, at most: every file system takes so many."""
+"""Maximum number of characters of a file name, which every file system accepts."""
 
 
 def plain(text: object, keep: str = "\n") -> str:
-    """The text with everything that steers a terminal, reorders a line or cannot be encoded written out as an escape.
+    """Replace characters that control a terminal, reorder a line or cannot be encoded by escapes (`\\x1b` for ESC).
 
-    Control characters but those in `keep`, bidirectional overrides, and halves of surrogate pairs: `\\x1b` for ESC.
+    These are control characters, bidirectional overrides, and halves of surrogate pairs.
+
+    Args:
+        text: Any object; its `str` is used.
+        keep: Control characters that stay.
     """
     text = str(text)
-    if text.isprintable():  # most are, and this is a hundred times faster
+    if text.isprintable():  # true for most texts, and a hundred times faster
         return text
-    return "".join(c if c in keep or not _steers(c) else _escaped(c) for c in text)
+    return "".join(c if c in keep or not _is_unsafe(c) else _escaped(c) for c in text)
 
 
 def one_line(text: object, most: int = 2000) -> str:
-    """`plain` in one line of at most `most` characters, the middle left out where it is longer."""
+    """`plain` text in one line of at most `most` characters; the middle of a longer text is left out."""
     text = str(text)
-    if len(text) > 2 * most:  # before every character of it is looked at
+    if len(text) > 2 * most:  # before the check of every character
         text = text[:most] + text[-most:]
     line = plain(" ".join(text.split("\n")), keep="")
     half = most // 2 - 3
@@ -43,9 +47,9 @@ def one_line(text: object, most: int = 2000) -> str:
 
 
 def csv_cell(value: Any) -> Any:
-    """A value for a CSV file that a spreadsheet will not run: text that looks like a formula gets a leading quote.
+    """Make a value safe for a CSV cell: a text that looks like a formula gets a leading quote.
 
-    Numbers stay as they are, also where they come as text. `csv_text` is the inverse."""
+    Numbers stay as they are, also as text. `csv_text` is the inverse."""
     if not isinstance(value, str):
         return value
     value = plain(value)
@@ -53,19 +57,19 @@ def csv_cell(value: Any) -> Any:
 
 
 def csv_text(cell: str) -> str:
-    """The text that `csv_cell` wrote as this cell."""
+    """The inverse of `csv_cell` for texts."""
     return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(FORMULA) else cell
 
 
 def file_name(text: str) -> str:
-    """One path component made from the text: letters, digits and `._@+=-` stay, the rest becomes `_`.
+    """Make one path component from a text: letters, digits and `._@+=-` stay, other characters become `_`.
 
-    Never empty, never `.` or `..`, never hidden, at most `NAME_LENGTH` characters."""
+    The result is never empty, `.` or `..`, has no leading dot, and has at most `NAME_LENGTH` characters."""
     name = re.sub(r"[^\w.@+=-]", "_", plain(text)).lstrip(".")
     return name[:NAME_LENGTH] or "_"
 
 
-def _steers(character: str) -> bool:
+def _is_unsafe(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cs") or character in _BIDI
 
 
@@ -86,43 +90,46 @@ def _is_number(text: str) -> bool:
 
 
 def literal(text: object, style: str = "") -> Text:
-    """A renderable that is only this text on any console: no markup, no escapes, in this style."""
+    """A rich text in this style, without markup or escapes."""
     return Text(plain(text), style=style)
 
 
 class PlainConsole(Console):
-    """A console to which a text is only a text: no markup, no emoji names, no escapes from outside."""
+    """A rich console that interprets no markup and no emoji names, and passes on no escapes."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"markup": False, "emoji": False, "highlight": False, **options})
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """As rich's, of the text made plain."""
+        """Render `plain` text."""
         return super().render_str(plain(text), **options)
 
     def on_broken_pipe(self) -> None:
-        """Rich would end the program with exit code 1, which is a verdict's."""
+        """Raise the error. Rich would exit with code 1, which here means a verdict of `apt-bench check`."""
         raise BrokenPipeError
 
 
 def plain_console(file: IO[str] | None = None) -> PlainConsole:
-    """Where verbs print; without `file`, stdout. Into a pipe or a file a line is a row: never wrapped to a terminal's
-    width."""
+    """The console that commands print to.
+
+    Args:
+        file: By default stdout. Lines are wrapped only on a terminal, not in a pipe or a file.
+    """
     stream = file or sys.stdout
     return PlainConsole(file=file, width=None if stream.isatty() else 1000)
 
 
 LINE, LINES = 1200, 60
-"""Characters of a line of a message, and lines, at most: a name in it may be as long as a file."""
+"""Maximum length of a line of a message, and maximum number of lines: a name in it may be as long as a file."""
 
 
 def message(text: object) -> str:
-    """A message for people, lists of lines included: what it repeats of somebody's text is plain and not endless."""
+    """Make a message of one or more lines safe to print and limit its length."""
     lines = str(text).split("\n", LINES + 1)
-    more = [f"  and more, {LINES} lines are shown"] if len(lines) > LINES else []
+    more = [f"  and more; only {LINES} lines are shown"] if len(lines) > LINES else []
     return "\n".join([*(one_line(line, LINE) for line in lines[:LINES]), *more])
 
 
 def say(text: object) -> None:
-    """A message on stderr in apt-bench's name."""
+    """Print a message on stderr with the prefix `apt-bench: `."""
     print(f"apt-bench: {message(text)}", file=sys.stderr)

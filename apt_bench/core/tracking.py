@@ -1,8 +1,7 @@
-"""Metrics to Weights & Biases or to trackio, which share one interface. Both are optional, and neither is needed to
-read a run: `episodes.jsonl` and `metrics.jsonl` hold everything.
+"""Send metrics to Weights & Biases or to trackio, which share one interface.
 
-Their own settings hold: WANDB_MODE=offline (`wandb sync` sends it later), WANDB_PROJECT, WANDB_DIR; TRACKIO_PROJECT and
-TRACKIO_DIR.
+Both are optional: `episodes.jsonl` and `metrics.jsonl` hold all data of a run. Their own settings apply:
+WANDB_MODE=offline (send it later with `wandb sync`), WANDB_PROJECT, WANDB_DIR; TRACKIO_PROJECT and TRACKIO_DIR.
 """
 
 from __future__ import annotations
@@ -23,23 +22,24 @@ PROJECT = "apt-bench"
 
 
 class Tracker:
-    """Where numbers go; without a module, nowhere. A tracker that fails is told once and then left alone: it must not
-    cost an episode."""
+    """Sends metrics to a tracking module, or does nothing without one.
+
+    If the module fails, the failure is reported once and the module is not used again, so that no episode is lost."""
 
     def __init__(self, module: Any = None) -> None:
         self._module = module
 
     def log(self, values: Mapping[str, Any]) -> None:
-        """Numbers by name, as they are now."""
+        """Log the current values of metrics by name."""
         self._try(lambda module: module.log(dict(values)))
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """A table, at the end."""
+        """Log a table."""
         data = [list(row) for row in rows]
         self._try(lambda module: module.log({name: module.Table(columns=list(columns), data=data)}))
 
     def finish(self) -> None:
-        """Send what is left."""
+        """Send the remaining data and close the tracked run."""
         self._try(lambda module: module.finish())
 
     def _try(self, call: Any) -> None:
@@ -49,19 +49,23 @@ class Tracker:
             call(self._module)
         except Exception as error:
             name, self._module = self._module.__name__, None
-            say(f"{name} failed and gets no more: {one_line(f'{type(error).__name__}: {error}')}")
+            say(f"{name} failed and is not used any more: {one_line(f'{type(error).__name__}: {error}')}")
 
 
 def find_tracker(kind: str) -> Any:
-    """The module of this name, None for `none`. Raises UserError for another name, or where it is not installed."""
+    """Import the tracking module of this name; None for `none`.
+
+    Raises:
+        UserError: There is no such tracker, or it is not installed.
+    """
     if kind not in TRACKERS:
         raise UserError(f"No tracker '{kind}'. {did_you_mean(kind, TRACKERS)}")
     if kind == "none":
         return None
     try:
         module = import_module(kind)
-        if not hasattr(module, "init"):  # a folder `wandb`, where the package is not installed
-            raise ImportError(f"'{kind}' here is a folder, not the package")
+        if not hasattr(module, "init"):  # a folder `wandb` is importable where the package is not installed
+            raise ImportError(f"'{kind}' is a folder here, not the package")
         return module
     except ImportError as error:
         raise UserError(
@@ -71,8 +75,16 @@ def find_tracker(kind: str) -> Any:
 
 @contextmanager
 def tracking(kind: str, out: Path, config: Mapping[str, Any]) -> Iterator[Tracker]:
-    """A tracked run of the folder's name; the same folder again goes on in the same one. Raises UserError where the
-    tracker cannot start."""
+    """Track a run under the name of its folder. The same folder resumes the same tracked run.
+
+    Args:
+        kind: One of `TRACKERS`.
+        out: The folder of the run.
+        config: Settings to store with the tracked run.
+
+    Raises:
+        UserError: The tracker cannot start.
+    """
     module = find_tracker(kind)
     if module is not None:
         same: dict[str, Any] = {"name": out.name, "resume": "allow"}

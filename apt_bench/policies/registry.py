@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from apt_bench.core.config import Range, as_program, build, load_object, parse_yaml, read_yaml
+from apt_bench.core.config import Range, argv_of_module, build, load_object, parse_yaml, read_yaml
 from apt_bench.core.errors import PolicyFault, ServerLost, UserError, did_you_mean
 from apt_bench.core.paths import data_dir
 from apt_bench.core.plugins import find_plugins
@@ -105,7 +105,7 @@ class PolicyRef:
 
     def _made(self, kind: Any) -> Policy:
         self._fits(kind)
-        with as_program(self.policy.partition(":")[0]):
+        with argv_of_module(self.policy.partition(":")[0]):
             policy: Policy = kind(**self.args)
         return policy
 

@@ -24,7 +24,7 @@ from apt_bench.core.text import file_name
         ("1e400", "too large"),
         ("[123456789012345678901234]", "too large"),
         ("9223372036854775808", "too large"),
-        ("NaN", "no number of JSON"),
+        ("NaN", "not a JSON number"),
         ('{"a": 1, "a": 2}', "repeated"),
         ("[" * 100_000, "nested too deeply"),
         ('"\\ud800"', "surrogates not allowed"),

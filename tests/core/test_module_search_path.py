@@ -67,7 +67,7 @@ def test_a_users_module_that_an_installed_one_hides_is_named(tmp_path):
         words = ("run", "--suite", "rigid_pick_place", "--policy", f"{name}:MyPolicy", "--dry-run")
         done = apt_bench(tmp_path, *words)
         assert done.returncode == 2
-        assert f"Module '{name}' has no 'MyPolicy'. {tmp_path / path} is not what was imported" in done.stderr
+        assert f"Module '{name}' has no 'MyPolicy'. {tmp_path / path} was not imported: an" in done.stderr
 
 
 def test_the_users_folders_come_last_once_each(tmp_path, monkeypatch):
@@ -97,7 +97,7 @@ PARSES = "import argparse\nparser = argparse.ArgumentParser()\n"
 
 
 def test_a_module_that_reads_arguments_speaks_in_its_own_name(module, capfd):
-    with pytest.raises(UserError, match=r"it ended itself with exit code 2\. Keep what it does as a program"):
+    with pytest.raises(UserError, match=r"it exited with exit code 2\. Put code that runs as a program"):
         load_object(module(PARSES + "parser.add_argument('--data', required=True)\nparser.parse_args()\n"))
     said = capfd.readouterr().err
     assert "argued: error: the following arguments are required: --data" in said

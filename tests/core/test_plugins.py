@@ -94,7 +94,7 @@ def test_shipped_names_come_first(package: Package, tmp_path: Path) -> None:
         ("broken:suite", "def suite(): raise SystemExit(3)", "SystemExit"),
         ("broken:suite", "def suite(): return 3", "TypeError"),
         ("broken:suite", "suite = 'nowhere.yaml'", "No file 'nowhere.yaml'"),
-        ("broken:suite", "import apt_bench.suites as s\nsuite = s.load_suite('libero')", "calls itself 'libero'"),
+        ("broken:suite", "import apt_bench.suites as s\nsuite = s.load_suite('libero')", "has the name 'libero'"),
         ("broken", "", "not of the form"),
     ],
 )  # fmt: skip

@@ -17,7 +17,7 @@ import pytest
 
 from apt_bench.core import provenance
 from apt_bench.core.errors import UserError
-from apt_bench.core.provenance import labels, problems, require, same, simulator
+from apt_bench.core.provenance import labels, problems, require, require_same, simulator
 
 PINS = {"fake-sim": "1.0"}
 FILES = {"__init__.py": "", "goal.py": "def holds(): return False\n", "assets/cup.xml": "<mujoco/>\n"}
@@ -214,11 +214,11 @@ def test_a_cache_that_cannot_be_used_does_not_matter(
 
 def test_a_worker_that_imports_something_else_is_refused(other: Path) -> None:
     (here,) = simulator(PINS)
-    same([here])
+    require_same([here])
     with pytest.raises(
         UserError, match=r"simulates with fake-sim 1\.0\+.*; the command was started with 1\.0\."
     ):
-        same([replace(here, trees=())])
+        require_same([replace(here, trees=())])
 
 
 def test_a_worker_does_not_hash_what_the_driver_has_hashed(
@@ -228,7 +228,7 @@ def test_a_worker_does_not_hash_what_the_driver_has_hashed(
     forget()
     monkeypatch.setenv("APT_BENCH_CACHE", "/proc/nowhere")
     monkeypatch.setattr(provenance, "_hash", lambda path: pytest.fail("hashed again"))
-    same(found)
+    require_same(found)
 
 
 def test_versions_say_where_a_module_is_imported_from(

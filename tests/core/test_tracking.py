@@ -16,7 +16,12 @@ from apt_bench.rollout.runner import RunOptions, RunResult, run
 
 def toy(out: Path, **more: object) -> RunResult:
     options = RunOptions.of(
-        suite="tests/toy_suite.yaml", policy="tests.toy:PushPolicy", cells=("push",), workers="0", out=out, **more
+        suite="tests/toy_suite.yaml",
+        policy="tests.toy:PushPolicy",
+        cells=("push",),
+        workers="0",
+        out=out,
+        **more,
     )
     with open("/dev/null", "w") as nowhere:
         return run(options, Console(file=nowhere))
@@ -38,7 +43,7 @@ def test_a_failing_tracker_is_told_once_and_costs_nothing(capsys: pytest.Capture
     tracker.log({"a": 1})
     tracker.log({"a": 2})
     tracker.finish()
-    assert capsys.readouterr().err.count("gets no more") == 1
+    assert capsys.readouterr().err.count("is not used any more") == 1
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("wandb"), reason="wandb is optional")
