@@ -22,7 +22,7 @@ from apt_bench.demos.dataset import open_demos
 from apt_bench.demos.lerobot import LeRobotWriter
 from apt_bench.demos.replay import Replayer
 from apt_bench.envs import rendering
-from apt_bench.rollout.engine import auto_workers
+from apt_bench.rollout.cluster import auto_workers
 from apt_bench.rollout.runner import RunOptions
 
 PARTS = ("reset", "physics", "render", "policy", "write")
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--workers", default="auto")
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     args = parser.parse_args()
-    options = RunOptions(
+    options = RunOptions.of(
         suite=args.suite,
         policy="oracle",
         cells=tuple(filter(None, args.cells.split(","))),

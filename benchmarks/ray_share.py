@@ -23,7 +23,8 @@ from rich.table import Table
 from apt_bench.envs.base import ACTION_DIM, AGENTVIEW, WRIST, Observation
 from apt_bench.policies.base import PolicySpec
 from apt_bench.policies.registry import PolicyRef
-from apt_bench.rollout.engine import PolicyActor, RayPool, ray_session, run_local
+from apt_bench.rollout.cluster import ray_session
+from apt_bench.rollout.engine import PolicyActor, RayPool, run_local
 from apt_bench.rollout.schedule import Schedule
 from apt_bench.rollout.workers import Settings
 from apt_bench.runs.records import EpisodeRecord
@@ -57,7 +58,7 @@ def roll(specs: list[EpisodeSpec], horizon: int, workers: int) -> Ended:
         return _drain(run_local(schedule, settings, never))
     with ray_session(None, workers, len(specs)):
         actor = PolicyActor(REF, workers, ROOT)
-        return _drain(RayPool(workers, settings, [actor], hang_seconds=600).stream(schedule, never))
+        return _drain(RayPool(workers, settings, [actor], hang_timeout=600).stream(schedule, never))
 
 
 def _drain(stream) -> Ended:  # type: ignore[no-untyped-def]

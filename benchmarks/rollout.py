@@ -242,7 +242,8 @@ def ray_section(specs: list[EpisodeSpec], steps: int) -> None:
     """Ray's share of an episode, and what a second worker brings. Counted from each worker's second episode on:
     starting Ray and compiling the first model are not a share of anything."""
     from apt_bench.policies.registry import PolicyRef
-    from apt_bench.rollout.engine import PolicyActor, RayPool, ray_session
+    from apt_bench.rollout.cluster import ray_session
+    from apt_bench.rollout.engine import PolicyActor, RayPool
     from apt_bench.rollout.schedule import Schedule
     from apt_bench.rollout.workers import Settings
 

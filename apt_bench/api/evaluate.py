@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from apt_bench.policies.base import Policy, PolicySpec
 from apt_bench.policies.guard import GuardedPolicy
 from apt_bench.policies.registry import PolicyRef, find_policy
 from apt_bench.rollout import runner
-from apt_bench.rollout.options import RunOptions
+from apt_bench.rollout.options import OPTIONS, RunOptions
 from apt_bench.rollout.plan import RUNS
 from apt_bench.suites import Suite, load_suite
 
@@ -65,8 +64,8 @@ def evaluate(
             `out` gets a new directory in each call, because its arguments are not known.
         unpinned: Run with another simulator than the suite's; scores then mean something else.
         progress: Print progress.
-        **more: Other fields of `rollout.options.RunOptions`: file, limit, instruction, video, save_actions,
-            ray_address, attempts, hang_seconds, against, margin (a fraction), track.
+        **more: Other fields of `rollout.options.RunOptions`: file, limit, instruction_source, video, save_actions,
+            ray_address, attempts, hang_timeout, against, margin (a fraction), track.
 
     Returns:
         The run, read from its directory. A RuntimeWarning says where episodes are missing.
@@ -76,10 +75,9 @@ def evaluate(
             row). What was recorded is safe.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the episodes so far are recorded.
     """
-    known = {f.name for f in fields(RunOptions)}
     for name in more:
-        if name not in known or name == "policy":
-            raise UserError(f"evaluate has no argument '{name}'. {did_you_mean(name, known)}")
+        if name not in OPTIONS or name in ("policy", "stop_when"):
+            raise UserError(f"evaluate has no argument '{name}'. {did_you_mean(name, OPTIONS)}")
     if "against" in more:
         more["against"] = (
             more["against"].path if isinstance(more["against"], Run) else path_of(more["against"], "against")
@@ -88,24 +86,25 @@ def evaluate(
         raise UserError("margin goes with against=RUN.")
     if policy_args is not None and not isinstance(policy_args, Mapping):
         raise UserError("policy_args must be a mapping, such as {'seed': 1}.")
-    options = RunOptions(
-        suite_name(suite),
-        policy if isinstance(policy, str) else _class_name(policy),
+    options = RunOptions.of(
+        suite=suite_name(suite),
+        policy=policy if isinstance(policy, str) else _class_name(policy),
         cells=several(cells),
         tasks=several(tasks),
         episodes=episodes,
         seed=seed,
-        execute=execute,
+        execute_horizon=execute,
         probes=several(probes),
         workers=str(workers),
         out=None if out is None else path_of(out, "out"),
         unpinned=unpinned,
+        stop_when="decided" if "against" in more else "complete",
         **more,
     )
     ref = _reference(policy, policy_args or {}, options)
     if isinstance(ref, HeldPolicy):
         options = _in_this_process(options, ref)
-        ref = ref.of_directory(options.out)
+        ref = ref.of_directory(options.output.out)
     with open(os.devnull, "w") as nowhere:
         console = plain_console() if progress else Console(file=nowhere)
         result = runner.run(options, console, ref=ref)
@@ -152,9 +151,9 @@ class HeldPolicy(PolicyRef):
 def _reference(policy: AnyPolicy, args: Mapping[str, Any], options: RunOptions) -> PolicyRef:
     """How the run makes its policy."""
     if isinstance(policy, str):
-        return find_policy(policy, args, options.file)
+        return find_policy(policy, args, options.execution.file)
     name = _class_name(policy)
-    if options.file is not None:
+    if options.execution.file is not None:
         raise UserError("`file` goes with the name of a policy that executes one.")
     if isinstance(policy, type):
         if _importable(policy, name):
@@ -168,13 +167,15 @@ def _reference(policy: AnyPolicy, args: Mapping[str, Any], options: RunOptions) 
 
 def _in_this_process(options: RunOptions, ref: HeldPolicy) -> RunOptions:
     """The options with `workers` 0, and a directory of its own where none is given."""
-    if options.workers not in ("auto", "0"):
+    if options.execution.workers not in ("auto", "0"):
         raise UserError(
             f"{ref.name} runs in this process only: leave `workers` out, or give the policy by a name or as "
             "'module:Class'."
         )
-    out = options.out or _fresh(RUNS / f"{load_suite(options.suite).name}-{ref.label(ref.declared())}")
-    return dataclasses.replace(options, workers="0", out=out)
+    out = options.output.out or _fresh(
+        RUNS / f"{load_suite(options.selection.suite).name}-{ref.label(ref.declared())}"
+    )
+    return options.replace(workers="0", out=out)
 
 
 def _fresh(stem: Path) -> Path:

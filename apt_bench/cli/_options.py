@@ -1,29 +1,118 @@
-"""Options that several verbs share."""
+"""Options that several verbs share. Names, types and help texts come from `apt_bench.rollout.options`."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-SuiteName = Annotated[str, typer.Option(help="Name of a shipped suite, or path of a suite's YAML file.")]
-PolicyName = Annotated[str, typer.Option(help="Name of a shipped policy, or my_module:MyPolicy.")]
-CellList = Annotated[str | None, typer.Option(help="Comma list of cells. Default: the headline cells.")]
-TaskList = Annotated[str | None, typer.Option(help="Comma list of tasks: part of a name, or an index.")]
-TrackName = Annotated[str, typer.Option("--track", help="Send metrics to wandb or trackio; or none.")]
-Episodes = Annotated[int | None, typer.Option(help="Initial states per task. Default: the suite's.")]
-Seed = Annotated[int | None, typer.Option(help="Default: the suite's.")]
-Limit = Annotated[int | None, typer.Option(help="Only the first so many episodes.")]
-Workers = Annotated[str, typer.Option(help="auto, a number, or 0 for this process without Ray.")]
-RayAddress = Annotated[
-    str | None, typer.Option(help="Join this Ray cluster; folders must be on a disk that all of it sees.")
-]
-Unpinned = Annotated[
-    bool, typer.Option("--unpinned", help="Run on another simulator than the suite's; it marks the result.")
-]
-PolicyArgs = Annotated[list[str] | None, typer.Option(help="key=value for the policy; may be repeated.")]
+from apt_bench.rollout.options import GROUPS, OPTIONS, Option, options_of, words
+
+__all__ = ["GroupedCommand", "read_words", "takes_options", "words"]
+
+TITLES = dict(
+    zip(GROUPS.values(), ("Selection of episodes", "Execution", "Output", "Stopping rule"), strict=True)
+)
+"""Headings of the help."""
 
 
-def words(text: str | None) -> tuple[str, ...]:
-    """A comma list of the command line; what is named twice is one."""
-    return tuple(dict.fromkeys(word.strip() for word in (text or "").split(",") if word.strip()))
+def _help(field: str) -> Any:
+    return typer.Option(f"--{OPTIONS[field].name}", help=OPTIONS[field].help.text)
+
+
+SuiteName = Annotated[str, _help("suite")]
+PolicyName = Annotated[str, _help("policy")]
+CellList = Annotated[str | None, _help("cells")]
+TaskList = Annotated[str | None, _help("tasks")]
+TrackName = Annotated[str, _help("track")]
+RayAddress = Annotated[str | None, _help("ray_address")]
+Unpinned = Annotated[bool, _help("unpinned")]
+PolicyArgs = Annotated[list[str] | None, _help("policy_args")]
+
+
+class GroupedCommand(TyperCommand):
+    """A command whose help lists its options under headings, in plain text."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """See Click."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            if row := param.get_help_record(ctx):
+                groups.setdefault(getattr(param, "rich_help_panel", None) or "Options", []).append(row)
+        groups["Options"] = groups.pop("Options", [])  # the verb's own come last
+        for title, rows in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+def takes_options(
+    fields: Iterable[str] = tuple(OPTIONS), changed: Mapping[str, Mapping[str, Any]] = {}
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a verb these options of a run.
+
+    The decorated function gets those that the command line names as `given`: their raw values under their fields'
+    names. No option is required, because a configuration file may set it.
+
+    Args:
+        fields: Names of the options' fields.
+        changed: By field, what is different for this verb: `names` (all of its names), `default` (shown only), `text`.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        hints = typing.get_type_hints(function, include_extras=True)
+        own = [p for p in inspect.signature(function).parameters.values() if p.name != "given"]
+        options = [
+            inspect.Parameter(
+                field,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=_annotation(OPTIONS[field], **changed.get(field, {})),
+            )
+            for field in fields
+        ]
+        own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[p.name]) for p in own]
+
+        @functools.wraps(function)
+        def command(**values: Any) -> None:
+            given = {p.name: v for p in options if (v := values.pop(p.name)) not in (None, [])}
+            function(given=given, **values)
+
+        command.__signature__ = inspect.Signature([*options, *own])  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in [*options, *own]}
+        del command.__wrapped__  # type: ignore[attr-defined]  # typer would read its signature
+        return command
+
+    return decorate
+
+
+def read_words(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of the command line as the fields of the options take them. Raises UserError."""
+    return {field: OPTIONS[field].read(raw, OPTIONS[field].flag) for field, raw in given.items()}
+
+
+def _annotation(option: Option, names: tuple[str, ...] = (), default: Any = MISSING, text: str = "") -> Any:
+    """The parameter that typer makes an option of."""
+    shown = option.default if default is MISSING else default
+    text = text or option.help.text
+    if shown not in (MISSING, None, (), False):
+        text += f"  [default: {shown:g}]" if isinstance(shown, float) else f"  [default: {shown}]"
+    kind: Any = option.base if option.base in (int, float, bool) else str
+    title = next(t for group, t in TITLES.items() if option in options_of(group))
+    if option.help.positional:
+        return Annotated[kind | None, typer.Argument(help=text, metavar="FILE", rich_help_panel=title)]
+    metavar = None
+    if kind is bool:
+        names = (f"--{option.name}/--no-{option.name}",)
+    elif option.help.repeated:
+        kind, metavar = list[str], "<key=value>"
+    elif option.base in (tuple, Path):
+        metavar = "<path>" if option.base is Path else "<a,b,...>"
+    info = typer.Option(*(names or (f"--{option.name}",)), help=text, metavar=metavar, rich_help_panel=title)
+    return Annotated[kind | None, info]

@@ -16,7 +16,7 @@ from apt_bench.core.machine import cores, free_memory_gb
 from apt_bench.core.text import one_line, plain_console
 from apt_bench.envs import rendering
 from apt_bench.policies.registry import load_baseline
-from apt_bench.rollout.engine import auto_workers, ray_session
+from apt_bench.rollout.cluster import auto_workers, ray_session
 from apt_bench.rollout.workers import Result, RolloutWorker, Settings
 from apt_bench.suites import Suite, load_suite
 

@@ -1,4 +1,4 @@
-"""`apt-bench run`: roll a policy out on a suite."""
+"""`apt-bench run`: run a policy on a suite."""
 
 from __future__ import annotations
 
@@ -6,141 +6,67 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from apt_bench.cli._options import (
-    CellList,
-    Episodes,
-    Limit,
-    PolicyArgs,
-    PolicyName,
-    RayAddress,
-    Seed,
-    SuiteName,
-    TaskList,
-    TrackName,
-    Unpinned,
-    Workers,
-    words,
-)
-from apt_bench.core.config import Range, build
-from apt_bench.core.errors import UserError
+from apt_bench.cli._json import AsJson, print_json, stdout_to_stderr
+from apt_bench.cli._options import GroupedCommand, read_words, takes_options
 from apt_bench.core.machine import cores, free_memory_gb
 from apt_bench.core.text import literal, plain_console, say
 from apt_bench.rollout.cluster import auto_workers
-from apt_bench.rollout.options import RunOptions, asked_workers
+from apt_bench.rollout.options import RunOptions, number_of_workers, read_config
 from apt_bench.rollout.plan import Plan, dry_plan
 from apt_bench.rollout.progress import column, duration
+from apt_bench.rollout.result import RunResult
 from apt_bench.rollout.runner import run
-from apt_bench.runs.records import EpisodeRecord, sequential_words
+from apt_bench.runs.metadata import sequential_words
+from apt_bench.runs.protocol import protocol_hash
+from apt_bench.runs.records import EpisodeRecord
 
-STEP_SECONDS, IMAGE_SECONDS, SCENE_SECONDS = 0.008, 0.1, 5.0
-"""LIBERO on one CPU core: a control step, a 256 x 256 image from the software renderer, a scene's compilation."""
-
-
-Points = Annotated[float, Range(above=0, below=100)]
+STEP_SECONDS, IMAGE_SECONDS = 0.008, 0.1
+"""LIBERO on one CPU core: a control step and a 256 x 256 image from the software renderer."""
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command("run")(run_command)
+    app.command("run", cls=GroupedCommand)(run_command)
 
 
+@takes_options()
 def run_command(
-    suite: SuiteName,
-    policy: PolicyName,
-    file: Annotated[
-        str | None, typer.Argument(help="What the policy executes: --policy replay FILE.")
+    given: dict[str, Any],
+    config: Annotated[
+        Path | None,
+        typer.Option(help="YAML file with these options. The command line overrides it."),
     ] = None,
-    cells: CellList = None,
-    tasks: TaskList = None,
-    episodes: Episodes = None,
-    seed: Seed = None,
-    limit: Limit = None,
-    instruction_source: Annotated[
-        str | None, typer.Option(help="Override where the sent sentence comes from: file or bddl.")
-    ] = None,
-    probe: Annotated[
-        str | None,
-        typer.Option(
-            help="Comma list of language probes: the same episodes under other sentences, and once more under their "
-            "own (repeat)."
-        ),
-    ] = None,
-    execute_horizon: Annotated[
-        int | None, typer.Option(help="Actions executed of each chunk. Default: the policy's.")
-    ] = None,
-    policy_arg: PolicyArgs = None,
-    workers: Workers = "auto",
-    video: Annotated[
-        str, typer.Option(help="Which episodes to film: none, failures, first:K or all.")
-    ] = "none",
-    save_actions: Annotated[
-        bool, typer.Option("--save-actions", help="Store executed actions for replay.")
-    ] = False,
-    out: Annotated[Path | None, typer.Option(help="Run directory. Default: results/runs/...")] = None,
-    ray_address: RayAddress = None,
-    attempts: Annotated[int, typer.Option(help="Tries of an episode that ends in an error.")] = 3,
-    hang_timeout: Annotated[
-        float, typer.Option(help="Seconds without a sign of life after which a worker is killed.")
-    ] = 180.0,
-    unpinned: Unpinned = False,
-    stop_when: Annotated[
-        str, typer.Option(help="complete, or decided: look between batches whether --against is beaten.")
-    ] = "complete",
-    against: Annotated[
-        Path | None, typer.Option(help="With --stop-when decided: the run to compare with, pair by pair.")
-    ] = None,
-    margin: Annotated[
-        float | None,
-        typer.Option(help="With --stop-when decided: stop too where they are equal within so many points."),
-    ] = None,
-    track: TrackName = "none",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would run, and about how long.")
+        bool, typer.Option("--dry-run", help="Print what would run and about how long it takes.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Roll a policy out on a suite. Rerun the same command to resume."""
-    if stop_when not in ("complete", "decided"):
-        raise UserError(f"--stop-when is complete or decided, not '{stop_when}'.")
-    if (stop_when == "decided") != (against is not None) or (margin is not None and against is None):
-        raise UserError(
-            "--stop-when decided needs --against RUN; --against and --margin go with nothing else."
-        )
-    options = RunOptions(
-        suite=suite,
-        policy=policy,
-        policy_args=tuple(policy_arg or ()),
-        file=file,
-        cells=words(cells),
-        tasks=words(tasks),
-        episodes=episodes,
-        seed=seed,
-        limit=limit,
-        instruction=instruction_source,
-        probes=words(probe),
-        execute=execute_horizon,
-        workers=workers,
-        video=video,
-        save_actions=save_actions,
-        out=out,
-        ray_address=ray_address,
-        attempts=attempts,
-        hang_seconds=hang_timeout,
-        unpinned=unpinned,
-        against=against,
-        track=track,
-        margin=None if margin is None else build(Points, margin, "--margin") / 100,
-    )
-    console = plain_console()
+    """Run a policy on a suite. Rerun the same command to resume.
+
+    --suite and --policy are required, here or in the file of --config.
+    """
+    options = RunOptions.of(**(read_config(config) if config else {}) | read_words(given))
+    with stdout_to_stderr(as_json):
+        console = plain_console()
+        if dry_run:
+            plan = dry_plan(options)
+        else:
+            result = run(options, console)
     if dry_run:
-        _show_plan(dry_plan(options), options, console)
+        if as_json:
+            print_json(plan_card(plan, options))
+        else:
+            _show_plan(plan_card(plan, options), console)
         return
-    result = run(options, console)
+    if as_json:
+        print_json(result_card(result, options))
+        raise typer.Exit(result.exit_code)
     console.print(summary(result.records, Counter(map(column, result.missing))))
     if result.advice:
         say(result.advice)
@@ -149,6 +75,45 @@ def run_command(
     if result.records:
         console.print(f"Next: apt-bench report {shlex.quote(str(result.out))}", soft_wrap=True)
     raise typer.Exit(result.exit_code)
+
+
+def result_card(result: RunResult, options: RunOptions) -> dict[str, Any]:
+    """What `run --json` prints. Rates and bounds are shares; null where no episode is finished."""
+    keys = [(k.cell, k.prompt) for k in (*(r.key for r in result.records), *result.missing)]
+    own = [r for r in result.records if r.key.prompt == "default"]
+    return {
+        "out": str(result.out),
+        "policy": options.execution.policy,
+        "cells": [
+            {"cell": cell, "prompt": prompt}
+            | _counts(
+                [r for r in result.records if (r.key.cell, r.key.prompt) == (cell, prompt)],
+                keys.count((cell, prompt)),
+            )
+            for cell, prompt in dict.fromkeys(keys)
+        ],
+        "overall": _counts(own, sum(prompt == "default" for _, prompt in keys)),
+        "missing": [key.id for key in result.missing],
+        "stopped": result.stopped or None,
+        "advice": result.advice or None,
+        "sequential": result.sequential,
+        "exit_code": result.exit_code,
+    }
+
+
+def _counts(records: Sequence[EpisodeRecord], requested: int) -> dict[str, Any]:
+    from apt_bench.analysis.stats import wilson  # scipy takes a second to import
+
+    k, n = sum(r.outcome == "success" for r in records), len(records)
+    low, high = wilson(k, n) if n else (None, None)
+    return {
+        "successes": k,
+        "finished": n,
+        "requested": requested,
+        "rate": k / n if n else None,
+        "low": low,
+        "high": high,
+    }
 
 
 def summary(records: Sequence[EpisodeRecord], missing: Counter[str]) -> Table:
@@ -169,33 +134,59 @@ def summary(records: Sequence[EpisodeRecord], missing: Counter[str]) -> Table:
     return table
 
 
-def _show_plan(plan: Plan, options: RunOptions, console: Console) -> None:
+def plan_card(plan: Plan, options: RunOptions) -> dict[str, Any]:
+    """What `run --dry-run --json` prints. `seconds`: an upper bound without the policy's own time."""
     todo = Counter(column(s.key) for s in plan.todo)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("cell", "tasks", "episodes", "finished", "to run"):
-        table.add_column(heading, justify="left" if heading == "cell" else "right")
-    for cell in dict.fromkeys(column(s.key) for s in plan.specs):
-        specs = [s for s in plan.specs if column(s.key) == cell]
-        left = todo[cell]
-        tasks = len({s.key.task for s in specs})
-        table.add_row(cell, str(tasks), str(len(specs)), str(len(specs) - left), str(left))
-    console.print(table)
-    if plan.rule:
-        rule = plan.rule.card()
-        console.print(
-            f"At most {rule['maximum']} pairs with {rule['against']}, looked at {rule['planned_looks']} times; "
-            f"{plan.rule.left_out} episodes without a partner there are left out.",
-            soft_wrap=True,
+    cells = []
+    for name in dict.fromkeys(column(s.key) for s in plan.specs):
+        keys = [s.key for s in plan.specs if column(s.key) == name]
+        cells.append(
+            {
+                "cell": keys[0].cell,
+                "prompt": keys[0].prompt,
+                "tasks": len({key.task for key in keys}),
+                "episodes": len(keys),
+                "finished": len(keys) - todo[name],
+                "to_run": todo[name],
+            }
         )
     cameras = len(plan.policy_spec.cameras)
     seconds = sum(s.max_steps * (STEP_SECONDS + cameras * IMAGE_SECONDS / plan.execute) for s in plan.todo)
-    asked = asked_workers(options.workers)
-    workers = auto_workers(cores(), free_memory_gb()) if asked is None else max(1, asked)
-    console.print(f"{len(plan.todo)} episodes to run, into {plan.out}", soft_wrap=True)
+    number = number_of_workers(options.execution.workers)
+    workers = auto_workers(cores(), free_memory_gb()) if number is None else max(1, number)
+    return {
+        "out": str(plan.out),
+        "policy": options.execution.policy,
+        "cells": cells,
+        "to_run": len(plan.todo),
+        "workers": workers,
+        "seconds": seconds / workers,
+        "execute_horizon": plan.execute,
+        "protocol_hash": protocol_hash(plan.protocol),
+        "sequential": plan.rule.card() | {"left_out": plan.rule.left_out} if plan.rule else None,
+        "unknown": plan.unknown or None,
+    }
+
+
+def _show_plan(card: dict[str, Any], console: Console) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("cell", "tasks", "episodes", "finished", "to run"):
+        table.add_column(heading, justify="left" if heading == "cell" else "right")
+    for cell in card["cells"]:
+        name = cell["cell"] if cell["prompt"] == "default" else f"{cell['cell']} ({cell['prompt']})"
+        table.add_row(literal(name), *(str(cell[k]) for k in ("tasks", "episodes", "finished", "to_run")))
+    console.print(table)
+    if rule := card["sequential"]:
+        console.print(
+            f"At most {rule['maximum']} pairs with {rule['against']}, tested {rule['planned_looks']} times; "
+            f"{rule['left_out']} episodes have no partner there and are left out.",
+            soft_wrap=True,
+        )
+    console.print(f"{card['to_run']} episodes to run, into {card['out']}", soft_wrap=True)
     console.print(
-        f"At most about {duration(seconds / workers)} on {workers} worker(s) with software rendering, the policy's own "
-        "time not counted; episodes that succeed end earlier.",
+        f"At most about {duration(card['seconds'])} on {card['workers']} worker(s) with software rendering, without "
+        "the policy's own time. Episodes that succeed end earlier.",
         soft_wrap=True,
     )
-    if plan.unknown:
-        console.print(f"Not known until the policy is loaded: {plan.unknown}.", soft_wrap=True)
+    if card["unknown"]:
+        console.print(f"Unknown until the policy is loaded: {card['unknown']}.", soft_wrap=True)

@@ -99,8 +99,8 @@ def _solvable(
 ) -> Iterator[Finding]:
     from apt_bench.rollout.runner import RunOptions, run, select
 
-    options = RunOptions(
-        name, "oracle", cells=cells, tasks=tasks, episodes=episodes, workers=workers, out=run_dir
+    options = RunOptions.of(
+        suite=name, policy="oracle", cells=cells, tasks=tasks, episodes=episodes, workers=workers, out=run_dir
     )
     suite, specs = select(options)
     result = run(options, console)

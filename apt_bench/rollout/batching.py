@@ -1,4 +1,4 @@
-"""One policy for many rollout workers: requests that arrive together are answered as one batch."""
+"""One policy for many rollout workers: requests that arrive together form one batch."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ from apt_bench.policies.base import Policy
 from apt_bench.policies.guard import guard
 
 WINDOW = 0.005
-"""Seconds a request waits for company, unless every worker has asked already."""
+"""Seconds that a request waits for others to join its batch, unless the batch is full before."""
 
 GONE = 2
-"""So many requests lost one after the other: it is the server, and not one episode's request."""
+"""After this many lost requests in a row the server counts as lost; before, the fault may lie with one request."""
 
 Request = tuple[str, Any]  # ("act", Observation) or ("reset", EpisodeKey.id)
-Reply = tuple[Any, float]  # answer (or the exception), seconds of the policy
+Reply = tuple[Any, float]  # answer or exception, seconds of the policy
 
 
 class Batcher:
-    """Serves `call` from many threads with one thread that owns the policy.
+    """Answers requests from many threads with one thread that owns the policy.
 
-    clients: how many may be waiting at once; a batch that has them all does not wait for the window's end.
+    Args:
+        policy: The policy.
+        clients: How many requests can wait at once. A batch of this size is answered at once.
+        window: Seconds that a smaller batch waits for more requests.
     """
 
     def __init__(self, policy: Policy, clients: int, window: float = WINDOW) -> None:
@@ -41,18 +44,18 @@ class Batcher:
 
     @property
     def gone(self) -> bool:
-        """Whether the policy's server is, or its connection."""
+        """Whether the policy's server or the connection to it is lost."""
         return len(self._lost) >= GONE
 
     def reset(self, episode: str) -> Reply:
-        """`Policy.reset` for one episode, between two batches."""
-        return self._ask(("reset", episode))
+        """Call `Policy.reset` for one episode, between two batches."""
+        return self._request(("reset", episode))
 
     def act(self, observation: Observation) -> Reply:
-        """`Policy.act` for one observation, batched with others."""
-        return self._ask(("act", observation))
+        """Call `Policy.act` for one observation, batched with others."""
+        return self._request(("act", observation))
 
-    def _ask(self, request: Request) -> Reply:
+    def _request(self, request: Request) -> Reply:
         future: Future[Reply] = Future()
         self._requests.put((request, future))
         return future.result()
@@ -72,15 +75,15 @@ class Batcher:
         for (kind, episode), future in batch:
             if kind == "reset":
                 self._settle([future], lambda: self._reset(episode))  # noqa: B023
-        asked = [(observation, future) for (kind, observation), future in batch if kind == "act"]
-        if not asked:
+        requests = [(observation, future) for (kind, observation), future in batch if kind == "act"]
+        if not requests:
             return
-        observations, futures = [o for o, _ in asked], [f for _, f in asked]
+        observations, futures = [o for o, _ in requests], [f for _, f in requests]
         self.batches += 1
-        if len(asked) > 1 and self._settle(futures, lambda: self._act(observations), final=False):
+        if len(requests) > 1 and self._settle(futures, lambda: self._act(observations), final=False):
             return
-        for observation, future in asked:  # one bad episode must not fail its neighbours
-            if len(asked) > 1 and self.gone:  # nor keep them waiting for a server that does not answer
+        for observation, future in requests:  # one bad observation must not fail the others of the batch
+            if len(requests) > 1 and self.gone:  # do not wait for a lost server again
                 future.set_result((self._lost[-1], 0.0))
             else:
                 self._settle([future], lambda: self._act([observation]))  # noqa: B023
@@ -97,8 +100,8 @@ class Batcher:
     def _settle(
         self, futures: list[Future[Reply]], call: Callable[[], Sequence[Any]], final: bool = True
     ) -> bool:
-        """Answer the futures with what the call gives or raises; unless final, leave a PolicyFault and a ServerLost
-        unanswered. Nothing ends this thread: who asks would wait forever."""
+        """Answer the futures with the results of the call or with its exception. Unless `final`, a PolicyFault and a
+        ServerLost leave them unanswered. No exception may end this thread, because the callers would wait forever."""
         start = time.perf_counter()
         try:
             answers = call()

@@ -1,5 +1,5 @@
-"""The Ray of a run: started for it alone, closed to everybody else, gone afterwards; or a cluster that is there, and
-stays as it is."""
+"""The Ray of a run: started for this run, closed to other users and ended afterwards; or an existing cluster, which is
+left as it is."""
 
 from __future__ import annotations
 
@@ -17,98 +17,107 @@ from typing import Any
 from apt_bench.core.errors import RayLost, UserError, describe_error
 from apt_bench.core.machine import cores, free_memory_gb
 from apt_bench.core.module_search_path import RAY_PYTHONPATH, user_folders
-from apt_bench.core.signals import handlers_kept
+from apt_bench.core.signals import keep_handlers
 from apt_bench.core.text import one_line, say
 from apt_bench.rollout.ray_folder import reaped_folder
 from apt_bench.rollout.reaper import children
 
 WORKER_GB = 4.5
 RESERVE_GB = 2.0
-"""A LIBERO worker that renders holds up to 4 GB: the three compiled scenes it caches, with their GL contexts."""
+"""Memory per worker, and memory kept free. A LIBERO worker that renders uses up to 4 GB: it caches three scenes with
+their GL contexts."""
 
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"), "1"
 )
-"""One worker per core: threads inside a worker would only fight (LP_: Mesa's software renderer)."""
+"""There is one worker per core, so more threads in a worker would only compete (LP_: Mesa's software renderer)."""
 
 START_SECONDS = 180.0
-"""What a process of Ray may take to come up, on a loaded machine or a far cluster."""
+"""Time limit for the start of a process of Ray, on a loaded machine or a distant cluster."""
 
-LOOK_SECONDS, UNHEARD_SECONDS = 1.0, 30.0
-"""Between two looks whether Ray is there; for how long it may be out of reach."""
+CHECK_SECONDS, UNHEARD_SECONDS = 1.0, 30.0
+"""Interval of the checks whether Ray runs, and how long it may be unreachable."""
 
 
 def auto_workers(cores: float, free_gb: float) -> int:
-    """One worker per core, as far as memory goes: 4.5 GB each, 2 GB left to the rest of the machine."""
+    """One worker per core, as far as memory permits: 4.5 GB each, with 2 GB left to the rest of the machine."""
     return max(1, min(int(cores), int((free_gb - RESERVE_GB) / WORKER_GB)))
 
 
 @contextmanager
-def ray_session(address: str | None, asked: int | None, episodes: int, logs: bool = False) -> Iterator[int]:
-    """A quiet local Ray, gone afterwards with its files; or the cluster at `address`, which stays.
+def ray_session(address: str | None, workers: int | None, episodes: int, logs: bool = False) -> Iterator[int]:
+    """Start a local Ray, which is ended afterwards and leaves no files, or join the cluster at `address`.
 
-    asked: workers, None = as many as fit. logs: show what workers print. Yields their number, at most one per episode.
-    Raises UserError for a cluster that cannot be joined, RayLost for a Ray that does not start.
+    Args:
+        address: A cluster; None = a local Ray.
+        workers: Number of workers; None = as many as fit.
+        episodes: Number of episodes.
+        logs: Show what workers print.
+
+    Yields:
+        The number of workers, at most one per episode.
+
+    Raises:
+        UserError: The cluster cannot be joined.
+        RayLost: Ray does not start.
     """
-    if asked is None and not address:
-        asked = auto_workers(cores(), free_memory_gb())
+    if workers is None and not address:
+        workers = auto_workers(cores(), free_memory_gb())
     local, neutral = not address, _neutral()
     with ExitStack() as stack:
         folder = stack.enter_context(reaped_folder()) if local else ""
         if local:
-            stack.callback(_read_again)  # the user's own settings, when they are back
+            stack.callback(_read_again)  # once the user's own settings are restored
         stack.enter_context(_environment(_defaults() | (_private(folder) if local else {})))
         import ray
 
         if address:
-            _knock(address)
+            _check_listening(address)
         stack.enter_context(_patched(local, logs))
         quiet: dict[str, Any] = {"log_to_driver": logs, "logging_level": "CRITICAL"}
         try:
-            # Ray's processes start here, and look for modules here first. Ours move to the user's folder themselves.
-            with handlers_kept(), contextlib.chdir(neutral), _start_watched():
+            # Ray's processes start in this folder and search it first for modules. Workers change to the user's folder.
+            with keep_handlers(), contextlib.chdir(neutral), _start_watched():
                 if local:
-                    assert asked is not None
+                    assert workers is not None
                     ray.init(
                         address="local",
-                        # One more than there are workers: never wait for a core that the machine does not have.
-                        num_cpus=min(asked, episodes) + 1,
+                        # One more than there are workers, so that no worker waits for a core that the machine lacks.
+                        num_cpus=min(workers, episodes) + 1,
                         include_dashboard=False,
                         object_store_memory=256 * 2**20,
-                        _temp_dir=os.path.join(folder, "r"),  # Ray lets everybody write there
+                        _temp_dir=os.path.join(folder, "r"),  # Ray lets every user write there
                         **quiet,
                     )
                 else:
                     ray.init(address=address, **quiet)
-        except SystemExit:  # Ray's own answer to SIGTERM, while it starts
-            raise KeyboardInterrupt from None
-        except Exception as error:  # Ray raises bare ones, too
+        except Exception as error:  # Ray raises plain Exceptions, too
             raise _not_started(address, error) from None
         stack.callback(_shut_down)
-        stack.enter_context(_watched(_Pulse.of_this_session()))
+        stack.enter_context(_watched(_Supervision.of_this_session()))
         _first_process(folder)
-        if asked is None:
+        if workers is None:
             there = ray.cluster_resources()
-            asked = auto_workers(there.get("CPU", 1), there.get("memory", 0) / 2**30)
-        yield min(asked, episodes)
+            workers = auto_workers(there.get("CPU", 1), there.get("memory", 0) / 2**30)
+        yield min(workers, episodes)
 
 
-# --- how it is started ----------------------------------------------------------------------------------------
+# --- start ----------------------------------------------------------------------------------------
 
 
 def _defaults() -> dict[str, str | None]:
-    """Settings of Ray that the user's own, where there are some, go before."""
+    """Settings of Ray. The user's own take precedence."""
     wanted = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_worker_niceness": "0",  # Ray's 15 starves workers beside other work
+        "RAY_worker_niceness": "0",  # with Ray's 15, workers get no time beside other work
         **ONE_THREAD,
     }
     return {name: os.environ.get(name, value) for name, value in wanted.items()}
 
 
 def _private(folder: str) -> dict[str, str | None]:
-    """Settings of a Ray that nobody else can reach, whatever the user's environment says about other Rays. All of its
+    """Settings of a Ray that no other user can reach, whatever the user's environment says about other Rays. All of its
     processes inherit them."""
     token = os.path.join(folder, "token")
     with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -116,27 +125,27 @@ def _private(folder: str) -> dict[str, str | None]:
     return {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": token,
-        "RAY_AUTH_TOKEN": None,  # would win over the file, and whoever prints the environment would print it
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's name for: every port on the loopback interface only
+        "RAY_AUTH_TOKEN": None,  # would override the file, and be printed with the environment
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's way to open ports on the loopback interface only
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would build an environment for every process
         "RAY_RUNTIME_ENV_HOOK": None,
-        "RAY_JOB_CONFIG_JSON_ENV_VAR": None,  # of a Ray job that apt-bench is started from
+        "RAY_JOB_CONFIG_JSON_ENV_VAR": None,  # of a Ray job that started apt-bench
         "RAY_ADDRESS": None,
-        # A module of the user's that is called like one of Ray's would stop every process of it.
+        # A module of the user with the name of one of Ray's would stop every process of Ray.
         "PYTHONPATH": None,
         RAY_PYTHONPATH: os.environ.get("PYTHONPATH"),
     }
 
 
 def _neutral() -> str:
-    """A folder without modules of the user's; that of apt-bench itself where it is not installed."""
+    """A folder without the user's modules; the folder of apt-bench itself where that is not installed."""
     package = str(Path(__file__).parents[2])
     return package if package in user_folders() else "/"
 
 
 @contextmanager
 def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
-    """These variables, None = unset; afterwards what was there before."""
+    """Set these environment variables (None = unset), and restore them afterwards."""
     before = {name: os.environ.get(name) for name in changes}
     _set(changes)
     try:
@@ -155,18 +164,19 @@ def _set(variables: Mapping[str, str | None]) -> None:
 
 @contextmanager
 def _patched(local: bool, logs: bool) -> Iterator[None]:
-    """What Ray reads only when it is imported, set again; and what it prints in the middle of a run kept to itself."""
+    """Set what Ray reads only when it is imported. Stop it from printing during a run and from exiting at SIGTERM."""
     import ray._private.worker as ray_worker
     from ray._private import ray_constants
+    from ray._private import utils as ray_utils
 
-    changes: list[tuple[Any, str, Any]] = []
+    changes: list[tuple[Any, str, Any]] = [(ray_utils, "set_sigterm_handler", lambda _: None)]
     if not logs:
         changes += [(ray_worker, "print_to_stdstream", lambda *_, **__: None)]
     if local:
         changes += [(ray_constants, "ENABLE_RAY_CLUSTER", False)]
         changes += [(ray_constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", False)]
         _read_again()
-    changes = [c for c in changes if hasattr(c[0], c[1])]  # inner parts, which another Ray may not have
+    changes = [c for c in changes if hasattr(c[0], c[1])]  # internal names, which another version may lack
     before = [(where, name, getattr(where, name)) for where, name, _ in changes]
     for where, name, value in changes:
         setattr(where, name, value)
@@ -178,7 +188,7 @@ def _patched(local: bool, logs: bool) -> Iterator[None]:
 
 
 def _read_again() -> None:
-    """Let Ray read its settings and the token from the environment once more: it keeps what it found first."""
+    """Let Ray read its settings and the token from the environment again, which it otherwise reads once."""
     import ray
 
     inner: Any = ray._raylet
@@ -189,20 +199,20 @@ def _read_again() -> None:
 def _shut_down() -> None:
     import ray
 
-    with contextlib.suppress(Exception):  # it is dead, perhaps
+    with contextlib.suppress(Exception):  # it may be dead
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Raises UserError where nothing listens at host:port. Ray would try for minutes."""
+def _check_listening(address: str) -> None:
+    """Raises UserError where no server listens at host:port. Ray would try for minutes."""
     import ray
 
     host, _, port = address.rpartition(":")
     if not host or "//" in host or not port.isascii() or not port.isdigit():
-        return  # `auto`, `ray://...`, or a mistake that Ray names
+        return  # `auto`, `ray://...`, or a mistake that Ray reports
     hosts = {host.strip("[]")}
     if hosts & {"localhost", "127.0.0.1", "::1"}:
-        hosts.add(ray.util.get_node_ip_address())  # where Ray looks instead
+        hosts.add(ray.util.get_node_ip_address())  # the address that Ray uses instead
     for one in hosts:
         try:
             socket.create_connection((one, int(port)), timeout=10).close()
@@ -210,7 +220,7 @@ def _knock(address: str) -> None:
         except (OSError, OverflowError) as error:
             why = error
     raise UserError(
-        f"Nothing listens at '{address}' ({why}). Is the Ray cluster up? `ray status` says where it is."
+        f"No server listens at '{address}' ({why}). Is the Ray cluster running? `ray status` shows its address."
     )
 
 
@@ -220,19 +230,19 @@ def _not_started(address: str | None, error: Exception) -> UserError:
     why = one_line(describe_error(error), 500)
     if address and isinstance(error, AuthenticationError):
         return UserError(
-            f"The Ray cluster at '{address}' refuses the token. Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+            f"The Ray cluster at '{address}' rejects the token. Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
             "RAY_AUTH_TOKEN_PATH to the cluster's."
         )
     if address:
         return UserError(
-            f"Cannot join the Ray cluster at '{address}': {why}. Is it up, is a Ray of it running on this machine, and "
-            "has it this version of Ray?"
+            f"Cannot join the Ray cluster at '{address}': {why}. Is it running, does this machine belong to "
+            "it, and does it use this version of Ray?"
         )
     return RayLost(f"Cannot start Ray on this machine: {why}. Use --workers 0 to run without it.")
 
 
 def _first_process(folder: str) -> None:
-    """Wait until Ray has brought one process up that can import apt-bench. Raises RayLost where it cannot."""
+    """Wait until Ray has started a process that can import apt-bench. Raises RayLost where it cannot."""
     import ray
     from ray.exceptions import GetTimeoutError, RayError
 
@@ -242,12 +252,12 @@ def _first_process(folder: str) -> None:
     while True:
         check_alive()
         try:
-            ray.get(answer, timeout=LOOK_SECONDS)
+            ray.get(answer, timeout=CHECK_SECONDS)
             return
         except GetTimeoutError:
             if time.monotonic() > end:
                 raise RayLost(
-                    f"Ray brought no process up within {START_SECONDS:.0f} s.{_last_words(folder)} Use --workers 0 to "
+                    f"Ray started no process within {START_SECONDS:.0f} s.{_last_output(folder)} Use --workers 0 to "
                     "run without it."
                 ) from None
         except RayError as error:
@@ -257,32 +267,32 @@ def _first_process(folder: str) -> None:
             ) from None
 
 
-def _last_words(folder: str) -> str:
-    """What the last process that was started said before it ended, for a message."""
+def _last_output(folder: str) -> str:
+    """What the last process that Ray started printed last, for a message."""
     logs = sorted(Path(folder or "/nowhere").glob("r/session_*/logs/*worker*.err"), key=os.path.getmtime)
     for path in reversed(logs):
         if lines := path.read_text(errors="replace").strip().splitlines():
-            return f" Its last words: {one_line(lines[-1], 300)}."
+            return f" The last process printed: {one_line(lines[-1], 300)}."
     return ""
 
 
 @contextmanager
 def _start_watched() -> Iterator[None]:
-    """A Ray whose control process dies while it starts is silent for a minute and then ends this process with words of
-    its own, in which nothing can be raised. End it sooner, with ours; nothing has run yet."""
+    """End this process where Ray's control process dies while Ray starts. Ray would wait for a minute and then end this
+    process itself, without an exception. No episode has run yet."""
     over = threading.Event()
 
     def watch() -> None:
         seen: set[int] = set()
         missed = 0
-        while not over.wait(LOOK_SECONDS):
+        while not over.wait(CHECK_SECONDS):
             now = children("gcs_server")
-            missed = missed + 1 if seen - now else 0  # a start that fails ends it, too, and then says why
+            missed = missed + 1 if seen - now else 0  # a start that fails ends it, too, and then reports why
             seen |= now
-            if missed > DEAD_LOOKS:
+            if missed > DEAD_CHECKS:
                 say(
                     "Ray's control process (gcs_server) died while Ray started: it was killed, or the machine ran out "
-                    "of memory. What is recorded is safe; the same command goes on from there."
+                    "of memory. Recorded episodes are safe. Rerun the same command to resume."
                 )
                 os._exit(RayLost.exit_code)
 
@@ -293,43 +303,43 @@ def _start_watched() -> Iterator[None]:
         over.set()
 
 
-# --- whether it is there --------------------------------------------------------------------------------------
+# --- supervision --------------------------------------------------------------------------------------
 
 
-DEAD_LOOKS = 10
-"""So many looks in a row without the control process, while Ray starts."""
+DEAD_CHECKS = 10
+"""While Ray starts, the control process is dead after this many checks without it."""
 
 
-class _Pulse:
-    """Whether the two processes without which nothing goes on take connections: the cluster's GCS, and the raylet that
-    this process belongs to. Ray itself would wait for a minute and then end this process."""
+class _Supervision:
+    """Checks that the two processes that Ray cannot lose accept connections: the cluster's GCS, and this machine's
+    raylet. Ray itself would wait for a minute and then end this process."""
 
     def __init__(self, places: Mapping[str, tuple[str, int]]) -> None:
         self._places = places
         self._heard = dict.fromkeys(places, time.monotonic())
-        self._looked = time.monotonic()
+        self._checked = time.monotonic()
 
     @staticmethod
-    def of_this_session() -> _Pulse:
+    def of_this_session() -> _Supervision:
         import ray
 
         places: dict[str, tuple[str, int]] = {}
-        with contextlib.suppress(AttributeError, ValueError):  # behind `ray://` there is another process
+        with contextlib.suppress(AttributeError, ValueError):  # with `ray://` another process is the driver
             context = ray.get_runtime_context()
             host, _, port = context.gcs_address.rpartition(":")
             places["control process (gcs_server)"] = (host.strip("[]"), int(port))
             for node in ray.nodes():
                 if node["NodeID"] == context.get_node_id():
                     places["node process (raylet)"] = (node["NodeManagerAddress"], node["NodeManagerPort"])
-        return _Pulse(places)
+        return _Supervision(places)
 
     def check(self, now: bool) -> None:
-        """Raises RayLost where one of them is gone; looks once a second, or now."""
-        if not now and time.monotonic() - self._looked < LOOK_SECONDS:
+        """Raises RayLost where one of them died. Checks once a second, or now."""
+        if not now and time.monotonic() - self._checked < CHECK_SECONDS:
             return
         for what, place in self._places.items():
             try:
-                socket.create_connection(place, timeout=LOOK_SECONDS).close()
+                socket.create_connection(place, timeout=CHECK_SECONDS).close()
                 self._heard[what] = time.monotonic()
             except OSError as error:
                 silent = time.monotonic() - self._heard[what]
@@ -337,23 +347,23 @@ class _Pulse:
                     raise RayLost(
                         f"Ray's {what} died: it was killed, or the machine ran out of memory"
                     ) from None
-        self._looked = time.monotonic()
+        self._checked = time.monotonic()
 
 
-_pulse: _Pulse | None = None  # Ray has one session per process, too
+_supervision: _Supervision | None = None  # one per process, as Ray has one session
 
 
 @contextmanager
-def _watched(pulse: _Pulse) -> Iterator[None]:
-    global _pulse
-    _pulse = pulse
+def _watched(supervision: _Supervision) -> Iterator[None]:
+    global _supervision
+    _supervision = supervision
     try:
         yield
     finally:
-        _pulse = None
+        _supervision = None
 
 
 def check_alive(now: bool = False) -> None:
-    """Raises RayLost where the Ray of this session died. Looks once a second, or `now`."""
-    if _pulse is not None:
-        _pulse.check(now)
+    """Raises RayLost where the Ray of this session died. Checks once a second, or `now`."""
+    if _supervision is not None:
+        _supervision.check(now)

@@ -1,4 +1,4 @@
-"""Where episodes run: in this process, or in Ray actors. Both give the same stream of (episode, attempt, result)."""
+"""Runs episodes in this process or in Ray actors. Both yield the same stream of (episode, attempt, result)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from apt_bench.core.errors import RayLost, UserError, describe_error
 from apt_bench.core.text import one_line, say
 from apt_bench.policies.base import Policy, PolicySpec
 from apt_bench.policies.registry import PolicyRef
-from apt_bench.rollout.cluster import LOOK_SECONDS, START_SECONDS, check_alive
-from apt_bench.rollout.cluster import auto_workers as auto_workers
-from apt_bench.rollout.cluster import ray_session as ray_session
+from apt_bench.rollout.cluster import CHECK_SECONDS, START_SECONDS, check_alive
 from apt_bench.rollout.schedule import Schedule
 from apt_bench.rollout.workers import Interrupted, PolicyHost, Result, RolloutActor, RolloutWorker, Settings
 from apt_bench.suites import EpisodeSpec
@@ -21,13 +19,13 @@ from apt_bench.suites import EpisodeSpec
 Stream = Generator[tuple[EpisodeSpec, int, Result]]
 
 TICK = 0.25
-"""Seconds between two looks at the clock: how soon a stop or a hang is noticed."""
+"""Seconds between two checks for an interruption or a hang."""
 
 
 def run_local(
     schedule: Schedule, settings: Settings, stopped: Callable[[], bool], policy: Policy | None = None
 ) -> Stream:
-    """One worker in this process: for debugging, and where Ray cannot run. Nothing watches for a hang."""
+    """Run episodes with one worker in this process: for debugging, and where Ray cannot run. Detects no hang."""
     worker = RolloutWorker(settings, policy, stopped)
     try:
         while not stopped() and (job := schedule.next(0)):
@@ -39,22 +37,26 @@ def run_local(
 
 
 LOADS = 3
-"""Times that a policy's process may die while it loads, before the run stops."""
+"""The run stops after a policy's process has died this often while it loaded."""
 
-STILL_SECONDS = 60.0
-"""Between two notes that a policy is still loading: large weights take minutes, and nothing else is seen of it."""
+NOTE_SECONDS = 60.0
+"""Interval of the message that a policy is still loading: large weights take minutes."""
 
 
 class PolicyActor:
-    """A policy's process, started again whenever it is lost."""
+    """A policy's process, which is started again whenever it is lost."""
 
     def __init__(self, ref: PolicyRef, clients: int, path: str) -> None:
         self._ref, self._clients, self._path = ref, clients, path
         self._start()
 
     def spec(self) -> PolicySpec:
-        """Wait until the policy is loaded. Raises UserError where it cannot be, RayLost where its process keeps dying
-        meanwhile."""
+        """Wait until the policy is loaded.
+
+        Raises:
+            UserError: It cannot be loaded.
+            RayLost: Its process died `LOADS` times meanwhile, or Ray died.
+        """
         from ray.exceptions import RayError
 
         for load in range(1, LOADS + 1):
@@ -66,8 +68,8 @@ class PolicyActor:
                 if load == LOADS:
                     raise RayLost(
                         f"The process of policy '{self._ref.name}' {_reason(error)} {LOADS} times while it loaded. "
-                        "Has the machine memory enough for its weights? --workers 0 loads it in this process and shows "
-                        "what it prints."
+                        "Does the machine have enough memory for its weights? --workers 0 loads it in this process "
+                        "and shows what it prints."
                     ) from None
                 self._start()
         if isinstance(answer, str):
@@ -79,9 +81,9 @@ class PolicyActor:
 
         reference = self.handle.ready.remote()
         begun = noted = time.monotonic()
-        while not ray.wait([reference], timeout=LOOK_SECONDS)[0]:
+        while not ray.wait([reference], timeout=CHECK_SECONDS)[0]:
             check_alive()
-            if (now := time.monotonic()) - noted > STILL_SECONDS:
+            if (now := time.monotonic()) - noted > NOTE_SECONDS:
                 noted = now
                 gpus = f", or waits for {self._ref.num_gpus:g} free GPU(s)" if self._ref.num_gpus else ""
                 say(f"policy '{self._ref.name}' is still loading{gpus}, after {now - begun:.0f} s.")
@@ -89,7 +91,7 @@ class PolicyActor:
         return answer
 
     def ensure(self) -> None:
-        """Come back only when the policy answers."""
+        """Return only when the policy answers; start its process again where that is needed."""
         import ray
 
         try:
@@ -101,7 +103,7 @@ class PolicyActor:
             self.spec()
 
     def kill(self) -> None:
-        """End the process, and with it every call that waits for it."""
+        """End the process and every call that waits for it."""
         import ray
 
         ray.kill(self.handle)
@@ -117,7 +119,7 @@ class PolicyActor:
 
 
 def policy_actors(ref: PolicyRef, workers: int, path: str) -> list[PolicyActor]:
-    """One actor, or as many as the GPUs hold. They load side by side. Raises UserError where there are too few GPUs."""
+    """Start one actor, or as many as the GPUs hold. They load in parallel. Raises UserError for too few GPUs."""
     import ray
 
     number = 1
@@ -134,37 +136,40 @@ STARTING = (-1, "start")
 
 @dataclass
 class _Slot:
-    """A rollout worker, what it is doing, and for how long it has shown no sign of life."""
+    """A rollout worker, its present episode, and its heartbeats."""
 
     index: int
     actor: Any
     job: tuple[EpisodeSpec, int] | None = None
-    host: Any = None  # the policy actor that it was told to ask
-    quiet: float = 0.0  # seconds
-    beats: tuple[int, str] = STARTING
-    asked: Any = None  # a heartbeat question that is under way
-    unanswered: float = 0.0  # seconds for which it has been
-    silent: str = ""  # why it was killed, where it was for its silence
+    host: Any = None  # the policy actor that it calls
+    silence: float = 0.0  # seconds since a new heartbeat was seen
+    heartbeat: tuple[int, str] = STARTING
+    request: Any = None  # a pending request for the heartbeat
+    unanswered: float = 0.0  # seconds since that request
+    killed: str = ""  # why it was killed for its silence
 
 
 class RayPool:
-    """Rollout workers as actors, asked for one episode at a time."""
+    """Rollout workers in Ray actors. Each runs one episode at a time."""
 
     def __init__(
-        self, workers: int, settings: Settings, policies: Sequence[PolicyActor], hang_seconds: float
+        self, workers: int, settings: Settings, policies: Sequence[PolicyActor], hang_timeout: float
     ) -> None:
         import ray
 
-        self._settings, self._policies, self._hang = settings, policies, hang_seconds
+        self._settings, self._policies, self._hang = settings, policies, hang_timeout
         remote: Any = ray.remote
-        self._actor = remote(concurrency_groups={"beat": 1})(RolloutActor).options(num_cpus=1)
+        self._actor = remote(concurrency_groups={"heartbeat": 1})(RolloutActor).options(num_cpus=1)
         self._slots = [_Slot(i, self._actor.remote(settings)) for i in range(workers)]
         self._running: dict[Any, _Slot] = {}
-        self._looked = time.monotonic()
+        self._checked = time.monotonic()
 
     def stream(self, schedule: Schedule, stopped: Callable[[], bool]) -> Stream:
-        """Results as they come. The caller puts episodes that must run again back on the schedule. Raises RayLost where
-        Ray itself died."""
+        """Yield results as they arrive. The caller queues the episodes that must run again.
+
+        Raises:
+            RayLost: Ray itself died.
+        """
         import ray
 
         try:
@@ -180,7 +185,7 @@ class RayPool:
                     spec, attempt = slot.job  # type: ignore[misc]
                     slot.job = None
                     yield spec, attempt, self._result(slot, reference)
-                self._watch()
+                self._kill_silent()
         finally:
             for slot in self._slots:
                 ray.kill(slot.actor)
@@ -190,7 +195,7 @@ class RayPool:
 
     def _submit(self, slot: _Slot, job: tuple[EpisodeSpec, int]) -> None:
         policy = self._policy(slot)
-        slot.job, slot.quiet, slot.host = job, 0.0, policy and policy.handle
+        slot.job, slot.silence, slot.host = job, 0.0, policy and policy.handle
         self._running[slot.actor.run.remote(*job, slot.host)] = slot
 
     def _result(self, slot: _Slot, reference: Any) -> Result:
@@ -200,66 +205,66 @@ class RayPool:
             result: Result = ray.get(reference)
         except ray.exceptions.RayError as error:
             check_alive(now=True)
-            result = Result(error=f"worker {slot.index} {slot.silent or _reason(error)}")
-        if result.policy_lost:  # the worker and its environment are well
+            result = Result(error=f"worker {slot.index} {slot.killed or _reason(error)}")
+        if result.policy_lost:  # the worker and its environment still work
             if policy := self._policy(slot):
                 policy.ensure()
         elif not result.error:
-            slot.beats = max(slot.beats, (0, "env"))  # it has started, whether or not it was ever asked
-        else:  # whatever the worker holds is not to be trusted any more
+            slot.heartbeat = max(
+                slot.heartbeat, (0, "env")
+            )  # it has started, even if its heartbeat was never requested
+        else:  # the worker may be in any state
             ray.kill(slot.actor)
             slot.actor = self._actor.remote(self._settings)
-            slot.beats, slot.asked, slot.silent = STARTING, None, ""
+            slot.heartbeat, slot.request, slot.killed = STARTING, None, ""
         return result
 
-    def _watch(self) -> None:
-        """Kill what has shown no sign of life for too long: the worker, or the policy that it waits for."""
+    def _kill_silent(self) -> None:
+        """Kill whatever gave no heartbeat for too long: the worker, or the policy that it waits for."""
         import ray
 
         check_alive()
         now = time.monotonic()
-        # While this process was busy itself (starting a policy again) it heard nothing: that is nobody's silence.
-        passed, self._looked = min(now - self._looked, 4 * TICK), now
+        # While this process was busy itself (starting a policy again) it received no heartbeat; do not count that.
+        passed, self._checked = min(now - self._checked, 4 * TICK), now
         for slot in self._running.values():
-            if slot.asked is not None and ray.wait([slot.asked], timeout=0)[0]:
+            if slot.request is not None and ray.wait([slot.request], timeout=0)[0]:
                 try:
-                    beats = ray.get(slot.asked)
+                    heartbeat = ray.get(slot.request)
                 except ray.exceptions.RayError:
-                    beats = slot.beats  # it died; its episode's own reference says so
-                if beats != slot.beats:
-                    slot.beats, slot.quiet = beats, 0.0
-                slot.asked = None
-            slot.quiet += passed
+                    heartbeat = slot.heartbeat  # it died; the result of its episode reports that
+                if heartbeat != slot.heartbeat:
+                    slot.heartbeat, slot.silence = heartbeat, 0.0
+                slot.request = None
+            slot.silence += passed
             slot.unanswered += passed
-            if slot.asked is None and slot.quiet > self._hang / 4:
-                slot.asked = slot.actor.beat.options(concurrency_group="beat").remote()
+            if slot.request is None and slot.silence > self._hang / 4:
+                slot.request = slot.actor.heartbeat.options(concurrency_group="heartbeat").remote()
                 slot.unanswered = 0.0
-            limit = max(self._hang, START_SECONDS) if slot.beats == STARTING else self._hang
-            if slot.quiet > limit:
-                slot.quiet = 0.0
+            limit = max(self._hang, START_SECONDS) if slot.heartbeat == STARTING else self._hang
+            if slot.silence > limit:
+                slot.silence = 0.0
                 policy = self._policy(slot)
-                waits = (
-                    slot.beats[1] == "policy" and slot.unanswered < self._hang / 4
-                )  # and answers meanwhile
-                if (
-                    waits and policy and policy.handle is slot.host
-                ):  # not one that was started again meanwhile
+                # A worker that answers while it waits for the policy is not the one that hangs. A policy that was
+                # started again meanwhile is not the one that it waits for.
+                waits = slot.heartbeat[1] == "policy" and slot.unanswered < self._hang / 4
+                if waits and policy and policy.handle is slot.host:
                     policy.kill()
                 else:
-                    slot.silent = "showed no sign of life and was killed"
-                    if slot.beats == STARTING:
-                        slot.silent = f"did not start within {limit:.0f} s. Is a CPU free for it?"
+                    slot.killed = "gave no heartbeat and was killed"
+                    if slot.heartbeat == STARTING:
+                        slot.killed = f"did not start within {limit:.0f} s. Is a CPU free for it?"
                     ray.kill(slot.actor)
 
 
 def _reason(error: Exception) -> str:
-    """What an error of Ray means, as the end of a sentence: how a process died, or what was raised in it."""
+    """What an error of Ray means, as the end of a sentence: how a process died, or which exception it raised."""
     from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
     if isinstance(error, OutOfMemoryError) or "low on memory" in str(error):
         return "was killed because memory ran low (use fewer --workers)"
     if getattr(error, "actor_init_failed", False):  # a traceback, whose last line says what was raised
-        return f"could not be made: {one_line(str(error).strip().splitlines()[-1], 500)}"
+        return f"could not be started: {one_line(str(error).strip().splitlines()[-1], 500)}"
     if isinstance(error, RayActorError):
         return "died"
     cause = error.cause if isinstance(error, RayTaskError) else None

@@ -1,4 +1,4 @@
-"""One episode, from reset to record: the only loop in which a policy drives an environment."""
+"""One episode, from reset to record: the only loop in which a policy controls an environment."""
 
 from __future__ import annotations
 
@@ -18,20 +18,23 @@ from apt_bench.runs.records import EpisodeRecord, OutcomeName
 from apt_bench.suites import EpisodeSpec
 
 POLICY_FAULT = "policy_fault"
-"""Failure class of an episode that ended because the policy raised or answered nonsense."""
+"""Failure class of an episode that ended because the policy raised an exception or gave an invalid answer."""
 
 
 class PolicyClient(Protocol):
-    """How the loop reaches a policy: in this process, or across a batching actor."""
+    """How the loop calls a policy: in this process, or through a batching actor."""
 
     def reset(self, episode: str) -> None:
-        """This episode begins."""
+        """Announce that this episode begins."""
         ...
 
     def act(self, observation: Observation) -> tuple[Any, float]:
-        """The policy's chunk, checked, and the seconds that the policy itself took for it.
+        """The policy's action chunk, checked, and the seconds that the policy itself took.
 
-        Raises PolicyFault where the policy raised or answered nonsense; any other exception is the machinery's."""
+        Raises:
+            PolicyFault: The policy raised an exception or gave an invalid answer. Any other exception is an
+                infrastructure error.
+        """
         ...
 
 
@@ -42,7 +45,7 @@ class LocalClient:
         self._policy = guard(policy)
 
     def reset(self, episode: str) -> None:
-        """This episode begins."""
+        """Announce that this episode begins."""
         self._policy.reset([episode])
 
     def act(self, observation: Observation) -> tuple[Any, float]:
@@ -53,7 +56,7 @@ class LocalClient:
 
 @dataclass(frozen=True)
 class Rollout:
-    """A finished episode: its record, and the actions that were executed, (steps, 7) float64."""
+    """A finished episode: its record and the executed actions, (steps, 7) float64."""
 
     record: EpisodeRecord
     actions: np.ndarray
@@ -66,33 +69,42 @@ def run_episode(
     policy: PolicySpec,
     execute: int,
     attempt: int = 1,
-    beat: Callable[[str], None] = lambda phase: None,
+    heartbeat: Callable[[str], None] = lambda phase: None,
 ) -> Rollout:
-    """Run one episode and say how it ended.
+    """Run one episode.
 
-    execute: control steps executed of each chunk before the next decision. beat: called at every sign of life with
-    the phase that begins (`env` or `policy`); what it raises ends the episode. A PolicyFault ends it as a failure;
-    every other exception is the caller's to record as missing data.
+    Args:
+        env: The environment.
+        client: Calls the policy.
+        spec: The episode.
+        policy: The policy's declaration.
+        execute: Execute horizon: control steps executed of each chunk before the next decision.
+        attempt: Number of the attempt, from 1.
+        heartbeat: Called with the phase that begins, `env` or `policy`. What it raises ends the episode.
+
+    Returns:
+        The record and the executed actions. A PolicyFault ends the episode as a failure. The caller records every
+        other exception as missing data.
     """
     seconds = {"policy": 0.0, "wait": 0.0}
     executed: list[np.ndarray] = []
     decisions, fault = 0, None
-    beat("env")
+    heartbeat("env")
     observation = env.reset(spec, policy.cameras, policy.privileged)
     outcome = env.outcome()
     try:
-        beat("policy")
+        heartbeat("policy")
         client.reset(spec.key.id)
         while not outcome.done:
-            beat("policy")
+            heartbeat("policy")
             start = time.perf_counter()
             chunk, own = client.act(with_noise_key(observation, spec))
             seconds["policy"] += own
             seconds["wait"] += max(0.0, time.perf_counter() - start - own)
             actions = chunk[:execute]
             decisions += 1
-            beat("env")
-            # Nobody looks at the last state of a spent budget.
+            heartbeat("env")
+            # No decision follows once the step budget is spent, so no images are needed.
             render = outcome.steps + len(actions) < spec.max_steps
             if policy.actions == "delta":
                 observation = env.step_chunk(actions, render)
@@ -125,7 +137,7 @@ def run_episode(
 
 
 def with_noise_key(observation: Observation, spec: EpisodeSpec) -> Observation:
-    """The observation with the episode's noise key, where its environment, somebody else's perhaps, gave none."""
+    """The observation with the episode's noise key, where its environment set none."""
     return (
         observation if observation.noise_key else dataclasses.replace(observation, noise_key=spec.noise_key)
     )
@@ -134,7 +146,7 @@ def with_noise_key(observation: Observation, spec: EpisodeSpec) -> Observation:
 def _steer(
     env: Env, targets: np.ndarray, observation: Observation, render: bool
 ) -> tuple[Observation, Outcome, np.ndarray]:
-    """Steer for poses, one per control step; the actions (n, 7) that this took, clipped."""
+    """Execute target poses, one per control step. Returns also the clipped actions (n, 7) that this took."""
     actions = []
     outcome = env.outcome()
     for i, target in enumerate(targets):
@@ -153,7 +165,7 @@ def _name(outcome: Outcome, spec: EpisodeSpec) -> OutcomeName:
 
 
 def error_record(spec: EpisodeSpec, policy: str, error: str, attempt: int) -> EpisodeRecord:
-    """The record of an episode that is missing: nothing is known about the policy."""
+    """The record of a lost episode, which says nothing about the policy."""
     return EpisodeRecord(
         key=spec.key,
         policy=policy,

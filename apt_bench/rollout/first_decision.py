@@ -1,4 +1,4 @@
-"""How much the first chunk changes when only the sentence changes: a language probe without any rollout."""
+"""How much the first action chunk changes when only the instruction changes: a language probe without a rollout."""
 
 from __future__ import annotations
 
@@ -19,12 +19,20 @@ TRANSLATION, ROTATION, GRIPPER = slice(0, 3), slice(3, 6), 6
 
 @dataclass(frozen=True)
 class ChunkChange:
-    """One initial state, two sentences. Chunks are compared over their common length, in the units of an action (poses
-    as the actions that lead there from the first state): translation and rotation are mean Euclidean distances per
-    step, `gripper` the share of steps whose sign differs.
-    `relative` = translation distance over the mean length of the default chunk's translations."""
+    """The difference between the first chunks of one initial state under two instructions.
 
-    spec: EpisodeSpec  # under the probe
+    Chunks are compared over their common length, in the units of an action. Poses are converted to the actions that
+    lead there from the first state.
+
+    Args:
+        spec: The episode under the probe.
+        translation: Mean Euclidean distance per step.
+        rotation: Mean Euclidean distance per step.
+        gripper: Share of steps whose sign differs.
+        relative: `translation` divided by the mean length of the default chunk's translations.
+    """
+
+    spec: EpisodeSpec
     translation: float
     rotation: float
     gripper: float
@@ -32,7 +40,7 @@ class ChunkChange:
 
     @property
     def changed(self) -> bool:
-        """Whether anything changed at all."""
+        """Whether the chunks differ at all."""
         return max(self.translation, self.rotation, self.gripper) > 0
 
 
@@ -52,22 +60,27 @@ def chunk_change(spec: EpisodeSpec, default: np.ndarray, probed: np.ndarray) -> 
 
 
 def first_decisions(env: Env, policy: Policy, specs: Sequence[EpisodeSpec]) -> Iterator[ChunkChange]:
-    """One change per probed episode, repeats included. `specs` is what `probes.expand` gives; each scene is set up
-    once."""
-    asked = guard(policy)
+    """Yield one change per probed episode, repeats included. Each scene is set up once.
+
+    Args:
+        env: The environment.
+        policy: The policy.
+        specs: Episodes from `probes.expand`.
+    """
+    guarded = guard(policy)
     by_scene: dict[tuple[str, str, int, int], list[EpisodeSpec]] = {}
     for spec in specs:
         by_scene.setdefault((spec.key.cell, spec.key.task, spec.key.init, spec.key.seed), []).append(spec)
     for group in by_scene.values():
         default, *probed = sorted(group, key=lambda s: s.key.prompt != "default")
-        seen = env.reset(default, asked.spec.cameras, asked.spec.privileged)
+        seen = env.reset(default, guarded.spec.cameras, guarded.spec.privileged)
 
         def decide(spec: EpisodeSpec, seen: Observation = seen) -> np.ndarray:
-            """The first chunk of this episode, which starts like every other one of the scene."""
-            asked.reset([spec.key.id])
+            """The first chunk of this episode. All episodes of a scene start from the same observation."""
+            guarded.reset([spec.key.id])
             own = dataclasses.replace(seen, instruction=spec.prompt, episode=spec.key.id)
-            (chunk,) = asked.act([with_noise_key(own, spec)])
-            if asked.spec.actions == "delta":
+            (chunk,) = guarded.act([with_noise_key(own, spec)])
+            if guarded.spec.actions == "delta":
                 return chunk
             return np.stack([action_towards(row, seen.state) for row in chunk])
 

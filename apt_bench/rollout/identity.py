@@ -1,4 +1,4 @@
-"""What a run is: the protocol (everything that may change a score) and the circumstances (`run.json`)."""
+"""What identifies a run: its protocol (everything that may change a score), and its entries in `run.json`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,18 @@ from apt_bench.suites import EpisodeSpec, Suite
 def protocol(
     suite: Suite, policy: PolicySpec, execute: int, seed: int | None, instruction: str | None
 ) -> dict[str, Any]:
-    """Everything that may change a score, but neither which episodes were asked for nor who is tested, so that a run
-    can be extended and policies compared. Every cell of the suite is in it for the same reason."""
+    """Everything that may change a score.
+
+    The requested episodes and the policy are left out, so that a run can be extended and policies can be compared.
+    For the same reason every cell of the suite is included.
+
+    Args:
+        suite: The suite.
+        policy: The policy's declaration.
+        execute: Execute horizon.
+        seed: Seed of the scenes; None = the suite's.
+        instruction: Source of the instructions; None = each cell's own.
+    """
     return {
         "suite": suite.name,
         "version": suite.version,
@@ -35,18 +45,24 @@ def protocol(
 
 
 def simulator(suite: Suite) -> dict[str, Any]:
-    """Which simulator is imported here (`provenance.card`); `unpinned` only where it is not the suite's, with what
+    """Which simulator is imported here (`provenance.describe`); `unpinned` only where it is not the suite's, with what
     differs."""
     here = provenance.simulator(suite.simulator)
     differs = provenance.problems(suite.simulator, here)
-    return {"simulator": provenance.card(here)} | ({"unpinned": differs} if differs else {})
+    return {"simulator": provenance.describe(here)} | ({"unpinned": differs} if differs else {})
 
 
 def requested(specs: Iterable[EpisodeSpec], earlier: Mapping[str, Any]) -> dict[str, Any]:
-    """What was asked for so far, for `run.json`; coverage is measured against it.
+    """The episodes requested so far, for `run.json`. Coverage is measured against them.
 
-    `requested`: {cell: {task: number of initial states}} under the cells' own prompts; `requested_probes`: {probe:
-    {cell: {task: number}}} under language probes. earlier: what `run.json` said before."""
+    Args:
+        specs: The episodes requested now.
+        earlier: The present `run.json`.
+
+    Returns:
+        `requested`: {cell: {task: number of initial states}} under the cells' own prompts; `requested_probes`: {probe:
+        {cell: {task: number}}} under language probes.
+    """
     own: dict[str, dict[str, int]] = {c: dict(tasks) for c, tasks in (earlier.get("requested") or {}).items()}
     probed: dict[str, dict[str, dict[str, int]]] = {
         probe: {c: dict(tasks) for c, tasks in cells.items()}

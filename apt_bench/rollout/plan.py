@@ -1,4 +1,5 @@
-"""What is to be run and where, known before anything runs; as far as possible before the policy is loaded."""
+"""The plan of a run: which episodes, under which protocol, in which directory. Made before anything runs, and without
+loading the policy where that is possible."""
 
 from __future__ import annotations
 
@@ -10,28 +11,45 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from apt_bench.core import provenance
 from apt_bench.core.errors import UserError
 from apt_bench.core.jsonable import jsonable
 from apt_bench.core.text import file_name
+from apt_bench.core.tracking import find_tracker
 from apt_bench.policies.base import PolicySpec
 from apt_bench.policies.registry import PolicyRef, find_policy
 from apt_bench.rollout import identity
-from apt_bench.rollout.options import RunOptions, select
+from apt_bench.rollout.options import RunOptions
 from apt_bench.rollout.stopping import Sequential, open_rule
-from apt_bench.rollout.workers import Video
-from apt_bench.runs.records import RunStore, finished_keys, protocol_hash
-from apt_bench.suites import EpisodeKey, EpisodeSpec, Suite
+from apt_bench.rollout.video import Video
+from apt_bench.runs.protocol import protocol_hash
+from apt_bench.runs.records import RunStore, finished_keys
+from apt_bench.suites import EpisodeKey, EpisodeSpec, Suite, load_suite, probes
 
 RUNS = Path("results/runs")
-"""Where runs lie by default."""
+"""The default folder of run directories."""
 
 INTERFACE = ("cameras", "horizon", "execute", "actions", "privileged")
-"""What a class declares that a run directory must agree with to be taken at its word."""
+"""Fields of a policy's declaration. Where the class now declares other values than a run directory records, that
+record is not used."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be run, and where it is recorded."""
+    """What is to be run, and where it is recorded.
+
+    Args:
+        suite: The suite.
+        specs: The episodes; with a rule, those that it may request, in its order.
+        policy: How the policy is made.
+        policy_spec: What it declares.
+        execute: Execute horizon.
+        protocol: Everything that may change a score.
+        out: The run directory.
+        finished: Episodes that have a result.
+        rule: The stopping rule, if any.
+        unknown: In a dry plan, what only the loaded policy can tell.
+    """
 
     suite: Suite
     specs: tuple[EpisodeSpec, ...]
@@ -41,12 +59,12 @@ class Plan:
     protocol: dict[str, Any]
     out: Path
     finished: frozenset[EpisodeKey]
-    rule: Sequential | None = None  # then `specs` is what it may play, in its order
-    unknown: str = ""  # of a dry plan: what only the loaded policy says
+    rule: Sequential | None = None
+    unknown: str = ""
 
     @property
     def todo(self) -> list[EpisodeSpec]:
-        """Episodes without a result, as far as a rule may still play them."""
+        """Episodes without a result; none once the rule has decided."""
         if self.rule and self.rule.over:
             return []
         return [s for s in self.specs if s.key not in self.finished]
@@ -57,6 +75,35 @@ class Plan:
         return not self.todo and (self.rule is None or self.rule.over)
 
 
+def select(options: RunOptions) -> tuple[Suite, tuple[EpisodeSpec, ...]]:
+    """The suite and the requested episodes.
+
+    Raises:
+        UserError: An unknown suite, cell, task, probe or tracker, or a simulator that is not the suite's.
+    """
+    chosen = options.selection
+    suite = load_suite(chosen.suite)
+    find_tracker(options.output.track)
+    provenance.require(suite.name, suite.simulator, options.execution.unpinned)
+    specs = suite.select(
+        chosen.cells or None,
+        chosen.tasks or None,
+        chosen.episodes,
+        chosen.seed,
+        chosen.instruction_source,
+        chosen.limit,
+    )
+    if not specs:
+        raise UserError("None of these tasks is available. `apt-bench ls tasks` gives the reasons.")
+    if options.stopping.against is not None:
+        RunStore.open(options.stopping.against)
+    if chosen.probes:
+        cells = list(dict.fromkeys(s.key.cell for s in specs))
+        every = suite.select(cells, episodes=1, seed=chosen.seed, instruction=chosen.instruction_source)
+        specs = probes.expand(specs, chosen.probes, every)
+    return suite, tuple(specs)
+
+
 def plan(
     options: RunOptions,
     suite: Suite,
@@ -64,18 +111,23 @@ def plan(
     ref: PolicyRef,
     policy_spec: PolicySpec,
 ) -> Plan:
-    """Fix the protocol and the run directory, and look up what is finished there."""
-    execute = min(policy_spec.execute, policy_spec.horizon) if options.execute is None else options.execute
-    if not 1 <= execute <= policy_spec.horizon:
+    """Determine the protocol, the run directory and the episodes that are finished there.
+
+    Raises:
+        UserError: An execute horizon that does not fit the policy's chunk, or a stopping rule that cannot hold.
+    """
+    selection, stopping = options.selection, options.stopping
+    execute = options.execution.execute_horizon or min(policy_spec.execute, policy_spec.horizon)
+    if execute > policy_spec.horizon:
         raise UserError(
             f"--execute-horizon must lie between 1 and the policy's chunk of {policy_spec.horizon}, not {execute}."
         )
-    protocol = identity.protocol(suite, policy_spec, execute, options.seed, options.instruction)
-    out = options.out or _default(options, suite, ref, policy_spec, protocol)
+    protocol = identity.protocol(suite, policy_spec, execute, selection.seed, selection.instruction_source)
+    out = options.output.out or _default(options, suite, ref, policy_spec, protocol)
     finished = finished_keys(RunStore(out).episodes()) if os.path.isdir(out) else set()
     rule = None
-    if options.against is not None:
-        rule = open_rule(options.against, options.margin, protocol, specs, out, bool(finished))
+    if stopping.against is not None:
+        rule = open_rule(stopping.against, stopping.margin, protocol, specs, out, bool(finished))
         specs = rule.specs
     return Plan(suite, specs, ref, policy_spec, execute, protocol, out, frozenset(finished), rule)
 
@@ -83,11 +135,11 @@ def plan(
 def _default(
     options: RunOptions, suite: Suite, ref: PolicyRef, spec: PolicySpec, protocol: Mapping[str, Any]
 ) -> Path:
-    """The run directory of this suite, policy and protocol. One that an older version began goes on under the name that
-    it has: that of the policy's class."""
-    tail = "-sequential" if options.against is not None else ""
+    """The default run directory of this suite, policy and protocol. A directory that an older version named after the
+    policy's class is continued under that name."""
+    tail = "-sequential" if options.stopping.against is not None else ""
     out = RUNS / f"{suite.name}-{ref.label(spec)}-{protocol_hash(protocol)}{tail}"
-    if os.path.exists(out):  # False also for what is too long to be a path; who writes there says so
+    if os.path.exists(out):  # False also for a path that is too long; writing there raises the error
         return out
     pattern = f"{suite.name}-*-{protocol_hash(protocol)}{tail}"
     for folder, _ in _runs(RUNS):
@@ -113,8 +165,8 @@ def _runs(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 def finished_plan(
     options: RunOptions, suite: Suite, specs: tuple[EpisodeSpec, ...], ref: PolicyRef
 ) -> Plan | None:
-    """The plan of a run that has nothing left to do, found without loading the policy; None where something is left, or
-    where only the policy can say."""
+    """The plan of a run whose episodes are all finished, found without loading the policy; None where episodes are left
+    or only the loaded policy can tell."""
     for path, spec in _recorded(options, ref):
         found = plan(options, suite, specs, ref, spec)
         if found.out.resolve() == path.resolve() and found.over:
@@ -123,25 +175,24 @@ def finished_plan(
 
 
 def _recorded(options: RunOptions, ref: PolicyRef) -> Iterator[tuple[Path, PolicySpec]]:
-    """Runs of this class with these arguments and the weights that lie there now, and what its policy declared."""
-    if options.out is None:
+    """Run directories of this class with these arguments and the present weights, with the policy's declaration."""
+    out = options.output.out
+    if out is None:
         found = _runs(RUNS)
     else:
-        found = iter(
-            [(options.out, RunStore(options.out).run())] if os.path.isfile(options.out / "run.json") else []
-        )
-    asked = {"policy": ref.policy, "args": jsonable(dict(ref.args))}
+        found = iter([(out, RunStore(out).run())] if os.path.isfile(out / "run.json") else [])
+    identity_now = {"policy": ref.policy, "args": jsonable(dict(ref.args))}
     declared, digest = ref.declared(), None
     for path, run in found:
-        noted = run.get("policy", {})
-        if any(noted.get(k) != v for k, v in asked.items()):
+        record = run.get("policy", {})
+        if any(record.get(k) != v for k, v in identity_now.items()):
             continue
         try:
-            spec = PolicySpec.from_record(noted)
+            spec = PolicySpec.from_record(record)
         except UserError:
             continue
         if declared and any(getattr(declared, k) != getattr(spec, k) for k in INTERFACE):
-            continue  # the class has changed, or it declares itself when it is made
+            continue  # the class has changed, or its declaration is complete only once it is made
         digest, source = digest or ref.digest(), spec.provenance
         if digest == source.weights_sha256 if digest else not _newer(source.weights, path / "run.json"):
             yield path, ref.named(spec)
@@ -158,24 +209,25 @@ def _newer(weights: str | None, than: Path) -> bool:
 
 
 def dry_plan(options: RunOptions) -> Plan:
-    """What `run` would do, without loading the policy: what it declares comes from its class, or from the run directory
-    that goes on. `unknown` says what neither tells."""
-    Video.parse(options.video)
+    """The plan that `run` would follow, made without loading the policy: its declaration comes from the class or from
+    the run directory that is continued. `unknown` names what neither tells."""
+    execution, out = options.execution, options.output.out
+    Video.parse(options.output.video)
     suite, specs = select(options)
-    ref = find_policy(options.policy, options.policy_args, options.file)
+    ref = find_policy(execution.policy, execution.policy_args, execution.file)
     ref.check()
     for path, spec in _recorded(options, ref):
         found = plan(options, suite, specs, ref, spec)
         if found.out.resolve() == path.resolve():
             return found
     declared = ref.declared()
-    place = "" if options.out else ", and so the run directory's name"
+    place = "" if out else ", and so the run directory's name"
     if declared is not None:
         found = plan(options, suite, specs, ref, ref.named(declared))
-        unknown = f"what its arguments change of what its class declares{place}" if ref.args else ""
+        unknown = f"what the arguments change in the class's declaration{place}" if ref.args else ""
         return dataclasses.replace(found, unknown=unknown)
-    execute = options.execute or 10
+    execute = execution.execute_horizon or 10
     stand_in = PolicySpec(file_name(ref.name), execute=execute, horizon=execute)
-    out = options.out or RUNS / f"{suite.name}-{stand_in.name}-..."
-    found = plan(dataclasses.replace(options, out=out), suite, specs, ref, stand_in)
+    out = out or RUNS / f"{suite.name}-{stand_in.name}-..."
+    found = plan(options.replace(out=out), suite, specs, ref, stand_in)
     return dataclasses.replace(found, unknown=f"its cameras, its execute horizon, its weights{place}")

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live display on a terminal, plain lines elsewhere."""
+"""The progress of a run: a live display on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,11 +19,17 @@ from apt_bench.runs.records import EpisodeRecord
 from apt_bench.suites import EpisodeKey
 
 LINE_EVERY = 10.0
-"""Seconds between two plain lines."""
+"""Least number of seconds between two plain lines."""
 
 
 class Progress:
-    """Counts episodes as they end. `earlier`: records of this run directory that needed no further run."""
+    """Counts and shows episodes.
+
+    Args:
+        total: Number of requested episodes.
+        earlier: Records of requested episodes that earlier commands finished.
+        console: Where to show the progress.
+    """
 
     def __init__(self, total: int, earlier: Iterable[EpisodeRecord], console: Console) -> None:
         self._total = total
@@ -53,7 +59,7 @@ class Progress:
             self._print(self._line())
 
     def ended(self, record: EpisodeRecord) -> None:
-        """An episode was recorded."""
+        """Count an episode that was recorded."""
         self._count(record)
         self._new += 1
         now = time.monotonic()
@@ -62,7 +68,7 @@ class Progress:
             self._print(self._line())
 
     def metrics(self, record: EpisodeRecord) -> dict[str, float]:
-        """For a tracker, when an episode has ended: its cell's success rate and episodes so far, and its length."""
+        """Metrics for a tracker after an episode: success rate and episodes of its cell so far, and its length."""
         name = column(record.key)
         values: dict[str, float] = {"episodes": self._done.total(), "errors": self._errors}
         if record.outcome != "error":
@@ -75,7 +81,7 @@ class Progress:
         return values
 
     def table(self) -> tuple[list[str], list[list[Any]]]:
-        """For a tracker, at the end: heading and rows, rates with Wilson's 95% interval."""
+        """The final table for a tracker: heading and rows, rates with Wilson's 95% interval."""
         from apt_bench.analysis.stats import wilson  # scipy takes a second to import
 
         rows = [
@@ -85,9 +91,9 @@ class Progress:
         return ["cell", "successes", "episodes", "rate", "low", "high"], rows
 
     def retrying(self, episode: str, why: str) -> None:
-        """An episode will be run again."""
+        """Show that an episode will be run again."""
         self._retries += 1
-        self._print(f"Again: {episode}: {one_line(why)}", "yellow")
+        self._print(f"Retrying {episode}: {one_line(why)}", "yellow")
 
     def _print(self, text: str, style: str = "") -> None:
         self._console.print(literal(text, style), soft_wrap=True)
@@ -103,7 +109,7 @@ class Progress:
         done = self._done.total()
         words = [f"{done}/{self._total} done", f"{self._won.total()} successes"]
         if self._errors or self._retries:
-            words.append(f"{self._errors} errors ({self._retries} tried again)")
+            words.append(f"{self._errors} errors ({self._retries} retried)")
         rate = self._new / max(1e-9, time.monotonic() - self._start)
         if self._new:
             left = max(0, self._total - done - self._errors)
@@ -121,12 +127,12 @@ class Progress:
 
 
 def column(key: EpisodeKey) -> str:
-    """What episodes are counted under: the cell, and the probe where there is one."""
+    """The name under which an episode is counted: its cell, and its probe if it has one."""
     return key.cell if key.prompt == "default" else f"{key.cell} ({key.prompt})"
 
 
 def duration(seconds: float) -> str:
-    """For people: `40 s`, `12 min`, `3 h 5 min`."""
+    """A duration as `40 s`, `12 min` or `3 h 5 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""The folder of a run's own Ray: short, private, and gone afterwards, whatever is killed."""
+"""The folder of a run's own Ray: short, private, and removed afterwards, whichever process is killed."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from apt_bench.rollout.reaper import holders
 
 PREFIX = "apt-bench-ray-"
 SOCKET = "r/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1"
-"""The longest name that Ray gives a socket below its folder. A socket's path has at most 107 bytes."""
+"""The longest path that Ray gives a socket in its folder. A socket's path has at most 107 bytes."""
 
 
 @contextmanager
 def reaped_folder() -> Iterator[str]:
-    """A folder for Ray's files. A process of its own removes it, and whoever still uses it, when this one is gone."""
+    """A folder for Ray's files. When this process ends, a separate one kills the processes that still use the folder,
+    and removes it."""
     sweep()
     folder, handle = short_folder()
     reaper = subprocess.Popen(
@@ -32,7 +33,7 @@ def reaped_folder() -> Iterator[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is not for it
+        start_new_session=True,  # Ctrl-C must not end it
         pass_fds=() if handle is None else (handle,),  # the lock lasts as long as either of the two
         cwd="/",
     )
@@ -41,22 +42,28 @@ def reaped_folder() -> Iterator[str]:
     finally:
         assert reaper.stdin
         reaper.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # it goes on by itself
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it finishes by itself
             reaper.wait(30)
         if handle is not None:
             os.close(handle)
 
 
 def homes() -> list[str]:
-    """Where the folder may lie."""
+    """Parent folders to try, in order."""
     return list(
         dict.fromkeys([tempfile.gettempdir(), "/tmp", "/var/tmp", f"/run/user/{os.getuid()}", "/dev/shm"])
     )
 
 
 def short_folder() -> tuple[str, int | None]:
-    """A new folder that only this user can read, below which Ray's sockets can be made, and a handle that holds its
-    lock (None where there are no locks): in TMPDIR unless that is too long. Raises RayLost where there is none."""
+    """Make a folder in which Ray can make its sockets, in TMPDIR unless that path is too long.
+
+    Returns:
+        The folder, readable by this user only, and a handle that holds its lock (None where there are no locks).
+
+    Raises:
+        RayLost: No such folder can be made.
+    """
     why: OSError | None = None
     for home in homes():
         try:
@@ -76,13 +83,13 @@ def short_folder() -> tuple[str, int | None]:
             if handle is not None:
                 os.close(handle)
     raise RayLost(
-        f"Ray needs a folder that takes sockets, and none of {', '.join(homes())} does: {why}. Set TMPDIR to a short "
-        "one (at most 20 bytes), or use --workers 0."
+        f"Ray needs a folder for its sockets, and none of {', '.join(homes())} can be used: {why}. Set TMPDIR to a "
+        "folder with a short path (at most 20 bytes), or use --workers 0."
     )
 
 
 def _try_socket(folder: str) -> None:
-    """Raises OSError where the folder's path is too long for Ray's sockets, or its file system takes none."""
+    """Raises OSError where the folder's path is too long for Ray's sockets, or its file system has no sockets."""
     path = os.path.join(folder, SOCKET.replace("/", "-"))
     with socket.socket(socket.AF_UNIX) as one:
         one.bind(path)
@@ -90,8 +97,8 @@ def _try_socket(folder: str) -> None:
 
 
 def sweep() -> None:
-    """Remove the folders of earlier runs that a kill left: their driver and its reaper are gone, for nobody holds the
-    lock, and no process has a file open there."""
+    """Remove the folders that killed runs left behind: nothing holds their lock, and no process has a file open
+    there."""
     for home in homes():
         with contextlib.suppress(OSError):
             for folder in Path(home).glob(f"{PREFIX}*"):

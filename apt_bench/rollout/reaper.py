@@ -1,8 +1,8 @@
-"""Clears up after a local Ray, even where the driver was killed and could not. Run as a script of its own:
+"""Ends the processes of a local Ray and removes its files, even where the driver was killed. Run as a script:
 
-python reaper.py FOLDER: waits until stdin closes, kills every process that still has a file of FOLDER open (Ray's
-logs and sockets) except the one that started this, and removes FOLDER. Without it, two of Ray's helpers linger for a
-minute and the folder for good.
+`python reaper.py FOLDER` waits until stdin closes, kills every process that still has a file of FOLDER open (Ray's logs
+and sockets) except the one that started this, and removes FOLDER. Without it, two of Ray's helpers would run for
+another minute, and the folder would stay.
 """
 
 import os
@@ -20,7 +20,7 @@ def holders(folder: str) -> list[int]:
 def _holds(pid: str, folder: str) -> bool:
     try:
         handles = os.listdir(f"/proc/{pid}/fd")
-    except OSError:  # gone, or somebody else's
+    except OSError:  # it has ended, or belongs to another user
         return False
     for handle in handles:
         try:
@@ -32,13 +32,13 @@ def _holds(pid: str, folder: str) -> bool:
 
 
 def children(name: str) -> set[int]:
-    """Processes of this name that this one started and that live."""
+    """Running processes of this name that this one started."""
     found = set()
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
                 own, _, rest = file.read().partition(" (")
-        except OSError:  # gone
+        except OSError:  # it has ended
             continue
         called, _, facts = rest.rpartition(") ")
         state, parent = facts.split()[:2]
@@ -48,9 +48,9 @@ def children(name: str) -> set[int]:
 
 
 if __name__ == "__main__":
-    driver = os.getppid()  # it may be alive, with a log open, and has better ways to end
+    driver = os.getppid()  # it may still run with a log open, and ends by itself
     sys.stdin.read()
-    for _ in range(20):  # what is being killed may still start something
+    for _ in range(20):  # a process may start another one before it is killed
         pids = [pid for pid in holders(sys.argv[1]) if pid != driver]
         for pid in pids:
             try:

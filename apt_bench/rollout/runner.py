@@ -1,4 +1,4 @@
-"""A run: from a suite and a policy to a directory of episode records. The driver is the directory's only writer."""
+"""A run: from a suite and a policy to a directory of episode records. Only the driver writes to the directory."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from pathlib import Path
 
 from rich.console import Console
 
-from apt_bench.core import provenance, scratch
+from apt_bench.core import provenance, temporary_folders
 from apt_bench.core.files import exclusive
 from apt_bench.core.signals import stop_on_signals
 from apt_bench.core.tracking import tracking
 from apt_bench.envs import rendering
 from apt_bench.policies.registry import PolicyRef, find_policy
-from apt_bench.rollout.book import Book, RunResult, nothing_left
 from apt_bench.rollout.cluster import ray_session
 from apt_bench.rollout.engine import PolicyActor, RayPool, policy_actors, run_local
-from apt_bench.rollout.options import RunOptions, asked_workers, select
-from apt_bench.rollout.plan import Plan, dry_plan, finished_plan, plan
+from apt_bench.rollout.options import RunOptions, number_of_workers
+from apt_bench.rollout.plan import Plan, dry_plan, finished_plan, plan, select
+from apt_bench.rollout.record_results import record_results
+from apt_bench.rollout.result import RunResult, result_on_disk
 from apt_bench.rollout.schedule import Schedule
-from apt_bench.rollout.workers import Settings, Video
+from apt_bench.rollout.video import Video
+from apt_bench.rollout.workers import Settings
+from apt_bench.rollout.writer import RunWriter
 from apt_bench.runs.records import RunStore
 from apt_bench.suites import EpisodeSpec
 
 __all__ = ["Plan", "RunOptions", "RunResult", "dry_plan", "run", "select"]
-
-WHO = "apt-bench run"
 
 
 def run(
@@ -36,60 +37,67 @@ def run(
     prepare: Callable[[EpisodeSpec], EpisodeSpec] = lambda spec: spec,
     ref: PolicyRef | None = None,
 ) -> RunResult:
-    """Run what is missing and record it. Where nothing is, neither Ray nor the policy is started. Raises UserError for
-    bad input and for a policy that never answered well.
+    """Run the missing episodes and record them. Starts neither Ray nor the policy where none is missing.
 
-    prepare: the last word on how an episode is run, not on which (`apt-bench collect` wraps its environment).
-    ref: the policy, where it is more than what the options say."""
-    video, asked = Video.parse(options.video), asked_workers(options.workers)
+    Args:
+        options: What to run, and how.
+        console: Shows the progress.
+        prepare: Changes how an episode is run, never which one (`apt-bench collect` wraps its environment).
+        ref: The policy, where the options cannot name it.
+
+    Raises:
+        UserError: Bad input, or a policy whose first answer is unusable.
+    """
+    execution, output = options.execution, options.output
+    video, number = Video.parse(output.video), number_of_workers(execution.workers)
     suite, specs = select(options)
     specs = tuple(map(prepare, specs))
-    ref = ref or find_policy(options.policy, options.policy_args, options.file)
+    ref = ref or find_policy(execution.policy, execution.policy_args, execution.file)
     if over := finished_plan(options, suite, specs, ref):
-        return nothing_left(over)
+        return result_on_disk(over)
     home = str(Path.cwd())
     with ExitStack() as stack:
         actors: list[PolicyActor] = []
         workers = 0
-        if ref.placement == "worker" or asked == 0:
+        if ref.placement == "worker" or number == 0:
             policy = ref.load()
             todo = plan(options, suite, specs, ref, policy.spec)
-        else:  # its weights are loaded once, where it will run
+        else:  # load its weights only in the process where it runs
             policy = None
-            workers = stack.enter_context(ray_session(options.ray_address, asked, len(specs)))
+            workers = stack.enter_context(ray_session(execution.ray_address, number, len(specs)))
             actors = policy_actors(ref, workers, home)
             todo = plan(options, suite, specs, ref, actors[0].spec())
-        stack.enter_context(exclusive(todo.out, WHO))
-        # Another command may have written until now.
+        stack.enter_context(exclusive(todo.out, "apt-bench run"))
+        # Another command may have written until the lock was taken.
         todo = plan(options, suite, specs, ref, todo.policy_spec)
         if todo.over:
-            return nothing_left(todo)
-        # The policy's modules may have changed where modules are looked for.
-        provenance.require(suite.name, suite.simulator, options.unpinned)
+            return result_on_disk(todo)
+        # The policy's modules may have changed sys.path.
+        provenance.require(suite.name, suite.simulator, execution.unpinned)
         RunStore(todo.out).sweep()
-        scratch.sweep()
+        temporary_folders.sweep()
         renders = bool(suite.simulator) and (todo.policy_spec.cameras or video.which != "none")
-        book = Book(todo, dataclasses.asdict(rendering.describe()) if renders else None)
-        if not actors and asked != 0:
-            workers = stack.enter_context(ray_session(options.ray_address, asked, max(1, len(todo.todo))))
+        writer = RunWriter(todo, dataclasses.asdict(rendering.describe()) if renders else None)
+        if not actors and number != 0:
+            workers = stack.enter_context(ray_session(execution.ray_address, number, max(1, len(todo.todo))))
         settings = Settings(
             env=suite.env,
             policy=ref,
             policy_spec=todo.policy_spec,
             execute=todo.execute,
             video=video,
-            save_actions=options.save_actions,
+            save_actions=output.save_actions,
             control_hz=suite.control_hz,
             path=home,
             simulator=provenance.simulator(suite.simulator),
         )
-        schedule = Schedule([] if todo.rule else todo.todo, options.attempts)
+        schedule = Schedule([] if todo.rule else todo.todo, execution.attempts)
         stopped = stack.enter_context(stop_on_signals())
         if workers:
-            pool = RayPool(workers, settings, actors, options.hang_seconds)
+            pool = RayPool(workers, settings, actors, execution.hang_timeout)
             stream = pool.stream(schedule, stopped)
         else:
             stream = run_local(schedule, settings, stopped, policy)
-        tracker = stack.enter_context(tracking(options.track, todo.out, book.card()))
+        tracker = stack.enter_context(tracking(output.track, todo.out, writer.card()))
         with closing(stream):
-            return book.fill(schedule, stream, stopped, console, workers, tracker)
+            return record_results(todo, writer, schedule, stream, stopped, console, workers, tracker)

@@ -1,9 +1,9 @@
-"""Stop a run when it is decided: matched pairs with an earlier run, looked at a few times that are fixed beforehand.
+"""Stop a run as soon as its comparison with an earlier run is decided: a group-sequential test on matched pairs.
 
-Episodes are played in batches: the next initial states of every task of every cell, so that no look favours a task. A
-look comes only when a whole batch has ended, never at what happens to be finished: successes end before failures.
-The rule is about the initial states of these tasks, as `check` is: its error rates are those of pooled pairs.
-docs/statistics.md has it.
+Episodes run in batches. A batch holds the next initial states of every task of every cell, so that no interim look
+favours a task. A look is taken only when a whole batch has ended, because successes end before failures.
+The rule generalises over the initial states of these tasks, as `check` does: its error rates are those of pooled pairs.
+docs/statistics.md describes it.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ from typing import TYPE_CHECKING, Any
 from apt_bench.core.config import Natural, build
 from apt_bench.core.errors import UserError
 from apt_bench.runs.eval_info import IMPORTED
-from apt_bench.runs.records import EpisodeRecord, RunStore, differing_settings
+from apt_bench.runs.protocol import differing_settings
+from apt_bench.runs.records import EpisodeRecord, RunStore
 from apt_bench.suites import EpisodeKey, EpisodeSpec
 
 if TYPE_CHECKING:
     from apt_bench.analysis.sequential import Decision, Look
 
 LOOKS = 10
-"""At most so many: more would save few episodes, and every batch compiles every scene again."""
+"""Largest number of interim looks. More would save few episodes, and every batch compiles every scene again."""
 
 ALPHA = 0.05
 VERDICTS = {"a better": "better", "b better": "worse"}
-"""What `sequential.sequential_mcnemar` calls A is this run."""
+"""Verdicts of `sequential.sequential_mcnemar`, in which A is this run."""
 
 
 @dataclass(frozen=True)
-class _Noted:
-    """A look as run.json keeps it."""
+class _RecordedLook:
+    """An interim look in run.json."""
 
     pairs: Natural
     only_run: Natural
@@ -41,13 +42,22 @@ class _Noted:
 
 
 class Sequential:
-    """The rule of one run, and where it stands. `specs`: every episode that may be played, in order."""
+    """The stopping rule of one run and its state. `specs`: every episode that it may request, in order."""
 
     def __init__(
-        self, specs: Sequence[EpisodeSpec], against: Path, margin: float | None, noted: Mapping[str, Any]
+        self, specs: Sequence[EpisodeSpec], against: Path, margin: float | None, recorded: Mapping[str, Any]
     ) -> None:
-        """noted: what an earlier command of this run wrote, see `card`. Raises UserError where the runs share no
-        episode, or where the rule is not the one noted."""
+        """Continue the rule from its state in run.json.
+
+        Args:
+            specs: The selected episodes.
+            against: The run to compare with.
+            margin: Equivalence margin, a fraction.
+            recorded: State from an earlier command of this run, as `card` gives it; empty = none.
+
+        Raises:
+            UserError: The runs share no episode, or the recorded rule differs from this one.
+        """
         from apt_bench.analysis.sequential import Look
 
         records = RunStore.open(against).episodes()
@@ -55,7 +65,7 @@ class Sequential:
         shared = [s for s in specs if s.key in self._baseline]
         if not shared:
             raise UserError(
-                f"{against} has no finished episode that this run would play: {_example(specs[0].key)} here, "
+                f"{against} has no finished episode of this selection: {_example(specs[0].key)} here, "
                 f"{_example(next(iter(self._baseline), None))} there. Choose the cells, tasks and seed of that run."
             )
         inits = sorted({s.key.init for s in shared})
@@ -73,29 +83,31 @@ class Sequential:
             "alpha": ALPHA,
             "margin": margin,
         }
-        if noted and (changed := [k for k in self._rule if k != "against" and noted.get(k) != self._rule[k]]):
+        if recorded and (
+            changed := [k for k in self._rule if k != "against" and recorded.get(k) != self._rule[k]]
+        ):
             raise UserError(
-                f"This run was begun under another sequential rule ({', '.join(changed)} differ); a rule holds only if "
-                "it is kept. Repeat that command, or give --out another directory."
+                f"This run was begun with another stopping rule ({', '.join(changed)} differ), and a rule holds only "
+                "if it is kept. Repeat that command, or give another directory with --out."
             )
-        looks: tuple[_Noted, ...] = build(
-            tuple[_Noted, ...], noted.get("looks") or (), "run.json: sequential: looks"
+        looks: tuple[_RecordedLook, ...] = build(
+            tuple[_RecordedLook, ...], recorded.get("looks") or (), "run.json: sequential: looks"
         )
         if len(looks) > count:
-            raise UserError(f"run.json: sequential: {len(looks)} looks, of {count} that were planned.")
+            raise UserError(f"run.json: sequential: {len(looks)} looks, but only {count} were planned.")
         self._looks = [Look(x.pairs, x.only_run, x.only_against) for x in looks]
         self._won: dict[EpisodeKey, bool] = {}
         self._open: set[EpisodeKey] = set()
 
     def start(self, finished: Mapping[EpisodeKey, EpisodeRecord]) -> list[EpisodeSpec]:
-        """The episodes to play first; none where it is decided already. finished: earlier commands' results."""
+        """The first episodes to run; none where the comparison is decided. finished: results of earlier commands."""
         self._won = {k: r.outcome == "success" for k, r in finished.items() if k in self._baseline}
         todo = [] if self.over else self._opened(self.begun)
         return todo or self._advance()
 
     def ended(self, record: EpisodeRecord) -> list[EpisodeSpec]:
-        """What to play next now that this episode has ended: mostly nothing new, at the end of a batch the next one.
-        An error leaves the pairs."""
+        """The episodes to run after this one has ended: the next batch if a batch is complete, otherwise none. An
+        episode that ended in an error belongs to no pair."""
         self._open.discard(record.key)
         if record.outcome != "error":
             self._won[record.key] = record.outcome == "success"
@@ -125,29 +137,29 @@ class Sequential:
 
     @property
     def begun(self) -> list[EpisodeSpec]:
-        """The episodes of the batches up to the one that is being played."""
+        """The episodes of all batches so far, the present one included."""
         number = len(self._looks) + (not self.over)
         return [s for batch in self._batches[:number] for s in batch]
 
     @property
     def looks(self) -> tuple[Look, ...]:
-        """Every look so far."""
+        """All looks so far."""
         return tuple(self._looks)
 
     @property
     def decision(self) -> Decision:
-        """Where the test stands after the last look; A is this run."""
+        """The state of the test after the last look. A is this run."""
         from apt_bench.analysis.sequential import sequential_mcnemar
 
         return sequential_mcnemar(self._looks, self._rule["maximum"], ALPHA, self._rule["margin"])
 
     @property
     def over(self) -> bool:
-        """Whether it is decided, or the maximum is reached."""
+        """Whether the comparison is decided, or the maximum is reached."""
         return len(self._looks) == len(self._batches) or (bool(self._looks) and self.decision.final)
 
     def card(self) -> dict[str, Any]:
-        """What run.json keeps: the rule, the looks, and what they say."""
+        """The entry in run.json: the rule, the looks and the verdict."""
         verdict = self.decision.verdict
         return {
             **self._rule,
@@ -166,8 +178,19 @@ def open_rule(
     out: Path,
     begun: bool,
 ) -> Sequential:
-    """The rule of the run in `out`, new or as it was left. begun: it has episodes. Raises UserError where the run to
-    match with is this one, was played under another protocol, or where no rule can hold any more."""
+    """The stopping rule of a run: a new one, or the recorded one with its state.
+
+    Args:
+        against: The run to compare with.
+        margin: Equivalence margin, a fraction.
+        protocol: Protocol of this run.
+        specs: The selected episodes.
+        out: Directory of this run.
+        begun: Whether that has finished episodes.
+
+    Raises:
+        UserError: `against` is this run or used another protocol, or this run was begun without the rule.
+    """
     if against.resolve() == out.resolve():
         raise UserError(
             f"--against {against} is this run itself. Name the run to compare it with, or another --out."
@@ -175,23 +198,23 @@ def open_rule(
     card = RunStore.open(against).protocol()
     if IMPORTED in card:
         raise UserError(
-            f"{against} was imported from an eval_info.json, which does not say which initial states were played: none "
-            "of its episodes match. Name a run that `apt-bench run` played."
+            f"{against} was imported from an eval_info.json, which does not name initial states, so none of its "
+            "episodes match. Name a run that `apt-bench run` made."
         )
-    knobs = differing_settings(protocol, card)
-    if knobs:
-        shown = "; ".join(knobs[:6]) + (f"; and {len(knobs) - 6} more" if len(knobs) > 6 else "")
+    changed = differing_settings(protocol, card)
+    if changed:
+        shown = "; ".join(changed[:6]) + (f"; and {len(changed) - 6} more" if len(changed) > 6 else "")
         raise UserError(
-            f"{against} was played under another protocol (this run / that one: {shown}). Give this run the same "
-            "settings, or play that one again."
+            f"{against} used another protocol (this run / that one: {shown}). Give this run the same settings, or run "
+            "that one again."
         )
-    noted = RunStore(out).run().get("sequential") if begun and (out / "run.json").is_file() else None
-    if begun and not noted:
+    recorded = RunStore(out).run().get("sequential") if begun and (out / "run.json").is_file() else None
+    if begun and not recorded:
         raise UserError(
-            f"{out} holds episodes that were run without --stop-when decided; a rule that is declared after looking "
-            "does not keep its error. Give --out another directory."
+            f"{out} holds episodes that were run without --stop-when decided. A rule that is declared after the "
+            "results are seen does not keep its error rate. Give another directory with --out."
         )
-    return Sequential(specs, against, margin, noted or {})
+    return Sequential(specs, against, margin, recorded or {})
 
 
 def _example(key: EpisodeKey | None) -> str:

@@ -1,29 +1,26 @@
-"""What runs inside the Ray actors: a worker that owns environments, and a host that owns a policy.
+"""What runs inside the Ray actors: a worker that owns an environment, and a host that owns a policy.
 
-Plain classes: `--workers 0` uses the same `RolloutWorker` in the calling process.
+They are plain classes: `--workers 0` uses the same `RolloutWorker` in the calling process.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import re
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from apt_bench.core.config import as_program, load_object
+from apt_bench.core.config import argv_of_module, load_object
 from apt_bench.core.errors import ServerLost, UserError, describe_error
 from apt_bench.core.module_search_path import RAY_PYTHONPATH, installed_first
-from apt_bench.core.provenance import Package, same
-from apt_bench.core.temporary_folders import temporary_folder
+from apt_bench.core.provenance import Package, require_same
 from apt_bench.core.text import one_line
 from apt_bench.envs.base import Env, Observation
 from apt_bench.policies.base import Policy, PolicySpec
@@ -32,74 +29,47 @@ from apt_bench.policies.registry import PolicyRef
 from apt_bench.rollout.batching import Batcher
 from apt_bench.rollout.cluster import ONE_THREAD
 from apt_bench.rollout.episode import LocalClient, PolicyClient, run_episode
+from apt_bench.rollout.video import Video, film
 from apt_bench.runs.records import EpisodeRecord
 from apt_bench.suites import EpisodeSpec
 
 CLOSE_SECONDS = 10.0
-"""What an environment may take to close after an error."""
-
-VIDEO_EVERY = 2
-"""Control steps per frame: 10 frames per second at 20 Hz."""
-
-
-@dataclass(frozen=True)
-class Video:
-    """Which episodes to film: `none`, `failures` (timeouts too), `all`, or the `first` so many initial states of each
-    task."""
-
-    which: str = "none"
-    first: int = 0
-
-    @staticmethod
-    def parse(text: str) -> Video:
-        """From the command line's `none|failures|first:K|all`."""
-        which, _, number = text.partition(":")
-        if which in ("none", "failures", "all") and not number:
-            return Video(which)
-        if which == "first" and re.fullmatch(r"[1-9][0-9]{0,8}", number):
-            return Video(which, int(number))
-        raise UserError(f"--video is none, failures, first:K (K at least 1) or all, not '{text}'.")
-
-    def wants(self, record: EpisodeRecord) -> bool:
-        """Whether this episode is filmed."""
-        if self.which == "failures":
-            return record.outcome in ("failure", "timeout")
-        return self.which == "all" or (self.which == "first" and record.key.init < self.first)
+"""Time limit for closing an environment after an error."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What every worker of a run shares."""
+    """What all workers of a run share."""
 
     policy: PolicyRef
     policy_spec: PolicySpec
     execute: int
-    video: Video = Video()
+    video: Video = field(default_factory=Video)
     save_actions: bool = False
     control_hz: int = 20
-    env: str = ""  # imported while the worker starts
+    env: str = ""  # "module:Class", imported while the worker starts
     path: str = "."  # folder from which a user's own modules are imported
-    simulator: tuple[Package, ...] = ()  # as the driver found it
+    simulator: tuple[Package, ...] = ()  # installed packages that the driver found
 
 
 @dataclass(frozen=True)
 class Result:
-    """What comes back for one episode: a record, or why there is none."""
+    """The result of one attempt at an episode: a record, or why there is none."""
 
     record: EpisodeRecord | None = None
-    error: str | None = None  # worker, GL, simulator, policy server: to be tried again
-    fatal: str | None = None  # bad input: the run cannot go on
-    policy_lost: bool = False  # the error lies with the policy's actor, not with this worker
+    error: str | None = None  # of worker, GL, simulator or policy server: try again
+    fatal: str | None = None  # bad input: the run must stop
+    policy_lost: bool = False  # the policy's actor or server failed, the worker did not
     actions: np.ndarray | None = None
     video: bytes | None = None
 
 
 class Interrupted(BaseException):
-    """Raised through the episode loop when the run is to stop."""
+    """Raised in the episode loop when the run was interrupted."""
 
 
 class RolloutWorker:
-    """Owns an environment, and the policy where that lives in the worker."""
+    """Owns an environment, and the policy if that runs in the worker."""
 
     def __init__(
         self, settings: Settings, policy: Policy | None = None, interrupt: Callable[[], bool] = lambda: False
@@ -109,40 +79,51 @@ class RolloutWorker:
         self._interrupt = interrupt
         self._env: Env | None = None
         self._policy = policy
-        self._beats, self._phase = 0, "env"
+        self._heartbeats, self._phase = 0, "env"
 
     def run(self, spec: EpisodeSpec, attempt: int = 1, host: Any = None) -> Result:
-        """Run one episode; `host` is the policy's actor. Never raises, except Interrupted and what a signal raised:
-        whatever else an environment raises, `SystemExit` included, is the error of this episode."""
+        """Run one episode.
+
+        Args:
+            spec: The episode.
+            attempt: Number of the attempt, from 1.
+            host: The policy's actor; None = the policy runs in this worker.
+
+        Raises:
+            Interrupted: The run was interrupted. What a signal handler raised is raised, too; every other exception,
+                `SystemExit` included, becomes the error of this episode.
+        """
         settings = self._settings
         try:
             client = RemoteClient(host) if host is not None else self._local_client()
             if self._env is None:
                 make = load_object(spec.env)
-                with as_program(spec.env.partition(":")[0]):
+                with argv_of_module(spec.env.partition(":")[0]):
                     env = make()
-                same(settings.simulator)
+                require_same(settings.simulator)
                 self._env = env
             env = self._env
             rollout = run_episode(
-                env, client, spec, settings.policy_spec, settings.execute, attempt, self._beat
+                env, client, spec, settings.policy_spec, settings.execute, attempt, self._record_heartbeat
             )
             record, video = rollout.record, None
             if settings.video.wants(record):
-                record, video = film(env, spec, record, rollout.actions, settings.control_hz, self._beat)
+                record, video = film(
+                    env, spec, record, rollout.actions, settings.control_hz, self._record_heartbeat
+                )
             return Result(record, actions=rollout.actions if settings.save_actions else None, video=video)
         except UserError as error:
             return Result(fatal=str(error))
         except PolicyLost as error:
             return Result(error=str(error), policy_lost=True)
         except ServerLost as error:
-            self._policy = None  # the next episode makes it anew, with a new connection
+            self._policy = None  # the next episode makes it again, with a new connection
             return Result(error=f"the policy's server is gone: {error}", policy_lost=True)
         except Interrupted:
             raise
         except BaseException as error:
             let_signals_pass(error)
-            self.close()  # its state is unknown now
+            self.close()  # the state of the environment is unknown now
             return Result(error=describe(error))
 
     def _local_client(self) -> PolicyClient:
@@ -155,13 +136,12 @@ class RolloutWorker:
                 raise
         return LocalClient(self._policy)
 
-    def beat(self) -> tuple[int, str]:
-        """Signs of life so far and the phase that the worker is in: `env` or `policy`."""
-        return self._beats, self._phase
+    def heartbeat(self) -> tuple[int, str]:
+        """The number of heartbeats so far and the worker's phase, `env` or `policy`."""
+        return self._heartbeats, self._phase
 
     def close(self) -> None:
-        """Free the simulator, as far as it lets itself be freed: what it raises does not matter, and one that hangs is
-        left behind."""
+        """Free the simulator. What it raises is ignored, and one that hangs is abandoned after `CLOSE_SECONDS`."""
         env, self._env = self._env, None
         if env is None:
             return
@@ -174,31 +154,31 @@ class RolloutWorker:
         thread.start()
         thread.join(CLOSE_SECONDS)
 
-    def _beat(self, phase: str) -> None:
+    def _record_heartbeat(self, phase: str) -> None:
         if self._interrupt():
             raise Interrupted
-        self._beats, self._phase = self._beats + 1, phase
+        self._heartbeats, self._phase = self._heartbeats + 1, phase
 
 
 class RolloutActor(RolloutWorker):
-    """The same with a process to itself, hence with one thread. (Ray's runtime environments would do it too, but make
-    every start slow.)"""
+    """A rollout worker in a process of its own, which uses one thread. (Ray's runtime environments could set that, but
+    slow down every start.)"""
 
     def __init__(self, settings: Settings) -> None:
         for name, value in ONE_THREAD.items():
             os.environ.setdefault(name, value)
-        move_in(settings.path)
+        match_driver(settings.path)
         super().__init__(settings)
-        with suppress(UserError):  # imports belong to the start; what is wrong with them, `run` says
+        with suppress(UserError):  # import during the start; `run` reports an import that fails
             load_object(settings.env)
             load_object(settings.policy.policy)
 
 
 class PolicyHost:
-    """A policy in its own process, asked by the workers directly. Its methods run in many threads at once."""
+    """A policy in a process of its own, which the workers call directly. Its methods run in many threads at once."""
 
     def __init__(self, ref: PolicyRef, clients: int, path: str) -> None:
-        move_in(path)
+        match_driver(path)
         self._spec: PolicySpec | None = None
         self._fatal: str | None = None
         try:
@@ -209,8 +189,11 @@ class PolicyHost:
             self._fatal = str(error)
 
     def ready(self) -> PolicySpec | str:
-        """The policy's declaration, or why it cannot be loaded. Raises ServerLost where it must be made anew: only a
-        new connection can bring its server back."""
+        """The policy's declaration, or why it cannot be loaded.
+
+        Raises:
+            ServerLost: The server is lost, and only a new policy can connect to it again.
+        """
         if self._spec is None:
             return str(self._fatal)
         if self._batcher.gone:
@@ -227,21 +210,21 @@ class PolicyHost:
 
 
 class PolicyLost(Exception):
-    """The policy's actor died or its server is gone."""
+    """The policy's actor died, or its server is lost."""
 
 
 @dataclass(frozen=True)
 class RemoteClient:
-    """A policy behind a Ray actor of PolicyHost."""
+    """A policy in a Ray actor of PolicyHost."""
 
     host: Any
 
     def reset(self, episode: str) -> None:
-        """This episode begins."""
+        """Announce that this episode begins."""
         self._get(self.host.reset.remote(episode))
 
     def act(self, observation: Observation) -> tuple[Any, float]:
-        """One chunk; the actor may batch it with other workers' observations."""
+        """One action chunk; the actor may batch the observation with those of other workers."""
         return self._get(self.host.act.remote(observation))
 
     def _get(self, reference: Any) -> tuple[Any, float]:
@@ -258,54 +241,15 @@ class RemoteClient:
         return answer, seconds
 
 
-def film(
-    env: Env,
-    spec: EpisodeSpec,
-    record: EpisodeRecord,
-    actions: np.ndarray,
-    control_hz: int,
-    beat: Callable[[str], None],
-) -> tuple[EpisodeRecord, bytes | None]:
-    """Replay the episode's actions with the camera on, and give an mp4. The simulator is deterministic: a replay that
-    ends in another state is a defect, noted in the record instead of a video."""
-
-    def frames() -> Iterator[np.ndarray]:
-        env.reset(spec)
-        yield env.frame()
-        for start in range(0, len(actions), VIDEO_EVERY):
-            beat("env")
-            env.step_chunk(actions[start : start + VIDEO_EVERY], render=False)
-            yield env.frame()
-
-    video = encode(frames(), control_hz / VIDEO_EVERY)
-    if (end := env.outcome().end_hash) != record.end_hash:
-        note = f"video: the replay ended in another state ({end}) than the episode ({record.end_hash})"
-        return dataclasses.replace(record, error="; ".join(filter(None, (record.error, note)))), None
-    return record, video
-
-
-def encode(frames: Iterator[np.ndarray], fps: float) -> bytes:
-    """H.264 in mp4. Frames: uint8 RGB, (H, W, 3), all of one size, H and W even."""
-    import imageio.v2 as imageio
-
-    with temporary_folder("film") as folder:
-        path = folder / "video.mp4"
-        writer: Any
-        with imageio.get_writer(path, fps=fps, macro_block_size=2, ffmpeg_params=["-threads", "1"]) as writer:
-            for frame in frames:
-                writer.append_data(frame)
-        return path.read_bytes()
-
-
 def importable(path: str) -> None:
-    """Let modules of this folder be imported, unless an installed one has the name."""
+    """Let modules of this folder be imported. An installed module of the same name takes precedence."""
     if path not in sys.path:
         sys.path.append(path)
 
 
-def move_in(path: str) -> None:
-    """Make a process that Ray started look like the driver: its folder, if that is to be seen from here, its
-    PYTHONPATH, and where modules are looked for."""
+def match_driver(path: str) -> None:
+    """Give a process that Ray started the driver's working directory (where that exists here), PYTHONPATH and module
+    search path."""
     with suppress(OSError):
         os.chdir(path)
     if mine := os.environ.pop(RAY_PYTHONPATH, None):
@@ -315,7 +259,7 @@ def move_in(path: str) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """One line: what was raised, and where."""
+    """An exception and the place that raised it, in one line."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return one_line(describe_error(error)) + place

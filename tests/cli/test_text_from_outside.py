@@ -35,7 +35,7 @@ def test_progress_shows_errors_and_names_as_they_are(terminal):
         console.print(progress._view())
         console.print(summary([one], Counter({"[/cell]": 1, "[/other]": 1})))
     text = file.getvalue()
-    assert f"Again: toy/[red]/t: {SHOWN} next line" in text.replace("\x1b[33m", "").replace("\x1b[0m", "")
+    assert f"Retrying toy/[red]/t: {SHOWN} next line" in text.replace("\x1b[33m", "").replace("\x1b[0m", "")
     assert text.count("[/cell]") >= 2
     assert "[/other]" in text
     assert "\x1b[2J" not in text

@@ -18,7 +18,7 @@ from apt_bench.policies.base import PolicySpec, Resources, noise_seed
 from apt_bench.policies.oracle import OraclePolicy
 from apt_bench.policies.registry import find_policy
 from apt_bench.policies.simple import RandomPolicy
-from apt_bench.reporting.probes import probe_table
+from apt_bench.reporting.probe_table import probe_table
 from apt_bench.rollout.episode import LocalClient, run_episode
 from apt_bench.rollout.runner import RunOptions, run
 from apt_bench.suites import EpisodeSpec, load_suite
@@ -90,8 +90,8 @@ def test_the_oracles_variation_is_that_of_the_scene(env: Env) -> None:
 
 def test_a_probe_of_random_has_no_sensitivity(tmp_path: Path) -> None:
     options = RunOptions.of(
-        SUITE,
-        "random",
+        suite=SUITE,
+        policy="random",
         cells=("so",),
         tasks=("0",),
         episodes=2,
@@ -146,8 +146,8 @@ class OwnNoise(SceneNoise):
 @pytest.mark.parametrize(("policy", "changed"), [("SceneNoise", 0.0), ("OwnNoise", 1.0)])
 def test_the_noise_floor_tells_noise_from_reading(policy: str, changed: float, tmp_path: Path) -> None:
     options = RunOptions.of(
-        "tests/toy_suite.yaml",
-        f"tests.policies.test_noise:{policy}",
+        suite="tests/toy_suite.yaml",
+        policy=f"tests.policies.test_noise:{policy}",
         cells=("push",),
         episodes=2,
         probes=("null",),
@@ -164,8 +164,8 @@ def test_the_noise_floor_tells_noise_from_reading(policy: str, changed: float, t
 
 def test_a_run_without_repeats_says_that_its_noise_was_not_measured(tmp_path: Path) -> None:
     options = RunOptions.of(
-        "tests/toy_suite.yaml",
-        "tests.policies.test_noise:SceneNoise",
+        suite="tests/toy_suite.yaml",
+        policy="tests.policies.test_noise:SceneNoise",
         cells=("push",),
         episodes=1,
         probes=("null",),

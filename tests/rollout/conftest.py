@@ -23,7 +23,9 @@ def here(tmp_path: Path) -> Callable[..., RunResult]:
     """Run in this process, without Ray."""
 
     def go(policy: str = "tests.toy:PushPolicy", out: Path | None = None, **more: object) -> RunResult:
-        options = RunOptions(SUITE, policy, out=out or tmp_path / "run", workers="0", **more)  # type: ignore[arg-type]
+        if "against" in more:
+            more["stop_when"] = "decided"
+        options = RunOptions.of(suite=SUITE, policy=policy, out=out or tmp_path / "run", workers="0", **more)  # type: ignore[arg-type]
         with open("/dev/null", "w") as nowhere:
             return run(options, Console(file=nowhere))
 

@@ -40,7 +40,7 @@ def test_events_that_cannot_be_sent_cost_no_episode(address, spec):
 
 def test_a_worker_that_cannot_be_made_says_why(address, spec):
     result = first(None, spec)
-    assert str(result.error).startswith("worker 0 could not be made: AttributeError: ")
+    assert str(result.error).startswith("worker 0 could not be started: AttributeError: ")
 
 
 def test_a_worker_that_does_not_start_is_given_up(address, spec, monkeypatch):
@@ -50,7 +50,7 @@ def test_a_worker_that_does_not_start_is_given_up(address, spec, monkeypatch):
     remote: Any = ray.remote
     cpus = int(ray.cluster_resources()["CPU"])
     greedy = remote(RolloutActor).options(num_cpus=cpus).remote(SETTINGS)  # takes every core
-    ray.get(greedy.beat.remote())
+    ray.get(greedy.heartbeat.remote())
     try:
         error = first(SETTINGS, spec, hang=0.5).error
     finally:

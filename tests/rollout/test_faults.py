@@ -49,7 +49,7 @@ def test_kill_an_actor(policy, actor, address, slow, reference, tmp_path):
     os.kill(actors(actor)[0].pid, signal.SIGKILL)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, out + err
-    assert "Again: " in out
+    assert "Retrying " in out
     assert results(command.out) == reference(policy)
 
 
@@ -102,7 +102,7 @@ def test_a_worker_that_has_delivered_has_started(address, slow, reference, tmp_p
     actors("RolloutActor")[0].send_signal(signal.SIGSTOP)
     out, err = process.communicate(timeout=100)
     assert process.returncode == 0, out + err
-    assert "showed no sign of life and was killed" in out
+    assert "gave no heartbeat and was killed" in out
     assert results(command.out) == reference("tests.toy:PushPolicy")
 
 
@@ -163,7 +163,7 @@ def test_stop_and_go_on(workers, number, faults, reference, tmp_path, monkeypatc
     _, err = process.communicate(timeout=300)
     (faults / "slow-").unlink()
     assert process.returncode == 130, err
-    assert err.strip() == "apt-bench: interrupted; the same command goes on from here."
+    assert err.strip() == "apt-bench: interrupted. Rerun the same command to resume."
     assert 0 < len(results(command.out)) < 16
     assert not any(p.is_running() for p in family)
     Command(tmp_path / "run", "--workers", "0").run()

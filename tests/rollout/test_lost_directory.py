@@ -109,7 +109,7 @@ def test_any_error_of_the_device_is_a_message(number, here, after_three, tmp_pat
         stopped = here(**asked)
     assert (stopped.stopped, stopped.exit_code) == ("disk", 1)
     assert os.strerror(number) in stopped.advice
-    assert f"{CUT} episodes are safe in {tmp_path / 'run'}" in stopped.advice
+    assert f"{CUT} episodes are recorded in {tmp_path / 'run'}" in stopped.advice
     assert here(**asked).exit_code == 0
     assert len(results(tmp_path / "run")) == 8
 

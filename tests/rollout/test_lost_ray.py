@@ -62,7 +62,7 @@ def test_the_death_of_ray_is_told_and_the_same_command_goes_on(victim, policy, w
     assert 0 < len(done) < 16
     assert err.startswith(f"apt-bench: stopped. {words}: it was killed, or the machine ran out of memory. ")
     assert f"{len(done)} episodes are safe" in err
-    assert "the same command goes on from here" in err
+    assert "Rerun the same command to resume" in err
     assert len(err.strip().splitlines()) == 1
     assert "raylet" not in out
     assert not folder.exists()
@@ -173,5 +173,5 @@ def test_a_policy_killed_while_it_loads_is_loaded_again(address, tmp_path, monke
 
 def test_a_cluster_that_is_not_there_is_bad_input(tmp_path):
     err = Command(tmp_path / "run", "--ray-address", "127.0.0.1:9").run(expect=2)
-    assert err.startswith("apt-bench: Nothing listens at '127.0.0.1:9' (")
+    assert err.startswith("apt-bench: No server listens at '127.0.0.1:9' (")
     assert len(err.strip().splitlines()) == 1

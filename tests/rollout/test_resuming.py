@@ -45,7 +45,15 @@ def test_a_finished_run_given_again_loads_nothing_and_writes_nothing(kind, here,
     assert loads(log) == 1
     before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in out.iterdir()}
     for workers in ("0", "auto"):
-        options = RunOptions(SUITE, HERE + kind, args, cells=("push",), episodes=2, out=out, workers=workers)
+        options = RunOptions.of(
+            suite=SUITE,
+            policy=HERE + kind,
+            policy_args=args,
+            cells=("push",),
+            episodes=2,
+            out=out,
+            workers=workers,
+        )
         with open(os.devnull, "w") as nowhere:
             again = runner.run(options, runner.Console(file=nowhere))
         assert [r.key for r in again.records] == [r.key for r in first.records]
@@ -79,17 +87,23 @@ def test_a_class_that_now_declares_something_else_is_loaded(here, tmp_path, monk
 def test_a_dry_run_loads_nothing_and_says_what_only_the_loaded_policy_knows(here, tmp_path, weights, no_ray):
     log = tmp_path / "log"
     args = (f"log={log}", f"weights={weights}")
-    plan = dry_plan(RunOptions(SUITE, HERE + "Late", args, cells=("push",), episodes=2))
+    plan = dry_plan(
+        RunOptions.of(suite=SUITE, policy=HERE + "Late", policy_args=args, cells=("push",), episodes=2)
+    )
     assert (loads(log), len(plan.todo)) == (0, 4)
     assert "its cameras" in plan.unknown
     assert "directory" in plan.unknown
-    assert not dry_plan(RunOptions(SUITE, "zero")).unknown
+    assert not dry_plan(RunOptions.of(suite=SUITE, policy="zero")).unknown
     here(HERE + "Late", cells=("push",), episodes=1, policy_args=args)
     out = tmp_path / "run"
-    plan = dry_plan(RunOptions(SUITE, HERE + "Late", args, cells=("push",), episodes=2, out=out))
+    plan = dry_plan(
+        RunOptions.of(
+            suite=SUITE, policy=HERE + "Late", policy_args=args, cells=("push",), episodes=2, out=out
+        )
+    )
     assert (loads(log), len(plan.todo), plan.unknown, plan.execute) == (1, 2, "", 3)
     with pytest.raises(UserError, match="missing a required argument"):
-        dry_plan(RunOptions(SUITE, HERE + "Late", ("odd=1",)))
+        dry_plan(RunOptions.of(suite=SUITE, policy=HERE + "Late", policy_args=("odd=1",)))
 
 
 YAML = "policy: tests.toy:PushPolicy\nargs: {noise: 0.1}\n"
@@ -100,7 +114,9 @@ def test_people_see_the_name_that_they_typed(here, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / SUITE, tmp_path / "toy.yaml")
     with open(os.devnull, "w") as nowhere:
-        options = RunOptions("toy.yaml", "steady.yaml", cells=("push",), episodes=1, workers="0")
+        options = RunOptions.of(
+            suite="toy.yaml", policy="steady.yaml", cells=("push",), episodes=1, workers="0"
+        )
         done = runner.run(options, runner.Console(file=nowhere))
     assert {r.policy for r in done.records} == {"steady"}
     assert RunStore(done.out).run()["policy"]["name"] == "steady"
@@ -112,7 +128,7 @@ def test_a_run_of_an_older_version_goes_on_under_its_old_name(tmp_path, monkeypa
     (tmp_path / "steady.yaml").write_text(YAML)
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / SUITE, tmp_path / "toy.yaml")
-    options = RunOptions("toy.yaml", "steady.yaml", cells=("push",), episodes=1, workers="0")
+    options = RunOptions.of(suite="toy.yaml", policy="steady.yaml", cells=("push",), episodes=1, workers="0")
     with open(os.devnull, "w") as nowhere:
         out = runner.run(options, runner.Console(file=nowhere)).out
         old = out.with_name(out.name.replace("steady", "push"))
@@ -121,7 +137,7 @@ def test_a_run_of_an_older_version_goes_on_under_its_old_name(tmp_path, monkeypa
         run["policy"]["name"] = "push"
         del run["requested_probes"]
         (old / "run.json").write_text(json.dumps(run))
-        again = runner.run(dataclasses.replace(options, episodes=2), runner.Console(file=nowhere))
+        again = runner.run(options.replace(episodes=2), runner.Console(file=nowhere))
     assert again.out == old
     assert len(again.records) == len(records(old)) == 4
     assert not out.exists()
@@ -131,7 +147,7 @@ def test_a_slash_in_a_policys_name_makes_no_folders(here, tmp_path, monkeypatch)
     (tmp_path / "odd.yaml").write_text(YAML + "name: ../my/policy\n")
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / SUITE, tmp_path / "toy.yaml")
-    options = RunOptions("toy.yaml", "odd.yaml", cells=("push",), episodes=1, workers="0")
+    options = RunOptions.of(suite="toy.yaml", policy="odd.yaml", cells=("push",), episodes=1, workers="0")
     with open(os.devnull, "w") as nowhere:
         done = runner.run(options, runner.Console(file=nowhere))
     assert done.out.parent == Path("results/runs")

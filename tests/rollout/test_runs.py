@@ -13,8 +13,9 @@ from apt_bench.core.files import exclusive
 from apt_bench.rollout.cluster import auto_workers
 from apt_bench.rollout.runner import RunOptions, dry_plan
 from apt_bench.rollout.schedule import Schedule
-from apt_bench.rollout.workers import film
-from apt_bench.runs.records import RunStore, differing_settings
+from apt_bench.rollout.video import film
+from apt_bench.runs.protocol import differing_settings
+from apt_bench.runs.records import RunStore
 from apt_bench.suites import load_suite
 from tests.rollout.commands import SUITE, Command, records, results
 from tests.toy import ToyEnv
@@ -48,7 +49,7 @@ def test_a_run_can_be_extended_but_not_changed(here, tmp_path):
     assert run["requested"]["slide"] == {"push_the_puck_left": 2}
     assert run["wall_seconds"] >= wall
     with pytest.raises(UserError, match=r"another protocol \(execute: 3 there, 1 now\)"):
-        here(execute=1)
+        here(execute_horizon=1)
     with pytest.raises(UserError, match=r"another policy \(args.noise: None there, 0.1 now\)"):
         here(policy_args=("noise=0.1",))
     with (
@@ -131,7 +132,7 @@ def test_auto_workers():
 
 def test_the_committed_reference_run_has_todays_protocol():
     reference = Path(__file__).parents[2] / "results/reference/oracle-rigid_pick_place"
-    options = RunOptions("rigid_pick_place", "oracle", episodes=10, out=reference)
+    options = RunOptions.of(suite="rigid_pick_place", policy="oracle", episodes=10, out=reference)
     plan = dry_plan(options)
     assert differing_settings(plan.protocol, RunStore(reference).protocol()) == []
     assert not plan.todo

@@ -7,16 +7,17 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from apt_bench.reporting.details import missing
 from typer.testing import CliRunner
 
 from apt_bench.analysis.compare import compare
 from apt_bench.analysis.run import load_runs
 from apt_bench.cli import build
 from apt_bench.core.errors import UserError
-from apt_bench.reporting.details import missing
 from apt_bench.rollout import runner
 from apt_bench.runs.eval_info import import_eval_info
-from apt_bench.runs.records import RunStore, sequential_words
+from apt_bench.runs.metadata import sequential_words
+from apt_bench.runs.records import RunStore
 from apt_bench.suites import load_suite
 from tests.rollout.commands import SUITE, records, results
 
@@ -29,8 +30,14 @@ def rival(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from rich.console import Console
 
     out = tmp_path_factory.mktemp("rival") / "run"
-    options = runner.RunOptions(
-        SUITE, "tests.toy:PushPolicy", ("noise=3.0",), cells=CELLS, episodes=40, out=out, workers="0"
+    options = runner.RunOptions.of(
+        suite=SUITE,
+        policy="tests.toy:PushPolicy",
+        policy_args=("noise=3.0",),
+        cells=CELLS,
+        episodes=40,
+        out=out,
+        workers="0",
     )
     with pytest.MonkeyPatch.context() as patch, open("/dev/null", "w") as nowhere:
         patch.chdir(Path(__file__).parents[2])
@@ -58,14 +65,14 @@ def test_a_better_policy_stops_early_and_says_so(here, rival, tmp_path):
     assert len(set(per_task)) == 1  # no task is ahead of another
     plain = compare(*load_runs([str(tmp_path / "run"), str(rival)]))
     assert (plain.overall.only_a, plain.overall.only_b) == (last["only_run"], last["only_against"])
-    assert "take no account of the looks" in plain.cautions[0]
+    assert "do not account for the interim looks" in plain.cautions[0]
     assert any("better after" in line for line in missing(load_runs([str(tmp_path / "run")])))
     assert not any("have no score" in line for line in missing(load_runs([str(tmp_path / "run")])))
 
     before = (tmp_path / "run/episodes.jsonl").read_bytes()
     assert here(**steady).sequential == card  # decided: nothing is played again
     assert (tmp_path / "run/episodes.jsonl").read_bytes() == before
-    with pytest.raises(UserError, match=r"another sequential rule \(margin differ\)"):
+    with pytest.raises(UserError, match=r"another stopping rule \(margin differ\)"):
         here(**steady, margin=0.05)
     with pytest.raises(UserError, match="maximum"):
         here(**{**steady, "episodes": 20})
@@ -141,7 +148,7 @@ def test_what_cannot_be_compared_is_refused(here, rival, changes, message):
 
 
 def test_another_execute_horizon_is_the_policys_own(here, rival):
-    assert here(cells=("push",), episodes=2, against=rival, execute=1).sequential["maximum"] == 4
+    assert here(cells=("push",), episodes=2, against=rival, execute_horizon=1).sequential["maximum"] == 4
 
 
 def test_an_imported_run_is_no_partner(here, tmp_path):
@@ -154,12 +161,12 @@ def test_an_imported_run_is_no_partner(here, tmp_path):
 
 def test_no_overlap_and_no_rule_after_looking(here, rival, tmp_path):
     plain = here(cells=("push",), episodes=1)
-    with pytest.raises(UserError, match="declared after looking"):
+    with pytest.raises(UserError, match="declared after the results are seen"):
         here(cells=("push",), episodes=2, against=rival)
     with pytest.raises(UserError, match="this run itself"):
         here(cells=("push",), episodes=2, against=plain.out)
     lone = here(cells=("push",), episodes=1, out=tmp_path / "lone").out
-    with pytest.raises(UserError, match=r"no finished episode that this run would play: e\.g\. toy/slide/"):
+    with pytest.raises(UserError, match=r"no finished episode of this selection: e\.g\. toy/slide/"):
         here(cells=("slide",), episodes=1, against=lone, out=tmp_path / "other")
 
 
@@ -188,7 +195,7 @@ def test_damaged_looks_are_a_message(here, rival, tmp_path, looks):
         here(**steady)
     run["sequential"]["looks"] = [{"pairs": 4, "only_run": 0, "only_against": 0}] * 11
     path.write_text(json.dumps(run))
-    with pytest.raises(UserError, match="11 looks, of 2 that were planned"):
+    with pytest.raises(UserError, match="11 looks, but only 2 were planned"):
         here(**steady)
 
 

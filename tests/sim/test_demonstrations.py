@@ -52,7 +52,7 @@ def test_labels_lie_where_the_cameras_put_the_objects(suite: str, cell: str) -> 
     ("suite", "cell"), [SCENES[0], pytest.param(*SCENES[1], marks=pytest.mark.slow, id="libero")]
 )
 def test_the_experts_demonstrations_replay_bit_for_bit(suite: str, cell: str, tmp_path: Path) -> None:
-    options = RunOptions(suite, "oracle", cells=(cell,), tasks=("0",), episodes=1, workers="0")
+    options = RunOptions.of(suite=suite, policy="oracle", cells=(cell,), tasks=("0",), episodes=1, workers="0")
     found = collect(options, tmp_path / "d", Console(file=io.StringIO()), size=64)
     assert found.demonstrations == 1
     demos = open_demos(tmp_path / "d")
@@ -80,8 +80,8 @@ def test_the_experts_demonstrations_replay_bit_for_bit(suite: str, cell: str, tm
 
 def test_two_instructions_are_stored_and_replay_bit_for_bit(tmp_path: Path) -> None:
     """Coaching: the second sentence comes when the first is done, also in a replay, and each row has its own."""
-    options = RunOptions(
-        "composite", "oracle", cells=("coaching_seen",), tasks=("0",), episodes=1, workers="0"
+    options = RunOptions.of(
+        suite="composite", policy="oracle", cells=("coaching_seen",), tasks=("0",), episodes=1, workers="0"
     )
     assert collect(options, tmp_path / "d", Console(file=io.StringIO()), size=32).demonstrations == 1
     demos = open_demos(tmp_path / "d")
