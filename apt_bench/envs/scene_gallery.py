@@ -1,7 +1,8 @@
-"""`python -m apt_bench.envs.scene_gallery SUITE OUT.png [CELL ...] [--run DIR]`: the first scenes of each cell.
+"""Draw the first scenes of each cell: `python -m apt_bench.envs.scene_gallery SUITE OUT.png [CELL ...] [--run DIR]`.
 
-With `--run`, a run directory with stored actions (`apt-bench run --save-actions`), five of its successes are replayed
-instead, each in a column: the start, and the state in which each part of the task was done."""
+`--run` names a run directory with stored actions (`apt-bench run --save-actions`). Five of its successes are then
+replayed instead. Each column shows one episode: its start, and the state in which each subtask was done.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +19,11 @@ from apt_bench.runs.records import RunStore
 from apt_bench.suites import EpisodeSpec, load_suite
 
 COLUMNS, SIZE, TEXT = 5, 192, 50
-BITS = 5  # per channel, to keep the file small
+BITS = 5  # bits per colour channel, for a small file
 
 
-def contact_sheet(suite_name: str, cells: list[str], run: Path | None = None) -> Image.Image:
-    """One row per cell, one column per initial state, tasks in turn; with `run`, one row per part of the task."""
+def scene_gallery(suite_name: str, cells: list[str], run: Path | None = None) -> Image.Image:
+    """Draw one row per cell and one column per episode, taking the tasks in turn. With `run`: one row per subtask."""
     suite = load_suite(suite_name)
     env: Env = load_object(suite.env)()
     rows = []
@@ -34,13 +35,13 @@ def contact_sheet(suite_name: str, cells: list[str], run: Path | None = None) ->
             rows.append([(_start(env, spec), f"[{cell}] {_sentence(spec)}") for spec in chosen])
         else:
             done = [r for r in RunStore(run).episodes() if r.key.cell == cell and r.outcome == "success"]
-            played = []
+            columns = []
             for record in done[:: max(1, len(done) // COLUMNS)][:COLUMNS]:
                 spec = suite.episode(record.key)
                 name = f"{cell}/{record.key.task}_init{record.key.init}.npz"
                 actions = np.load(run / "actions" / name)["actions"]
-                played.append(_played(env, spec, actions, record.events.get("part_steps", ())))
-            rows += [list(row) for row in zip(*played, strict=True)]
+                columns.append(_replayed(env, spec, actions, record.events.get("part_steps", ())))
+            rows += [list(row) for row in zip(*columns, strict=True)]
     env.close()
     return _paste(rows)
 
@@ -51,21 +52,21 @@ def _sentence(spec: EpisodeSpec) -> str:
 
 def _start(env: Env, spec: EpisodeSpec) -> Image.Image:
     env.reset(spec)
-    return _picture(env)
+    return _image(env)
 
 
-def _picture(env: Env) -> Image.Image:
+def _image(env: Env) -> Image.Image:
     return Image.fromarray(env.frame(size=2 * SIZE)).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
 
 
-def _played(
+def _replayed(
     env: Env, spec: EpisodeSpec, actions: np.ndarray, stops: list[int]
 ) -> list[tuple[Image.Image, str]]:
-    """The start under the sentence, then the state at each of these control steps."""
+    """The start, captioned with the instruction, and the state at each of the control steps `stops`."""
     found = [(_start(env, spec), _sentence(spec))]
     for number, (a, b) in enumerate(zip([0, *stops], stops, strict=False), 1):
         env.step_chunk(actions[a:b], render=False)
-        found.append((_picture(env), f"T{number} done, step {b}"))
+        found.append((_image(env), f"T{number} done, step {b}"))
     return found
 
 
@@ -88,4 +89,4 @@ if __name__ == "__main__":
     parser.add_argument("cells", nargs="*")
     parser.add_argument("--run", type=Path)
     args = parser.parse_args()
-    contact_sheet(args.suite, args.cells, args.run).save(args.out, optimize=True)
+    scene_gallery(args.suite, args.cells, args.run).save(args.out, optimize=True)

@@ -1,6 +1,6 @@
-"""Read what apt-bench needs from a BDDL file, without LIBERO: the sentence, the things, the start and the goal.
+"""Read the sentence, objects, initial state and goal from a BDDL file, without LIBERO.
 
-Like LIBERO's own reader it drops comments and lower-cases everything, the sentence too.
+Like LIBERO's own reader, this drops comments and converts everything to lower case, including the sentence.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from apt_bench.envs.base import Atom
 
 @dataclass(frozen=True)
 class Problem:
-    """One BDDL problem. `objects` (movable) and `fixtures` map names to categories; every atom of `goal` must hold."""
+    """A BDDL problem. `objects` (movable) and `fixtures` map names to categories. All atoms of `goal` must hold."""
 
     language: str
     objects: Mapping[str, str]
@@ -29,7 +29,7 @@ class Problem:
 
 
 def read_bddl(path: Path) -> Problem:
-    """The problem in a file. Raises UserError where the file is missing or malformed."""
+    """Read the problem from a file. Raises UserError where the file is missing or malformed."""
     text = read_text(path)
     try:
         return parse_bddl(text)
@@ -38,7 +38,7 @@ def read_bddl(path: Path) -> Problem:
 
 
 def parse_bddl(text: str) -> Problem:
-    """The problem in a text. Raises ValueError or LookupError where it is malformed."""
+    """Read the problem from text. Raises ValueError or LookupError where it is malformed."""
     groups = [group for group in _tree(text)[1:] if isinstance(group, list) and group]
     sections: dict[str, list[Any]] = {g[0]: g[1:] for g in groups if isinstance(g[0], str)}
     goal = sections[":goal"][0]
@@ -53,14 +53,14 @@ def parse_bddl(text: str) -> Problem:
 
 
 def _tree(text: str) -> list[Any]:
-    """Nested lists of words."""
+    """Parse text into nested lists of words."""
     stack: list[list[Any]] = [[]]
     for token in re.findall(r"[()]|[^\s()]+", re.sub(r";.*$", "", text, flags=re.MULTILINE).lower()):
         if token == "(":
             stack.append([])
         elif token == ")":
             if len(stack) == 1:
-                raise ValueError("a closing parenthesis too many")
+                raise ValueError("an unmatched closing parenthesis")
             group = stack.pop()
             stack[-1].append(group)
         else:
@@ -72,7 +72,7 @@ def _tree(text: str) -> list[Any]:
 
 
 def _typed(words: list[str]) -> dict[str, str]:
-    """`a b - kind c - other` as {a: kind, b: kind, c: other}."""
+    """Parse `a b - kind c - other` into {a: kind, b: kind, c: other}."""
     found: dict[str, str] = {}
     names: list[str] = []
     rest = iter(_words(words))
@@ -80,7 +80,7 @@ def _typed(words: list[str]) -> dict[str, str]:
         if word == "-":
             kind = next(rest, None)
             if kind is None:
-                raise ValueError("a dash without a kind after it")
+                raise ValueError("a dash without a category after it")
             found.update(dict.fromkeys(names, kind))
             names = []
         else:
@@ -97,5 +97,5 @@ def _atom(group: list[str]) -> Atom:
 
 def _words(group: list[Any]) -> list[str]:
     if not all(isinstance(word, str) for word in group):
-        raise ValueError("parentheses where words are meant")
+        raise ValueError("parentheses where words are expected")
     return group

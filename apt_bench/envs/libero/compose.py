@@ -1,8 +1,8 @@
-"""Two LIBERO-Goal tasks, one after the other, in their shared scene.
+"""Compose two LIBERO-Goal tasks in their shared scene.
 
-The ten tasks of LIBERO-Goal have one scene (their BDDL files differ in sentence, goal and objects of interest alone),
-so any two can be asked for in one episode. A pair starts from the first task's initial states. Which pairs can be done
-is on record: `suites/libero_compose_solvable.json`, what the oracle did.
+The ten tasks of LIBERO-Goal share one scene: their BDDL files differ only in sentence, goal and objects of interest.
+Any two of them can therefore be instructed in one episode. A pair starts from the first task's initial states.
+`suites/libero_compose_solvable.json` records which pairs the oracle has done.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ SEPARATOR = "__then__"
 
 
 def cell_tasks(cell: Cell) -> list[Task]:
-    """The ordered pairs of a cell.
+    """Return the ordered pairs of a cell.
 
-    `cell.args`: `mode` is `coaching` (two sentences) or `chaining` (one); `pairs` is `done` (those that the oracle has
-    done in either mode, and those that it has not tried) or `never_done` (the others).
+    `cell.args["mode"]` is `coaching` (two sentences) or `chaining` (one sentence). `cell.args["pairs"]` is `done`
+    (pairs that the oracle has done in either mode, or has not tried) or `never_done` (the other pairs).
+
+    Raises UserError for other arguments.
     """
     for key, known in (("mode", ("coaching", "chaining")), ("pairs", ("done", "never_done"))):
         if cell.args.get(key) not in known:
@@ -51,7 +53,7 @@ def _task(cell: Cell, first: dict[str, Any], second: dict[str, Any]) -> Task:
         prompts={"text": one, "second": two}
         if cell.args["mode"] == "coaching"
         else {"text": f"{one}, then {two}"},
-        # Not the mode: both modes see the same initial states.
+        # Without the mode, so that both modes have the same initial states.
         args={"benchmark": BENCHMARK, "base": BENCHMARK, "task": first["name"], "then": second["name"]},
         group=first["group"],
         inits=first["inits"],
@@ -59,8 +61,9 @@ def _task(cell: Cell, first: dict[str, Any], second: dict[str, Any]) -> Task:
 
 
 def checks(suite: Suite, premises: bool = False) -> Iterator[Finding]:
-    """What `apt-bench validate` asks: versions, files, that there is one scene, and how many pairs there are.
-    `premises`: also settle every default scene; no part may hold before the policy acts."""
+    """Check versions and files, that the tasks share one scene, and count the pairs.
+
+    `premises`: also let every default scene settle. No goal may hold before the policy acts."""
     yield from simulator(suite)
     cell = suite.cells[0]
     yield from files(cell, libero_tasks.cell_tasks(cell))
@@ -88,11 +91,11 @@ def _premises(suite: Suite) -> Iterator[Finding]:
             found = 0
             for spec in suite.select([cell.name]) if suite.cell_tasks(cell) else ():
                 env.reset(spec)
-                for atom in filter(env.scene.holds, env.stages.all_goals):
+                for atom in filter(env.scene.holds, env.subtasks.all_goals):
                     found += 1
                     message = f"{atom} holds before the policy acts"
                     yield Finding("error", "goal_reached", message, cell.name, spec.key.task, spec.key.init)
             if not found:
-                yield Finding("ok", "premise", "nothing is done before the policy acts", cell.name)
+                yield Finding("ok", "premise", "no goal holds before the policy acts", cell.name)
     finally:
         env.close()

@@ -49,13 +49,13 @@ def _opens_away(env: LiberoEnv, suite: Suite, spec: EpisodeSpec) -> Figures:
 def _opening_angle(scene: LiberoScene, name: str) -> int:
     """Angle in degrees, seen from above, between the directions to an object's closed door and to the robot's base."""
     model, data = scene.model, mujoco.MjData(scene.model)
-    thing = scene.objects[name]
-    joint = thing.joints[0]
+    obj = scene.objects[name]
+    joint = obj.joints[0]
     data.qpos[:] = scene.data.qpos
     data.qpos[model.jnt_qposadr[joint]] = 0.0
     mujoco.mj_kinematics(model, data)
     door = model.geom_bodyid == model.jnt_bodyid[joint]
-    body = np.isin(model.geom_bodyid, thing.bodies) & ~door
+    body = np.isin(model.geom_bodyid, obj.bodies) & ~door
     out = data.geom_xpos[door].mean(0) - data.geom_xpos[body].mean(0)
     robot = data.xpos[scene.robot.body_root] - data.geom_xpos[body].mean(0)
     cosine = out[:2] @ robot[:2] / np.linalg.norm(out[:2]) / np.linalg.norm(robot[:2])

@@ -1,9 +1,10 @@
-"""Known defects of LIBERO-PRO's tasks. They stay in the protocol; records carry these flags, so that a report can show
-scores with and without them.
+"""Known defects of LIBERO-PRO's tasks.
 
-`ejected_goal_object` was measured with `checks(suite, premises=True)` and holds for the suites' own seed (7): cabinets
-and the like are placed by a draw, so another seed throws out other objects. The others were found by reading the files
-and looking at the scenes.
+The tasks stay in the protocol. Records carry these flags, so that a report can show scores with and without them.
+
+`ejected_goal_object` was measured with `checks(suite, premises=True)` and is valid for the suites' own seed (7) only,
+because LIBERO draws the places of cabinets and other fixtures at random. The other defects were found by reading the
+files and inspecting the scenes.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 MEANING: Mapping[str, str] = {
-    "ejected_goal_object": "a goal object is thrown or falls while the scene settles: placements overlap",
-    "premise": "a thing is not on or in what the file says, once the scene has settled",
-    "wrong_goal": "the goal is about another object than the sentence",
-    "degenerate": "the goal is as good as reached at the start: any touch of the knob succeeds",
+    "ejected_goal_object": "a goal object is thrown or falls while the scene settles, because placements overlap",
+    "premise": "an object is not on or in what the file says, once the scene has settled",
+    "wrong_goal": "the goal and the sentence are about different objects",
+    "degenerate": "the goal is nearly reached at the start: any touch of the knob succeeds",
     "duplicate": "same sentence and same goal as another task of this cell",
     "false_reference": "the sentence's landmark was moved, so its referring expression is no longer true",
     "opens_away": "the microwave's opening faces away from the robot",
 }
 
-Flags = Mapping[int | None, tuple[str, ...]]  # by initial state; None = every one
+Flags = Mapping[int | None, tuple[str, ...]]  # by index of the initial state; None = all of them
 
 
 def _ejected(*inits: int) -> Flags:
@@ -61,4 +62,4 @@ DEFECTS: Mapping[str, Mapping[int, Flags]] = {
     "libero_10_lan": {1: _ejected(16)},
     "libero_10_task": {3: _ejected(36), 8: _always("wrong_goal")},
 }
-"""benchmark -> index of the task in its cell -> flags."""
+"""Benchmark -> index of the task in its cell -> flags."""

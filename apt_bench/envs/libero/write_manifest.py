@@ -1,6 +1,6 @@
 """Write suites/libero_manifest.json: `python -m apt_bench.envs.libero.write_manifest`.
 
-Needed when LIBERO's files change, which the pinned version never does.
+This is needed only when LIBERO's files change. Those of the pinned version never change.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ WITHHELD = "the authors of LIBERO-PRO have not published the environment perturb
 
 
 class _Xml(Exception):
-    """Carries the XML out of robosuite, which would compile it next."""
+    """Carries the XML out of robosuite before robosuite compiles it."""
 
 
 def model_group(bddl: Path) -> str:
-    """What tells compiled models apart: SHA-1 of the scene's XML without this machine's paths, 12 hex digits."""
+    """Identify a compiled model: 12 hex digits of the SHA-1 of the scene's XML without this machine's paths."""
     libero = import_libero()
     from robosuite.utils.binding_utils import MjSim
 
@@ -55,7 +55,7 @@ def model_group(bddl: Path) -> str:
 
 
 def build() -> dict[str, Any]:
-    """The manifest of the installed files."""
+    """Return the manifest of the installed files."""
     from libero.libero.benchmark.libero_suite_task_map import libero_task_map
 
     benchmarks: dict[str, Any] = {}

@@ -1,4 +1,7 @@
-"""Tabletop scenes of our own: rigid pick-place, clutter and composite tasks. Importing this imports no simulator."""
+"""apt-bench's own tabletop scenes: rigid pick-place, clutter and composite tasks.
+
+Importing this package imports no simulator; the first use of `TabletopEnv` does.
+"""
 
 from __future__ import annotations
 

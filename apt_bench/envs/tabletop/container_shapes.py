@@ -1,4 +1,4 @@
-"""Plates, bowl, mug, tray and the storage box: what is seen of them, and what is touched."""
+"""Shapes of the plates, bowl, mug, tray and storage box: visual and collision geoms."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from apt_bench.envs.tabletop.catalog import RED, Rgb
 from apt_bench.envs.tabletop.primitives import Geom, Vec, box, disc, lathe, numbers, rod
 
 BOX_INSIDE: Vec = (0.060, 0.066, 0.074)
-"""Half sizes (x, y) and depth of the storage box, m. Its lid slides along y."""
+"""Inner half sizes (x, y) and depth of the storage box in m. Its lid slides along y."""
 BOX_WALL, LID_TRAVEL = 0.005, 0.130
 BOX_COLOR: Rgb = (0.36, 0.26, 0.20)
 LID_COLOR: Rgb = (0.86, 0.70, 0.46)
 
 
 def container_parts(shape: str, color: Rgb) -> tuple[list[Geom], list[Geom]]:
-    """Visual and collision geoms of a container, in the frame of its bottom centre."""
+    """Return the visual and the collision geoms of a container, in the frame of its bottom centre."""
     dark: Rgb = (color[0] * 0.7, color[1] * 0.7, color[2] * 0.7)
     if shape == "plate":
         seen = [
@@ -87,8 +87,10 @@ def container_parts(shape: str, color: Rgb) -> tuple[list[Geom], list[Geom]]:
 
 
 def box_parts() -> tuple[list[Geom], list[Geom]]:
-    """The storage box and its lid, all of it seen and touched. The box in the frame of its bottom centre; the lid in
-    that of its closed place on the rim, with a bar across it to push or pull."""
+    """Return the geoms of the storage box and of its lid, which are both visual and collision geoms.
+
+    The box's frame is its bottom centre. The lid's frame is its closed position on the rim; it has a bar across it, to
+    push or pull it."""
     (x, y, depth), w = BOX_INSIDE, BOX_WALL
     height = (depth + w) / 2
     walls = [box(BOX_COLOR, (0, 0, w / 2), (x + 2 * w, y + 2 * w, w / 2))]
@@ -101,7 +103,7 @@ def box_parts() -> tuple[list[Geom], list[Geom]]:
 def _wall(
     radius: float, half_height: float, half_thick: float, z: float, slope: float, n: int = 12
 ) -> list[Geom]:
-    """A ring of boxes: `slope` is its angle (rad) to the table, pi / 2 = upright."""
+    """Return a ring of boxes. `slope`: angle (rad) of its wall to the table; pi / 2 is upright."""
     half_width = radius * 1.02 * sin(pi / n) + half_thick
     ring = []
     for k in range(n):

@@ -1,8 +1,8 @@
 """Operational-space control of the arm, with robosuite's `OSC_POSE` conventions and gains.
 
-One action moves the goal of the grip site by up to 5 cm per axis (world axes, from where the hand is now) and turns it
-by up to 0.5 rad; a zero rotation keeps the last goal orientation. Torques follow Khatib (1987), position and
-orientation uncoupled, kp 150, critically damped, with a null-space term (kp 10) towards the home joints.
+An action sets the goal of the grip site relative to its current pose: up to 5 cm per axis (world axes) and up to
+0.5 rad of rotation. A zero rotation keeps the last goal orientation. The torques follow Khatib (1987), with position
+and orientation uncoupled, kp 150, critical damping, and a null-space term (kp 10) towards the home joints.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ KP, NULL_KP = 150.0, 10.0
 KD, NULL_KD = 2 * sqrt(KP), 2 * sqrt(NULL_KP)
 POSITION_UNIT, ROTATION_UNIT = 0.05, 0.5
 GRIPPER_SPEED = 0.01
-"""Share of half the gripper's range per substep: 25 substeps a control step, so 8 control steps from open to closed."""
+"""Fraction of half the gripper's range per substep. There are 25 substeps per control step, so closing takes 8 control
+steps."""
 
 
 class OperationalSpaceController:
-    """Torques for one arm. `dof`: the arm's indices in qpos, qvel and ctrl (they are the first of each)."""
+    """Computes the torques of one arm. `dof`: its number of joints, which come first in qpos, qvel and ctrl."""
 
     def __init__(self, model: Any, data: Any, site: int, dof: int, home: np.ndarray) -> None:
         self.model, self.data, self.site, self.dof, self.home = model, data, site, dof, home
@@ -34,14 +35,14 @@ class OperationalSpaceController:
         self.goal_rotation = data.site_xmat[site].reshape(3, 3).copy()
 
     def set_goal(self, action: np.ndarray) -> None:
-        """Take float (6,) in [-1, 1] as the next goal, relative to the grip site's pose now."""
+        """Set the next goal from float (6,) in [-1, 1], relative to the current pose of the grip site."""
         self.goal_position = self.data.site_xpos[self.site] + POSITION_UNIT * action[:3]
         if np.any(action[3:6]):
             rotation = self.data.site_xmat[self.site].reshape(3, 3)
             self.goal_rotation = rotation_matrix(ROTATION_UNIT * action[3:6]) @ rotation
 
     def torques(self) -> np.ndarray:
-        """float (dof,), N m, clipped to the motors' range. Needs `mj_step1`'s results."""
+        """Return the torques, float (dof,) in N m, clipped to the motors' range. `mj_step1` must have run."""
         model, data, n = self.model, self.data, self.dof
         mujoco.mj_jacSite(model, data, self._jacobian[:3], self._jacobian[3:], self.site)
         mujoco.mj_fullM(model, self._mass, data.qM)
@@ -63,13 +64,13 @@ class OperationalSpaceController:
 
 
 def _solve(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """x of a x = b for a symmetric positive (semi)definite a: LAPACK without numpy's checks, which cost more."""
+    """Solve a x = b for a symmetric positive (semi)definite a, with LAPACK directly to avoid numpy's slow checks."""
     _, x, info = dposv(a, b)
     return np.asarray(x if info == 0 else np.linalg.pinv(a) @ b)
 
 
 def rotation_matrix(vector: np.ndarray) -> np.ndarray:
-    """(3, 3) of a rotation vector (3,), rad: Rodrigues' formula."""
+    """Convert a rotation vector (3,) in rad to a rotation matrix (3, 3), with Rodrigues' formula."""
     x, y, z = vector
     angle = sqrt(x * x + y * y + z * z)
     if angle < 1e-12:

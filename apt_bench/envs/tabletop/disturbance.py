@@ -1,6 +1,6 @@
-"""Pushes against the arm: demonstrations then show how to come back to the way (DART, arXiv 1703.09327).
+"""Random pushes against the arm, so that demonstrations show how to recover (DART, arXiv 1703.09327).
 
-The actions that are recorded are the expert's own; the pushes belong to the episode, so a replay meets them again.
+The recorded actions are the expert's own. The pushes are part of the episode, so a replay repeats them.
 """
 
 from __future__ import annotations
@@ -8,21 +8,21 @@ from __future__ import annotations
 import numpy as np
 
 START, STEPS = 0.06, (3, 9)
-"""Chance per control step that a push begins, and how long it lasts (control steps)."""
+"""Probability per control step that a push begins, and the range of its duration in control steps (end excluded)."""
 TURN = 0.5
-"""Of a push, the share that turns about the vertical."""
+"""Strength of a push's rotation about the vertical axis, relative to the strongest push."""
 
 
 class Disturbance:
-    """What is added to the first six numbers of every action. `strength`: of the strongest push, in units of action;
-    0 = none."""
+    """Added to the first six numbers of every action. `strength`: of the strongest push, in units of an action; 0 means
+    no pushes."""
 
     def __init__(self, strength: float, seed: list[int]) -> None:
         self._strength, self._rng = strength, np.random.default_rng(seed)
         self._push, self._left = np.zeros(6), 0
 
     def step(self) -> np.ndarray:
-        """(6,) for the next control step."""
+        """Return the disturbance of the next control step, (6,)."""
         if self._left == 0:
             self._push = np.zeros(6)
             if self._strength and self._rng.random() < START:

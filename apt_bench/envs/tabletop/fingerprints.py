@@ -1,6 +1,7 @@
-"""Fingerprints of the suites' first scenes (`audit.fingerprint`), by suite and cell: equal on every machine.
-Whoever changes a scene on purpose raises the suite's version and writes the new values here; `apt-bench validate`
-prints them."""
+"""Fingerprints of the suites' first scenes (`validation.fingerprint`), by suite and cell. They are the same on every
+machine. To change a scene on purpose, raise the suite's version and write the new values here. `apt-bench validate`
+prints them.
+"""
 
 from __future__ import annotations
 

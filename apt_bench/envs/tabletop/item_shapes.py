@@ -1,8 +1,8 @@
-"""The shapes of the catalogue, from primitives and small surfaces of revolution; toys are in toy_shapes.py.
+"""The shapes of the items, made of primitives and small surfaces of revolution. Toys are in toy_shapes.py.
 
-What is seen and what is touched differ on purpose. Seen: some ten low-polygon geoms. Touched: one box, a little
-narrower than what is seen, so that round things neither roll nor slip out of the gripper's 16 mm wide pads when the
-grasp is a centimetre off.
+Visual and collision geoms differ on purpose. An item is rendered as about ten low-polygon geoms. It collides as one
+box that is slightly narrower. Round objects therefore neither roll nor slip out of the gripper's 16 mm wide pads when
+the grasp is off by a centimetre.
 """
 
 from __future__ import annotations
@@ -223,5 +223,5 @@ _BUILDERS: dict[str, Callable[[Rgb, Rgb], Shape]] = {
 
 @cache
 def shape_of(item: Item) -> Shape:
-    """The shape of an item in its colours."""
+    """Return the shape of an item in its colours."""
     return _BUILDERS[item.shape](item.color, item.color2)

@@ -1,4 +1,4 @@
-"""Parts that things are made of: primitives and surfaces of revolution, as MJCF attributes."""
+"""Geoms that objects are made of: primitives and surfaces of revolution, as MJCF attributes."""
 
 from __future__ import annotations
 
@@ -9,25 +9,31 @@ from apt_bench.envs.tabletop.catalog import BLACK, Rgb
 
 Vec = tuple[float, float, float]
 SEGMENTS = 18
-"""Sides of a surface of revolution."""
+"""Number of sides of a surface of revolution."""
 
 
 @dataclass(frozen=True)
 class Geom:
-    """A visual geom: MJCF attributes in the frame of the thing's bottom centre (z up), without its colour."""
+    """A visual geom. `attributes`: its MJCF attributes except the colour; frame: the object's bottom centre, z up."""
 
     type: str
     color: Rgb
     attributes: dict[str, str]
     profile: tuple[
         tuple[float, float], ...
-    ] = ()  # of a surface of revolution about z: (radius, z), bottom to top
+    ] = ()  # of a surface of revolution: (radius, z) from bottom to top
 
 
 @dataclass(frozen=True)
 class Shape:
-    """`half`: half sizes (m) of the collision box, which stands on z = 0. Round shapes look alike from every side, so
-    their yaw is not varied."""
+    """The shape of an object.
+
+    Attributes:
+        half: Half sizes (m) of the collision box, whose bottom is at z = 0.
+        geoms: Visual geoms.
+        round: Whether it looks the same from every side, so that its yaw is not varied.
+        mass: In kg.
+    """
 
     half: Vec
     geoms: list[Geom] = field(default_factory=list)
@@ -36,12 +42,12 @@ class Shape:
 
     @property
     def radius(self) -> float:
-        """Of the circle about the collision box, seen from above."""
+        """Radius (m) of the circle around the collision box, seen from above."""
         return (self.half[0] ** 2 + self.half[1] ** 2) ** 0.5
 
 
 def numbers(*values: float) -> str:
-    """As MJCF wants them."""
+    """Format numbers for MJCF."""
     return " ".join(f"{v:.5g}" for v in values)
 
 
@@ -50,7 +56,7 @@ def _geom(kind: str, color: Rgb, pos: Vec, size: tuple[float, ...], euler: Vec =
 
 
 def box(color: Rgb, pos: Vec, half: Vec, euler: Vec = (0, 0, 0)) -> Geom:
-    """A box by its half sizes."""
+    """A box with these half sizes."""
     return _geom("box", color, pos, half, euler)
 
 
@@ -60,7 +66,7 @@ def ball(color: Rgb, pos: Vec, r: float) -> Geom:
 
 
 def egg(color: Rgb, pos: Vec, half: Vec, euler: Vec = (0, 0, 0)) -> Geom:
-    """An ellipsoid by its half sizes."""
+    """An ellipsoid with these half sizes."""
     return _geom("ellipsoid", color, pos, half, euler)
 
 
@@ -80,7 +86,7 @@ def lathe(color: Rgb, *profile: tuple[float, float], pos: Vec = (0, 0, 0), euler
 
 
 def lathe_mesh(profile: tuple[tuple[float, float], ...]) -> tuple[str, str]:
-    """`vertex` and `face` attributes of an MJCF mesh."""
+    """Return the `vertex` and `face` attributes of the MJCF mesh of a profile."""
     ring = [
         (round(cos(2 * pi * k / SEGMENTS), 6), round(sin(2 * pi * k / SEGMENTS), 6)) for k in range(SEGMENTS)
     ]

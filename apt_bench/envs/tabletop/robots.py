@@ -1,7 +1,7 @@
-"""The arms: robosuite's MJCF files, drawn with their low-polygon collision meshes.
+"""The robots: robosuite's MJCF files, rendered with their low-polygon collision meshes.
 
-The visual meshes (some 100,000 triangles) are left out: they would cost thirty times the rest of the picture. Joint
-friction, damping and armature are what robosuite sets when it loads the files.
+The visual meshes (about 100,000 triangles) are left out: rendering them would take thirty times as long as the rest of
+the image. Joint friction, damping and armature are those that robosuite sets when it loads the files.
 """
 
 from __future__ import annotations
@@ -14,27 +14,41 @@ from apt_bench.core.errors import UserError, did_you_mean
 from apt_bench.core.provenance import roots
 
 BASE = (-0.66, 0.0, 0.912)
-"""World position (m) of the arm's base, as on LIBERO's tables."""
+"""Position (m, world frame) of the arm's base, as on LIBERO's tables."""
 
 
 @dataclass(frozen=True)
 class RobotSpec:
-    """`home`: arm joints (rad). `fingers`: the gripper's driven joints; `hold`: all its joints at the start;
-    `finger_m`: (offset, slope) of each driven joint to its finger's place in m, as the Panda reports it. `signs`:
-    direction of each gripper actuator under a closing command. `left`, `right`: names of finger geoms."""
+    """An arm with a gripper.
+
+    Attributes:
+        arm: Folder of the arm in robosuite's assets.
+        gripper: File of the gripper in robosuite's assets, without its suffix.
+        home: Home positions of the arm's joints (rad).
+        fingers: The gripper's two driven joints.
+        gripper_start: Start position of each joint of the gripper.
+        signs: Direction of each gripper actuator for a closing command.
+        left: Names of the left finger's geoms.
+        right: Names of the right finger's geoms.
+        max_opening: Distance (m) between the fingers of the open gripper.
+        colors: Colours of the links, alternating.
+        finger_m: See `apt_bench.envs.base.Robot`.
+        swap: Collision mesh file -> a file of the same shape with fewer faces.
+        damping: Damping of each joint of the arm; () keeps the file's.
+    """
 
     arm: str
     gripper: str
     home: tuple[float, ...]
     fingers: tuple[str, str]
-    hold: dict[str, float]
+    gripper_start: dict[str, float]
     signs: tuple[float, float]
     left: tuple[str, ...]
     right: tuple[str, ...]
     max_opening: float
-    colors: tuple[str, str]  # of the links, alternating
+    colors: tuple[str, str]
     finger_m: tuple[tuple[float, float], tuple[float, float]]
-    swap: dict[str, str]  # collision mesh file -> a lighter file of the same shape
+    swap: dict[str, str]
     damping: tuple[float, ...] = ()
 
 
@@ -43,24 +57,29 @@ PANDA = RobotSpec(
     gripper="panda_gripper",
     home=(0.0, -0.161037389, 0.0, -2.44459747, 0.0, 2.2267522, 0.7853981633974483),
     fingers=("finger_joint1", "finger_joint2"),
-    hold={"finger_joint1": 0.04, "finger_joint2": -0.04},
+    gripper_start={"finger_joint1": 0.04, "finger_joint2": -0.04},
     signs=(-1.0, 1.0),
     left=("finger1_collision", "finger1_pad_collision"),
     right=("finger2_collision", "finger2_pad_collision"),
     max_opening=0.08,
     colors=("0.93 0.93 0.94 1", "0.86 0.87 0.89 1"),
     finger_m=((0.0, 1.0), (0.0, 1.0)),
-    swap={
-        "meshes/link1.stl": "meshes/link2.stl"
-    },  # the same casting; link1.stl has 12,516 faces, link2.stl 300
+    swap={"meshes/link1.stl": "meshes/link2.stl"},  # the same shape with 300 faces in place of 12,516
     damping=(0.1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01),
 )
 UR5E = RobotSpec(
     arm="robots/ur5e",
     gripper="robotiq_gripper_85",
-    home=(-0.30236, -1.69675, 1.91175, -1.7858, -1.5708, -1.87316),  # the Panda's home pose of the hand
+    home=(
+        -0.30236,
+        -1.69675,
+        1.91175,
+        -1.7858,
+        -1.5708,
+        -1.87316,
+    ),  # the hand has the same pose as the Panda's at home
     fingers=("finger_joint", "right_outer_knuckle_joint"),
-    hold=dict.fromkeys(
+    gripper_start=dict.fromkeys(
         (
             "finger_joint",
             "left_inner_finger_joint",
@@ -83,7 +102,7 @@ ROBOTS = {"panda": PANDA, "ur5e": UR5E}
 
 
 def robot_spec(name: str) -> RobotSpec:
-    """A robot by name. Raises UserError."""
+    """Return a robot by name. Raises UserError for an unknown name."""
     if name not in ROBOTS:
         raise UserError(f"No robot '{name}' for the tabletop suites. {did_you_mean(name, ROBOTS)}")
     return ROBOTS[name]
@@ -91,9 +110,9 @@ def robot_spec(name: str) -> RobotSpec:
 
 @cache
 def robot_parts(name: str) -> dict[str, str]:
-    """MJCF fragments by section (asset, worldbody, actuator, tendon) of one robot, its base at `BASE`."""
+    """Return MJCF fragments of a robot by section (asset, worldbody, actuator, tendon), with its base at `BASE`."""
     spec = robot_spec(name)
-    places = roots("robosuite")  # not imported: that costs seconds, warnings and a log file
+    places = roots("robosuite")  # without importing it, which takes seconds, warns and writes a log file
     if not places:
         raise UserError("The tabletop suites need robosuite's robot files. Install robosuite==1.4.0.")
     assets = places[0] / "models" / "assets"

@@ -84,7 +84,7 @@ def compile_scene(spec: SceneSpec, robot: str = "panda") -> tuple[Any, Any]:
     data = mujoco.MjData(model)
     arm = robot_spec(robot)
     data.qpos[: len(arm.home)] = np.array(arm.home) + np.array(spec.joints[: len(arm.home)])
-    for joint, value in arm.hold.items():
+    for joint, value in arm.gripper_start.items():
         data.joint(joint).qpos[:] = value
     if spec.box:
         data.joint(f"{BOX}_lid").qpos[:] = LID_TRAVEL

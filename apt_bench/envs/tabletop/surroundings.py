@@ -1,4 +1,4 @@
-"""Tables, floors, backgrounds and lights: two that training sees, and eight that it does not."""
+"""Tables, floors, backgrounds and lights: two sets that occur in training (`seen`) and eight that do not."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ from apt_bench.envs.tabletop.catalog import Rgb, Split
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Table, floor, background and light. Colours are the two of a pattern; `light` scales brightness, `warmth` shifts
-    it to red (> 0) or blue (< 0), `azimuth` (degrees) is where the light comes from."""
+    """Table, floor, background and light.
+
+    Attributes:
+        table: Pattern and its two colours (see `textures`).
+        floor: Pattern and its two colours.
+        sky: Two colours of the background's gradient.
+        light: Scale of the brightness.
+        warmth: Shift of the light towards red (> 0) or blue (< 0).
+        azimuth: Direction from which the light comes, in degrees.
+    """
 
     name: str
     split: Split
@@ -131,5 +139,5 @@ SURROUNDINGS: dict[str, Surroundings] = {
 
 
 def surroundings(split: Split) -> list[Surroundings]:
-    """Surroundings of one split."""
+    """Return the surroundings of a split."""
     return [s for s in SURROUNDINGS.values() if s.split == split]

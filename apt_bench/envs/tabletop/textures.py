@@ -1,4 +1,4 @@
-"""Small procedural textures for tables and floors: PNG bytes, the same on every machine."""
+"""Procedural textures for tables and floors, as PNG bytes that are the same on every machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZE = 128
 
 @cache
 def texture_png(pattern: str, first: Rgb, second: Rgb) -> bytes:
-    """A (128, 128) texture that mixes two colours: flat, tiles, stripes, wood or noise."""
+    """Return a 128 x 128 texture in two colours. `pattern`: flat, tiles, stripes, wood or noise."""
     mix = _PATTERNS[pattern](np.random.RandomState(5))[..., None]
     rgb = np.array(first) * (1 - mix) + np.array(second) * mix
     buffer = io.BytesIO()
@@ -51,14 +51,14 @@ def _wood(random: np.random.RandomState) -> np.ndarray:
 
 
 def _noise(random: np.random.RandomState) -> np.ndarray:
-    """Clouds, as in stone."""
+    """Blurred noise, as in stone."""
     clouds = sum(_smooth(random.rand(SIZE, SIZE), r, r) * w for r, w in ((16, 0.6), (5, 0.3), (1, 0.1)))
     clouds = np.asarray(clouds)
     return (clouds - clouds.min()) / np.ptp(clouds)
 
 
 def _smooth(noise: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """Periodic box blur, stretched back to [0, 1]."""
+    """Apply a periodic box blur and rescale to [0, 1]."""
     for axis, reach in ((0, rows), (1, columns)):
         noise = np.mean([np.roll(noise, k, axis) for k in range(-reach, reach + 1)], axis=0)
     return (noise - noise.min()) / max(np.ptp(noise), 1e-9)

@@ -1,4 +1,4 @@
-"""Shapes of the catalogue: toy animals, tools and vehicles."""
+"""The shapes of the items that are toy animals, tools and vehicles."""
 
 from __future__ import annotations
 
