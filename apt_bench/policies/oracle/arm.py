@@ -1,4 +1,7 @@
-"""Whether the arm can put the hand somewhere: inverse kinematics and collisions on a copy of the state."""
+"""Whether the arm can reach a pose of the end effector: inverse kinematics and collisions on a copy of the state.
+
+Frames, units and the tool frame are those of `world.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ import numpy as np
 from apt_bench.envs.base import Scene
 from apt_bench.envs.mujoco_no_gl import mujoco
 
-ITERATIONS = 60
-DAMPING = 0.02
-MAX_EXTENSION = 0.95  # share of the arm's length that can be used well
-MIN_EXTENSION = 0.55  # of its length: nearer to the base it does not turn the hand freely
+ITERATIONS = 60  # of the inverse kinematics, at most
+DAMPING = 0.02  # of its least squares
+MAX_EXTENSION = 0.95  # extension above which the arm is close to straight and hard to control
+MIN_EXTENSION = 0.55  # extension below which the arm cannot turn the end effector freely
 FLIP_ANGLE = 0.06  # rad beyond straight
-LIMIT_MARGIN = 0.25  # rad from a joint's end from which on it is a bad posture
+LIMIT_MARGIN = 0.25  # rad from a joint limit within which a posture costs more
 
 
 class Arm:
@@ -32,29 +35,28 @@ class Arm:
         self._dofs = model.jnt_dofadr[self._joints]
         self._range = model.jnt_range[self._joints]
         self._rest_qpos = scene.data.qpos.copy()
-        self._rest = scene.data.qpos[
-            self._qpos
-        ].copy()  # the controller pulls towards the posture it starts in
+        # The controller pulls towards the posture in which the episode starts.
+        self._rest = scene.data.qpos[self._qpos].copy()
         self.base = scene.data.xpos[scene.robot.body_root][:2].copy()
         self._measure()
         self._is_robot = np.append(np.isin(model.geom_bodyid, robot_bodies), False)
 
     def extension(self, position: np.ndarray, rotation: np.ndarray) -> float:
-        """How far the arm is stretched with the hand there: 1 = straight. Near that it may flip over its elbow."""
+        """Extension of the arm with the end effector at a pose: 1 = straight. Near 1 the elbow may flip."""
         return float(np.linalg.norm(self._shoulder_to_wrist(position, rotation))) / self._length
 
     def extension_axis(self, position: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-        """(3,) unit vector along which the arm stretches."""
+        """Unit vector (3,) along which the arm extends."""
         reach = self._shoulder_to_wrist(position, rotation)
         return reach / float(np.linalg.norm(reach))
 
     def elbow_flipped(self) -> bool:
-        """Whether the elbow is bent the wrong way: then pulling inwards only pushes it against its stop."""
+        """Whether the elbow is bent the wrong way. Moving inwards then only drives it into its joint limit."""
         q, rest = (float(d[self._elbow]) - self._straight for d in (self.scene.data.qpos, self._rest_qpos))
         return q * rest < 0 and abs(q) > FLIP_ANGLE
 
     def _shoulder_to_wrist(self, position: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-        """(3,) from the shoulder to the wrist."""
+        """Vector (3,) from the shoulder to the wrist."""
         away = position[:2] - self.base
         radial = np.array([*away, 0.0]) / max(float(np.linalg.norm(away)), 1e-6)
         approach = rotation[:, 2]
@@ -63,7 +65,7 @@ class Arm:
         return position - self._tool_along * approach - self._tool_across * across - self._shoulder
 
     def into_reach(self, position: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-        """The position, drawn towards the base until it can be reached well."""
+        """The position, moved towards the base in steps of 1 cm until the extension is below `MAX_EXTENSION`."""
         away = position[:2] - self.base
         step = np.array([*away, 0.0]) / max(float(np.linalg.norm(away)), 1e-6) * 0.01
         for _ in range(15):
@@ -73,8 +75,8 @@ class Arm:
         return position
 
     def cost(self, position: np.ndarray, rotation: np.ndarray, ignore: Collection[int] = ()) -> float:
-        """How bad a posture with the open hand there would be: 0 = easy; 1 and more: out of reach, or something is in
-        the way (other than the geoms `ignore`)."""
+        """Cost (no unit) of the posture that reaches a pose with an open gripper: 0 = easy; 1 or more = out of reach,
+        or the robot collides with something other than the geoms `ignore`."""
         miss, turn_error = self._solve(position, rotation)
         data, model = self._scratch, self.scene.model
         low, high = self._range.T
@@ -94,8 +96,8 @@ class Arm:
         return cost + float((crossing & ~np.isin(other, list(ignore))).any())
 
     def _measure(self) -> None:
-        """Lengths that `stretch` needs: from the shoulder to the wrist of the straight arm, and from the wrist to the
-        finger tips along (`_behind`) and across (`_beside`) the approach."""
+        """Measure what `extension` needs: the distance from the shoulder to the wrist of the straight arm, and from the
+        wrist to the finger tips along (`_tool_along`) and across (`_tool_across`) the approach axis."""
         model, data, site = self.scene.model, self._scratch, self.scene.robot.grip_site
         shoulder, wrist = self._joints[1], self._joints[-2]
         data.qpos[:] = self.scene.data.qpos
@@ -118,7 +120,8 @@ class Arm:
             data.qpos[:] = self.scene.data.qpos
 
     def _solve(self, position: np.ndarray, rotation: np.ndarray) -> tuple[float, float]:
-        """Leaves the posture in the scratch data; returns by how far (m, rad) it misses the pose."""
+        """Inverse kinematics. Leaves the posture in the scratch data; returns its errors in position (m) and rotation
+        (rad)."""
         model, data, site = self.scene.model, self._scratch, self.scene.robot.grip_site
         data.qpos[:] = self.scene.data.qpos
         data.qpos[self._qpos] = self._rest
@@ -147,7 +150,7 @@ class Arm:
 
 
 def rotation_vector(matrix: np.ndarray) -> np.ndarray:
-    """(3,) axis times angle (0 to pi) of a rotation matrix."""
+    """Rotation vector (3,) of a rotation matrix: axis times angle (0 to pi)."""
     quaternion, vector = np.zeros(4), np.zeros(3)
     mujoco.mju_mat2Quat(quaternion, np.ascontiguousarray(matrix).ravel())
     mujoco.mju_quat2Vel(vector, quaternion, 1.0)
@@ -155,7 +158,7 @@ def rotation_vector(matrix: np.ndarray) -> np.ndarray:
 
 
 def _open(model: Any, scene: Scene) -> list[float]:
-    """Positions of the fingers at their widest."""
+    """Joint positions of the fingers with the gripper fully open."""
     ends = []
     for address, (offset, slope) in zip(scene.robot.finger_qpos, scene.robot.finger_m, strict=True):
         joint = int(np.flatnonzero(model.jnt_qposadr == address)[0])
@@ -164,7 +167,7 @@ def _open(model: Any, scene: Scene) -> list[float]:
 
 
 def ancestors(model: Any, body: int) -> list[int]:
-    """Ids of a body and of everything that carries it, without the world."""
+    """Ids of a body and of its ancestors, without the world body."""
     chain = []
     while body:
         chain.append(body)
@@ -173,7 +176,7 @@ def ancestors(model: Any, body: int) -> list[int]:
 
 
 def subtree(model: Any, root: int) -> list[int]:
-    """Ids of a body and everything attached below it."""
+    """Ids of a body and of its descendants."""
     found = {root}
     for body in range(root + 1, model.nbody):
         if model.body_parentid[body] in found:

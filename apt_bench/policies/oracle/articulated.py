@@ -1,4 +1,4 @@
-"""Skills on joints: pull a drawer open, push it shut, turn a knob."""
+"""Motions that move a joint: open and close a drawer, turn a knob, push a door."""
 
 from __future__ import annotations
 
@@ -15,39 +15,38 @@ from apt_bench.policies.oracle.motion import (
     DOWN,
     OPEN,
     Motion,
-    action_towards,
     close_gripper,
-    follow_path,
     hold,
     move_to,
+    servo,
     tilted_frame,
     top_down_frame,
     up,
     without_tilt,
 )
-from apt_bench.policies.oracle.paths import plan
+from apt_bench.policies.oracle.paths import plan_and_follow
 from apt_bench.policies.oracle.world import World
 
 TO_FAR_END = {"open": True, "turnon": True, "close": False, "turnoff": False}
-"""Whether the predicate wants the end of the joint's range that is farther from zero."""
-TILTS = np.deg2rad([68, 62, 74])  # of the hand that reaches for a drawer's handle from the front
-HOOK_TILTS = np.deg2rad([50, 40, 60])  # of the hand that drags it by its upper edge
-HOOK, HOOK_PRESS = 0.004, 0.02  # m that the finger tips aim behind the bar, and below its top
-TIP_REACH = 0.006  # m that the finger tips reach beyond the grip site, less what goes behind the bar
-DRAG = 0.05  # m ahead that a dragging hand aims
+"""Whether the predicate holds at the end of the joint's range that is farther from zero."""
+TILTS = np.deg2rad([68, 62, 74])  # of the gripper that grasps a drawer's handle from the front
+DRAG_TILTS = np.deg2rad([50, 40, 60])  # of the gripper that drags a handle by its upper edge
+DRAG_BEHIND, DRAG_BELOW = 0.004, 0.02  # m that the finger tips aim behind the bar, and below its top
+TIP_REACH = 0.006  # m from the grip site to the finger tips, less the depth behind the bar
+DRAG_AHEAD = 0.05  # m that the end effector aims ahead while dragging
 PUSH_TILT, SMALL_TILT = np.deg2rad(50), np.deg2rad(15)
-TWIST, TWIST_STEP = 1.7, 0.1  # rad: of one grip, per control step
-PUSH_RADIUS = 0.7  # of a door's width, from its hinge, where it is pushed
+TWIST, TWIST_STEP = 1.7, 0.1  # rad of a knob with one grasp, and per control step
+PUSH_RADIUS = 0.7  # share of a door's width, from its hinge, at which it is pushed
 BELOW_EDGE = 0.02  # m of the finger tips below a door's upper edge, so that the palm passes over it
-FINGER = 0.012  # m, half thickness
-LEAD_ANGLE = 0.2  # rad that the hand aims ahead of the door
-DOOR_RADIUS = 0.1  # m: what a hinge moves farther from its axis than this is a door, otherwise a knob
-EXTRA_STEPS = 4  # control steps that a joint is moved on once the predicate holds: let go, it gives a little
-PULL_BEYOND = 0.08  # m that a pull goes on beyond the wanted travel, because the controller lags behind
+FINGER = 0.012  # m, half the thickness of a finger
+LEAD_ANGLE = 0.2  # rad that the end effector aims ahead of the door
+DOOR_RADIUS = 0.1  # m from its axis that a door reaches, and a knob does not
+EXTRA_STEPS = 4  # control steps after the predicate holds, because a released joint moves back a little
+PULL_BEYOND = 0.08  # m beyond the travel that a pull aims, because the controller lags behind
 
 
 def joint_of(world: World, atom: Atom) -> int | None:
-    """The hinge or slide that a predicate like `open(drawer_region)` or `turnon(stove)` is about."""
+    """The hinge or slide of a predicate such as `open(drawer_region)` or `turnon(stove)`; None where it has none."""
     scene, name = world.scene, atom.args[0]
     if name in scene.objects:
         joints = scene.objects[name].joints
@@ -61,7 +60,7 @@ def joint_of(world: World, atom: Atom) -> int | None:
 
 
 def operate(world: World, atom: Atom, attempt: int) -> Motion:
-    """Bring about one predicate of a joint."""
+    """Move a joint until its predicate holds."""
     joint = joint_of(world, atom)
     if joint is None or atom.predicate not in TO_FAR_END:
         yield from hold(world, OPEN, 1)
@@ -85,7 +84,7 @@ def operate(world: World, atom: Atom, attempt: int) -> Motion:
 
 
 def turn_knob(world: World, joint: int, travel: float, done: Callable[[], bool], attempt: int) -> Motion:
-    """Take hold of a knob from above and turn the hand about the joint's axis."""
+    """Grasp a knob from above and rotate the end effector about the joint's axis."""
     axis = world.scene.data.xaxis[joint].copy()
     anchor = world.scene.data.xanchor[joint].copy()
     grasps = find_grasps(world, "", part=joint)
@@ -93,9 +92,9 @@ def turn_knob(world: World, joint: int, travel: float, done: Callable[[], bool],
         yield from hold(world, OPEN, 1)
         return False
     grasp = grasps[attempt % len(grasps)]
-    above = grasp.position + up(0.08)
-    yield from follow_path(world, plan(world, above, grasp.rotation, world.obstacles()), grasp.rotation, OPEN)
-    yield from move_to(world, above, grasp.rotation, OPEN, tolerance=0.012, angle=0.06)
+    pre_grasp = grasp.position + up(0.08)
+    yield from plan_and_follow(world, pre_grasp, grasp.rotation, OPEN)
+    yield from move_to(world, pre_grasp, grasp.rotation, OPEN, tolerance=0.012, angle=0.06)
     yield from move_to(world, grasp.position, grasp.rotation, OPEN, tolerance=0.006, steps=40, straight=True)
     yield from close_gripper(world)
     angle, there = 0.0, 0
@@ -106,19 +105,18 @@ def turn_knob(world: World, joint: int, travel: float, done: Callable[[], bool],
         angle = float(np.clip(angle + np.sign(travel) * TWIST_STEP, -TWIST, TWIST))
         spin = rotation_matrix(axis * angle)
         position = anchor + spin @ (grasp.position - anchor)
-        yield action_towards(world, position, spin @ grasp.rotation, CLOSE)
+        yield servo(world, position, spin @ grasp.rotation, CLOSE)
     yield from hold(world, OPEN, 5)
     yield from move_to(
         world, world.gripper_position + up(0.12), world.gripper_rotation, OPEN, tolerance=0.03, steps=15
     )
-    yield from move_to(
-        world, world.gripper_position, DOWN, OPEN, angle=0.2, steps=25
-    )  # untwist the wrist for what comes next
+    # Rotate the wrist back for the next motion.
+    yield from move_to(world, world.gripper_position, DOWN, OPEN, angle=0.2, steps=25)
     return done()
 
 
 def pull_open(world: World, joint: int, travel: float, done: Callable[[], bool], attempt: int) -> Motion:
-    """Reach for the handle from the front, the hand leaning, fingers around the bar, and pull."""
+    """Grasp a drawer's handle from the front with a tilted gripper, one finger above and one below, and pull."""
     out = world.scene.data.xaxis[joint] * np.sign(travel)
     bar = handle_points(world, joint, out)
     grip = (bar.max(0) + bar.min(0)) / 2
@@ -128,9 +126,9 @@ def pull_open(world: World, joint: int, travel: float, done: Callable[[], bool],
     ):
         return (yield from drag_by_edge(world, bar, out, travel, done, attempt))
     rotation = front_approach_frame(out, float(TILTS[attempt % len(TILTS)]))
-    before = grip - 0.09 * rotation[:, 2]
-    yield from follow_path(world, plan(world, before, DOWN, world.obstacles()), rotation, OPEN)
-    yield from move_to(world, before, rotation, OPEN, tolerance=0.015, angle=0.1, steps=60)
+    pre_grasp = grip - 0.09 * rotation[:, 2]
+    yield from plan_and_follow(world, pre_grasp, rotation, OPEN, planned=DOWN)
+    yield from move_to(world, pre_grasp, rotation, OPEN, tolerance=0.015, angle=0.1, steps=60)
     yield from move_to(world, grip, rotation, OPEN, tolerance=0.007, angle=0.1, steps=40)
     yield from close_gripper(world)
     start, there = world.gripper_position, 0
@@ -140,7 +138,7 @@ def pull_open(world: World, joint: int, travel: float, done: Callable[[], bool],
             break
         target = start + out * (abs(travel) + PULL_BEYOND)
         target[2] = start[2]
-        yield action_towards(world, target, rotation, CLOSE)
+        yield servo(world, target, rotation, CLOSE)
     yield from hold(world, OPEN, 6)
     yield from move_to(
         world, world.gripper_position - 0.08 * rotation[:, 2], rotation, OPEN, tolerance=0.02, steps=25
@@ -153,28 +151,29 @@ def pull_open(world: World, joint: int, travel: float, done: Callable[[], bool],
 def drag_by_edge(
     world: World, bar: np.ndarray, out: np.ndarray, travel: float, done: Callable[[], bool], attempt: int
 ) -> Motion:
-    """Press closed fingers onto the inner edge of a handle's bar (n, 3) that leaves no room to grip it, and drag."""
-    rotation = quarter_turn(front_approach_frame(out, float(HOOK_TILTS[attempt % len(HOOK_TILTS)])))
+    """Open a drawer whose handle, points `bar` (n, 3), leaves no room to grasp it: drag its inner edge with closed
+    fingers."""
+    rotation = quarter_turn(front_approach_frame(out, float(DRAG_TILTS[attempt % len(DRAG_TILTS)])))
     edge = (bar.max(0) + bar.min(0)) / 2
-    edge += out * (float((bar @ out).min()) - float(edge @ out) - HOOK)
+    edge += out * (float((bar @ out).min()) - float(edge @ out) - DRAG_BEHIND)
     edge[2] = bar[:, 2].max()
     point = edge - TIP_REACH * rotation[:, 2]
     before = point - 0.07 * rotation[:, 2]
-    yield from follow_path(world, plan(world, before + up(0.05), DOWN, world.obstacles()), rotation, CLOSE)
+    yield from plan_and_follow(world, before + up(0.05), rotation, CLOSE, planned=DOWN)
     yield from move_to(world, before, rotation, CLOSE, tolerance=0.015, angle=0.1, steps=60)
     yield from move_to(world, point, rotation, CLOSE, tolerance=0.006, angle=0.1, steps=30)
     for _ in range(120):
         if done():
             break
-        target = point + out * (float((world.gripper_position - point) @ out) + DRAG) - up(HOOK_PRESS)
-        yield action_towards(world, target, rotation, CLOSE)
+        target = point + out * (float((world.gripper_position - point) @ out) + DRAG_AHEAD) - up(DRAG_BELOW)
+        yield servo(world, target, rotation, CLOSE)
     yield from move_to(world, world.gripper_position + up(0.15), rotation, CLOSE, tolerance=0.03, steps=25)
     yield from move_to(world, world.gripper_position, DOWN, OPEN, angle=0.2, steps=25)
     return done()
 
 
 def push_shut(world: World, joint: int, travel: float, done: Callable[[], bool]) -> Motion:
-    """Push with closed fingers against the front, the hand leaning back so that only they come near."""
+    """Close a drawer: push its front with closed fingers and a tilted gripper, so that only the fingers touch it."""
     into = world.scene.data.xaxis[joint] * np.sign(travel)
     bar = handle_points(world, joint, -into)
     point = (bar.max(0) + bar.min(0)) / 2
@@ -182,24 +181,24 @@ def push_shut(world: World, joint: int, travel: float, done: Callable[[], bool])
     before = point - 0.07 * into
     above = before + up(0.12)
     rotation = front_approach_frame(-into, PUSH_TILT)
-    if world.arm.extension(above, rotation) > MAX_EXTENSION:  # a hand that leans back stretches the arm
+    if world.arm.extension(above, rotation) > MAX_EXTENSION:  # tilting the gripper extends the arm
         rotation = tilted_frame(world, before, into, SMALL_TILT)
-        yield from follow_path(world, plan(world, above, DOWN, world.obstacles()), DOWN, CLOSE)
+        yield from plan_and_follow(world, above, DOWN, CLOSE)
         yield from move_to(world, above, without_tilt(rotation), CLOSE, tolerance=0.03, angle=0.2)
-    yield from follow_path(world, plan(world, above, rotation, world.obstacles()), rotation, CLOSE)
+    yield from plan_and_follow(world, above, rotation, CLOSE)
     yield from move_to(world, above, rotation, CLOSE, tolerance=0.02)
     yield from move_to(world, before, rotation, CLOSE, tolerance=0.012, steps=40, straight=True)
     for _ in range(80):
         if done():
             break
-        yield action_towards(world, point + into * (abs(travel) + 0.05), rotation, CLOSE)
+        yield servo(world, point + into * (abs(travel) + 0.05), rotation, CLOSE)
     yield from move_to(world, world.gripper_position - 0.05 * into, rotation, CLOSE, tolerance=0.02, steps=15)
     yield from move_to(world, world.gripper_position + up(0.15), rotation, OPEN, tolerance=0.03, steps=20)
     return done()
 
 
 def is_door(world: World, joint: int) -> bool:
-    """Whether a hinge carries a door, not a knob."""
+    """Whether a hinge moves a door and not a knob."""
     data = world.scene.data
     offsets = world.part_points(joint) - data.xanchor[joint]
     return bool(
@@ -208,7 +207,7 @@ def is_door(world: World, joint: int) -> bool:
 
 
 def push_door(world: World, joint: int, travel: float, done: Callable[[], bool]) -> Motion:
-    """Push a door with closed fingers from behind, by `travel` (rad) about its upright hinge."""
+    """Push a door with closed fingers from behind, by `travel` (rad) about its vertical hinge."""
     model, data = world.scene.model, world.scene.data
     axis, anchor = data.xaxis[joint] * np.sign(travel), data.xanchor[joint].copy()
     offsets = world.part_points(joint) - anchor
@@ -223,7 +222,7 @@ def push_door(world: World, joint: int, travel: float, done: Callable[[], bool])
     rotation = top_down_frame(min(yaws, key=abs))
     start = anchor + contact - 0.06 * ahead
     above = start + up(0.08)
-    yield from follow_path(world, plan(world, above, rotation, world.obstacles()), rotation, CLOSE)
+    yield from plan_and_follow(world, above, rotation, CLOSE)
     yield from move_to(world, above, rotation, CLOSE, tolerance=0.02)
     yield from move_to(world, start, rotation, CLOSE, tolerance=0.012, steps=40, straight=True)
     address = model.jnt_qposadr[joint]
@@ -232,21 +231,21 @@ def push_door(world: World, joint: int, travel: float, done: Callable[[], bool])
         if done():
             break
         turn = abs(float(data.qpos[address]) - first) + LEAD_ANGLE
-        yield action_towards(world, anchor + rotation_matrix(axis * turn) @ contact, rotation, CLOSE)
+        yield servo(world, anchor + rotation_matrix(axis * turn) @ contact, rotation, CLOSE)
     yield from move_to(world, world.gripper_position + up(0.15), rotation, CLOSE, tolerance=0.03, steps=20)
     return done()
 
 
 def handle_points(world: World, joint: int, out: np.ndarray) -> np.ndarray:
-    """(n, 3) points of what sticks out farthest in the direction `out`: the last 1.6 cm."""
+    """Points (n, 3) of the part within 1.6 cm of its extreme in the direction `out` (3,): the handle of a drawer."""
     points = world.part_points(joint)
     depth = points @ out
     return points[depth > depth.max() - 0.016]
 
 
 def front_approach_frame(out: np.ndarray, tilt: float) -> np.ndarray:
-    """Tool frame of a hand that comes from the direction `out` (horizontal), leaning by `lean` (rad) from straight
-    down, its fingers above and below."""
+    """Tool frame of an approach from the horizontal direction `out` (3,): tilted by `tilt` (rad) from straight down,
+    one finger above the other."""
     approach = -out * np.sin(tilt) - np.array([0, 0, np.cos(tilt)])
     bar = np.cross(out, [0, 0, 1.0])
     frames = []
@@ -258,12 +257,12 @@ def front_approach_frame(out: np.ndarray, tilt: float) -> np.ndarray:
 
 
 def quarter_turn(frame: np.ndarray) -> np.ndarray:
-    """The tool frame, a quarter turn about its approach: the fingers beside each other."""
+    """The tool frame after a quarter turn about its approach axis: the fingers are then side by side."""
     return frame @ np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
 
 
 def rotation_matrix(vector: np.ndarray) -> np.ndarray:
-    """(3, 3) of a rotation vector."""
+    """Rotation matrix (3, 3) of a rotation vector (3,)."""
     angle = float(np.linalg.norm(vector))
     quaternion, matrix = np.zeros(4), np.zeros(9)
     mujoco.mju_axisAngle2Quat(quaternion, vector / max(angle, 1e-9), angle)

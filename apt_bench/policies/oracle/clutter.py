@@ -1,7 +1,7 @@
-"""Make room: push something aside with closed fingers, so that a hemmed-in thing can be grasped.
+"""Make room in clutter for a grasp: push the object or a neighbour, or set a neighbour aside.
 
-Which push helps is tried out on a copy of the simulation, in which the pushed thing is driven along and takes its
-neighbours with it.
+Each candidate push is simulated on a copy of the state, in which the pushed object moves at a constant velocity and
+pushes its neighbours.
 """
 
 from __future__ import annotations
@@ -19,44 +19,43 @@ from apt_bench.policies.oracle.motion import (
     CLOSE,
     OPEN,
     Motion,
-    action_towards,
-    follow_path,
     move_to,
+    servo,
     tilted_frame,
     up,
     without_tilt,
 )
-from apt_bench.policies.oracle.paths import plan
+from apt_bench.policies.oracle.paths import plan_and_follow
 from apt_bench.policies.oracle.pick_place import pick, place
 from apt_bench.policies.oracle.world import World
 
-LENGTHS = (0.025, 0.04, 0.055, 0.07, 0.085)  # m
-DIRECTIONS = np.deg2rad([0, 90, 180, 270, 45, 135, 225, 315])  # from the x axis of what is to be grasped
-ASIDE_LENGTHS = (0.03, 0.045, 0.06, 0.08, 0.10, 0.13)  # m that a neighbour is carried away
-OBLIQUE_COST = 0.02  # m of length that a push against a corner must save
-TILTS = np.deg2rad([15, 35, 50])  # of the hand backwards, so that only the fingers come near
-NEIGHBOUR_RADIUS = 0.13  # m: what is farther away is in nobody's way
-ON_TABLE = 0.02  # m above the table up to which a thing stands on it
-MIN_CLEARANCE = 0.002  # m of air around the closed hand
-CONTACT_GAP = 0.012  # m of air between it and what it will push
-ENOUGH_CLEARANCE = 0.004  # m of air around the open hand that is enough
-MIN_GAIN = 0.002  # m of air that a push must win
-PUSH_SPEED = 0.2  # m/s of an imagined push
-MIN_UPRIGHT = np.cos(np.deg2rad(15))
-MAX_PENETRATION = 0.004  # m by which an imagined push may press things into each other
-LEAD_LENGTH = 0.015  # m that the hand is sent ahead
-GRASP_COST = 0.7  # cost of a grasp that is worth a push
-POSTURE_COST = 0.2  # cost of a posture from which the arm gets away again
-APPROACH_HEIGHT = 0.08  # m above the place where a push begins, from where the hand goes down
-FINGER_CORNERS = 16  # the first corners of the hand's boxes are its fingers'
-GRIPPER_RADIUS = 0.3  # m around it in which it may hit something
-FINGER_HALF_WIDTH = 0.012  # half width (m) of what the closed fingers meet
+LENGTHS = (0.025, 0.04, 0.055, 0.07, 0.085)  # m, of a push
+DIRECTIONS = np.deg2rad([0, 90, 180, 270, 45, 135, 225, 315])  # from the x axis of the object to be grasped
+ASIDE_LENGTHS = (0.03, 0.045, 0.06, 0.08, 0.10, 0.13)  # m that a neighbour is set aside
+OBLIQUE_COST = 0.02  # m added to the length of an oblique push (against a corner)
+TILTS = np.deg2rad([15, 35, 50])  # of the gripper backwards, so that only the fingers come near
+NEIGHBOUR_RADIUS = 0.13  # m from the object, within which an object is a neighbour
+ON_TABLE = 0.02  # m above the table, below which an object stands on it
+MIN_CLEARANCE = 0.002  # m around the pushing gripper
+CONTACT_GAP = 0.012  # m between it and the object before the push
+ENOUGH_CLEARANCE = 0.004  # m around the open gripper that a grasp needs
+MIN_GAIN = 0.002  # m of clearance that a push must add
+PUSH_SPEED = 0.2  # m/s, simulated
+MIN_UPRIGHT = np.cos(np.deg2rad(15))  # an object that tilts more has toppled
+MAX_PENETRATION = 0.004  # m by which a simulated push may press objects into each other
+LEAD_LENGTH = 0.015  # m that the end effector aims ahead
+GRASP_COST = 0.7  # cost of a grasp, below which it is worth a push
+POSTURE_COST = 0.2  # cost of a posture, below which the arm can leave it again
+APPROACH_HEIGHT = 0.08  # m above the start of a push
+FINGER_CORNERS = 16  # the first corners of the gripper's boxes belong to the fingers
+GRIPPER_RADIUS = 0.3  # m around the gripper within which it may collide
+FINGER_HALF_WIDTH = 0.012  # m, half the width of the closed fingers
 
 
 @dataclass(frozen=True)
 class Push:
-    """Move the object `name` by `length` (m) along `direction` (3,), starting with the tool frame at `start`, with
-    closed fingers or with one of the open ones."""
+    """Push the object `name` by `length` (m) along `direction` (3,) with the closed fingers or one finger of the open
+    gripper. `start`, `rotation`: first pose of the tool frame."""
 
     name: str
     direction: np.ndarray
@@ -68,16 +67,16 @@ class Push:
 
 @dataclass(frozen=True)
 class SetAside:
-    """Take the object `name` by `grasp` and put it down at `spot` (3,)."""
+    """Pick the object `name` with `grasp` and place its origin at `placement` (3,)."""
 
     name: str
     grasp: Grasp
-    spot: np.ndarray
+    placement: np.ndarray
 
 
 def make_room(world: World, name: str, destination: np.ndarray) -> Motion:
-    """Push something once, or set one neighbour aside, so that `name` can be grasped and put to `destination` (3,), or
-    comes nearer to that. False where nothing of the kind helps."""
+    """Push one object or set one neighbour aside, so that `name` can be grasped and placed at `destination` (3,), or so
+    that more room is left around it. Returns False where neither helps."""
     found = find_push(world, name, destination)
     if found is None:
         return False
@@ -87,10 +86,10 @@ def make_room(world: World, name: str, destination: np.ndarray) -> Motion:
 
 
 def push_along(world: World, push: Push) -> Motion:
-    """Come down behind the thing, push it, and rise."""
+    """Descend behind the object, push it, and retreat upwards."""
     above = push.start + up(APPROACH_HEIGHT)
     straight = without_tilt(push.rotation)
-    yield from follow_path(world, plan(world, above, straight, world.obstacles()), straight, push.gripper)
+    yield from plan_and_follow(world, above, straight, push.gripper)
     yield from move_to(world, above, straight, push.gripper, tolerance=0.03, angle=0.2)
     yield from move_to(world, above, push.rotation, push.gripper, tolerance=0.015, angle=0.1)
     yield from move_to(
@@ -103,7 +102,7 @@ def push_along(world: World, push: Push) -> Motion:
         ahead = (world.gripper_position - push.start) @ push.direction + LEAD_LENGTH
         if ahead > push.length + 0.05:
             break
-        yield action_towards(world, push.start + ahead * push.direction, push.rotation, push.gripper)
+        yield servo(world, push.start + ahead * push.direction, push.rotation, push.gripper)
     back = world.gripper_position - 0.02 * push.direction
     yield from move_to(world, back, push.rotation, push.gripper, tolerance=0.01, steps=10)
     yield from move_to(
@@ -113,21 +112,21 @@ def push_along(world: World, push: Push) -> Motion:
 
 
 def set_aside(world: World, aside: SetAside) -> Motion:
-    """Take the thing from above and put it down a little farther on."""
+    """Pick a neighbour from above and place it a little farther away."""
     if not (yield from pick(world, aside.name, aside.grasp)):
         return False
-    yield from place(world, aside.name, aside.spot, 0.0, lambda: False, aside.grasp.rotation)
+    yield from place(world, aside.name, aside.placement, 0.0, lambda: False, aside.grasp.rotation)
     return True
 
 
 def find_push(world: World, name: str, destination: np.ndarray) -> Push | SetAside | None:
-    """The shortest push after which there is a grasp, or else a neighbour to be set aside, or else what wins the most
-    room for the hand."""
+    """The shortest push after which there is a grasp, or else a neighbour to set aside, or else the one of these that
+    adds the most clearance around the gripper."""
     best: tuple[float, Push] | None = None
-    second_best: tuple[float, Push | SetAside] | None = None
+    fallback: tuple[float, Push | SetAside] | None = None
     neighbours = _neighbours(world, name)
     if top_down_clearance(world, name, *neighbours[1:]) < ENOUGH_CLEARANCE:
-        return None  # they are not what is in the way
+        return None  # the neighbours are not the obstacle
     now = top_down_clearance(world, name)
     for other in neighbours:
         for index, direction in enumerate(_directions(world, name)):
@@ -139,26 +138,26 @@ def find_push(world: World, name: str, destination: np.ndarray) -> Push | SetAsi
                 pushes = [p for p in (replace(p, length=length) for p in pushes) if _end_is_free(after, p)]
                 if not pushes or (best is not None and length + extra >= best[0]):
                     break
-                room = top_down_clearance(after, name)
-                if room > ENOUGH_CLEARANCE and _graspable(after, name, destination):
+                clearance = top_down_clearance(after, name)
+                if clearance > ENOUGH_CLEARANCE and _has_grasp(after, name, destination):
                     best = length + extra, pushes[0]
                     break
-                value = room - 0.05 * (length + extra)
-                if room > now + MIN_GAIN and (second_best is None or value > second_best[0]):
-                    second_best = value, pushes[0]
+                value = clearance - 0.05 * (length + extra)
+                if clearance > now + MIN_GAIN and (fallback is None or value > fallback[0]):
+                    fallback = value, pushes[0]
     if best is not None:
         return best[1]
     for aside, after in _asides(world, name, neighbours[1:]):
-        room = top_down_clearance(after, name)
-        if room > ENOUGH_CLEARANCE and _graspable(after, name, destination):
+        clearance = top_down_clearance(after, name)
+        if clearance > ENOUGH_CLEARANCE and _has_grasp(after, name, destination):
             return aside
-        if room > now + MIN_GAIN and (second_best is None or room > second_best[0]):
-            second_best = room, aside
-    return second_best[1] if second_best else None
+        if clearance > now + MIN_GAIN and (fallback is None or clearance > fallback[0]):
+            fallback = clearance, aside
+    return fallback[1] if fallback else None
 
 
 def _asides(world: World, name: str, neighbours: list[str]) -> Iterator[tuple[SetAside, World]]:
-    """Which neighbours can be put down elsewhere, away from `name`; the shortest ways first."""
+    """Neighbours that can be placed farther from `name`, and the world after that; the shortest distances first."""
     model, scene = world.scene.model, world.scene
     options = []
     for other in neighbours:
@@ -173,18 +172,22 @@ def _asides(world: World, name: str, neighbours: list[str]) -> Iterator[tuple[Se
             mujoco.mj_forward(model, data)
             mine = np.isin(data.contact.geom, list(scene.objects[other].geoms)).any(axis=1)
             stands = (np.abs(data.contact.frame[mine, 2]) > 0.9).all()
-            spot, hand = world.position(other) + length * direction, grasp.position + length * direction
-            if stands and world.arm.cost(hand, grasp.rotation, scene.objects[other].geoms) < 1:
-                yield SetAside(other, grasp, spot), world.in_state(data)
+            shift = length * direction
+            placement = world.position(other) + shift
+            if (
+                stands
+                and world.arm.cost(grasp.position + shift, grasp.rotation, scene.objects[other].geoms) < 1
+            ):
+                yield SetAside(other, grasp, placement), world.in_state(data)
 
 
-def _graspable(world: World, name: str, destination: np.ndarray) -> bool:
+def _has_grasp(world: World, name: str, destination: np.ndarray) -> bool:
     grasps = find_grasps(world, name, destination, limit=1)
     return bool(grasps) and grasps[0].cost < GRASP_COST
 
 
 def _neighbours(world: World, name: str) -> list[str]:
-    """It, and the movable things on the table beside it."""
+    """The object and the movable objects beside it on the table."""
     found = [name]
     here = world.position(name)
     for other in world.movables():
@@ -201,7 +204,7 @@ def _directions(world: World, name: str) -> list[np.ndarray]:
 
 
 def _contacts(world: World, name: str, direction: np.ndarray) -> list[Push]:
-    """Pushes (of no length yet) that can begin: the hand behind an object, low, where nothing is in its way."""
+    """Collision-free starts of a push (with the length 0): the gripper behind the object and close to the table."""
     everything = world.obstacles()
     points, centre = world.points(name), world.centre(name)
     beside = np.array([-direction[1], direction[0], 0.0])
@@ -225,32 +228,31 @@ def _contacts(world: World, name: str, direction: np.ndarray) -> list[Push]:
             push = Push(name, direction, 0.0, position, rotation, gripper)
             met = (position + direction * (CONTACT_GAP + MIN_CLEARANCE)) @ rotation
             palm = world.gripper_clearance((points @ rotation).T.copy(), met, _boxes(world, gripper)[2:])
-            if palm > MIN_CLEARANCE and _free(
-                world, cloud, push, position
-            ):  # a palm against its top would topple it
+            # A palm that touches the top of the object would topple it.
+            if palm > MIN_CLEARANCE and _free(world, cloud, push, position):
                 found.append(push)
     return found
 
 
 def _end_is_free(world: World, push: Push) -> bool:
-    """Whether at the end of the push the hand has hit nothing else, and the arm gets there."""
+    """Whether the arm reaches the end of the push without a collision of the gripper."""
     end = push.start + push.direction * (push.length + CONTACT_GAP)
     return _free(world, _near(world.obstacles(push.name), end), push, end)
 
 
 def _free(world: World, cloud: np.ndarray, push: Push, position: np.ndarray) -> bool:
-    """Whether the pushing hand can be at a position (3,) without touching the points (n, 3) or the table."""
-    air = world.gripper_clearance(
+    """Whether the pushing gripper can be at a position (3,) without touching the points (n, 3) or the table."""
+    clearance = world.gripper_clearance(
         (cloud @ push.rotation).T.copy(), position @ push.rotation, _boxes(world, push.gripper)
     )
-    stretch = (
+    extension = (
         world.arm.extension(position, push.rotation),
         world.arm.extension(position + up(APPROACH_HEIGHT), without_tilt(push.rotation)),
     )
-    if air < MIN_CLEARANCE or min(stretch) < MIN_EXTENSION or max(stretch) > MAX_EXTENSION:
+    if clearance < MIN_CLEARANCE or min(extension) < MIN_EXTENSION or max(extension) > MAX_EXTENSION:
         return False
-    things = [g for o in world.scene.objects.values() for g in o.geoms]
-    return world.arm.cost(position, push.rotation, things) < POSTURE_COST
+    geoms = [g for o in world.scene.objects.values() for g in o.geoms]
+    return world.arm.cost(position, push.rotation, geoms) < POSTURE_COST
 
 
 def _boxes(world: World, gripper: float) -> np.ndarray:
@@ -258,7 +260,7 @@ def _boxes(world: World, gripper: float) -> np.ndarray:
 
 
 def _corners(boxes: np.ndarray) -> np.ndarray:
-    """(8 n, 3) of n boxes, those of the two fingers first."""
+    """Corners (8 n, 3) of n boxes, those of the two fingers first."""
     ends = [(i, j, k) for i in (0, 1) for j in (0, 1) for k in (0, 1)]
     return np.concatenate([np.stack([box[list(e), [0, 1, 2]] for e in ends]) for box in boxes])
 
@@ -268,7 +270,7 @@ def _near(points: np.ndarray, centre: np.ndarray) -> np.ndarray:
 
 
 def _simulate_pushes(world: World, name: str, direction: np.ndarray) -> Iterator[tuple[float, World]]:
-    """What the table looks like after pushes of `LENGTHS`, as long as nothing topples or jams."""
+    """Pairs of a length in `LENGTHS` and the world after a push of that length, until an object topples or jams."""
     model, scene = world.scene.model, world.scene
     data = copy.copy(scene.data)
     data.qvel[:] = 0

@@ -1,4 +1,4 @@
-"""Where to take hold of a thing: top-down two-finger grasps found in its collision points."""
+"""Grasp poses: top-down two-finger grasps, found in the collision points of an object."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from apt_bench.policies.oracle.motion import DOWN, top_down_frame, up
 from apt_bench.policies.oracle.world import World
 
 YAWS = np.deg2rad([0, 15, -15, 30, -30, 45, -45, 60, -60, 75, -75, 90, -90])
-DEPTHS = (0.03, 0.045, 0.02, 0.012)  # of the finger tips below the object's top
-ABOVE_BOTTOM = 0.01  # finger tips above the object's bottom
-PAD_HALF_HEIGHT = 0.012  # half height of what the fingers hold
-FINGER_HALF_WIDTH = 0.009  # half width of a finger
-FINGER_GAP = 0.02  # a finger fits between two parts that are further apart
-MAX_WIDTH = 0.072
-TILT_COST = 0.1  # cost per radian of a leaning hand
-SLOPE_COST = 0.3  # cost per unit of slope
-MARGINS = (0.004, 0.0, -0.004)  # m of air around the hand; the next one where nothing is found
-TILTS = np.deg2rad([0, 20])  # of the hand away from the base, to reach far
+DEPTHS = (0.03, 0.045, 0.02, 0.012)  # m, finger tips below the top of the object
+ABOVE_BOTTOM = 0.01  # m, finger tips above the bottom of the object, at least
+PAD_HALF_HEIGHT = 0.012  # m, half the height of the slice between the finger pads
+FINGER_HALF_WIDTH = 0.009  # m
+FINGER_GAP = 0.02  # m between two parts of an object, above which a finger fits between them
+MAX_WIDTH = 0.072  # m between the fingers, at most
+TILT_COST = 0.1  # per radian of tilt
+SLOPE_COST = 0.3  # per unit of slope of the gripped faces
+MARGINS = (0.004, 0.0, -0.004)  # m of clearance around the gripper; the next one where no grasp has the first
+TILTS = np.deg2rad([0, 20])  # of the gripper away from the base, for far objects
+TILT_ABOVE = 0.88  # extension of the arm above which these tilts are tried
 LIFT = 0.06  # m
-BACK_TILT = np.deg2rad(30)  # of the hand towards the base, so that the arm need not fold up
-BACK_TILT_BELOW = 0.4  # share of the arm's length nearer than which the hand does
-MIN_TALL = 0.05  # m: a hand that leans back does not get low enough for what is flatter
-TILT_ABOVE = 0.88  # share of the arm's length that needs no tilt
-SLACK = 0.1  # extra cost of the arm's posture that is still good
+BACK_TILT = np.deg2rad(30)  # of the gripper towards the base, for near objects: the arm then folds less
+BACK_TILT_BELOW = 0.4  # extension of the arm below which this tilt is used
+BACK_TILT_HEIGHT = 0.05  # m, height of an object below which a gripper with this tilt does not get low enough
+SLACK = 0.1  # cost of the arm's posture, below which a grasp counts as good
 
 
 @dataclass(frozen=True)
 class Grasp:
-    """A pose of the tool frame; `cost` (lower is better) has no unit."""
+    """A grasp pose of the tool frame; `width` (m) between the fingers; `cost` (no unit, lower is better)."""
 
     position: np.ndarray
     rotation: np.ndarray
     width: float
     cost: float
-    frame: int = -1  # index of its rotation among those tried
+    frame: int = -1  # index of its rotation among the candidates
 
 
 def find_grasps(
@@ -50,11 +50,11 @@ def find_grasps(
     limit: int = 6,
     frames_to_try: Sequence[np.ndarray] = (),
 ) -> list[Grasp]:
-    """Grasps of an object as it stands now, best first.
+    """Grasps of an object at its current pose, best first.
 
-    destination: (3,) where the object's origin shall go; grasps whose hand would collide there come last.
-    part: take hold of what this joint moves (a knob) instead of an object.
-    hands: tool frames (3, 3) to try instead of those from above.
+    destination: target (3,) of the object's origin; a grasp with which the robot would collide there costs more.
+    part: joint whose moving part (a knob) is grasped instead of an object.
+    frames_to_try: tool frames (3, 3) instead of the top-down ones.
     """
     if part is None:
         points, others, centre = world.points(name), world.obstacles(name), world.centre(name)
@@ -66,7 +66,7 @@ def find_grasps(
     around = others[np.linalg.norm(others[:, :2] - centre[:2], axis=1) < 0.22]
     cloud = _thinned(np.concatenate([points, around]))
     stretch = world.arm.extension(centre, DOWN)
-    folded = stretch < BACK_TILT_BELOW and np.ptp(points[:, 2]) > MIN_TALL
+    folded = stretch < BACK_TILT_BELOW and np.ptp(points[:, 2]) > BACK_TILT_HEIGHT
     tilts = TILTS if stretch > TILT_ABOVE else TILTS[:1] - (BACK_TILT if folded else 0)
     frames = list(frames_to_try) or [
         tilt_away_from_base(world, centre, float(tilt)) @ top_down_frame(yaw)
@@ -99,8 +99,8 @@ def find_grasps(
 
 
 def top_down_clearance(world: World, name: str, *but: str) -> float:
-    """Air (m) around the open hand at the best grasp from straight above; negative: something is in its way, other
-    than the objects `but`."""
+    """Clearance (m) around the open gripper at the best grasp from straight above; negative = a collision. The objects
+    `but` are ignored."""
     points, centre = world.points(name), world.centre(name)
     others = world.obstacles(name, *but)
     near = others[np.linalg.norm(others[:, :2] - centre[:2], axis=1) < 0.22]
@@ -114,7 +114,7 @@ def top_down_clearance(world: World, name: str, *but: str) -> float:
 
 
 def _posture(world: World, grasp: Grasp, geoms: Collection[int], shift: np.ndarray | None) -> float:
-    """What the arm makes of a grasp: there, a little higher, and at the destination."""
+    """Cost of the arm's postures at the grasp, after the lift and at the destination."""
     cost = world.arm.cost(grasp.position, grasp.rotation, geoms)
     cost += 10 * max(0.0, world.arm.extension(grasp.position + up(LIFT), grasp.rotation) - MAX_EXTENSION)
     if shift is not None and cost < 1:
@@ -123,7 +123,7 @@ def _posture(world: World, grasp: Grasp, geoms: Collection[int], shift: np.ndarr
 
 
 def _candidates(points: np.ndarray, centre: np.ndarray, frame: np.ndarray, index: int) -> list[Grasp]:
-    """Grasps with the tool frame `frame` (3, 3), wherever the material is narrow enough along its x."""
+    """Grasps with the tool frame `frame` (3, 3), wherever the object is narrow enough along its x axis."""
     top, bottom = points[:, 2].max(), points[:, 2].min()
     heights = list(dict.fromkeys(round(max(top - d, bottom + ABOVE_BOTTOM), 3) for d in DEPTHS))
     u_axis = np.array([*frame[:2, 0], 0.0]) / np.linalg.norm(frame[:2, 0])
@@ -152,8 +152,8 @@ def _candidates(points: np.ndarray, centre: np.ndarray, frame: np.ndarray, index
 
 
 def _slope(along: np.ndarray, across: np.ndarray, start: float, end: float) -> float:
-    """How oblique the two gripped faces are to the fingers: the larger of their tangents. Round things gripped off
-    their middle slip out."""
+    """Slope of the two gripped faces against the fingers: the larger of their tangents. A round object that is gripped
+    off its middle slips out."""
     mine = (along >= start) & (along <= end)
     left, right = along[mine & (across < 0)], along[mine & (across >= 0)]
     if not len(left) or not len(right):
@@ -162,14 +162,14 @@ def _slope(along: np.ndarray, across: np.ndarray, start: float, end: float) -> f
 
 
 def tilt_away_from_base(world: World, target: np.ndarray, tilt: float) -> np.ndarray:
-    """(3, 3) that turns a hand pointing down so that it points away from the base by `tilt` (rad)."""
+    """Rotation matrix (3, 3) that tilts a downward tool frame away from the base by `tilt` (rad)."""
     away = target[:2] - world.arm.base
     away /= max(float(np.linalg.norm(away)), 1e-6)
     return Rotation.from_rotvec(-tilt * np.array([-away[1], away[0], 0.0])).as_matrix()
 
 
 def _parts(values: np.ndarray) -> list[tuple[float, float]]:
-    """Intervals of material narrow enough for the fingers, single parts or neighbours together."""
+    """Intervals that fit between the fingers: single parts of the object, or adjacent parts together."""
     if not len(values):
         return []
     values = np.sort(values)
@@ -184,7 +184,7 @@ def _parts(values: np.ndarray) -> list[tuple[float, float]]:
 
 
 def _thinned(points: np.ndarray) -> np.ndarray:
-    """One point of each 4 mm cell."""
+    """One point of each cell of 4 mm."""
     _, keep = np.unique(np.round(points / 0.004).astype(int), axis=0, return_index=True)
     return points[np.sort(keep)]
 

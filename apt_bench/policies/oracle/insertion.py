@@ -1,4 +1,4 @@
-"""Rooms with a roof, like a microwave: put a thing in from the side."""
+"""Insert an object from the side into a covered region, such as a microwave."""
 
 from __future__ import annotations
 
@@ -9,32 +9,23 @@ from scipy.spatial import cKDTree
 
 from apt_bench.policies.oracle.articulated import front_approach_frame, quarter_turn, rotation_matrix
 from apt_bench.policies.oracle.grasps import Grasp, find_grasps
-from apt_bench.policies.oracle.motion import (
-    CLOSE,
-    OPEN,
-    Motion,
-    action_towards,
-    follow_path,
-    hold,
-    move_to,
-    up,
-)
-from apt_bench.policies.oracle.paths import plan
+from apt_bench.policies.oracle.motion import CLOSE, OPEN, Motion, hold, move_to, servo, up
+from apt_bench.policies.oracle.paths import plan_and_follow
 from apt_bench.policies.oracle.pick_place import pick, place
 from apt_bench.policies.oracle.world import World
 
-TILTS = np.deg2rad([45, 60, 35])  # of the hand that reaches in
-CORRIDOR = 0.04  # m: half width and half height of what has to be free before a room can be entered
-MAX_GRASP_WIDTH = 0.03  # m: what is wider is no handle and no wall, and slips out of a leaning hand
-DEPTHS = (0.0, 0.3, 0.6)  # where a thing is put: share of the way from the room's middle to its opening
-LATERAL = np.linspace(-0.8, 0.8, 9)  # share of its half width
-SAG = 0.03  # m that a thing held by its handle may hang lower on the way
-CARRY_HEIGHT = 0.015  # m above the floor at which a thing is carried in
+TILTS = np.deg2rad([45, 60, 35])  # of the gripper that reaches in
+CORRIDOR = 0.04  # m, half width and half height of the free space that an open side needs
+MAX_GRASP_WIDTH = 0.03  # m, for a handle or a wall; wider parts slip out of a tilted gripper
+DEPTHS = (0.0, 0.3, 0.6)  # placements, as shares of the way from the middle of the region to its opening
+LATERAL = np.linspace(-0.8, 0.8, 9)  # and as shares of the region's half width
+SAG = 0.03  # m that an object held by its handle may hang lower on the way
+CARRY_HEIGHT = 0.015  # m above the floor of the region, at which the object is moved in
 
 
 def side_opening(world: World, target: str) -> np.ndarray | None:
-    """(3,) horizontal unit vector out of a region that has a roof, through the side that is open. None: it has no roof,
-    or no way in."""
+    """Horizontal unit vector (3,) that points out of a covered region through its open side. None where the region is
+    not covered or has no open side."""
     box = world.box(target) if target in world.scene.regions else None
     parent = world.scene.regions[target].parent if box is not None else ""
     if box is None or parent not in world.scene.objects:
@@ -56,7 +47,7 @@ def side_opening(world: World, target: str) -> np.ndarray | None:
 def insertion_grasps(
     world: World, name: str, target: str, out: np.ndarray
 ) -> Iterator[tuple[np.ndarray, Grasp]]:
-    """Where the thing's origin shall stand (3,), and grasps with which the arm can be there, best first."""
+    """Pairs of a target (3,) for the object's origin and a grasp with which the arm can reach it, best first."""
     box = world.box(target)
     assert box is not None
     centre, rotation, half = box
@@ -71,24 +62,27 @@ def insertion_grasps(
     for share in DEPTHS:
         best = (-1.0, centre)
         for side in LATERAL:
-            spot = centre + share * depth * out + side * width * across
-            spot[2] = floor - shape[:, 2].min() + 0.003
-            best = max(best, (float(tree.query(shape + spot)[0].min()), spot), key=lambda b: b[0])
-        spot = best[1]
+            placement = centre + share * depth * out + side * width * across
+            placement[2] = floor - shape[:, 2].min() + 0.003
+            best = max(best, (float(tree.query(shape + placement)[0].min()), placement), key=lambda b: b[0])
+        placement = best[1]
         geoms = frozenset(world.scene.objects[name].geoms)
-        shift = spot - world.position(name)
-        for grasp in find_grasps(world, name, spot, frames=frames):
+        shift = placement - world.position(name)
+        for grasp in find_grasps(world, name, placement, frames_to_try=frames):
             there = world.arm.cost(grasp.position + shift, grasp.rotation, geoms)
             if grasp.width < MAX_GRASP_WIDTH and grasp.cost < 1 and there < 1:
-                yield spot, grasp
+                yield placement, grasp
 
 
 def reorient(world: World, name: str, out: np.ndarray) -> Motion:
-    """Set a thing down again where it stands, its handle towards `out`."""
+    """Pick an object and place it where it was, rotated so that its handle points towards `out` (3,)."""
     here = world.position(name)
     for turn in (np.pi, np.pi / 2, -np.pi / 2):
-        back = _about_z(-turn)
-        if any(g.width < MAX_GRASP_WIDTH for g in find_grasps(world, name, frames=_side_frames(back @ out))):
+        back = _rotation_about_z(-turn)
+        if any(
+            g.width < MAX_GRASP_WIDTH
+            for g in find_grasps(world, name, frames_to_try=_side_frames(back @ out))
+        ):
             break
     else:
         yield from hold(world, OPEN, 1)
@@ -97,7 +91,7 @@ def reorient(world: World, name: str, out: np.ndarray) -> Motion:
     best: tuple[float, Grasp, float] | None = None
     for grasp in find_grasps(world, name):
         for angle in {turn, turn - 2 * np.pi if turn == np.pi else turn}:
-            spin = _about_z(angle)
+            spin = _rotation_about_z(angle)
             there = here + spin @ (grasp.position - here)
             cost = grasp.cost + world.arm.cost(there, spin @ grasp.rotation, geoms)
             if best is None or cost < best[0]:
@@ -105,16 +99,16 @@ def reorient(world: World, name: str, out: np.ndarray) -> Motion:
     if best is None or not (yield from pick(world, name, best[1])):
         return False
     _, grasp, angle = best
-    half, whole = (_about_z(share * angle) @ grasp.rotation for share in (0.5, 1.0))
+    half, whole = (_rotation_about_z(share * angle) @ grasp.rotation for share in (0.5, 1.0))
     yield from move_to(world, world.gripper_position + up(0.02), half, CLOSE, tolerance=0.03, steps=40)
     yield from move_to(world, world.gripper_position, whole, CLOSE, tolerance=0.03, steps=40)
     yield from place(world, name, here, 0.0, lambda: False, whole)
-    for rotation in (half, grasp.rotation):  # back the way it came, not on into the wrist's stop
+    for rotation in (half, grasp.rotation):  # rotate back, away from the wrist's joint limit
         yield from move_to(world, world.gripper_position, rotation, OPEN, tolerance=0.05, angle=0.3, steps=30)
     return True
 
 
-def _about_z(angle: float) -> np.ndarray:
+def _rotation_about_z(angle: float) -> np.ndarray:
     return rotation_matrix(np.array([0.0, 0.0, angle]))
 
 
@@ -126,32 +120,32 @@ def insert(
     world: World,
     name: str,
     target: str,
-    spot: np.ndarray,
+    placement: np.ndarray,
     out: np.ndarray,
     rotation: np.ndarray,
     done: Callable[[], bool],
 ) -> Motion:
-    """Carry the held object before the opening of the region `target`, in, and let go; `spot` (3,) for its origin,
-    `out` (3,) the way out."""
+    """Move the held object in front of the opening of the region `target`, then in, and release it.
+
+    placement: target (3,) of the object's origin. out: unit vector (3,) that points out of the region.
+    """
     load = world.points(name)
-    hang = world.gripper_position[2] - load[:, 2].min()
-    others = world.obstacles(name)
-    parent = world.points(world.scene.regions[target].parent) - spot
+    load_depth = world.gripper_position[2] - load[:, 2].min()
+    parent = world.points(world.scene.regions[target].parent) - placement
     walls = parent[(np.abs(parent @ np.cross(out, [0, 0, 1.0])) < CORRIDOR) & (parent[:, 2] > 0)]
     way = float((walls @ out).max() - ((load - world.position(name)) @ out).min()) + 0.02
-    outside = spot + way * out + up(CARRY_HEIGHT)
+    outside = placement + way * out + up(CARRY_HEIGHT)
     above = world.gripper_position + outside - world.position(name)
     radius = float(np.linalg.norm((load - world.gripper_position)[:, :2], axis=1).max()) + 0.01
-    path = plan(world, above, rotation, others, hang + SAG, radius)
-    yield from follow_path(world, path, rotation, CLOSE)
-    for point in (outside, spot + up(CARRY_HEIGHT), spot):
+    yield from plan_and_follow(world, above, rotation, CLOSE, held=(name, load_depth + SAG, radius))
+    for point in (outside, placement + up(CARRY_HEIGHT), placement):
         for _ in range(50):
             offset = point - world.position(name)
             if np.linalg.norm(offset) < 0.01 or not world.grasped(name):
                 break
-            if point is spot and world.supported(name):
+            if point is placement and world.supported(name):
                 break
-            yield action_towards(world, world.gripper_position + offset, rotation, CLOSE)
+            yield servo(world, world.gripper_position + offset, rotation, CLOSE)
     yield from hold(world, OPEN, 5)
     yield from move_to(world, world.gripper_position + way * out, rotation, OPEN, tolerance=0.03, steps=30)
     yield from move_to(world, world.gripper_position + up(0.15), rotation, OPEN, tolerance=0.03, steps=20)

@@ -1,4 +1,8 @@
-"""Moving the hand: waypoint servoing through OSC_POSE deltas. Every motion is a generator of actions (7,)."""
+"""Motions of the end effector: each is a generator of actions (7,) for the OSC_POSE controller.
+
+Frames, units and the tool frame are those of `world.py`. The end effector's position is that of the grip site, between
+the finger tips.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +14,32 @@ from apt_bench.policies.oracle.arm import rotation_vector
 from apt_bench.policies.oracle.world import World
 
 Motion = Generator[np.ndarray, None, bool]
-"""Yields one action per control step; returns whether it got there."""
+"""Yields one action per control step; returns whether the motion reached its goal."""
 
 OPEN, CLOSE = -1.0, 1.0
-GAIN = 40.0  # action units per metre: twice the distance is asked for, because the controller lags behind
-ROTATION_GAIN = 4.0  # action units per radian: twice the angle
-SLOW_EXTENSION = 0.87  # share of the arm's length from which on it stretches slowly
+GAIN = 40.0  # action units per metre: commands twice the distance, because the controller lags behind
+ROTATION_GAIN = 4.0  # action units per radian: commands twice the angle
+SLOW_EXTENSION = 0.87  # extension of the arm above which it extends slowly
 WRIST = np.pi / 4  # rad from `DOWN` to the middle of the range of the Panda's last joint
 DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
-"""Tool frame that points straight down, fingers along world y."""
+"""Tool frame (3, 3) that points straight down, with the finger axis along world y."""
 
 
 def up(height: float) -> np.ndarray:
-    """(3,) a step of that many metres against gravity."""
+    """A vector (3,) that points up and has this length (m)."""
     return np.array([0.0, 0.0, height])
 
 
 def top_down_frame(yaw: float) -> np.ndarray:
-    """`DOWN`, turned by `yaw` (rad) about the world's z."""
+    """`DOWN` rotated by `yaw` (rad) about the world z axis."""
     c, s = np.cos(yaw), np.sin(yaw)
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]]) @ DOWN
 
 
 def tilted_frame(world: World, at: np.ndarray, direction: np.ndarray, tilt: float) -> np.ndarray:
-    """Tool frame of a hand at the position `at` (3,) that points along the horizontal `direction` (3,) by `lean` (rad)
-    from straight down, its fingers side by side: of the two, the one that keeps the wrist nearer to its middle."""
+    """Tool frame for the position `at` (3,): tilted by `tilt` (rad) from straight down towards the horizontal
+    `direction` (3,), with a horizontal finger axis. Of the two such frames, the one that keeps the wrist joint nearer
+    to the middle of its range."""
     approach = direction * np.sin(tilt) - up(np.cos(tilt))
     azimuth = float(np.arctan2(*(at[:2] - world.arm.base)[::-1]))
     middle = top_down_frame(azimuth + WRIST)[:, 0]
@@ -44,30 +49,27 @@ def tilted_frame(world: World, at: np.ndarray, direction: np.ndarray, tilt: floa
 
 
 def without_tilt(rotation: np.ndarray) -> np.ndarray:
-    """The same hand without its lean: on the way to and from a leaning pose the wrist then turns only about the
-    vertical and does not wind up."""
+    """The tool frame with the same finger direction, pointing straight down. On the way to and from a tilted pose the
+    wrist then rotates about the vertical only."""
     x = np.array([*rotation[:2, 0], 0.0]) / np.linalg.norm(rotation[:2, 0])
     return np.stack([x, np.cross([0, 0, -1.0], x), [0, 0, -1.0]], axis=1)
 
 
-def action_towards(world: World, position: np.ndarray, rotation: np.ndarray, gripper: float) -> np.ndarray:
-    """The action (7,) that brings the hand nearer to a pose."""
-    current_position, current_rotation = world.gripper_position, world.gripper_rotation
-    move = GAIN * (position - current_position)
+def servo(world: World, position: np.ndarray, rotation: np.ndarray, gripper: float) -> np.ndarray:
+    """The action (7,) that moves the end effector towards a pose."""
+    here, orientation = world.gripper_position, world.gripper_rotation
+    move = GAIN * (position - here)
     move[:2] /= max(1.0, float(np.abs(move[:2]).max()))
     move[2] = np.clip(move[2], -1, 1)
-    outwards = world.arm.extension_axis(
-        current_position, current_rotation
-    )  # an overshoot could straighten the elbow and flip it
+    # An overshoot along the extension axis could straighten the elbow and flip it.
+    outwards = world.arm.extension_axis(here, orientation)
     speed = float(move @ outwards) - np.clip(
-        1 - 10 * (world.arm.extension(current_position, current_rotation) - SLOW_EXTENSION), 0.1, 1
+        1 - 10 * (world.arm.extension(here, orientation) - SLOW_EXTENSION), 0.1, 1
     )
     move -= max(0.0, speed) * outwards
     if world.arm.elbow_flipped():
-        move = (
-            outwards  # straighten it: the controller's pull to its rest posture then bends it the right way
-        )
-    turn = rotation_vector(rotation @ current_rotation.T)
+        move = outwards  # straighten the elbow: the controller's rest posture then bends it the right way
+    turn = rotation_vector(rotation @ orientation.T)
     return np.concatenate([move, np.clip(ROTATION_GAIN * turn, -1, 1), [gripper]])
 
 
@@ -81,58 +83,59 @@ def move_to(
     steps: int = 60,
     straight: bool = False,
 ) -> Motion:
-    """To a pose. Ends early, False, where the hand no longer moves. `straight`: down only as fast as the hand stays
-    on the vertical through the target."""
+    """Move to a pose. Returns False when the end effector stops moving before it, or after `steps` control steps.
+
+    tolerance: m. angle: rad. straight: slow down the descent while the end effector is beside the vertical line through
+    the target.
+    """
     last, stuck = np.full(3, np.inf), 0
     speed = world.variation.speed()
     for _ in range(int(steps / speed)):
         turn = float(np.linalg.norm(rotation_vector(rotation @ world.gripper_rotation.T)))
-        current_position = world.gripper_position
-        if np.linalg.norm(position - current_position) < tolerance and turn < angle:
+        here = world.gripper_position
+        if np.linalg.norm(position - here) < tolerance and turn < angle:
             return True
-        stuck = stuck + 1 if np.linalg.norm(current_position - last) < 1e-3 and turn < 0.3 else 0
+        stuck = stuck + 1 if np.linalg.norm(here - last) < 1e-3 and turn < 0.3 else 0
         if stuck > 6:
             return False
-        last = current_position
-        action = action_towards(world, world.variation.aim(current_position, position), rotation, gripper)
+        last = here
+        action = servo(world, world.variation.aim(here, position), rotation, gripper)
         action[:6] *= speed
         if straight and action[2] < 0:
-            drift = float(np.linalg.norm((position - current_position)[:2]))
+            drift = float(np.linalg.norm((position - here)[:2]))
             action[2] *= np.clip(1.3 - drift / 0.015, 0.15, 1.0)
         yield action
     return False
 
 
 def follow_path(world: World, path: list[np.ndarray], rotation: np.ndarray, gripper: float) -> Motion:
-    """Along waypoints without stopping at them."""
+    """Move along waypoints without stopping at them."""
     speed = world.variation.speed()
     for i, point in enumerate(path):
         final = i == len(path) - 1
         for _ in range(int(40 / speed)):
             if np.linalg.norm(point - world.gripper_position) < (0.02 if final else 0.03):
                 break
-            action = action_towards(
-                world, world.variation.aim(world.gripper_position, point), rotation, gripper
-            )
+            action = servo(world, world.variation.aim(world.gripper_position, point), rotation, gripper)
             action[:6] *= speed
             yield action
     return True
 
 
 def hold(world: World, gripper: float, steps: int) -> Motion:
-    """Stay, moving only the fingers."""
+    """Keep the pose and move only the fingers."""
     position, rotation = world.gripper_position, world.gripper_rotation
     for _ in range(steps):
-        yield action_towards(world, position, rotation, gripper)
+        yield servo(world, position, rotation, gripper)
     return True
 
 
 def close_gripper(world: World) -> Motion:
-    """Close until the fingers stop."""
+    """Close the gripper until the fingers stop moving."""
     position, rotation = world.gripper_position, world.gripper_rotation
     last, still = np.inf, 0
     for _ in range(16):
-        yield action_towards(world, position, rotation, CLOSE)
+        yield servo(world, position, rotation, CLOSE)
         still = still + 1 if abs(world.gripper_opening - last) < 5e-4 else 0
         last = world.gripper_opening
         if still >= 3:

@@ -1,4 +1,4 @@
-"""Where to put a thing down."""
+"""Where to place an object."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from apt_bench.policies.oracle.arm import MAX_EXTENSION
 from apt_bench.policies.oracle.motion import DOWN, up
 from apt_bench.policies.oracle.world import World
 
-GRID = (0.0, -0.2, 0.2, -0.4, 0.4, -0.6, 0.6, -0.8, 0.8)  # of the region's half size
-INSET = 0.015  # m that the object's origin keeps from the region's edge
-ABOVE_REGION = 0.05  # m above a thin region that things stand on: what is higher is not its floor
-HEIGHT_COST = 5.0  # cost per metre
-CELL = 0.01  # m
-DROP = 0.04  # m above the floor of a container from which things are let go
+GRID = (0.0, -0.2, 0.2, -0.4, 0.4, -0.6, 0.6, -0.8, 0.8)  # candidates, in shares of the region's half size
+INSET = 0.015  # m between the object's origin and the edge of the region, at least
+ABOVE_REGION = 0.05  # m above a thin region for "on": higher points do not belong to its support surface
+HEIGHT_COST = 5.0  # cost per metre above the lowest candidate
+CELL = 0.01  # m, of the grid that measures overlap
+DROP = 0.04  # m above the floor of a container from which the object is released
 
 
 @dataclass(frozen=True)
 class Placement:
-    """`position` (3,): where the object's origin shall stand; `drop`: height above it from which it may fall, m;
-    `cost`: lower is better, no unit."""
+    """A candidate: `position` (3,) of the object's origin, `drop`: height (m) above it from which the object may fall,
+    `cost` (no unit, lower is better)."""
 
     position: np.ndarray
     drop: float
@@ -31,9 +31,12 @@ class Placement:
 def find_placements(
     world: World, name: str, target: str, predicate: str, shared: bool = False
 ) -> list[Placement]:
-    """Spots for an object in or on a region or another object, best first; never empty. `shared`: another thing will
-    come beside it, so it goes to the end farther from the robot, along its own narrow side."""
-    shape = world.points(name) - world.position(name)  # a grasp from above keeps its orientation
+    """Placements of an object in or on a region or another object, best first; never empty.
+
+    shared: another object will be placed beside it, so prefer the end of the target that is farther from the robot,
+    along the object's narrow side.
+    """
+    shape = world.points(name) - world.position(name)  # a top-down grasp keeps its orientation
     others = world.obstacles(name)
     middle = _target_centre(world, target)
     box = world.box(target) if target in world.scene.regions else None
@@ -42,7 +45,7 @@ def find_placements(
         if box is None
         else box[0][2] + np.abs(box[1] @ box[2])[2] + (ABOVE_REGION if predicate == "on" else 0.0)
     )
-    below = others[others[:, 2] < ceiling]  # a drawer's floor, not what hangs over it
+    below = others[others[:, 2] < ceiling]  # the floor of a drawer, not what is above the drawer
     placements = []
     for centre in _centres(world, target, middle):
         floor = _floor(shape[:, :2] + centre[:2], below, world.table_height)
@@ -56,7 +59,7 @@ def find_placements(
         side = np.eye(3)[int(np.ptp(shape[:, 1]) < np.ptp(shape[:, 0]))]
         side *= np.sign(side[:2] @ (middle[:2] - world.arm.base)) or 1.0
         placements = [replace(s, cost=s.cost - 2 * float(side @ (s.position - middle))) for s in placements]
-    ground = min(s.position[2] for s in placements)  # what stands higher stands on something that lies there
+    ground = min(s.position[2] for s in placements)  # a higher placement stands on another object
     placements = [replace(s, cost=s.cost + HEIGHT_COST * float(s.position[2] - ground)) for s in placements]
     return sorted(placements, key=lambda s: s.cost)
 
@@ -82,16 +85,16 @@ def _centres(world: World, target: str, middle: np.ndarray) -> list[np.ndarray]:
     return [middle + np.array([a * reach[0], b * reach[1], 0.0]) for a in GRID for b in GRID]
 
 
-def _floor(shadow: np.ndarray, others: np.ndarray, surface: float) -> float:
-    """Height of what lies under the middle of the object's shadow (n, 2)."""
-    middle = (shadow.max(0) + shadow.min(0)) / 2
-    radius = 0.3 * float(np.ptp(shadow, axis=0).min())
+def _floor(footprint: np.ndarray, others: np.ndarray, surface: float) -> float:
+    """Height (m) of the support under the middle of the object's footprint (n, 2)."""
+    middle = (footprint.max(0) + footprint.min(0)) / 2
+    radius = 0.3 * float(np.ptp(footprint, axis=0).min())
     under = np.linalg.norm(others[:, :2] - middle, axis=1) < radius
     return float(others[under, 2].max(initial=surface))
 
 
 def _overlap(body: np.ndarray, others: np.ndarray) -> float:
-    """How much of the object's footprint is taken by what rises above its floor or hangs over it."""
+    """Cost of the part of the footprint of `body` (n, 3) that points above the support (m, 3) occupy."""
     near = others[(np.abs(others[:, :2] - body[:, :2].mean(0)) < 0.2).all(1)]
     mine = {tuple(c) for c in np.floor(body[:, :2] / CELL).astype(int)}
     taken = {tuple(c) for c in np.floor(near[:, :2] / CELL).astype(int)}

@@ -1,4 +1,4 @@
-"""From the goal's atoms to a sequence of skills."""
+"""From the atoms of the goal to a sequence of motions."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from apt_bench.policies.oracle.pick_place import pick, place
 from apt_bench.policies.oracle.placements import find_placements
 from apt_bench.policies.oracle.world import World
 
-ORDER = {"open": 0, "turnon": 0, "turnoff": 0, "close": 2}  # joints before things, but doors are shut last
-MAX_PUSHES = 3  # to make room for one grasp
-ROUNDS = 8  # times that the whole goal is gone through
+ORDER = {"open": 0, "turnon": 0, "turnoff": 0, "close": 2}  # joints before objects; close last
+MAX_PUSHES = 3  # to make room for one grasp, at most
+ROUNDS = 8  # passes over the whole goal, at most
 
 
 def expert(world: World) -> Iterator[np.ndarray]:
-    """Actions, without end: work on every atom that does not hold yet, again and again, then stay."""
+    """Actions of one episode, without end: work on each atom that does not hold, for `ROUNDS` passes, then stand
+    still."""
     for attempt in range(ROUNDS):
         pending = [atom for atom in world.scene.goal if not world.scene.holds(atom)]
         if not pending:
@@ -34,15 +35,15 @@ def expert(world: World) -> Iterator[np.ndarray]:
             if atom.predicate == "close" and any(
                 not world.scene.holds(a) for a in pending if a.predicate != "close"
             ):
-                break  # nothing is in it yet
+                break  # what belongs inside is not there yet
             yield from achieve(world, atom, attempt)
     while True:
         yield from hold(world, OPEN, 10)
 
 
 def achieve(world: World, atom: Atom, attempt: int) -> Motion:
-    """One atom, once. `attempt` chooses another grasp and another spot after a failure. What it has no skill for, it
-    leaves alone."""
+    """Try once to make an atom true. After a failure, the next `attempt` uses another grasp and another placement. An
+    atom that no motion can change is skipped."""
     if _can_move(world, atom):
         return (yield from move_object(world, atom, attempt))
     return (yield from operate(world, atom, attempt))
@@ -52,13 +53,13 @@ def _can_move(world: World, atom: Atom) -> bool:
     scene = world.scene
     if atom.predicate not in ("on", "in") or len(atom.args) != 2 or atom.args[1] == atom.args[0]:
         return False
-    thing, place_name = scene.objects.get(atom.args[0]), atom.args[1]
+    item, place_name = scene.objects.get(atom.args[0]), atom.args[1]
     region = scene.regions.get(place_name)
-    return thing is not None and thing.movable and (place_name in scene.objects or region is not None)
+    return item is not None and item.movable and (place_name in scene.objects or region is not None)
 
 
 def move_object(world: World, atom: Atom, attempt: int) -> Motion:
-    """Pick the first argument and place it in or on the second, a shut drawer being opened before."""
+    """Pick the atom's first argument and place it in or on the second. A closed drawer is opened first."""
     name, place_name = atom.args
     drawer = Atom("open", (place_name,))
     is_drawer = place_name in world.scene.regions and joint_of(world, drawer) is not None
@@ -83,18 +84,18 @@ def move_object(world: World, atom: Atom, attempt: int) -> Motion:
     others = (a for a in world.scene.goal if a.args[1:] == (place_name,) and a.args[0] != name)
     shared = atom.predicate == "on" and any(not world.scene.holds(a) for a in others)
     placements = find_placements(world, name, place_name, atom.predicate, shared)
-    spot = world.variation.choose(placements, attempt)
+    placement = world.variation.choose(placements, attempt)
     flat = is_flat(world, name)
-    grasps = [] if flat else find_grasps(world, name, spot.position)
+    grasps = [] if flat else find_grasps(world, name, placement.position)
     for _ in range(0 if flat or attempt >= MAX_PUSHES else MAX_PUSHES):
-        if any(g.cost < 1 for g in grasps) or not (yield from make_room(world, name, spot.position)):
+        if any(g.cost < 1 for g in grasps) or not (yield from make_room(world, name, placement.position)):
             break
-        grasps = find_grasps(world, name, spot.position)
+        grasps = find_grasps(world, name, placement.position)
     if not any(grasp.cost < 1 for grasp in grasps):
         if can_slide(world, name, place_name):
-            return (yield from slide(world, name, spot.position, done))
-        grasps = rim_grasps(world, name, spot.position)
+            return (yield from slide(world, name, placement.position, done))
+        grasps = rim_grasps(world, name, placement.position)
     grasp = world.variation.choose(grasps, attempt)
     if not (yield from pick(world, name, grasp)):
         return False
-    return (yield from place(world, name, spot.position, spot.drop, done, grasp.rotation))
+    return (yield from place(world, name, placement.position, placement.drop, done, grasp.rotation))

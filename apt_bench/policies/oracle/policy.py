@@ -1,4 +1,4 @@
-"""The expert behind the `Policy` protocol."""
+"""The scripted expert as a policy."""
 
 from __future__ import annotations
 
@@ -19,12 +19,19 @@ Amount = Annotated[float, Range(least=0, most=2)]
 
 
 class OraclePolicy:
-    """Solves tasks from ground truth: the ceiling of a suite, and the check that a task can be solved at all.
+    """A scripted expert that reads the simulator's state. It shows which tasks can be solved and gives the upper bound
+    of a suite's scores.
 
-    One decision per control step, so that every motion is closed loop. variation: 0 = the same plain motions every
-    time; 1 = varied ones, for demonstrations (speed, approach, aim, near misses), drawn from the scene
-    (`Observation.noise_key`) and `seed`: the same episode has the same actions, and so has the same scene under another
-    sentence. Raises UserError for an amount outside 0 to 2.
+    It makes one decision per control step, so every motion is closed loop. All draws are seeded by the scene
+    (`Observation.noise_key`) and `seed`: the same scene has the same actions, whatever the instruction.
+
+    Args:
+        variation: 0 = the same motions every time; 1 = varied motions for demonstrations (speed, approach, aim, missed
+            grasps); at most 2.
+        seed: Seed of the variation.
+
+    Raises:
+        UserError: An argument is outside its range.
     """
 
     spec = PolicySpec(
@@ -37,18 +44,19 @@ class OraclePolicy:
         self._experts: dict[str, Iterator[np.ndarray]] = {}
 
     def reset(self, episodes: Sequence[str]) -> None:
-        """These episodes begin, and those before are over: an expert holds its scene, and with it a compiled model.
-
-        An expert starts at its first observation, when the scene has settled."""
+        """Discard the experts of earlier episodes, and with them their scenes. A new expert starts at the first
+        observation of its episode, after the scene has settled."""
         self._experts.clear()
 
     def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
-        """One action (1, 7) per observation; each must carry its live scene."""
+        """One action (1, 7) per observation. Each observation must have its `scene`."""
         return [self._act(observation) for observation in observations]
 
     def _act(self, observation: Observation) -> np.ndarray:
         if observation.scene is None:
-            raise UserError("needs the scene's ground truth: run it in an environment that gives it.")
+            raise UserError(
+                "needs `Observation.scene`, which this environment does not provide. Run it in one that does."
+            )
         if observation.episode not in self._experts:
             variation = Variation(self._variation, observation.noise_key, self._seed)
             self._experts[observation.episode] = expert(World(observation.scene, variation))

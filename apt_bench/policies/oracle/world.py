@@ -1,7 +1,7 @@
-"""What the expert knows about the world: collision points, heights, contacts, the hand.
+"""The simulator's state as the expert reads it: collision points, heights, contacts and the gripper.
 
-All lengths are metres in world axes. A *tool frame* is that of the grip site: x along the finger axis, y across it,
-z the direction of approach, origin between the finger tips.
+All lengths are in metres, in the world frame. The *tool frame* is that of the grip site: x along the finger axis,
+y across it, z the approach direction, origin between the finger tips. Its rotation matrix has these axes as columns.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _GEOM = mujoco.mjtGeom
 
 
 class World:
-    """The live scene as the expert sees it."""
+    """The live scene, read only, with the variation of the expert's motions."""
 
     def __init__(self, scene: Scene, variation: Variation | None = None) -> None:
         self.scene = scene
@@ -38,28 +38,28 @@ class World:
 
     @cached_property
     def arm(self) -> Arm:
-        """Where the arm can go."""
+        """Kinematics of the arm."""
         return Arm(self.scene)
 
-    # -- the hand ------------------------------------------------------------------------------------------------
+    # -- gripper -------------------------------------------------------------------------------------------------
 
     @property
     def gripper_position(self) -> np.ndarray:
-        """(3,) position between the finger tips."""
+        """Position (3,) between the finger tips."""
         return self.scene.data.site_xpos[self.scene.robot.grip_site].copy()
 
     @property
     def gripper_rotation(self) -> np.ndarray:
-        """(3, 3) of the tool frame."""
+        """Rotation matrix (3, 3) of the tool frame."""
         return self.scene.data.site_xmat[self.scene.robot.grip_site].reshape(3, 3).copy()
 
     @property
     def gripper_opening(self) -> float:
-        """Distance of the fingers, metres."""
+        """Distance between the fingers (m)."""
         return self.scene.robot.opening(self.scene.data.qpos)
 
     def in_state(self, data: Any) -> World:
-        """The same world in another state of the simulation."""
+        """The same world with another state of the simulation (`mujoco.MjData`)."""
         other = copy.copy(self)
         other.scene = copy.copy(self.scene)
         other.scene.data = data
@@ -69,12 +69,12 @@ class World:
 
     @cached_property
     def open_gripper_boxes(self) -> np.ndarray:
-        """(n, 2, 3) boxes (low, high) in the tool frame around the open fingers, the palm and the flange."""
+        """Bounding boxes (n, 2, 3) of the open fingers, the palm and the flange: low and high corner, tool frame."""
         return self._gripper_boxes(self.scene.robot.max_opening)
 
     @cached_property
     def closed_gripper_boxes(self) -> np.ndarray:
-        """As `hand_boxes`, with closed fingers."""
+        """As `open_gripper_boxes`, with the fingers closed."""
         return self._gripper_boxes(0.0)
 
     def _gripper_boxes(self, opening: float) -> np.ndarray:
@@ -93,14 +93,17 @@ class World:
         return np.array(boxes)
 
     def lowest_corner(self, rotation: np.ndarray) -> float:
-        """How much higher than the grip the lowest corner of the open hand is (negative: lower), m."""
+        """Height (m) of the lowest corner of the open gripper over the grip site; negative = below it."""
         return float(np.minimum(*(self.open_gripper_boxes * rotation[2]).swapaxes(0, 1)).sum(1).min())
 
     def gripper_clearance(
         self, points: np.ndarray, origin: np.ndarray, boxes: np.ndarray | None = None
     ) -> float:
-        """Distance (largest of the three components) of the nearest point to the open hand (or other boxes); negative:
-        inside it. points (3, n) and origin (3,) of the hand, both along the axes of its tool frame."""
+        """Distance (m, largest of the three components) from the open gripper to the nearest point; negative = inside.
+
+        points (3, n) and origin (3,) of the gripper: both along the axes of its tool frame. boxes: use these instead of
+        the open gripper's.
+        """
         local = points - origin[:, None]
         return min(
             float(np.maximum(low[:, None] - local, local - high[:, None]).max(0).min(initial=np.inf))
@@ -109,7 +112,7 @@ class World:
 
     @cached_property
     def _gripper_bodies(self) -> list[int]:
-        """Bodies of the gripper, from the palm (which carries both fingers) down, and up to the last jointed link."""
+        """Bodies of the gripper: the palm (parent of both fingers) and below, and up to the last link with a joint."""
         model = self.scene.model
         left, right = (
             ancestors(model, int(model.geom_bodyid[min(geoms)])) for geoms in self.scene.robot.finger_geoms
@@ -122,48 +125,48 @@ class World:
     def _points_from_gripper(self, geoms: Iterable[int]) -> np.ndarray:
         return np.concatenate([self._world_points(g) for g in geoms]) - self.gripper_position
 
-    # -- things --------------------------------------------------------------------------------------------------
+    # -- objects -------------------------------------------------------------------------------------------------
 
     def movables(self) -> list[str]:
         """Names of the objects that have a free joint."""
         return [n for n, o in self.scene.objects.items() if o.movable]
 
     def points(self, name: str) -> np.ndarray:
-        """(n, 3) points on the collision surface of an object."""
+        """Points (n, 3) on the collision surface of an object."""
         geoms = [g for g in self.scene.objects[name].geoms if self._solid[g]]
         return np.concatenate([self._world_points(g) for g in geoms]) if geoms else self.position(name)[None]
 
     def part_geoms(self, joint: int) -> frozenset[int]:
-        """Solid geoms of what a hinge or slide moves."""
+        """Collision geoms of the part that a hinge or slide moves."""
         model = self.scene.model
         bodies = subtree(model, int(model.jnt_bodyid[joint]))
         return frozenset(np.flatnonzero(np.isin(model.geom_bodyid, bodies) & self._solid).tolist())
 
     def part_points(self, joint: int) -> np.ndarray:
-        """(n, 3) points of what a hinge or slide moves."""
+        """Points (n, 3) on the part that a hinge or slide moves."""
         return np.concatenate([self._world_points(g) for g in self.part_geoms(joint)])
 
     def part_obstacles(self, joint: int) -> np.ndarray:
-        """(n, 3) points of everything else (but the robot and the table)."""
+        """Points (n, 3) on everything except that part, the robot and the table."""
         part = self.part_geoms(joint)
         geoms = [g for o in self.scene.objects.values() for g in o.geoms if self._solid[g] and g not in part]
         return np.concatenate([self._world_points(g) for g in geoms])
 
     def obstacles(self, *but: str) -> np.ndarray:
-        """(n, 3) points of everything but these objects (and the robot, and the table)."""
+        """Points (n, 3) on everything except these objects, the robot and the table."""
         clouds = [self.points(n) for n in self.scene.objects if n not in but]
         return np.concatenate(clouds) if clouds else np.zeros((0, 3))
 
     def position(self, name: str) -> np.ndarray:
-        """(3,) of the object's origin."""
+        """Position (3,) of the object's origin."""
         return self.scene.data.xpos[self.scene.objects[name].body].copy()
 
     def centre(self, name: str) -> np.ndarray:
-        """(3,) of its centre of mass."""
+        """Position (3,) of the object's centre of mass."""
         return self.scene.data.subtree_com[self.scene.objects[name].body].copy()
 
     def box(self, region: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        """Centre (3,), rotation (3, 3), half size (3,) of a region's site box."""
+        """Centre (3,), rotation (3, 3) and half size (3,) of a region's site box; None where it has no site."""
         site = self.scene.regions[region].site
         if site is None:
             return None
@@ -200,7 +203,7 @@ class World:
 
 
 def surface_points(model: Any, geom: int) -> np.ndarray:
-    """(n, 3) points about `SPACING` apart on a geom's surface (a mesh's convex hull), in the geom's frame."""
+    """Points (n, 3) about `SPACING` apart on a geom's surface, in the geom's frame; of a mesh, on its convex hull."""
     kind, size = model.geom_type[geom], model.geom_size[geom]
     if kind == _GEOM.mjGEOM_MESH:
         mesh = model.geom_dataid[geom]
