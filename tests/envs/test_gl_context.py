@@ -1,4 +1,4 @@
-"""A GL context of our own next to another's."""
+"""apt-bench's GL context beside the GL context of other code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BALL = """<mujoco><visual><global offwidth="64" offheight="64"/></visual><worldb
 
 
 class Picture:
-    """A ball in the middle of the picture."""
+    """A ball in the middle of the image."""
 
     def __init__(self, colour: str) -> None:
         self.model = mujoco.MjModel.from_xml_string(BALL.format(colour))
@@ -57,7 +57,7 @@ def red() -> Iterator[Picture]:
 
 @pytest.fixture
 def other(red: Picture) -> Iterator[Any]:
-    """A context of other code, current."""
+    """Another GL context, which is current."""
     context = import_module(f"mujoco.{choose_backend()}").GLContext(SIZE, SIZE)
     context.make_current()
     yield context
@@ -75,7 +75,7 @@ def current() -> int | None:
     return context.address if context else None
 
 
-def test_drawing_leaves_no_context_of_ours_behind(red: Picture) -> None:
+def test_drawing_leaves_no_context_current(red: Picture) -> None:
     assert is_red(red.draw())
     assert current() is None
 
@@ -90,14 +90,14 @@ def test_the_context_of_other_code_stays_current(red: Picture, other: Any) -> No
     assert current() == before
 
 
-def test_what_other_code_frees_in_its_context_is_not_ours(red: Picture, other: Any) -> None:
+def test_other_code_frees_only_its_own_objects(red: Picture, other: Any) -> None:
     theirs = mujoco.MjrContext(red.model, mujoco.mjtFontScale.mjFONTSCALE_50)
     before = red.draw()
     theirs.free()  # as robosuite does, in whatever context is current
     assert (red.draw() == before).all()
 
 
-def test_a_canvas_that_is_dropped_frees_nothing_of_another(red: Picture) -> None:
+def test_a_garbage_collected_canvas_frees_only_its_own_objects(red: Picture) -> None:
     second = Picture("0 0 1 1")
     before = red.draw()
     second.draw()
@@ -106,7 +106,7 @@ def test_a_canvas_that_is_dropped_frees_nothing_of_another(red: Picture) -> None
 
 
 @pytest.mark.parametrize("name", ["framebuffer", "lists"])
-def test_gl_objects_that_are_gone_are_an_error(red: Picture, name: str) -> None:
+def test_missing_gl_objects_are_an_error(red: Picture, name: str) -> None:
     from OpenGL import GL
 
     mjr = red.canvas._mjr
@@ -119,7 +119,7 @@ def test_gl_objects_that_are_gone_are_an_error(red: Picture, name: str) -> None:
         red.draw()
 
 
-def test_pixels_that_nobody_wrote_are_an_error(red: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritten_pixels_are_an_error(red: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mujoco, "mjr_readPixels", lambda *arguments: None)
     with pytest.raises(RuntimeError, match="left the pixels unchanged"):
         red.draw()
@@ -136,7 +136,7 @@ def test_another_thread_may_draw(red: Picture) -> None:
     assert all((f == found[0]).all() for f in found)
 
 
-def test_a_freed_canvas_says_so(red: Picture) -> None:
+def test_a_freed_canvas_raises(red: Picture) -> None:
     red.canvas.free()
     red.canvas.free()
     with pytest.raises(RuntimeError, match="freed"):

@@ -31,7 +31,7 @@ EVERY = [
     *map(pytest.param, _of("tabletop")),
     *(pytest.param(i, marks=_marks(i)) for i in _of("libero")),
 ]
-"""LIBERO's scenes take 5 to 10 s each: of each suite the first cell runs in CI, the others in the slow tier."""
+"""LIBERO's scenes take 5 to 10 s each. The first cell of each suite runs in CI, the others in the slow tier."""
 
 
 def made(name: str, cameras: tuple[str, ...] = ()) -> Any:
@@ -39,7 +39,7 @@ def made(name: str, cameras: tuple[str, ...] = ()) -> Any:
 
 
 def played(env: Any) -> list[Any]:
-    """Observations and rewards of three steps."""
+    """Return the observations and rewards of three steps."""
     first, info = env.reset(seed=3)
     env.action_space.seed(3)
     found = [info["episode"], first]
@@ -87,8 +87,8 @@ def test_a_pickled_copy_has_the_same_cameras() -> None:
     assert copy.observation_space == env.observation_space
 
 
-def test_a_late_initial_state_is_as_cheap_as_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sentences of other initial states, which need their scenes, are not made."""
+def test_a_late_initial_state_computes_no_other_scene(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentences of other initial states need their scenes and are not computed."""
     env = made("apt_bench/clutter_pick_place-train-v1").unwrapped
     drawn: list[int] = []
     for task in env.tasks:

@@ -12,7 +12,7 @@ SUITE = load_suite("libero_compose")
 PAIRS = {c.name: SUITE.cell_tasks(c) for c in SUITE.cells}
 
 
-def test_every_ordered_pair_stands_in_one_cell_of_each_mode() -> None:
+def test_every_ordered_pair_is_in_one_cell_of_each_mode() -> None:
     for mode in ("coaching", "chaining"):
         names = [t.name for t in (*PAIRS[mode], *PAIRS[f"{mode}_never_done"])]
         assert len(set(names)) == len(names) == 90
@@ -35,7 +35,7 @@ def test_pairs_whose_second_task_undoes_the_first() -> None:
     assert f"put_the_bowl_on_the_stove{SEPARATOR}put_the_bowl_on_the_plate" in undone
 
 
-def test_both_modes_see_the_same_initial_states_under_other_sentences() -> None:
+def test_both_modes_have_the_same_initial_states_with_other_sentences() -> None:
     coached, chained = (SUITE.select([c], episodes=1) for c in ("coaching", "chaining"))
     for a, b in zip(coached, chained, strict=True):
         assert (a.key.task, a.env_seed, a.args) == (b.key.task, b.env_seed, b.args)

@@ -45,7 +45,7 @@ def test_scene_number_never_stays_in_the_sentence() -> None:
     assert libero_tasks.sentence_in_name("open_the_door") == "open the door"
 
 
-def test_base_goal_is_what_the_memorised_task_asks() -> None:
+def test_base_goal_is_the_unperturbed_goal() -> None:
     task = cell_tasks(cell("libero_spatial_task"))[0]
     assert libero_tasks.base_goal(task.args) == (Atom("on", ("akita_black_bowl_1", "plate_1")),)
     assert read_bddl(libero_tasks.bddl_path("libero_spatial_task", task.name)).goal == (
@@ -88,8 +88,8 @@ def test_changed_files_and_versions_are_errors(tmp_path: Path, monkeypatch: pyte
     assert "3.3.2" in errors[0].message
 
 
-def test_prompt_audit_finds_what_wrecks_scores() -> None:
-    """A cell that sends the file name's sentence for another goal, and leftovers of a file name."""
+def test_prompt_check_finds_wrong_sentences() -> None:
+    """A cell that sends the file name's sentence for another goal, and a sentence with remains of a file name."""
     task = cell_tasks(cell("libero_goal_task"))[1]
     found = list(validation._prompt(cell("libero_goal_task", "file"), task))
     assert [f.level for f in found] == ["error"]

@@ -47,7 +47,7 @@ XML = """
 
 
 class TinyScene:
-    """Goal: the red cube on the tray. What the base task wanted: the blue one there."""
+    """Goal: the red cube on the tray. Goal of the unperturbed task: the blue cube on the tray."""
 
     def __init__(self) -> None:
         self.model: Any = mujoco.MjModel.from_xml_string(XML)
@@ -86,7 +86,7 @@ class TinyScene:
 
 
 class Player:
-    """Moves the gripper and tells the tracker, one control step = 25 substeps."""
+    """Moves the gripper and updates the tracker after every control step of 25 substeps."""
 
     def __init__(self) -> None:
         self.scene = TinyScene()
@@ -127,11 +127,11 @@ class Player:
 
     def finish(self, success: bool = False) -> tuple[str | None, dict[str, Any]]:
         failure, events = self.tracker.finish(success)
-        json.dumps(events)  # must be writable as it is
+        json.dumps(events)  # must be writable as JSON
         return failure, events
 
 
-def test_success_tells_the_story_in_order() -> None:
+def test_events_of_a_success_are_in_order() -> None:
     player = Player().pick(0.0).move(0.4, 0.25).move(0.4, 0.045).fingers(0.04).move(0.4, 0.2)
     assert player.scene.holds(player.scene.goal[0])
     failure, events = player.finish(success=True)

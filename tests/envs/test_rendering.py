@@ -15,18 +15,18 @@ from apt_bench.envs import rendering
 @pytest.fixture(autouse=True)
 def forget(monkeypatch: pytest.MonkeyPatch):
     for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))  # restored afterwards, whatever is chosen
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # monkeypatch restores it afterwards
     rendering.choose_backend.cache_clear()
     yield
     rendering.choose_backend.cache_clear()
 
 
-def test_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_variable_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
     assert rendering.choose_backend() == "osmesa"
 
 
-def test_nonsense_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "vulkan")
     with pytest.raises(UserError, match=r"vulkan.*egl"):
         rendering.choose_backend()
@@ -88,7 +88,7 @@ def test_a_platform_that_pyopengl_was_imported_for_cannot_be_changed() -> None:
 
 
 @pytest.mark.sim
-def test_software_in_place_of_a_gpu_is_told(
+def test_software_rendering_instead_of_a_gpu_is_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MUJOCO_GL", "")
@@ -99,7 +99,7 @@ def test_software_in_place_of_a_gpu_is_told(
     assert "egl: no device. Images are rendered with osmesa instead" in capsys.readouterr().err
 
 
-def test_what_cannot_be_said_has_its_types_name() -> None:
+def test_an_exception_without_text_is_named_by_its_type() -> None:
     class Mute(Exception):
         def __str__(self) -> str:
             raise ValueError

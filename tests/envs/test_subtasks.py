@@ -1,4 +1,4 @@
-"""Coaching and chaining: when the next instruction comes, what counts as done, and pairs that undo each other."""
+"""Coaching and chaining: when the next instruction comes, what counts as done, and subtasks that undo each other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def play(tracker: SubtaskTracker, *holds: tuple[bool, bool]) -> dict:
     return tracker.events()
 
 
-def test_coaching_asks_for_the_second_when_the_first_is_done() -> None:
+def test_coaching_gives_the_second_instruction_when_the_first_subtask_is_done() -> None:
     tracker = SubtaskTracker(["first", "second"], [DRAWER, PLATE], 100)
     assert (tracker.goal, tracker.instruction("sent")) == (DRAWER, "sent")
     tracker.update(1, (True, False))
@@ -30,7 +30,7 @@ def test_coaching_asks_for_the_second_when_the_first_is_done() -> None:
     assert tracker.events() == {"scores": {"t1": True, "t2": True, "t1_t2": True}, "part_steps": [1, 2]}
 
 
-def test_coaching_goes_on_when_half_the_budget_is_spent_and_a_late_first_part_does_not_count() -> None:
+def test_coaching_gives_the_second_instruction_at_half_the_budget_and_a_late_first_subtask_does_not_count() -> None:
     tracker = SubtaskTracker(["first", "second"], [DRAWER, PLATE], 4)
     events = play(tracker, (False, True), (False, False), (True, False), (True, True))
     assert events["scores"] == {"t1": False, "t2": True, "t1_t2": False}
@@ -39,14 +39,14 @@ def test_coaching_goes_on_when_half_the_budget_is_spent_and_a_late_first_part_do
     assert not tracker.success
 
 
-def test_the_first_part_must_still_hold_unless_the_second_undoes_it() -> None:
+def test_the_first_goal_must_still_hold_unless_the_second_subtask_undoes_it() -> None:
     kept = SubtaskTracker(["first", "second"], [DRAWER, PLATE], 100)
     assert play(kept, (True, False), (False, True))["scores"] == {"t1": True, "t2": True, "t1_t2": False}
     undone = SubtaskTracker(["first", "second"], [STOVE, PLATE], 100)
     assert play(undone, (True, False), (False, True))["scores"]["t1_t2"]
 
 
-def test_chaining_takes_parts_in_any_order_but_not_where_one_undoes_the_other() -> None:
+def test_chaining_accepts_any_order_unless_one_subtask_undoes_the_other() -> None:
     free = SubtaskTracker(["both"], [DRAWER, PLATE], 100)
     assert free.goal == DRAWER + PLATE
     assert play(free, (False, True), (True, True))["scores"]["t1_t2"]
@@ -58,7 +58,7 @@ def test_chaining_takes_parts_in_any_order_but_not_where_one_undoes_the_other() 
     assert ordered.success
 
 
-def test_an_ordinary_task_has_one_part() -> None:
+def test_an_ordinary_task_has_one_subtask() -> None:
     tracker = SubtaskTracker(["do it"], [PLATE], 10)
     tracker.update(1, (False,))
     assert not tracker.over

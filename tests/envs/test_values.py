@@ -1,4 +1,4 @@
-"""Values that cannot be meant are named where environments, their files and their ids are made."""
+"""Environments, their files and their ids reject invalid values and name them."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from apt_bench.suites import Cell, load_suite
         ({"render_mode": "human"}, "No render mode 'human'"),
     ],
 )
-def test_a_gymnasium_environment_names_what_it_cannot_be(words: dict[str, Any], message: str) -> None:
+def test_a_gymnasium_environment_names_invalid_arguments(words: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as refused:
         SuiteEnv(**{"suite": "rigid_pick_place", "cell": "so", **words})
     assert message in str(refused.value)
 
 
 @pytest.mark.parametrize("init", [-1, 1000, 1.5, True, "3", np.int64(-2), float("nan"), 10**30])
-def test_an_initial_state_that_is_not_there_is_named(init: Any) -> None:
+def test_an_unknown_initial_state_is_named(init: Any) -> None:
     env = SuiteEnv("rigid_pick_place", "so", cameras=())
     with pytest.raises(UserError, match="init"):
         env.reset(seed=0, options={"task": 0, "init": init})
@@ -156,7 +156,7 @@ def test_a_camera_that_the_scene_lacks_is_named() -> None:
 
 
 def plain(value: Any) -> bool:
-    """Whether JSON holds it as it is."""
+    """Return whether JSON stores the value unchanged."""
     if isinstance(value, dict):
         return all(type(k) is str and plain(v) for k, v in value.items())
     if isinstance(value, list):

@@ -66,7 +66,7 @@ def test_select_expands_in_order_and_keeps_the_source(suite: Suite) -> None:
     assert len(suite.select(limit=2)) == 2
 
 
-def test_stale_cell_is_the_same_scene_under_the_old_sentence(suite: Suite) -> None:
+def test_stale_cell_is_the_same_scene_with_the_old_sentence(suite: Suite) -> None:
     new, old = suite.select(episodes=2), suite.select(cells=["odd_task@stale"], episodes=2)
     assert {s.prompt for s in old} == {"pick up the cup"}
     assert [s.env_seed for s in new] == [s.env_seed for s in old]
@@ -89,7 +89,7 @@ def test_stale_cell_is_the_same_scene_under_the_old_sentence(suite: Suite) -> No
         ({"instruction": "bdl"}, "Did you mean 'bddl'?"),
     ],
 )
-def test_select_says_what_is_wrong(suite: Suite, arguments: dict, word: str) -> None:
+def test_select_names_invalid_arguments(suite: Suite, arguments: dict, word: str) -> None:
     with pytest.raises(UserError, match=re.escape(word)):
         suite.select(**arguments)
 
@@ -163,7 +163,7 @@ def test_a_suite_made_in_python_is_checked_too(suite: Suite, change: dict) -> No
         dataclasses.replace(suite, cells=(*suite.cells, *suite.cells))
 
 
-def test_cells_and_tasks_that_are_named_twice_are_one(suite: Suite) -> None:
+def test_cells_and_tasks_that_are_named_twice_are_selected_once(suite: Suite) -> None:
     once = suite.select(["odd_task"], ["1"])
     assert suite.select(["odd_task", "odd_task"], ["1"]) == once
     assert suite.select(["odd_task"], ["1", "1"]) == once
@@ -172,7 +172,7 @@ def test_cells_and_tasks_that_are_named_twice_are_one(suite: Suite) -> None:
     assert len({s.key for s in both}) == len(both) == 2 * len(once)
 
 
-def test_probes_and_episodes_that_are_named_twice_are_one(suite: Suite) -> None:
+def test_probes_and_episodes_that_are_named_twice_are_run_once(suite: Suite) -> None:
     specs = suite.select(episodes=1)
     once = expand(specs, ["null"], specs)
     assert expand([*specs, *specs], ["null", "null"], specs) == once
@@ -185,7 +185,7 @@ def odd_tasks(cell: Cell) -> list:
 
 
 @pytest.mark.parametrize("cell", ["twice", "text"])
-def test_a_provider_must_give_tasks_of_different_names(suite: Suite, cell: str) -> None:
+def test_tasks_of_a_cell_must_have_different_names(suite: Suite, cell: str) -> None:
     odd = dataclasses.replace(
         suite, tasks=f"{__name__}:odd_tasks", cells=(Cell(cell, "A", max_steps=5, instruction="file"),)
     )
@@ -194,12 +194,12 @@ def test_a_provider_must_give_tasks_of_different_names(suite: Suite, cell: str) 
 
 
 @pytest.mark.parametrize("name", ["../../x", "a/b", "", ".", "a\x00"])
-def test_a_tasks_name_is_no_path(name: str) -> None:
+def test_a_task_name_cannot_be_a_path(name: str) -> None:
     with pytest.raises(UserError, match="the name of a task is"):
         Task(name, {"file": "x"}, {}, "g", 1)
 
 
-def test_a_missing_file_is_not_called_a_missing_suite() -> None:
+def test_a_missing_file_is_not_reported_as_a_missing_suite() -> None:
     with pytest.raises(UserError, match=r"No file 'nofile\.yaml'"):
         load_suite("nofile.yaml")
     with pytest.raises(UserError, match=r"No suite '\.\./suites/libero'"):

@@ -31,7 +31,7 @@ def episodes(suite, cell, count=1):
 
 
 def do(env, goal, gripper, steps=40, done_at=0.006):
-    """Move the hand's tip to `goal` (m, world), as a policy would."""
+    """Move the grip site to `goal` (m, world frame), as a policy would."""
     for _ in range(steps):
         if env.done:
             return
@@ -46,7 +46,7 @@ def wait(env, gripper, steps):
 
 
 def carry(env, item, to, drop=0.02, offset=(0.0, 0.0)):
-    """Pick `item` up, `offset` m beside its middle, and put it down at (x, y, height above the table)."""
+    """Pick up `item`, `offset` m beside its centre, and put it down at (x, y, height above the table) in m."""
     start = env.data.xpos[env.scene.objects[item].body].copy()
     top = 2 * shape_of(ITEMS[item]).half[2]
     grip = np.array([start[0] + offset[0], start[1] + offset[1], TABLE_Z + max(top - 0.03, 0.012)])
@@ -101,7 +101,7 @@ def test_bad_actions_are_refused(env):
         env.step_chunk(np.full((1, 7), np.nan))
 
 
-def test_delivered_camera_projects_things_where_they_are_seen(env):
+def test_camera_projects_objects_to_their_pixels(env):
     spec = episodes("rigid_pick_place", "so", 2)[1]
     observation = env.reset(spec, ("agentview",))
     camera = observation.cameras["agentview"]
@@ -124,7 +124,7 @@ def test_same_spec_and_actions_give_the_same_bits(env):
         other.step_chunk(actions[25:], render=False)
         ends.append((other.outcome().start_hash, other.outcome().end_hash, image.tobytes()))
     assert ends[0] == ends[1]
-    env.reset(spec)  # other chunks, other looks: the same physics
+    env.reset(spec)  # other chunks and other renderings, but the same physics
     for action in actions:
         env.step_chunk(action[None], render=False)
     assert env.outcome().end_hash == ends[0][1]
@@ -161,7 +161,7 @@ def test_moving_the_item_succeeds_once_it_is_released(env, cell):
 
 
 def _round(spec):
-    """Things that a hand without yaw can take."""
+    """Episodes whose target can be picked up without turning the hand."""
     from apt_bench.envs.tabletop.layouts import scene_spec
 
     scene = scene_spec(spec.args, spec.key.task, spec.key.init, spec.key.seed)
@@ -169,7 +169,7 @@ def _round(spec):
 
 
 @pytest.mark.parametrize("offset", [(0.01, 0.0), (-0.01, 0.0), (0.0, 0.01), (0.007, -0.007)])
-def test_grasps_forgive_a_centimetre(env, offset):
+def test_a_grasp_may_be_off_by_a_centimetre(env, offset):
     specs = [s for s in episodes("rigid_pick_place", "so", 12) if _round(s)]
     env.reset(specs[0])
     carry(env, env.scene.spec.target, (*spot(env, env.scene.spec.destination)[:2], 0.06), offset=offset)
@@ -177,7 +177,7 @@ def test_grasps_forgive_a_centimetre(env, offset):
 
 
 def _put(env, item, x, y, z):
-    """Set an item down by hand of God."""
+    """Put an item down by writing its pose into the simulation."""
     body = env.scene.objects[item].body
     start = env.model.jnt_qposadr[env.model.body_jntadr[body]]
     env.data.qpos[start : start + 3] = x, y, TABLE_Z + z
@@ -218,11 +218,11 @@ def test_a_language_probe_changes_the_second_instruction_too(env):
     _store(env, store)
     wait(env, OPEN, 10)
     observation = env.step_chunk(np.array([[0, 0, 0, 0, 0, 0, OPEN]]), render=False)
-    assert env.scene.goal == env.scene.goals[1]  # the second is due
+    assert env.scene.goal == env.scene.goals[1]  # the goal of the second instruction
     assert observation.instruction == ""
 
 
-def test_coaching_moves_on_when_the_share_of_the_budget_is_spent(env):
+def test_coaching_gives_the_second_instruction_when_its_share_of_the_budget_is_spent(env):
     spec = episodes("composite", "coaching_unseen")[0]
     env.reset(spec)
     wait(env, OPEN, spec.max_steps // 2 - 1)
@@ -240,13 +240,13 @@ def test_coaching_moves_on_when_the_share_of_the_budget_is_spent(env):
     assert outcome.events["scores"] == {"t1": False, "t2": True, "t1_t2": False}
 
 
-def test_chaining_scores_both_parts_under_one_sentence(env):
+def test_chaining_scores_both_subtasks_of_one_instruction(env):
     spec = episodes("composite", "chaining")[0]
     sentence = env.reset(spec).instruction
     assert ", then place the " in sentence
     plated, plate = next(a.args for a in env.scene.goal if a.predicate == "on")
     x, y, _ = spot(env, plate)
-    _put(env, plated, x, y, 0.012)  # the second part first: order is not asked for
+    _put(env, plated, x, y, 0.012)  # the second subtask first: the order is free
     wait(env, OPEN, spec.max_steps)
     outcome = env.outcome()
     assert outcome.events["scores"] == {"t1": False, "t2": True, "t1_t2": False}
@@ -254,7 +254,7 @@ def test_chaining_scores_both_parts_under_one_sentence(env):
 
 
 def begin(env, spec):
-    """What is wrong with a scene: by the audit, and by the arm's own kinematics."""
+    """The problems of a scene, by `validation` and by the arm's inverse kinematics."""
     problems = validation.scene_problems(env, spec)
     scene = env.scene
     arm, body = Arm(scene), [scene.objects[n].body for n in {a for g in scene.all_goals for a in g.args}]
@@ -266,7 +266,7 @@ def begin(env, spec):
 
 
 @pytest.mark.parametrize(("suite", "cell"), CELLS)
-def test_scenes_are_fit_to_begin(env, suite, cell):
+def test_scenes_start_without_problems(env, suite, cell):
     for spec in episodes(suite, cell, 8):
         assert begin(env, spec) == [], spec.key.id
 
@@ -274,13 +274,13 @@ def test_scenes_are_fit_to_begin(env, suite, cell):
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize(("suite", "cell"), CELLS)
-def test_a_thousand_scenes_are_fit_to_begin(env, suite, cell):
+def test_a_thousand_scenes_start_without_problems(env, suite, cell):
     specs = episodes(suite, cell, 500)
     assert len(specs) == 1000
     assert {s.key.id: p for s in specs if (p := begin(env, s))} == {}
 
 
-def test_the_other_arm_moves_by_the_same_actions(env):
+def test_the_other_arm_moves_with_the_same_actions(env):
     spec = episodes("rigid_pick_place", "so_ur5e")[0]
     before = env.reset(spec).state
     assert before[:3] == pytest.approx([-0.21, 0, 1.17], abs=0.1)

@@ -48,7 +48,7 @@ def test_the_oracle_solves_the_cell(env, suite, cell, rate):
     [("to_bowl", 0, Push), ("to_plate", 14, SetAside)],
     ids=["push", "set aside"],
 )
-def test_room_is_made_where_neighbours_leave_no_grasp(env, task, init, kind):
+def test_neighbours_are_moved_where_they_leave_no_grasp(env, task, init, kind):
     suite = load_suite("clutter_pick_place")
     spec = next(s for s in suite.select(["so"], tasks=[task]) if s.key.init == init)
     scene = env.reset(spec, privileged=True).scene

@@ -1,4 +1,4 @@
-"""What went wrong is told right on the tabletop: episodes scripted with the oracle's skills, in the real simulation."""
+"""Classes of failure in tabletop episodes that are scripted with the oracle's skills."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.sim
 
 
 class Cast:
-    """Who plays what in a scene. `goal`: the atom about the item that is asked for."""
+    """The roles of the objects in a scene. `goal`: the atom about the target."""
 
     def __init__(self, scene):
         self.goal = next(a for a in scene.goal if a.predicate in ("on", "in"))
@@ -37,7 +37,7 @@ def move(world, item, place):
 
 
 def drop(world, cast):
-    """Let go well above the table, away from everything."""
+    """Release the item high above the table, away from everything."""
     assert (yield from grasp(world, cast.item))
     yield from move_to(world, world.gripper_position + up(0.2), world.gripper_rotation, CLOSE, steps=60)
     yield from hold(world, OPEN, 10)
@@ -50,7 +50,7 @@ def hold_on(world, cast):
 
 
 def miss(world, cast):
-    """Close the fingers over the item's top, touching it."""
+    """Touch the item's top and close the fingers above it."""
     top = np.array([*world.centre(cast.item)[:2], world.points(cast.item)[:, 2].max()])
     yield from move_to(world, top + up(0.06), world.gripper_rotation, CLOSE)
     yield from move_to(world, top - up(0.01), world.gripper_rotation, CLOSE, steps=25)

@@ -1,4 +1,4 @@
-"""Chunks of poses: the loop steers for them against the arm's live pose, and demonstrations survive their codes."""
+"""Chunks of poses: each step is converted relative to the arm's current pose, and demonstrations survive coding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from apt_bench.demos.format import commanded_poses, make_poses
+from apt_bench.demos.demonstration import commanded_poses, make_poses
 from apt_bench.envs.base import Observation
 from apt_bench.envs.tabletop import TabletopEnv
 from apt_bench.models.action_codes import decode_chunk, encode_chunk
@@ -24,7 +24,7 @@ SPEC = load_suite("rigid_pick_place").select(["so"], episodes=1)[0]
 
 
 class Poses:
-    """Answers rows (32, 7) of poses."""
+    """Returns poses, (32, 7)."""
 
     def __init__(self, rows: Callable[[Observation], np.ndarray], execute: int) -> None:
         self.spec = PolicySpec("poses", horizon=32, execute=execute, actions="pose")
@@ -80,8 +80,8 @@ def test_demonstrations_survive_their_codes_however_many_are_executed_at_once(en
         assert max(errors) < 0.003
 
 
-def test_a_chunk_of_poses_is_what_single_decisions_are(env: TabletopEnv) -> None:
-    """Steering looks at the live pose before every step: executing 8 at once changes no bit."""
+def test_a_chunk_of_poses_equals_single_decisions(env: TabletopEnv) -> None:
+    """The current pose is read before every step, so executing 8 steps at once changes no bit."""
     start = pose_of(env.reset(SPEC).state)
     away = np.arange(400)[:, None] * np.array([0.0, 0.002, -0.001])
 

@@ -1,4 +1,4 @@
-"""Scenes as data: what the splits promise, and that they are the same everywhere. No simulator."""
+"""Scenes as data: the splits are disjoint, and scenes are the same on every machine. No simulator."""
 
 import collections
 import dataclasses
@@ -19,13 +19,13 @@ SUITES = ("rigid_pick_place", "clutter_pick_place", "composite")
 CELLS = [(name, cell.name) for name in SUITES for cell in load_suite(name).cells]
 
 
-def test_seen_and_unseen_are_disjoint_in_every_sense():
+def test_seen_and_unseen_share_nothing():
     assert validation.overlaps() == []
     assert len(items("seen", target=True)) >= 20
     assert len(items("unseen", target=True)) >= 8
 
 
-def test_an_overlap_would_be_noticed(monkeypatch):
+def test_an_overlap_of_the_splits_is_found(monkeypatch):
     twin = dataclasses.replace(ITEMS["blue_ball"], shape="cube", color=ITEMS["red_cube"].color)
     monkeypatch.setitem(ITEMS, "blue_ball", twin)
     assert "blue_ball looks like red_cube" in validation.overlaps()
@@ -33,20 +33,20 @@ def test_an_overlap_would_be_noticed(monkeypatch):
     assert "blue_ball is called like apple" in validation.overlaps()
 
 
-def test_an_alias_means_one_thing_of_a_scene():
+def test_an_alias_fits_one_object_of_a_scene():
     assert conflict(ITEMS["lime"], ITEMS["pear"])  # "green fruit" fits both
     assert conflict(ITEMS["banana"], ITEMS["lemon"])
     assert not conflict(ITEMS["apple"], ITEMS["red_cube"])
 
 
 @pytest.mark.parametrize(("suite", "cell"), CELLS)
-def test_fingerprints_are_those_of_every_machine(suite, cell):
+def test_fingerprints_are_the_same_on_every_machine(suite, cell):
     loaded = load_suite(suite)
     assert validation.fingerprint(loaded, loaded.cell(cell)) == FINGERPRINTS[suite][cell]
 
 
 @pytest.mark.parametrize(("suite", "cell"), CELLS)
-def test_specs_keep_the_cells_promise(suite, cell):
+def test_specs_match_the_arguments_of_their_cell(suite, cell):
     loaded = load_suite(suite)
     args = loaded.cell(cell).args
     for episode in loaded.select([cell], episodes=15):
@@ -70,7 +70,7 @@ def test_every_target_comes_equally_often():
     assert set(count) == {i.name for i in items("unseen", target=True)}
 
 
-def test_evaluation_scenes_hold_a_lure():
+def test_evaluation_scenes_have_a_seen_target_as_distractor():
     args = load_suite("rigid_pick_place").cell("uo").args
     for init in range(20):
         spec = layouts.scene_spec(args, "to_bowl", init, 7)
@@ -106,7 +106,7 @@ def test_coaching_and_chaining_share_their_scenes():
         assert set(a.prompts) == {"text", "second"}
 
 
-def test_what_is_stored_fits_into_the_box():
+def test_stored_items_fit_into_the_box():
     for name in (*STORED, *PLATED):
         half = shape_of(ITEMS[name]).half
         assert half[0] < BOX_INSIDE[0]

@@ -1,4 +1,4 @@
-"""What makes the tabletop fast stays so. The bounds are three times what was measured (docs/tabletop.md)."""
+"""The tabletop stays fast. The bounds are three times the measured times (docs/tabletop.md)."""
 
 import time
 
@@ -21,7 +21,7 @@ def env():
 
 
 def milliseconds(work, times=15):
-    """Median CPU time: other processes disturb it little."""
+    """Return the median CPU time, on which other processes have little influence."""
     taken = []
     for _ in range(times):
         began = time.process_time()

@@ -1,4 +1,4 @@
-"""Varied motions: the same for the same episode, others for another seed, and they still solve it."""
+"""Varied motions are the same for the same episode, differ for another seed, and still solve the task."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.sim
 
 
 def path(env, spec, policy):
-    """(T, 3) of the hand, and how the episode ended."""
+    """Return the positions of the hand, (T, 3) in m, and the outcome."""
     observation = env.reset(spec, privileged=True)
     policy.reset([spec.key.id])
     points = []
@@ -27,7 +27,7 @@ def test_varied_motions_are_reproducible_and_differ(env, suite, cell):
     policy = OraclePolicy(variation=1.0)
     one, outcome = path(env, first, policy)
     assert outcome.success
-    path(env, second, policy)  # whatever the policy did in between does not count
+    path(env, second, policy)  # an episode in between has no influence
     again, same = path(env, first, policy)
     assert same.end_hash == outcome.end_hash
     assert np.array_equal(one, again)
@@ -38,7 +38,7 @@ def test_varied_motions_are_reproducible_and_differ(env, suite, cell):
 
 
 def _gap(a, b):
-    """m: the farthest that path `a` goes from path `b`, wherever on it."""
+    """The largest distance (m) of a point of path `a` from path `b`."""
     return max(float(np.linalg.norm(b - point, axis=1).min()) for point in a)
 
 
