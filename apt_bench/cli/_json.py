@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -19,13 +20,17 @@ AsJson = Annotated[
 
 
 def print_json(value: Any) -> None:
-    """Print a value as one line of JSON. NaN and infinity become null."""
+    """Print a value as one line of JSON. NaN and infinity become null, dataclasses become objects."""
     print(json.dumps(jsonable(_finite(value)), allow_nan=False, ensure_ascii=False))
 
 
 def _finite(value: Any) -> Any:
     if isinstance(value, float) and not abs(value) < float("inf"):
         return None
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -86,7 +86,7 @@ def takes_options(
 
         command.__signature__ = inspect.Signature([*options, *own])  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in [*options, *own]}
-        del command.__wrapped__  # type: ignore[attr-defined]  # typer would read its signature
+        del command.__wrapped__  # typer would read its signature
         return command
 
     return decorate

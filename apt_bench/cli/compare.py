@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apt_bench.cli._json import AsJson, print_json
 from apt_bench.core.config import Count, Range, checked
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import reason, require_writable
 from apt_bench.core.text import plain_console, say
+
+if TYPE_CHECKING:
+    from apt_bench.analysis.contrasts import Contrast
 
 Percent = Annotated[float, Range(least=0, most=100)]
 Margin = Annotated[float, Range(least=0.01, below=100)]
@@ -36,28 +40,42 @@ def compare_command(
         typer.Option(help="Also write tables and a figure here: a new folder, or an earlier comparison's."),
     ] = None,
     tasks: Annotated[bool, typer.Option("--tasks", help="Print the per-task table too.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare two runs, matched episode by episode: difference, interval, p and verdict per cell and overall."""
     from apt_bench.analysis.compare import compare
     from apt_bench.analysis.run import load_runs
     from apt_bench.reporting.chart_style import save
-    from apt_bench.reporting.folder import COMPARISON, replaced
+    from apt_bench.reporting.comparisons import comparison_tables, difference_chart
+    from apt_bench.reporting.output_folder import COMPARISON, replaced
     from apt_bench.reporting.table import markdown, write
-    from apt_bench.reporting.verdicts import comparison_tables, difference_chart
 
     with replaced(out, COMPARISON) if out else nullcontext() as folder:
         first, second = load_runs([a, b])
-        tables = comparison_tables(compare(first, second, force), first.label, second.label)
+        found = compare(first, second, force)
+        tables = comparison_tables(found, first.label, second.label)
         if folder:
             for table in tables:
                 write(table, folder / "tables")
             figure = difference_chart(tables[0])
             if figure:
                 save(figure, "compare", folder / "figures")
+    if as_json:
+        parts = {
+            k: [contrast_card(c) for c in v] for k, v in (("cells", found.cells), ("tasks", found.tasks))
+        }
+        card = vars(found) | parts | {"overall": contrast_card(found.overall)}
+        print_json({"a": first.label, "b": second.label} | card)
+        return
     for table in tables if tasks else tables[:1]:
         _print(markdown(table))
     if out:
         _print(str(out))
+
+
+def contrast_card(contrast: Contrast) -> dict[str, Any]:
+    """A contrast as `compare --json` prints it."""
+    return vars(contrast) | {"verdict": contrast.verdict, "holds_for": contrast.holds_for}
 
 
 def check_command(
@@ -79,11 +97,12 @@ def check_command(
         Path | None,
         typer.Option(help="Append Markdown to this file. Default: $GITHUB_STEP_SUMMARY where it is set."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Has this run got worse than its baseline? Exit code 0 pass, 1 regressed, 3 inconclusive (2 is bad input)."""
     from apt_bench.analysis.check import check
     from apt_bench.analysis.run import load_runs
-    from apt_bench.reporting import verdicts
+    from apt_bench.reporting import comparisons
     from apt_bench.reporting.table import markdown
 
     step = summary or (
@@ -93,17 +112,20 @@ def check_command(
         require_writable(path)
     this, base = load_runs([run, against])
     found = check(this, base, margin / 100, force, coverage / 100)
-    _print(markdown(verdicts.check_table(found, this.label, base.label)))
-    for sentence in found.reasons:
-        _print(sentence)
-    _print(f"Verdict: {found.verdict}")
     code = found.exit_code
+    if as_json:
+        print_json({"run": this.label, "baseline": base.label} | vars(found) | {"exit_code": code})
+    else:
+        _print(markdown(comparisons.check_table(found, this.label, base.label)))
+        for sentence in found.reasons:
+            _print(sentence)
+        _print(f"Verdict: {found.verdict}")
     try:
         if junit:
-            junit.write_text(verdicts.junit(found, this.label, base.label), encoding="utf-8")
+            junit.write_text(comparisons.junit(found, this.label, base.label), encoding="utf-8")
         if step:
             with open(step, "a", encoding="utf-8") as file:
-                file.write(verdicts.summary(found, this.label, base.label))
+                file.write(comparisons.summary(found, this.label, base.label))
     except OSError as error:  # a disk that is full by now: it hides no verdict but a pass
         say(f"Cannot write {error.filename or junit or step}: {reason(error)}.")
         code = code or UserError.exit_code

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import platform
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
+from apt_bench.cli._json import AsJson, print_json, stdout_to_stderr
 from apt_bench.core import provenance
 from apt_bench.core.errors import UserError, describe_error
 from apt_bench.core.machine import cores, free_memory_gb
@@ -30,10 +32,11 @@ def register(app: typer.Typer) -> None:
 
 def doctor_command(
     suite: Annotated[str, typer.Option(help="The suite to try one episode of.")] = "libero_pro",
+    as_json: AsJson = False,
 ) -> None:
     """Check this machine: versions, rendering, one real episode, Ray, memory, disk. Exit code 1 if something fails."""
     chosen = load_suite(suite)
-    console = plain_console()
+    console = plain_console(sys.stderr if as_json else None)
     checks: dict[str, Callable[[], str]] = {
         "python": lambda: f"{platform.python_version()} on {platform.machine()}, {cores()} cores",
         "packages": lambda: _packages(chosen),
@@ -43,16 +46,21 @@ def doctor_command(
         "ray": _ray,
         "episode": lambda: _episode(chosen),
     }
-    failed = 0
-    for name, check in checks.items():
-        try:
-            line, style = f"ok    {name}: {check()}", "green"
-        except Exception as error:  # whatever is broken: the other checks go on
-            failed += 1
-            what = error if isinstance(error, UserError) else one_line(describe_error(error))
-            line, style = f"FAIL  {name}: {what}", "red"
-        console.print(line, style=style, markup=False)
-    raise typer.Exit(int(failed > 0))
+    found = []
+    with stdout_to_stderr(as_json):
+        for name, check in checks.items():
+            try:
+                ok, text = True, check()
+            except Exception as error:  # the other checks still run
+                ok = False
+                text = str(error) if isinstance(error, UserError) else one_line(describe_error(error))
+            found.append({"name": name, "ok": ok, "message": text})
+            line = f"{'ok   ' if ok else 'FAIL '} {name}: {text}"
+            console.print(line, style="green" if ok else "red", markup=False)
+    code = int(not all(c["ok"] for c in found))
+    if as_json:
+        print_json({"checks": found, "exit_code": code})
+    raise typer.Exit(code)
 
 
 def _packages(suite: Suite) -> str:

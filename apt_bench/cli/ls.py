@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
+from apt_bench.cli._json import AsJson, print_json
 from apt_bench.cli._options import words
 from apt_bench.core.errors import UserError
 from apt_bench.core.text import one_line, plain_console
@@ -39,46 +40,78 @@ def ls_command(
     kind: Annotated[Kind, typer.Argument(help="What to list.")] = Kind.suites,
     suite: Annotated[str | None, typer.Option(help="Only this suite (a name or a YAML file).")] = None,
     cells: Annotated[str | None, typer.Option(help="Only these cells, for tasks.")] = None,
-    path: Annotated[Path, typer.Option(help="Where the runs lie.")] = Path("results/runs"),
+    path: Annotated[Path, typer.Option(help="Folder of the run directories.")] = Path("results/runs"),
+    as_json: AsJson = False,
 ) -> None:
     """List suites, cells, tasks, policies or runs."""
     suites = [load_suite(suite)] if suite else list(iter_suites())
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    rows = {
+    table = _Rows()
+    fill = {
         Kind.suites: lambda: _suites(table, suites),
         Kind.cells: lambda: _cells(table, suites),
         Kind.tasks: lambda: _tasks(table, suites, words(cells)),
         Kind.policies: lambda: _policies(table),
         Kind.runs: lambda: _runs(table, path),
     }
-    rows[kind]()
-    plain_console().print(table)
+    fill[kind]()
+    if as_json:
+        print_json({kind.value: table.objects})
+    else:
+        plain_console().print(table.table)
 
 
-def _head(table: Table, *headings: str) -> None:
-    for heading in headings:
-        table.add_column(heading)
+class _Rows:
+    """Rows for people and for programs."""
+
+    def __init__(self) -> None:
+        self.table = Table(box=None, pad_edge=False, header_style="bold")
+        self.objects: list[dict[str, Any]] = []
+
+    def head(self, *headings: str) -> None:
+        """Set the headings."""
+        for heading in headings:
+            self.table.add_column(heading)
+
+    def add(self, *values: Any, **more: Any) -> None:
+        """Add a row; `more` replaces its values in JSON."""
+        keys = [str(c.header).replace(" ", "_") for c in self.table.columns]
+        self.table.add_row(*("" if v is None else str(v) for v in values))
+        self.objects.append(dict(zip(keys, values, strict=False)) | more)
 
 
-def _suites(table: Table, suites: list[Suite]) -> None:
-    _head(table, "suite", "headline cells", "episodes per task", "about")
+def _suites(table: _Rows, suites: list[Suite]) -> None:
+    table.head("suite", "headline cells", "episodes per task", "about")
     for suite in suites:
         headline = sum(c.headline for c in suite.cells)
-        table.add_row(suite.name, f"{headline} of {len(suite.cells)}", str(suite.episodes), suite.about)
+        table.add(
+            suite.name,
+            f"{headline} of {len(suite.cells)}",
+            suite.episodes,
+            suite.about,
+            headline_cells=headline,
+            cells=len(suite.cells),
+        )
 
 
-def _cells(table: Table, suites: list[Suite]) -> None:
-    _head(table, "suite", "cell", "label", "headline", "steps", "instruction", "control")
+def _cells(table: _Rows, suites: list[Suite]) -> None:
+    table.head("suite", "cell", "label", "headline", "steps", "instruction", "control")
     for suite in suites:
         for c in suite.cells:
             headline = "yes" if c.headline else ""
-            table.add_row(
-                suite.name, c.name, c.label, headline, str(c.max_steps), c.instruction, c.control or ""
+            table.add(
+                suite.name,
+                c.name,
+                c.label,
+                headline,
+                c.max_steps,
+                c.instruction,
+                c.control,
+                headline=c.headline,
             )
 
 
-def _tasks(table: Table, suites: list[Suite], cells: tuple[str, ...]) -> None:
-    _head(table, "suite", "cell", "index", "task", "sent sentence", "episodes", "notes")
+def _tasks(table: _Rows, suites: list[Suite], cells: tuple[str, ...]) -> None:
+    table.head("suite", "cell", "index", "task", "sent sentence", "episodes", "notes")
     for suite in suites:
         record = on_record(suite.name)
         chosen = [suite.cell(c) for c in cells] if cells else [c for c in suite.cells if c.headline]
@@ -90,29 +123,29 @@ def _tasks(table: Table, suites: list[Suite], cells: tuple[str, ...]) -> None:
                 elif evidence := record.get((cell.name, task.name)):
                     notes += [f"oracle {evidence.score}"]
                 sentence = task.prompts.get(cell.instruction, "")
-                table.add_row(
+                table.add(
                     suite.name,
                     cell.name,
-                    str(index),
+                    index,
                     task.name,
                     sentence,
-                    str(task.inits),
+                    task.inits,
                     ", ".join(notes),
                 )
 
 
-def _policies(table: Table) -> None:
+def _policies(table: _Rows) -> None:
     from apt_bench.policies.registry import load_baseline, policy_names
 
-    _head(table, "policy", "about")
+    table.head("policy", "about")
     for name in policy_names():
-        table.add_row(name, load_baseline(name).about)
-    table.add_row("my_module:MyPolicy", "Your own class, importable from here (docs/running.md).")
+        table.add(name, load_baseline(name).about)
+    table.add("my_module:MyPolicy", "Your own class, importable from here (docs/running.md).")
 
 
-def _runs(table: Table, path: Path) -> None:
+def _runs(table: _Rows, path: Path) -> None:
     """Own prompts and language probes apart: success under a probe is no success at what was asked."""
-    _head(table, "run", "suite", "policy", "protocol", "episodes", "successes", "errors", "probed")
+    table.head("run", "suite", "policy", "protocol", "episodes", "successes", "errors", "probed")
     if not os.path.isdir(path):
         raise UserError(f"No folder '{path}'. Runs of `apt-bench run` lie in results/runs by default.")
     for folder in run_folders(path):
@@ -121,21 +154,24 @@ def _runs(table: Table, path: Path) -> None:
             records = store.episodes()
             protocol, run = store.protocol(), store.run()
         except UserError as error:
-            table.add_row(str(folder), f"damaged: {one_line(error, 200)}")
+            table.add(str(folder), f"damaged: {one_line(error, 200)}")
             continue
         own = Counter(r.outcome for r in records if r.key.prompt == EpisodeKey.prompt)
         probed = sum(r.key.prompt != EpisodeKey.prompt and r.outcome != "error" for r in records)
         done = own.total() - own["error"]
         asked = sum(sum(tasks.values()) for tasks in (run.get("requested") or {}).values())
-        table.add_row(
+        table.add(
             str(folder),
             str(protocol.get("suite", "")),
             str(run.get("policy", {}).get("name") or ""),
             str(protocol.get("hash", "")),
-            f"{done} of {asked}" if asked > done else str(done),
-            str(own["success"]),
-            str(own["error"]),
-            str(probed or ""),
+            f"{done} of {asked}" if asked > done else done,
+            own["success"],
+            own["error"],
+            probed or None,
+            episodes=done,
+            requested=asked,
+            probed=probed,
         )
 
 

@@ -173,5 +173,5 @@ def test_stop_and_go_on(workers, number, faults, reference, tmp_path, monkeypatc
 def test_a_bad_policy_actor_ends_the_run(address, tmp_path):
     words = ("--ray-address", address, "--workers", "2", "--policy-arg", "how=nan")
     err = Command(tmp_path / "run", *words, policy="tests.toy:HostedBadPolicy").run(expect=2)
-    assert "Policy 'hosted_bad' answered a chunk with NaN" in err
+    assert "Policy 'hosted_bad' returned a chunk with NaN" in err
     assert len(err.strip().splitlines()) == 1

@@ -14,7 +14,7 @@ from apt_bench.rollout.engine import run_local
 from tests.rollout.commands import ROOT, SUITE
 from tests.toy import PushPolicy
 
-LOUD = "tests.rollout.test_json:Loud"
+LOUD = "tests.rollout.test_run_json:Loud"
 RUN = ["run", "--suite", SUITE, "--workers", "0", "--cells", "push", "--episodes", "2"]
 
 
