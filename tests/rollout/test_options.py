@@ -13,7 +13,7 @@ import yaml
 
 from apt_bench.cli import run as verb
 from apt_bench.core.errors import UserError
-from apt_bench.rollout.options import OPTIONS, RunOptions
+from apt_bench.rollout.options import OPTIONS, RunOptions, read_config
 from tests.rollout.commands import ROOT, SUITE
 
 NEEDED = ["--suite", SUITE, "--policy", "zero"]
@@ -182,3 +182,11 @@ def test_help_groups_the_options_and_fits_80_columns(cli: Any, monkeypatch: pyte
 def test_the_documentation_lists_every_key() -> None:
     rows = re.findall(r"^\| `([a-z-]+)` \|", (ROOT / "docs/running.md").read_text(), re.M)
     assert [row for row in rows if row in VALUES] == list(VALUES)
+
+
+def test_the_documented_file_can_be_read(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/running.md").read_text(), re.S)
+    (tmp_path / "run.yaml").write_text(example)
+    found = RunOptions.of(**read_config(tmp_path / "run.yaml"))
+    assert found.execution.policy_args == ('checkpoint="weights.safetensors"', "temperature=0.5")
+    assert (found.selection.cells, found.output.save_actions) == (("spatial_task", "object_pos"), True)
