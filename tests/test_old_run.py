@@ -11,9 +11,9 @@ import pytest
 import apt_bench
 from apt_bench.analysis.run import load_runs
 from apt_bench.policies.base import PolicySpec
-from apt_bench.reporting.page import write_tables
+from apt_bench.reporting.report import write_tables
 from apt_bench.rollout.identity import protocol
-from apt_bench.runs.records import protocol_hash
+from apt_bench.runs.protocol import protocol_hash
 from apt_bench.suites import iter_suites
 
 DATA = Path(__file__).parent / "data"

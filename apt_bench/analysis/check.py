@@ -1,4 +1,4 @@
-"""`check`: has a run got worse than its baseline by more than a margin? Answers: pass, regressed, inconclusive."""
+"""`check`: is a run worse than its baseline by more than a margin? Verdicts: pass, regressed, inconclusive."""
 
 from __future__ import annotations
 
@@ -10,29 +10,37 @@ import pandas as pd
 from scipy import stats as sps
 
 from apt_bench.analysis import stats
+from apt_bench.analysis.cell_summary import COVERAGE_GATE
 from apt_bench.analysis.compare import by_cell, matched, nothing_shared, require_same_protocol, unfinished
-from apt_bench.analysis.run import COVERAGE_GATE, Run, sequential_notes
+from apt_bench.analysis.run import Run, sequential_notes
 from apt_bench.core.errors import UserError
-from apt_bench.runs.records import policy_settings
+from apt_bench.runs.protocol import policy_settings
 
 Verdict = Literal["pass", "regressed", "inconclusive"]
 POWER = 0.80
-"""Least power of a check that may pass."""
+"""A check with less power cannot pass."""
 
 EXTRA = 0.03
-"""A check must be able to find a drop of the margin and so much more."""
+"""Extra drop beyond the margin that a check must be powered to detect; a fraction."""
 
 MOST = 20_000
-"""Pairs of one cell, at most, that the chance to pass is computed for."""
+"""Most pairs of one cell for which the chance to pass is computed."""
 
 EXIT_CODES: dict[Verdict, int] = {"pass": 0, "regressed": 1, "inconclusive": 3}
-"""2 is bad input, 70 an error of apt-bench itself: neither is ever a verdict."""
+"""Exit code of each verdict. 2 (bad input) and 70 (an error in apt-bench) are never verdicts."""
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One contrast of a check: run minus baseline. `low`: one-sided 95% lower limit of the difference (Tango's score
-    interval); `p`: one-sided exact McNemar, Holm-adjusted over all contrasts of the check."""
+    """One contrast of a check, overall or of a cell: run minus baseline. Rates are fractions.
+
+    Attributes:
+        only_run: Pairs in which only the run succeeded.
+        only_baseline: Pairs in which only the baseline succeeded.
+        low: One-sided 95% lower limit of the difference (Tango's score interval).
+        p: One-sided exact McNemar p-value, Holm-adjusted over all contrasts of the check.
+        power: Chance to call a drop of `Check.drop` regressed, given the observed discordance.
+    """
 
     name: str
     pairs: int
@@ -44,24 +52,34 @@ class Gate:
     only_run: int
     only_baseline: int
     verdict: Verdict
-    power: float  # to call a drop of `Check.drop` regressed, given how many episodes differ either way
+    power: float
 
 
 @dataclass(frozen=True)
 class Check:
-    """The outcome of a check. `reasons`: what decided, one sentence each."""
+    """The outcome of a check.
+
+    Attributes:
+        verdict: pass, regressed or inconclusive.
+        overall: The contrast over all pairs; None without any pair.
+        cells: The contrasts of the cells, where there are several.
+        margin: Largest drop that still passes, a fraction.
+        drop: The drop that the check must be powered to detect, a fraction; `Gate.power` is its power.
+        coverage: Share of the baseline's episodes that have a matched one.
+        reasons: What decided the verdict, one sentence each.
+        policy_settings: The policies' own settings that differ.
+        cautions: Sentences about stopping rules and an unfinished baseline.
+    """
 
     verdict: Verdict
     overall: Gate | None
     cells: tuple[Gate, ...]
-    margin: float  # fraction
-    drop: float  # fraction; what `Gate.power` is about
-    coverage: float  # share of the baseline's episodes that have a matched one
+    margin: float
+    drop: float
+    coverage: float
     reasons: tuple[str, ...]
-    settings: tuple[str, ...] = ()  # the policies' own settings that differ
-    cautions: tuple[
-        str, ...
-    ] = ()  # of runs that were played under a stopping rule, or of an unfinished baseline
+    policy_settings: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -72,24 +90,36 @@ class Check:
 def check(
     run: Run, baseline: Run, margin: float = 0.05, force: bool = False, coverage: float = COVERAGE_GATE
 ) -> Check:
-    """Has `run` got worse than `baseline` by more than `margin`?
+    """Check whether `run` is worse than `baseline` by more than `margin`.
 
-    A contrast passes when the one-sided 95% lower limit of the paired difference lies above -margin. It is regressed
-    when it does not pass and the run is significantly worse (one-sided exact McNemar, 0.05 after Holm over the overall
-    contrast and the cells). Everything else is inconclusive: there are too few pairs to tell. The run is regressed when
-    any contrast is, passes when the overall contrast does, and is inconclusive otherwise. It cannot pass while fewer
-    than `coverage` of the episodes that it was asked for, or that the baseline has in the same cells, are finished,
-    nor while a drop of the margin and 3 points more would be found with a power below `POWER`.
+    A contrast passes if the one-sided 95% lower limit of the paired difference is above -margin. It is regressed if it
+    does not pass and the run is significantly worse (one-sided exact McNemar test at 0.05, Holm-adjusted over the
+    overall contrast and the cells). Otherwise it is inconclusive: more pairs would decide.
+
+    The run is regressed if any contrast is, passes if the overall contrast passes, and is inconclusive otherwise. It
+    cannot pass if its coverage is too small, or if the power to detect a drop of the margin plus `EXTRA` is below
+    `POWER`.
+
+    Args:
+        run: The run to check.
+        baseline: The run that it is compared with.
+        margin: Largest drop that still passes, a fraction.
+        force: Check although the protocols differ.
+        coverage: Least share of finished episodes, both of those requested from the run and of those that the baseline
+            has in the same cells.
+
+    Raises:
+        UserError: The margin or the coverage is out of range, the protocols differ, or a run was imported.
     """
     if not 0 < margin < 1:
-        raise UserError(f"The margin must lie between 0 and 100 points, not {100 * margin:g}.")
+        raise UserError(f"The margin must be between 0 and 100 points, not {100 * margin:g}.")
     if not 0 <= coverage <= 1:
-        raise UserError(f"The coverage must lie between 0 and 100%, not {100 * coverage:g}.")
+        raise UserError(f"The coverage must be between 0 and 100%, not {100 * coverage:g}.")
     for r in (run, baseline):
         if r.frame.imported.any():
             raise UserError(
-                f"{r.label} was imported from an eval_info.json, which does not say which initial states were played, "
-                "and check needs matched episodes. Play both with `apt-bench run`, or use `apt-bench compare`."
+                f"{r.label} was imported from an eval_info.json, which does not name the initial states, and check "
+                "needs matched episodes. Run both policies with `apt-bench run`, or use `apt-bench compare`."
             )
     require_same_protocol(run, baseline, force)
     pairs = matched(run, baseline)
@@ -121,8 +151,8 @@ def check(
     elif verdict == "pass" and gates[0].power < POWER:
         verdict = "inconclusive"
         reasons.append(
-            f"Underpowered: over {gates[0].pairs} pairs a drop of {100 * drop:g} points would be seen with a chance of "
-            f"{100 * gates[0].power:.0f}% only, and {100 * POWER:g}% are needed to pass. More episodes would decide."
+            f"Underpowered: with {gates[0].pairs} pairs, the chance to detect a drop of {100 * drop:g} points is only "
+            f"{100 * gates[0].power:.0f}%, and a pass needs {100 * POWER:g}%. More episodes would decide."
         )
     elif verdict == "inconclusive":
         reasons.append(
@@ -137,7 +167,7 @@ def check(
 
 
 def _drop(margin: float) -> float:
-    """The drop that a check must be able to find; nothing falls by more than 100 points."""
+    """The drop that a check must be powered to detect, at most 100 points."""
     return min(1.0, margin + EXTRA)
 
 
@@ -149,21 +179,23 @@ def _worse(gate: Gate) -> str:
 
 
 def _coverage(run: Run, baseline: Run, pairs: pd.DataFrame, least: float) -> tuple[float, list[str]]:
-    """Share of the baseline's finished episodes, in cells that the run was asked for, that have a partner; and what is
-    below the gate."""
-    cells = {k for k in run.asked if k in baseline.asked}
-    wanted = baseline.frame[baseline.frame.done]
+    """Share of the baseline's finished episodes, in cells that both runs requested, that have a matched episode; and a
+    sentence for each share that is below `least`."""
+    cells = {k for k in run.requested if k in baseline.requested}
+    wanted = baseline.frame[baseline.frame.finished]
     wanted = wanted[[(str(s), str(c)) in cells for s, c in zip(wanted.suite, wanted.cell, strict=True)]]
     share = len(pairs) / len(wanted) if len(wanted) else 0.0
     gaps = []
     if share < least:
         gaps.append(
             f"Only {len(pairs)} of the baseline's {len(wanted)} episodes in these cells have a matched one "
-            f"({share:.0%}, at least {least:.0%} are needed)."
+            f"({share:.0%}; at least {least:.0%} are needed)."
         )
-    asked, done = sum(run.asked.values()), int(run.frame.done.sum())
-    if asked and done < least * asked:
-        gaps.append(f"Only {done} of the {asked} episodes asked for are finished ({done / asked:.0%}).")
+    requested, finished = sum(run.requested.values()), int(run.frame.finished.sum())
+    if requested and finished < least * requested:
+        gaps.append(
+            f"Only {finished} of the {requested} requested episodes are finished ({finished / requested:.0%})."
+        )
     return share, gaps
 
 
@@ -173,7 +205,7 @@ def _gate(
     n, (only_run, only_baseline) = len(part), only
     low = stats.tango(n, only_run, only_baseline, 0.90).low
     verdict: Verdict = "pass" if low > -margin else "regressed" if p <= 0.05 else "inconclusive"
-    noise = 2 * min(only) / n  # what differs without a drop
+    noise = 2 * min(only) / n  # discordance without a drop
     return Gate(
         name, n, float(part.a.mean()), float(part.b.mean()), (only_run - only_baseline) / n, low, p, only_run,
         only_baseline, verdict, stats.paired_power(n, drop, min(1.0, noise + drop), 2 * 0.05 / family),
@@ -181,8 +213,14 @@ def _gate(
 
 
 def pass_chance(pairs: int, margin: float, discordance: float, difference: float = 0.0) -> float:
-    """Exact chance that a check of one cell with so many pairs passes, where a share `discordance` of them differs
-    either way and the run is truly better by `difference` (0: a rerun without change; fractions)."""
+    """Exact chance that a check of one cell passes.
+
+    Args:
+        pairs: Number of matched episodes.
+        margin: The check's margin, a fraction.
+        discordance: Share of pairs in which only one run succeeds.
+        difference: True difference run minus baseline, a fraction; 0 for a rerun without change.
+    """
     if not abs(difference) <= discordance <= 1:
         raise ValueError("discordance must lie between |difference| and 1")
     up = (1 + difference / discordance) / 2 if discordance else 0.5
@@ -196,8 +234,16 @@ def pass_chance(pairs: int, margin: float, discordance: float, difference: float
 
 
 def pairs_to_pass(margin: float, discordance: float, chance: float = 0.95) -> int:
-    """Fewest pairs (to 3 digits) with which a check of a rerun without change passes with this chance. Raises UserError
-    where more than `MOST` are needed."""
+    """Fewest pairs, to 3 digits, with which a check of a rerun without change passes with a given chance.
+
+    Args:
+        margin: The check's margin, a fraction.
+        discordance: Share of pairs in which only one run succeeds.
+        chance: The chance to pass.
+
+    Raises:
+        UserError: More than `MOST` pairs are needed.
+    """
     low, high = 1, 64
     while pass_chance(high, margin, discordance) < chance:
         low, high = high, min(2 * high, MOST)
@@ -210,13 +256,14 @@ def pairs_to_pass(margin: float, discordance: float, chance: float = 0.95) -> in
 
 
 def _passes(pairs: int, margin: float, only_run: np.ndarray, only_baseline: np.ndarray) -> np.ndarray:
-    """Whether `check` passes one cell of these counts: as `_gate` and its power say."""
+    """Whether `check` passes one cell with these counts: by its lower limit and its power, as in `check`."""
     above = stats.tango_score(-margin, pairs, only_run, only_baseline) > stats.normal_quantile(0.90)
     drop = _drop(margin)
     rarer = np.minimum(only_run, only_baseline)
-    low, high = -1, int(rarer.max()) + 1  # power falls with the noise: `low` has enough, `high` has not
+    low, high = -1, int(rarer.max()) + 1  # power falls with the noise: enough at `low`, too little at `high`
     while high - low > 1:
         middle = (low + high) // 2
         enough = stats.paired_power(pairs, drop, min(1.0, 2 * middle / pairs + drop), 0.10) >= POWER
         low, high = (middle, high) if enough else (low, middle)
-    return above & (rarer <= low)
+    passes: np.ndarray = above & (rarer <= low)
+    return passes

@@ -1,4 +1,4 @@
-"""`compare`: do two policies differ? Two runs, matched episode by episode."""
+"""`compare`: do two policies differ? Two runs are matched episode by episode."""
 
 from __future__ import annotations
 
@@ -7,51 +7,65 @@ from dataclasses import dataclass
 import pandas as pd
 
 from apt_bench.analysis import stats
+from apt_bench.analysis.cell_summary import cell_frames
 from apt_bench.analysis.contrasts import Contrast, adjusted, join, paired_contrast, unpaired_contrast
-from apt_bench.analysis.run import (
-    Run,
-    cell_label,
-    protocol_differences,
-    sequential_notes,
-    suite_order,
-)
+from apt_bench.analysis.run import Run, sequential_notes
+from apt_bench.analysis.suite_labels import cell_label, suite_order
 from apt_bench.core.errors import UserError
-from apt_bench.runs.records import policy_settings
+from apt_bench.runs.protocol import differing_settings, in_short, policy_settings
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found."""
+    """The result of `compare`.
+
+    Attributes:
+        overall: The mean over cells and tasks.
+        cells: One contrast per cell, with Holm's adjustment.
+        tasks: One contrast per task, with Benjamini and Hochberg's adjustment; empty for runs that are not matched.
+        unmatched_a: Finished episodes of A that B does not have; they do not count.
+        unmatched_b: The same of B.
+        protocol_settings: Protocol settings that differ.
+        policy_settings: The policies' own settings that differ.
+        cautions: Sentences about stopping rules and unfinished runs.
+    """
 
     overall: Contrast
     cells: tuple[Contrast, ...]
     tasks: tuple[Contrast, ...]
-    alone_a: int  # finished episodes of A that B has not, and so do not count
-    alone_b: int
-    knobs: tuple[str, ...]  # protocol settings that differ
-    settings: tuple[str, ...] = ()  # the policies' own settings that differ
-    cautions: tuple[str, ...] = ()  # of runs that were played under a stopping rule, or are not finished
+    unmatched_a: int
+    unmatched_b: int
+    protocol_settings: tuple[str, ...]
+    policy_settings: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
 
 
 def require_same_protocol(a: Run, b: Run, force: bool) -> list[str]:
-    """The differing settings. Raises UserError where there are any, unless `force`."""
-    knobs = protocol_differences(a, b)
-    if knobs and not force:
-        shown = "; ".join(knobs[:8]) + (f"; and {len(knobs) - 8} more" if len(knobs) > 8 else "")
+    """The protocol settings that differ. Raises UserError where there are any, unless `force`."""
+    settings = differing_settings(a.protocol, b.protocol)
+    if settings and not force:
         raise UserError(
-            f"{a.label} and {b.label} ran under different protocols ({shown}). Run one of them again under the other's "
-            "settings, or compare anyway with --force."
+            f"{a.label} and {b.label} ran under different protocols ({in_short(settings)}). Run one of them again with "
+            "the other's settings, or add --force to compare them anyway."
         )
-    return knobs
+    return settings
 
 
 def compare(a: Run, b: Run, force: bool = False) -> Comparison:
-    """A against B: per cell (Holm), per task (Benjamini-Hochberg) and overall, the mean over cells and tasks.
+    """Compare A with B overall, per cell and per task.
 
-    Matched by episode key. Without a single common key (real trials, imported files) the same unpaired. Raises
-    UserError where they share no cell.
+    Episodes are matched by their key. If the runs have no common key (real trials, imported files), their cells are
+    compared as independent samples.
+
+    Args:
+        a: Run A.
+        b: Run B; differences are A - B.
+        force: Compare although the protocols differ.
+
+    Raises:
+        UserError: The protocols differ, or the runs have no common cell.
     """
-    knobs = require_same_protocol(a, b, force)
+    settings = require_same_protocol(a, b, force)
     pairs = matched(a, b)
     if len(pairs):
         overall = paired_contrast("Overall", pairs)
@@ -60,9 +74,9 @@ def compare(a: Run, b: Run, force: bool = False) -> Comparison:
             paired_contrast(f"{cell_label(str(s), str(c))}: {t}", part)
             for (s, c, t), part in pairs.groupby(["suite", "cell", "task"], observed=True)
         ]
-        left = int(a.frame.done.sum()) - len(pairs), int(b.frame.done.sum()) - len(pairs)
+        left = int(a.frame.finished.sum()) - len(pairs), int(b.frame.finished.sum()) - len(pairs)
     else:
-        sides = [_cells(r) for r in (a, b)]
+        sides = [{k: f for k, f in cell_frames(r, finished=True).items() if len(f)} for r in (a, b)]
         shared = sorted(set(sides[0]) & set(sides[1]), key=suite_order)
         if not shared:
             raise UserError(nothing_shared(a, b, "in a common cell") + " Nothing to compare.")
@@ -77,40 +91,38 @@ def compare(a: Run, b: Run, force: bool = False) -> Comparison:
         adjusted(cells, stats.holm),
         adjusted(tasks, stats.benjamini_hochberg),
         *left,
-        tuple(knobs),
+        tuple(settings),
         tuple(policy_settings(a.protocol, b.protocol, a.label, b.label)),
         (*unfinished(a, b), *sequential_notes((a, b))),
     )
 
 
 def matched(a: Run, b: Run) -> pd.DataFrame:
-    """Finished episodes that both runs have, see `contrasts.join`."""
+    """Finished episodes that both runs have (`contrasts.join`)."""
     return join(a.frame, b.frame)
 
 
 def nothing_shared(a: Run, b: Run, where: str) -> str:
-    """Why two runs cannot be compared, for people."""
+    """A sentence that says why two runs cannot be compared."""
     for r in (a, b):
-        if not r.frame.done.any():
+        if not r.frame.finished.any():
             return f"{r.label} has no finished episode."
     return f"{a.label} and {b.label} have no finished episode {where}."
 
 
 def unfinished(*runs: Run) -> list[str]:
-    """A caution for each run that lacks episodes it was asked for."""
-    return [
-        f"{r.label} is not finished: {done} of the {asked} episodes asked for."
-        for r in runs
-        if not r.sequential and (done := int(r.frame.done.sum())) < (asked := sum(r.asked.values()))
-    ]
-
-
-def _cells(run: Run) -> dict[tuple[str, str], pd.DataFrame]:
-    done = run.frame[run.frame.done]
-    return {(str(s), str(c)): part for (s, c), part in done.groupby(["suite", "cell"], observed=True)}
+    """A caution for each run with requested episodes that have no result."""
+    found = []
+    for run in runs:
+        finished, requested = int(run.frame.finished.sum()), sum(run.requested.values())
+        if finished < requested and not run.sequential:
+            found.append(
+                f"{run.label} is not finished: {finished} of the {requested} requested episodes are there."
+            )
+    return found
 
 
 def by_cell(pairs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Label and pairs of each cell, in the suite's order."""
+    """Label and matched episodes of each cell, in the suite's order."""
     groups = {(str(s), str(c)): part for (s, c), part in pairs.groupby(["suite", "cell"], observed=True)}
     return [(cell_label(*key), groups[key]) for key in sorted(groups, key=suite_order)]

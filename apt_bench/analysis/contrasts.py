@@ -1,7 +1,7 @@
-"""Two runs in a cell, in a task or over all cells: the one place that matches their episodes and says who is better.
+"""Contrasts of two runs in a cell, in a task or over all cells: episodes are matched here, `differences` tests them.
 
-`differences` has the statistics. Here are the units: a task is one sentence in a cell. Where a suite's task is only a
-template (`to_plate`) and each initial state has its own sentence and scene, each sentence counts as a task.
+In a contrast, a task is one instruction in a cell. Where a suite's task is only a template (`to_plate`) and each
+initial state has its own instruction and scene, each instruction counts as a task.
 """
 
 from __future__ import annotations
@@ -25,11 +25,22 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Contrast:
-    """A against B in one cell or task, or overall. Rates are fractions; `difference` is A - B with its 95% interval,
-    which excludes 0 exactly where `p` is at most 0.05.
+    """A against B in one cell or task, or overall.
 
-    Paired: `only_a` and `only_b` count the matched episodes in which only one of them succeeded, `n_a` = `n_b` = pairs.
-    `tasks`, `uneven`: see `Difference`.
+    Attributes:
+        name: The cell, the task, or "Overall".
+        n_a: Episodes of A; for matched runs the number of pairs.
+        n_b: Episodes of B.
+        rate_a: Success rate of A, a fraction.
+        rate_b: Success rate of B.
+        difference: A - B with its 95% interval, which excludes 0 exactly where `p` is at most 0.05.
+        p: The p-value of this contrast alone.
+        paired: Whether the episodes are matched.
+        only_a: Pairs in which only A succeeded.
+        only_b: Pairs in which only B succeeded.
+        tasks: Number of tasks that the difference rests on (`Difference`).
+        uneven: The episodes alone would decide, but the tasks disagree (`Difference`).
+        adjusted: p after Holm's (cells) or Benjamini and Hochberg's (tasks) adjustment.
     """
 
     name: str
@@ -44,18 +55,18 @@ class Contrast:
     only_b: int = 0
     tasks: int = 0
     uneven: bool = False
-    adjusted: float = 1.0  # p after Holm (cells) or Benjamini-Hochberg (tasks)
+    adjusted: float = 1.0
 
     @property
     def verdict(self) -> Better:
-        """Which is better, at 0.05 after the adjustment."""
+        """Which run is better, at 0.05 after the adjustment."""
         if self.adjusted > LEVEL:
             return "undecided"
         return "A better" if self.difference.value > 0 else "B better"
 
     @property
     def holds_for(self) -> str:
-        """What the verdict is about: other tasks like these, or other initial states of these tasks only."""
+        """What the verdict applies to: other tasks like these, or other initial states of these tasks only."""
         if self.tasks >= FEW:
             return "tasks like these"
         if self.tasks == 0:
@@ -64,37 +75,47 @@ class Contrast:
 
     @property
     def words(self) -> str:
-        """The verdict, what it is about where that is not tasks like these, and why nothing was decided."""
+        """The verdict for people: with its scope where it is about these tasks only, or why it is undecided."""
         if self.verdict != "undecided":
             return self.verdict if self.tasks >= FEW else f"{self.verdict} on {self.holds_for}"
         if self.paired and self.only_a + self.only_b < 6:
             differ = self.only_a + self.only_b
-            return f"undecided (only {differ} episodes differ; 6 are the least that can decide)"
+            return f"undecided (only {differ} episodes differ; at least 6 are needed to decide)"
         if self.uneven:
-            return f"undecided (episodes differ, but the {self.tasks} tasks do not agree)"
-        return "undecided (decided alone, not among all rows)" if self.p <= LEVEL else "undecided"
+            return f"undecided (episodes differ, but the {self.tasks} tasks disagree)"
+        return (
+            "undecided (significant alone, but not after the adjustment)" if self.p <= LEVEL else "undecided"
+        )
 
 
 def join(a: pd.DataFrame, b: pd.DataFrame, on: Sequence[str] = KEY) -> pd.DataFrame:
-    """Finished episodes that both frames have: the columns `on`, the sentence (of A), and success as `a` and `b`.
+    """Match the finished episodes of two frames.
 
-    Imported episodes never match: their numbers count the order of playing, they are no initial states.
+    Imported episodes never match, because their numbers count episodes and do not identify initial states.
+
+    Args:
+        a: Episodes of A (`episode_frame`).
+        b: Episodes of B.
+        on: Columns that matched episodes have in common.
+
+    Returns:
+        One row per pair: the columns `on`, `instruction` (of A), and success as `a` and `b`.
     """
     text = {n: str for n in on if n not in ("init", "seed")}
     first, second = (
-        f.loc[f.done & ~f.imported, [*on, "success", "prompt_text"]].astype(text) for f in (a, b)
+        f.loc[f.finished & ~f.imported, [*on, "success", "instruction"]].astype(text) for f in (a, b)
     )
-    pairs = first.merge(second.drop(columns="prompt_text"), on=list(on), suffixes=("_a", "_b"))
+    pairs = first.merge(second.drop(columns="instruction"), on=list(on), suffixes=("_a", "_b"))
     return pairs.rename(columns={"success_a": "a", "success_b": "b"})
 
 
 def paired_contrast(name: str, pairs: pd.DataFrame) -> Contrast:
-    """The contrast of matched episodes, as `join` gives them: mean over cells of the mean over tasks."""
+    """The contrast of the pairs that `join` gives: mean over cells of the mean over tasks."""
     cells = [c for c in ("suite", "cell") if c in pairs]
     of_task, of_cell = _numbers(pairs, [*cells, "task"]), _numbers(pairs, cells)
     weights = stats.macro_weights(of_task, of_cell)
     a, b = pairs.a.to_numpy(float), pairs.b.to_numpy(float)
-    found = paired(a, b, _numbers(pairs, [*cells, "task", "prompt_text"]), weights)
+    found = paired(a, b, _numbers(pairs, [*cells, "task", "instruction"]), weights)
     return _contrast(
         name, (len(pairs), len(pairs)), (min(1.0, float(weights @ a)), min(1.0, float(weights @ b))), found, True,
         only_a=int((pairs.a & ~pairs.b).sum()), only_b=int((~pairs.a & pairs.b).sum()),
@@ -102,16 +123,26 @@ def paired_contrast(name: str, pairs: pd.DataFrame) -> Contrast:
 
 
 def _numbers(pairs: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
+    """The number of each row's group; one group where there are no columns."""
     if not columns:
         return np.zeros(len(pairs), dtype=int)
-    return pairs.groupby(list(columns), observed=True).ngroup().to_numpy()
+    return np.asarray(pairs.groupby(list(columns), observed=True).ngroup())
 
 
 def unpaired_contrast(
     name: str, cells: Sequence[tuple[pd.DataFrame, pd.DataFrame]]
 ) -> tuple[Contrast, tuple[int, int]]:
-    """The contrast of the finished episodes of both sides, cell by cell, none of them empty; and how many of A and of B
-    were left out. Where the sides share tasks of a cell, only these count, and they speak for tasks like them."""
+    """The contrast of two runs without common episodes, as independent samples.
+
+    If both runs have tasks of a cell in common, only the episodes of these tasks count.
+
+    Args:
+        name: Name of the contrast.
+        cells: For each cell the finished episodes of A and of B, neither empty.
+
+    Returns:
+        The contrast, and the numbers of episodes of A and of B that were left out.
+    """
     counts, parts, weights, left = [], [], [], np.zeros(2, dtype=int)
     shared = True
     for pair in cells:
@@ -134,7 +165,7 @@ def unpaired_contrast(
 
 
 def _shared_tasks(a: pd.DataFrame, b: pd.DataFrame) -> set[str]:
-    """Tasks that both sides have. An imported file numbers its tasks, which are no names of this suite's."""
+    """Tasks that both sides have. The tasks of an imported file are numbers, so they equal no suite's tasks."""
     if a.imported.any() != b.imported.any():
         return set()
     return set(a.task.astype(str)) & set(b.task.astype(str))
@@ -150,6 +181,6 @@ def _contrast(
 
 
 def adjusted(contrasts: Sequence[Contrast], method: Any) -> tuple[Contrast, ...]:
-    """The same with p-values adjusted for their number: `method` is `stats.holm` or `stats.benjamini_hochberg`."""
+    """The contrasts with p-values adjusted by `method`: `stats.holm` or `stats.benjamini_hochberg`."""
     found = method([c.p for c in contrasts])
     return tuple(dataclasses.replace(c, adjusted=p) for c, p in zip(contrasts, found, strict=True))

@@ -15,74 +15,109 @@ from apt_bench.runs.records import EpisodeRecord
 from apt_bench.suites import EpisodeKey
 
 DEFAULT_PROMPT = "default"
+"""Prompt id of an episode that was sent its cell's own instruction."""
 
 KEY = ["suite", "cell", "task", "init", "seed", "prompt"]
+"""Columns that identify an episode."""
+
+COLUMNS = [
+    *KEY, "instruction", "policy", "outcome", "outcome_class", "success", "finished", "steps", "decisions",
+    "first_contact", "first_contact_correct", "first_grasp_correct", "original_task_done",
+    "defects", "error", "video", "start_hash", "end_hash",
+]  # fmt: skip
+"""The stable columns that every frame has, in order. docs/api.md describes them."""
+
+INTERNAL = "imported"
+"""The one column that is not public: the episode comes from an eval_info.json and is never matched."""
+
+_CATEGORIES = [
+    "suite", "cell", "task", "prompt", "instruction", "policy", "outcome", "outcome_class", "first_contact",
+]  # fmt: skip
+_THREE_VALUED = ["first_contact_correct", "first_grasp_correct", "original_task_done"]
 
 CLASS_LENGTH = 60
-"""Characters of an outcome class, at most."""
+"""Longest outcome class in characters; a longer one is shortened."""
 
 
 def episode_frame(records: Iterable[EpisodeRecord]) -> pd.DataFrame:
-    """One row per key; of several records of a key the one that counts (`RunStore.episodes`).
+    """The records as a data frame with one row per episode key.
 
-    `klass` is the outcome's class: `success`, `error`, the class of failure, or the outcome where none was recorded.
-    `told`, `grasped_told`, `memorised`, `first`: see `follows_language`. `sec_*` and `score_*`: one column per part.
-    Names are plain text of one line: what is printed, drawn and joined is the same.
+    If a key has several records, the same one counts as in `RunStore.episodes`. Text in the frame is one line of
+    plain characters, so that tables, figures and joins use the same names.
+
+    Args:
+        records: Records of one run, in the order in which they were written.
+
+    Returns:
+        A frame with the columns `COLUMNS` and `imported`, then `seconds_*` (seconds per part of the episode) and
+        `score_*` (scores of a composite task), one for each part that was recorded.
     """
     rows: dict[EpisodeKey, dict[str, Any]] = {}
     for r in records:
         if r.key in rows and r.outcome == "error" and rows[r.key]["outcome"] != "error":
             continue
-        told, grasped_told, memorised, first = follows_language(r.events)
-        scores = r.events.get("scores")
-        klass = r.failure or r.outcome if r.outcome in ("failure", "timeout") else r.outcome
-        if klass in ("success", "error") and klass != r.outcome:  # a class of failure may be called anything
-            klass = f"{r.outcome}: {klass}"
-        rows[r.key] = {
-            **{k: _name(v) if isinstance(v := getattr(r.key, k), str) else v for k in KEY},
-            "policy": _name(r.policy),
-            "prompt_text": _name(r.prompt),
-            "imported": r.prompt_source == IMPORTED,
-            "outcome": r.outcome,
-            "klass": one_line(klass, CLASS_LENGTH),
-            "steps": r.steps,
-            "decisions": r.decisions,
-            "defects": ", ".join(r.flags),
-            "start_hash": r.start_hash,
-            "end_hash": r.end_hash,
-            "error": r.error,
-            "video": r.video,
-            "first": first if first is None else _name(first),
-            "told": told,
-            "grasped_told": grasped_told,
-            "memorised": memorised,
-            **{f"sec_{_name(k)}": _number(v) for k, v in r.seconds.items()},
-            **{f"score_{_name(k)}": _number(v) for k, v in _mapping(scores).items()},
-        }
-    frame = pd.DataFrame(list(rows.values()), columns=None if rows else _COLUMNS)
-    for column in (
-        "suite",
-        "cell",
-        "task",
-        "prompt",
-        "policy",
-        "prompt_text",
-        "imported",
-        "outcome",
-        "klass",
-        "first",
-    ):
-        frame[column] = frame[column].astype("category")
-    frame["success"] = frame.outcome == "success"
-    frame["done"] = frame.outcome != "error"
-    frame["imported"] = frame.imported.astype(bool)  # never matched with another run's, see runs.eval_info
-    return frame
+        rows[r.key] = _row(r)
+    frame = pd.DataFrame(list(rows.values()), columns=None if rows else [*COLUMNS, INTERNAL])
+    kinds = {
+        **dict.fromkeys(_CATEGORIES, "category"),
+        **dict.fromkeys(_THREE_VALUED, "boolean"),
+        **dict.fromkeys(("success", "finished", INTERNAL), bool),
+    }
+    return frame.astype(kinds)
 
 
-_COLUMNS = [
-    *KEY, "policy", "prompt_text", "imported", "outcome", "klass", "steps", "decisions", "defects",
-    "start_hash", "end_hash", "error", "video", "first", "told", "grasped_told", "memorised",
-]  # fmt: skip
+def _row(r: EpisodeRecord) -> dict[str, Any]:
+    outcome_class = r.failure or r.outcome if r.outcome in ("failure", "timeout") else r.outcome
+    if outcome_class in ("success", "error") and outcome_class != r.outcome:  # a failure class of that name
+        outcome_class = f"{r.outcome}: {outcome_class}"
+    return {
+        **{k: _name(v) if isinstance(v := getattr(r.key, k), str) else v for k in KEY},
+        "instruction": _name(r.prompt),
+        "policy": _name(r.policy),
+        "outcome": r.outcome,
+        "outcome_class": one_line(outcome_class, CLASS_LENGTH),
+        "success": r.outcome == "success",
+        "finished": r.outcome != "error",
+        "steps": r.steps,
+        "decisions": r.decisions,
+        **follows_language(r.events),
+        "defects": ", ".join(r.flags),
+        "error": r.error,
+        "video": r.video,
+        "start_hash": r.start_hash,
+        "end_hash": r.end_hash,
+        INTERNAL: r.prompt_source == IMPORTED,
+        **{f"seconds_{_name(k)}": _number(v) for k, v in r.seconds.items()},
+        **{f"score_{_name(k)}": _number(v) for k, v in _mapping(r.events.get("scores")).items()},
+    }
+
+
+def follows_language(events: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether an episode did what its instruction says, from the recorded events.
+
+    Args:
+        events: `EpisodeRecord.events`.
+
+    Returns:
+        A value for each of these columns, None where the events do not say:
+        `first_contact`: what the robot touched first.
+        `first_contact_correct`: whether the instruction is about that thing.
+        `first_grasp_correct`: whether the goal wants the first grasped object moved.
+        `original_task_done`: whether the goal of the unperturbed task was reached instead; None where both tasks
+        have the same goal.
+    """
+    touched, grasped = _first(events.get("touched")), _first(events.get("grasped"))
+    targets = events.get("targets")
+    goal = events.get("goal")
+    movable = {_argument(atom) for atom in goal} if isinstance(goal, Mapping) else set()
+    return {
+        "first_contact": None if touched is None else _name(touched),
+        "first_contact_correct": (
+            touched in targets if touched is not None and isinstance(targets, list) and targets else None
+        ),
+        "first_grasp_correct": grasped in movable if grasped is not None and movable else None,
+        "original_task_done": events.get("shortcut") is not None if events.get("base_goal") else None,
+    }
 
 
 @lru_cache(maxsize=4096)
@@ -97,26 +132,13 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 def _number(value: Any) -> float:
     try:
         number = float(value) if isinstance(value, int | float) else math.nan
-    except OverflowError:  # a whole number of 400 digits
+    except OverflowError:  # an integer of 400 digits
         return math.nan
     return number if math.isfinite(number) else math.nan
 
 
-def follows_language(events: Mapping[str, Any]) -> tuple[bool | None, bool | None, bool | None, str | None]:
-    """From an episode's events: was the first thing touched one that the instruction is about; was the first thing
-    grasped one that the goal wants moved; was the unperturbed task done instead (None where it is the same task); name
-    of the first thing touched."""
-    touched, grasped = _first(events.get("touched")), _first(events.get("grasped"))
-    targets = events.get("targets")
-    told = touched in targets if touched is not None and isinstance(targets, list) and targets else None
-    goal = events.get("goal")
-    movable = {_argument(atom) for atom in goal} if isinstance(goal, Mapping) else set()
-    grasped_told = grasped in movable if grasped is not None and movable else None
-    memorised = events.get("shortcut") is not None if events.get("base_goal") else None
-    return told, grasped_told, memorised, touched
-
-
 def _first(steps: Any) -> str | None:
+    """The name with the smallest step."""
     timed = [(s, name) for name, s in _mapping(steps).items() if isinstance(s, int | float)]
     return min(timed)[1] if timed else None
 

@@ -1,46 +1,44 @@
-"""Runs as data frames: one row per episode, and one summary per cell."""
+"""Reads run directories: what was requested, what ran, and one data frame row per episode."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache, cached_property
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from apt_bench.analysis import stats
 from apt_bench.analysis.frame import DEFAULT_PROMPT, episode_frame
-from apt_bench.analysis.frame import KEY as KEY
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import reason
 from apt_bench.core.text import one_line, plain
-from apt_bench.runs.records import RunStore, differing_settings, protocol_hash, sequential_words
-from apt_bench.suites import STALE, Suite, load_suite
-from apt_bench.suites import suite_names as shipped_suites
+from apt_bench.runs.metadata import sequential_words
+from apt_bench.runs.protocol import protocol_hash
+from apt_bench.runs.records import RunStore
 
-COVERAGE_GATE = 0.98
-"""Below this share of finished episodes a cell does not enter an average."""
-
-LABEL_LENGTH, CELL_LENGTH = 120, 60
-"""Characters of a run's name and of a cell's label in a report, at most."""
+LABEL_LENGTH = 120
+"""Longest name of a run in a report, in characters."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory, read."""
+    """One run directory, read. `load_run` makes it.
+
+    `info` is run.json. `frame` has the episodes under the cells' own prompts, `probed` those under a language probe
+    (`episode_frame`).
+    """
 
     label: str
     path: Path
     protocol: Mapping[str, Any]
-    info: Mapping[str, Any]  # run.json
-    frame: pd.DataFrame  # one row per episode under the cell's own prompt, see `episode_frame`
-    probed: pd.DataFrame  # the same for episodes under a language probe's prompt
+    info: Mapping[str, Any]
+    frame: pd.DataFrame
+    probed: pd.DataFrame
 
     @property
     def protocol_id(self) -> str:
@@ -49,7 +47,7 @@ class Run:
 
     @property
     def policy(self) -> Mapping[str, Any]:
-        """What run.json says of the policy, what it says `about` itself (architecture, ablation) included."""
+        """The policy's entry in run.json, with what the policy declares `about` itself (architecture, ablation)."""
         policy = self.info.get("policy")
         if not isinstance(policy, Mapping):
             return {}
@@ -58,43 +56,45 @@ class Run:
 
     @cached_property
     def identity(self) -> str | None:
-        """What tells one policy from another: class, arguments, weights and execute horizon, never a name. None where
-        run.json does not say (trials, imported files): then nothing is known to be the same policy."""
+        """What distinguishes one policy from another: class, arguments, weights and execute horizon, never the name.
+
+        None where run.json does not say (trials, imported files). Such a policy equals no other.
+        """
         policy = self.info.get("policy")
         if not isinstance(policy, Mapping) or not policy.get("policy"):
             return None
         weights = policy.get("weights_sha256") or policy.get("weights")
-        parts = [policy["policy"], self.settings, weights, self.protocol.get("execute")]
+        parts = [policy["policy"], self.policy_args, weights, self.protocol.get("execute")]
         return json.dumps(parts, sort_keys=True, default=str)
 
     @property
-    def settings(self) -> Mapping[str, Any]:
-        """The policy's arguments, without the path of weights that are known by their hash."""
+    def policy_args(self) -> Mapping[str, Any]:
+        """The policy's arguments, without the path of weights whose hash is recorded."""
         args, path = self.policy.get("args"), self.policy.get("weights")
         if not isinstance(args, Mapping):
             return {}
         hashed = bool(self.policy.get("weights_sha256"))
-        weights = (
-            os.path.normpath(path) if hashed and isinstance(path, str) else None
-        )  # `./x` and `x` are one
+        weights = os.path.normpath(path) if hashed and isinstance(path, str) else None  # `./x` equals `x`
         return {k: v for k, v in args.items() if not (isinstance(v, str) and os.path.normpath(v) == weights)}
 
     @cached_property
-    def asked(self) -> dict[tuple[str, str], int]:
-        """Episodes that were asked for under the cells' own prompts, by (suite, cell)."""
-        return _asked(self.info.get("requested"), self.frame, self._suite)
+    def requested(self) -> dict[tuple[str, str], int]:
+        """Number of requested episodes under the cells' own prompts, by (suite, cell)."""
+        return _requested(self.info.get("requested"), self.frame, self._suite)
 
     @cached_property
-    def asked_probes(self) -> dict[tuple[str, str, str], int]:
-        """Episodes that were asked for under language probes, by (suite, cell, probe). A run that does not say what was
-        asked counts what it has."""
+    def requested_probes(self) -> dict[tuple[str, str, str], int]:
+        """Number of requested episodes under language probes, by (suite, cell, probe).
+
+        A run of an older version does not say which it was asked for: there, the recorded episodes count.
+        """
         noted = self.info.get("requested_probes")
         noted = {plain(k, keep=""): v for k, v in noted.items()} if isinstance(noted, Mapping) else {}
-        there = [str(p) for p in self.probed.prompt.unique()]
+        recorded = [str(p) for p in self.probed.prompt.unique()]
         found = {}
-        for probe in dict.fromkeys([*noted, *there]):
+        for probe in dict.fromkeys([*noted, *recorded]):
             part = self.probed[self.probed.prompt == probe]
-            for (suite, cell), number in _asked(noted.get(probe), part, self._suite).items():
+            for (suite, cell), number in _requested(noted.get(probe), part, self._suite).items():
                 found[suite, cell, probe] = number
         return found
 
@@ -106,13 +106,13 @@ class Run:
 
     @property
     def sequential(self) -> Mapping[str, Any]:
-        """The sequential rule that this run was played under and where it stands; empty where there was none."""
+        """The run's sequential stopping rule and its state; empty where there was none."""
         noted = self.info.get("sequential")
         return noted if isinstance(noted, Mapping) else {}
 
     @cached_property
     def unavailable(self) -> dict[str, dict[str, str]]:
-        """Cell -> task -> why it cannot be run, as the runner noted it."""
+        """Cell -> task -> why the task cannot be run."""
         noted = self.info.get("unavailable")
         cells = noted.items() if isinstance(noted, Mapping) else ()
         return {
@@ -122,13 +122,43 @@ class Run:
         }
 
 
+def _requested(noted: Any, frame: pd.DataFrame, suite: str) -> dict[tuple[str, str], int]:
+    """Number of requested episodes by (suite, cell). For each task it is the number in run.json, and at least the
+    number of records.
+
+    noted: run.json's cell -> task -> number. suite: the suite of a run without any record.
+    """
+    suites = [str(s) for s in frame.suite.unique()] or [suite]
+    groups = frame.groupby(["suite", "cell", "task"], observed=True)
+    counts = {(str(s), str(c), str(t)): len(g) for (s, c, t), g in groups}
+    suite_of = {cell: name for name, cell, _ in counts}
+    for cell, tasks in noted.items() if isinstance(noted, Mapping) else ():
+        cell = plain(cell, keep="")
+        for task, number in tasks.items() if isinstance(tasks, Mapping) else ():
+            if isinstance(number, int) and not isinstance(number, bool):
+                key = suite_of.get(cell, suites[0]), cell, plain(task, keep="")
+                counts[key] = max(number, counts.get(key, 0))
+    found: dict[tuple[str, str], int] = {}
+    for (name, cell, _), number in counts.items():
+        found[name, cell] = found.get((name, cell), 0) + number
+    return found
+
+
 def load_run(path: Path, label: str | None = None) -> Run:
-    """Read a run directory. Raises UserError where it holds no run or a damaged one."""
+    """Read a run directory.
+
+    Args:
+        path: The run directory.
+        label: Name of the run in reports. Default: the policy's name.
+
+    Raises:
+        UserError: There is no run, or a damaged one.
+    """
     try:
         store = RunStore.open(path)
         info, protocol = store.run(), store.protocol()
         frame = episode_frame(store.lines())
-        RunStore.open(path)  # else it vanished meanwhile, and what was read is not all
+        RunStore.open(path)  # fails if the directory vanished while it was read
     except (OSError, ValueError) as error:  # it vanished, or the path has a null byte
         raise UserError(f"Cannot read the run in {path}: {reason(error)}.") from None
     policy = info.get("policy")
@@ -139,17 +169,15 @@ def load_run(path: Path, label: str | None = None) -> Run:
     return Run(one_line(label, LABEL_LENGTH), path, protocol, info, frame[own], frame[~own])
 
 
-_FIRST = ("libero_pro", "libero", "rigid_pick_place", "clutter_pick_place", "composite", "libero_compose")
-
-
-def suite_names(runs: Iterable[Run]) -> list[str]:
-    """Suites that occur in the runs: the paper's in its order, then others."""
-    names = {s for r in runs for s, _ in r.asked if s}
-    return [*(s for s in _FIRST if s in names), *sorted(names - {*_FIRST})]
-
-
 def load_runs(arguments: Sequence[str]) -> list[Run]:
-    """Runs given as `DIR` or `NAME=DIR`. Equal labels are told apart by their directories' names."""
+    """Read several runs. Runs with equal labels get parts of their directories' names added.
+
+    Args:
+        arguments: Each `DIR` or `NAME=DIR`.
+
+    Raises:
+        UserError: A run cannot be read, or is given twice (also through a link).
+    """
     runs = []
     for argument in arguments:
         name, path = split_argument(argument)
@@ -163,14 +191,14 @@ def load_runs(arguments: Sequence[str]) -> list[Run]:
 
 
 def split_argument(argument: str) -> tuple[str | None, Path]:
-    """Name and directory of `NAME=DIR`; a directory whose own name has a `=` is one."""
+    """Name and directory of `NAME=DIR`. If a directory's own name contains `=`, the argument is that directory."""
     name, sep, rest = argument.partition("=")
     named = bool(sep) and not os.path.lexists(argument.replace("\0", "?"))
     return (name, Path(rest)) if named else (None, Path(argument))
 
 
 def _distinct(labels: Sequence[str], paths: Sequence[Path]) -> list[str]:
-    """The labels, equal ones with as much of their paths as tells all of them apart."""
+    """The labels; equal ones with as many parts of their paths as makes all labels different."""
     for parts in range(1 + max((len(p.parts) for p in paths), default=0)):
         found = [
             f"{label} ({plain('/'.join(path.parts[-parts:]), keep='')})"
@@ -183,152 +211,21 @@ def _distinct(labels: Sequence[str], paths: Sequence[Path]) -> list[str]:
     return [f"{number}: {label}" for number, label in enumerate(labels, 1)]
 
 
-def _asked(noted: Any, frame: pd.DataFrame, suite: str) -> dict[tuple[str, str], int]:
-    """How many episodes were asked for, by (suite, cell): of each task what run.json notes (cell -> task -> count), and
-    at least as many as have records. suite: of a run without any record."""
-    suites = [str(s) for s in frame.suite.unique()] or [suite]
-    groups = frame.groupby(["suite", "cell", "task"], observed=True)
-    counts = {(str(s), str(c), str(t)): len(g) for (s, c, t), g in groups}
-    of = {cell: name for name, cell, _ in counts}
-    for cell, tasks in noted.items() if isinstance(noted, Mapping) else ():
-        cell = plain(cell, keep="")
-        for task, number in tasks.items() if isinstance(tasks, Mapping) else ():
-            if isinstance(number, int) and not isinstance(number, bool):
-                key = of.get(cell, suites[0]), cell, plain(task, keep="")
-                counts[key] = max(number, counts.get(key, 0))
-    found: dict[tuple[str, str], int] = {}
-    for (name, cell, _), number in counts.items():
-        found[name, cell] = found.get((name, cell), 0) + number
-    return found
+_FIRST = ("libero_pro", "libero", "rigid_pick_place", "clutter_pick_place", "composite", "libero_compose")
 
 
-@dataclass(frozen=True)
-class CellSummary:
-    """One cell of one run. `done` = success, failure or timeout; errors are missing data."""
-
-    suite: str
-    cell: str
-    label: str
-    asked: int
-    done: int
-    successes: int
-    errors: int
-    unavailable: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def rate(self) -> stats.Estimate:
-        """Success rate with Wilson's 95% interval; nan where nothing is done."""
-        value = self.successes / self.done if self.done else math.nan
-        return stats.Estimate(value, *stats.wilson(self.successes, self.done))
-
-    @property
-    def missing(self) -> int:
-        """Episodes asked for that have no score."""
-        return max(0, self.asked - self.done)
-
-    @property
-    def covered(self) -> bool:
-        """Whether enough of it is done to enter an average."""
-        return self.done > 0 and self.done >= COVERAGE_GATE * self.asked
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Success rate if everything that is missing had failed, or had succeeded."""
-        total = max(self.asked, self.done)
-        return (self.successes / total, (self.successes + total - self.done) / total) if total else (0.0, 1.0)
-
-
-def cell_summaries(run: Run, frame: pd.DataFrame | None = None) -> dict[tuple[str, str], CellSummary]:
-    """Summaries by (suite, cell), in the suite's order. With `frame`, of these episodes only."""
-    part = run.frame if frame is None else frame
-    groups = {(str(s), str(c)): g for (s, c), g in part.groupby(["suite", "cell"], observed=True)}
-    keys = sorted({*groups, *(run.asked if frame is None else ())}, key=suite_order)
-    asked = run.asked if frame is None else {}
-    return {key: _summary(run, key[0], key[1], groups.get(key), asked.get(key)) for key in keys}
-
-
-def probe_summaries(run: Run) -> dict[tuple[str, str, str], CellSummary]:
-    """Summaries by (suite, cell, language probe), in the suite's order."""
-    names = ["suite", "cell", "prompt"]
-    groups = {(str(s), str(c), str(p)): g for (s, c, p), g in run.probed.groupby(names, observed=True)}
-    order = list(dict.fromkeys(p for _, _, p in run.asked_probes))
-    keys = sorted(run.asked_probes, key=lambda k: (suite_order(k[:2]), order.index(k[2])))
-    return {key: _summary(run, key[0], key[1], groups.get(key), run.asked_probes[key]) for key in keys}
-
-
-def _summary(run: Run, suite: str, cell: str, group: pd.DataFrame | None, asked: int | None) -> CellSummary:
-    n = 0 if group is None else len(group)
-    done = 0 if group is None else int(group.done.sum())
-    return CellSummary(
-        suite,
-        cell,
-        cell_label(suite, cell),
-        asked=n if asked is None else asked,
-        done=done,
-        successes=0 if group is None else int(group.success.sum()),
-        errors=n - done,
-        unavailable=run.unavailable.get(cell, {}),
-    )
-
-
-@cache
-def find_suite(name: str) -> Suite | None:
-    """The shipped suite of this name, if there is one: a run of another suite is reported under its plain names, and a
-    run never makes its reader open a file that the run names."""
-    return load_suite(name) if name in shipped_suites() else None
-
-
-@cache
-def cell_label(suite: str, cell: str) -> str:
-    """The cell's label in its suite; made from its name where there is none."""
-    known = find_suite(suite)
-    try:
-        if known:
-            return known.cell(cell).label
-    except UserError:
-        pass
-    cell = one_line(cell, CELL_LENGTH)
-    return cell.upper() if len(cell) <= 7 else cell.replace("_", " ").capitalize()
-
-
-@cache
-def task_numbers(suite: str, cell: str) -> dict[str, int]:
-    """Task -> its number in the cell, as `apt-bench ls tasks` counts; {} where the suite is not known here."""
-    known, cell = find_suite(suite), cell.removesuffix(STALE)
-    try:
-        return {t.name: i for i, t in enumerate(known.cell_tasks(known.cell(cell)))} if known else {}
-    except UserError:  # a cell of another version, or LIBERO is not installed
-        return {}
-
-
-def suite_order(key: tuple[str, str]) -> tuple[str, int, str]:
-    """Sorts (suite, cell) as the suite's file has them; a stale control follows its cell."""
-    suite = find_suite(key[0])
-    names = [c.name for c in suite.cells] if suite else []
-    base = key[1].removesuffix(STALE)
-    return key[0], names.index(base) if base in names else len(names), key[1]
-
-
-def macro_average(frame: pd.DataFrame) -> stats.Estimate:
-    """Mean over cells of the mean over tasks of the success rate, with its task-clustered 95% interval."""
-    done = frame[frame.done]
-    return stats.macro_mean(
-        done.success.to_numpy(dtype=float), done.groupby(["cell", "task"], observed=True).ngroup().to_numpy(),
-        done.cell.cat.codes.to_numpy(),
-    )  # fmt: skip
+def suite_names(runs: Iterable[Run]) -> list[str]:
+    """Suites that occur in the runs: the paper's in its order, then the others by name."""
+    names = {s for r in runs for s, _ in r.requested if s}
+    return [*(s for s in _FIRST if s in names), *sorted(names - {*_FIRST})]
 
 
 def sequential_notes(runs: Iterable[Run]) -> list[str]:
-    """A caution for each run that was played under a sequential rule."""
+    """A caution for each run that used a sequential stopping rule."""
     return [
-        f"{r.label} was played under a stopping rule. {sequential_words(r.sequential)} Plain p-values and intervals of "
-        "this run take no account of the looks, and an early stop makes a difference look larger than it is. The rule "
-        "asks about these tasks, compare about tasks like these as well."
+        f"{r.label} used a stopping rule. {sequential_words(r.sequential)} The plain p-values and intervals of this "
+        "run do not account for the interim looks, and an early stop makes a difference look larger than it is. The "
+        "stopping rule is about these tasks; compare is also about other tasks like these."
         for r in runs
         if r.sequential
     ]
-
-
-def protocol_differences(a: Run, b: Run) -> list[str]:
-    """The protocol settings that differ and matter, each as `name: a's / b's`."""
-    return differing_settings(a.protocol, b.protocol)

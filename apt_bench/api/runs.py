@@ -11,41 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from apt_bench.analysis import run as data
+from apt_bench.analysis.cell_summary import cell_summaries
+from apt_bench.analysis.frame import INTERNAL
 from apt_bench.api._values import path_of
 
 if TYPE_CHECKING:
     from apt_bench.analysis.compare import Comparison
-
-COLUMNS = {
-    "suite": "suite",
-    "cell": "cell",
-    "task": "task",
-    "init": "init",
-    "seed": "seed",
-    "prompt": "prompt",
-    "prompt_text": "instruction",
-    "policy": "policy",
-    "outcome": "outcome",
-    "klass": "outcome_class",
-    "success": "success",
-    "done": "finished",
-    "steps": "steps",
-    "decisions": "decisions",
-    "first": "first_contact",
-    "told": "first_contact_correct",
-    "grasped_told": "first_grasp_correct",
-    "memorised": "original_task_done",
-    "defects": "defects",
-    "error": "error",
-    "video": "video",
-    "start_hash": "start_hash",
-    "end_hash": "end_hash",
-}
-"""Columns of `reporting.frame.episode_frame` -> stable columns of `Run.episodes`, in order."""
-
-FLAGS = ("first_contact_correct", "first_grasp_correct", "original_task_done")
-"""Columns that are True, False, or <NA> where the record does not say."""
-
 
 SUMMARY = [
     "suite", "cell", "successes", "episodes", "rate", "low", "high", "requested", "coverage", "errors",
@@ -88,15 +59,7 @@ class Run:
         part that was recorded.
         """
         frame = pd.concat([self.data.frame, self.data.probed]).sort_index().reset_index(drop=True)
-        found = frame[list(COLUMNS)].rename(columns=COLUMNS)
-        for name in FLAGS:
-            found[name] = found[name].astype("boolean")
-        for name in frame.columns:
-            if name.startswith("sec_"):
-                found["seconds_" + name.removeprefix("sec_")] = frame[name]
-            elif name.startswith("score_"):
-                found[name] = frame[name]
-        return found
+        return frame.drop(columns=INTERNAL)
 
     def summary(self) -> pd.DataFrame:
         """One row per cell, of episodes under the cells' own prompts.
@@ -106,19 +69,19 @@ class Run:
         were asked for), `coverage` = episodes / requested, `errors` (recorded episodes without a result).
         """
         rows = []
-        for cell in data.cell_summaries(self.data).values():
+        for cell in cell_summaries(self.data).values():
             rate = cell.rate
             rows.append(
                 {
                     "suite": cell.suite,
                     "cell": cell.cell,
                     "successes": cell.successes,
-                    "episodes": cell.done,
+                    "episodes": cell.finished,
                     "rate": rate.value,
                     "low": rate.low,
                     "high": rate.high,
-                    "requested": cell.asked,
-                    "coverage": cell.done / cell.asked if cell.asked else 1.0,
+                    "requested": cell.requested,
+                    "coverage": cell.coverage if cell.requested else 1.0,
                     "errors": cell.errors,
                 }
             )
@@ -126,7 +89,7 @@ class Run:
 
     def __repr__(self) -> str:
         own = self.data.frame
-        return f"Run({str(self.path)!r}: {self.name}, {int(own.success.sum())} of {int(own.done.sum())} episodes)"
+        return f"Run({str(self.path)!r}: {self.name}, {int(own.success.sum())} of {int(own.finished.sum())} episodes)"
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:

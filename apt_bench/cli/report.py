@@ -35,14 +35,14 @@ def report_command(
 ) -> None:
     """Write tables, figures and a page that opens offline. Without runs: the paper's own results."""
     from apt_bench.analysis.run import load_runs
-    from apt_bench.reporting.details import missing
-    from apt_bench.reporting.page import write_report
+    from apt_bench.reporting.coverage import missing
+    from apt_bench.reporting.report import write_report
 
     loaded = load_runs([argument for run in runs or () for argument in expand(run)])
     folder = out or (loaded[0].path / "report" if len(loaded) == 1 else Path("report"))
     page = write_report(loaded, folder, published, title)
     console = plain_console()
-    headlines = {file_name(suite) for run in loaded for suite, _ in run.asked}
+    headlines = {file_name(suite) for run in loaded for suite, _ in run.requested}
     for table in sorted((folder / "tables").glob("*.md")):
         if table.stem in headlines:
             console.print(table.read_text(encoding="utf-8"), markup=False, soft_wrap=True)

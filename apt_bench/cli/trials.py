@@ -60,7 +60,7 @@ def import_command(
 
     for path in import_sheet(sheet, key or key_path(sheet), out):
         run = load_run(path)
-        _print(f"{path}: {int(run.frame.done.sum())} of {sum(run.asked.values())} trials")
+        _print(f"{path}: {int(run.frame.finished.sum())} of {sum(run.requested.values())} trials")
 
 
 def _print(text: str) -> None:

@@ -1,5 +1,4 @@
-"""How figures look and how they are saved: colours that colour-blind readers can tell apart (Okabe and Ito), hatches
-for grey printers."""
+"""Style and file formats of the figures: the colour-blind safe palette of Okabe and Ito, and hatches for grey print."""
 
 from __future__ import annotations
 
@@ -19,7 +18,8 @@ BLUE, ORANGE, GREEN, RED, SKY, PURPLE, YELLOW, BLACK = (
 )  # fmt: skip
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
 PAPER, INK, MUTED = "#B8B8B8", "#222222", "#6B6B6B"
-WIDTH = 6.9  # inches: the text width of a two-column paper
+WIDTH = 6.9
+"""Width of a figure in inches: the text width of a two-column paper."""
 KINDS = ("png", "pdf", "svg")
 
 _STYLE: Any = {
@@ -40,10 +40,10 @@ _STYLE: Any = {
     "hatch.linewidth": 0.5,
     "legend.frameon": False,
     "legend.fontsize": 7.5,
-    "svg.fonttype": "path",  # the page must look the same where the font is not installed
+    "svg.fonttype": "path",  # the font need not be installed where the page is read
     "svg.hashsalt": "apt-bench",
     "pdf.fonttype": 42,
-    "text.parse_math": False,  # a name may hold any character
+    "text.parse_math": False,  # a name may contain any character, such as $
     "text.usetex": False,
     "figure.constrained_layout.use": True,
 }
@@ -51,27 +51,27 @@ _STYLE: Any = {
 
 @cache
 def _family() -> str:
-    """The first of these that is installed; the last one comes with matplotlib. (A list of families would be searched
-    anew for every word.)"""
-    there = set(font_manager.get_font_names())
-    return next((f for f in ("Arial", "Helvetica", "Liberation Sans") if f in there), "DejaVu Sans")
+    """The first font that is installed; the last one comes with matplotlib. matplotlib would search a list of families
+    again for every word."""
+    installed = set(font_manager.get_font_names())
+    return next((f for f in ("Arial", "Helvetica", "Liberation Sans") if f in installed), "DejaVu Sans")
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """House style of the figures, without touching the caller's settings."""
+    """Apply the style of the figures inside a `with` block; matplotlib's settings are restored after it."""
     with mpl.rc_context({**_STYLE, "font.family": _family()}):
         yield
 
 
 def save(figure: Figure, name: str, folder: Path) -> list[Path]:
-    """`NAME.png` (200 dpi), `NAME.pdf`, `NAME.svg`."""
+    """Write `NAME.png` (200 dpi), `NAME.pdf` and `NAME.svg` into a folder; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{kind}" for kind in KINDS]
     with style(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # an empty box stands for it
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the font's empty box is drawn
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # laid out once, not once per format
+        figure.set_layout_engine("none")  # keep the layout of the line above for all formats
         for path in paths:
             stamp = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(path.suffix[1:], {})
             figure.savefig(path, dpi=200, metadata=stamp)

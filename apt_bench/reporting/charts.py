@@ -1,4 +1,4 @@
-"""The figures of a report. Each function returns a figure, or None where there is nothing to draw."""
+"""The figures of a report. Each function returns a figure, or None where there is no data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from apt_bench.analysis.run import Run, cell_label, cell_summaries, task_numbers
+from apt_bench.analysis.cell_summary import cell_frames
+from apt_bench.analysis.run import Run
+from apt_bench.analysis.suite_labels import cell_label, task_numbers
 from apt_bench.core.text import one_line
 from apt_bench.reporting.chart_style import (
     BLACK,
@@ -31,9 +33,9 @@ from apt_bench.reporting.chart_style import (
     YELLOW,
     style,
 )
-from apt_bench.reporting.details import LANGUAGE, classes
+from apt_bench.reporting.episode_tables import LANGUAGE, outcome_classes
+from apt_bench.reporting.headline_tables import TICK, TICKS
 from apt_bench.reporting.table import Column, Rate, Row, Table, percent
-from apt_bench.reporting.tables import TICK, TICKS
 
 
 def _colours(rows: Sequence[Row]) -> list[str]:
@@ -43,15 +45,16 @@ def _colours(rows: Sequence[Row]) -> list[str]:
 
 
 def success_chart(table: Table) -> Figure | None:
-    """One panel per cell, one bar per method: measured ones coloured with their 95% intervals, published ones grey and
-    hatched. Panels follow the table's header groups: a column of panels each."""
+    """One panel per cell with one bar per method.
+
+    Measured bars are coloured and have their 95% intervals; published ones are grey and hatched. The panels of a header
+    group of the table are next to each other.
+    """
     columns = [c for c in table.columns if any(isinstance(r.values.get(c.key), Rate) for r in table.rows)]
     if not columns or not table.rows:
         return None
     at = _panels(columns)
-    stacked = (
-        len({at[c.key][0] for c in columns if c.group == columns[0].group}) > 1
-    )  # a group is a column of panels
+    stacked = len({at[c.key][0] for c in columns if c.group == columns[0].group}) > 1  # groups are columns
     lines, width = max(p[0] for p in at.values()) + 1, max(p[1] for p in at.values()) + 1
     names = [_method(r) for r in table.rows]
     colours = _colours(table.rows)
@@ -63,9 +66,7 @@ def success_chart(table: Table) -> Figure | None:
         for column in columns:
             axis = axes[at[column.key]]
             axis.set_visible(True)
-            first = (
-                not columns[0].group or stacked or at[column.key][1] == 0
-            )  # else the line's first panel says it
+            first = not columns[0].group or stacked or at[column.key][1] == 0  # names its group
             axis.set_title(_short(f"{column.group if first else ''} {column.label}".strip()))
             _bars(axis, [r.values.get(column.key) for r in table.rows], table.rows, colours)
             axis.tick_params(labelleft=at[column.key][1] == 0)
@@ -78,15 +79,15 @@ def success_chart(table: Table) -> Figure | None:
 
 
 def _method(row: Row) -> str:
-    """Name of a row, with the ablation ticks that tell it from others of the same name."""
+    """Name of a row, with its ablation ticks, since rows of an ablation share a name."""
     on = [word for key, word in TICKS.items() if row.values.get(key) == TICK]
     name = _short(row.values["method"])
     return f"{name} ({', '.join(on)})" if on else name
 
 
 def _panels(columns: Sequence[Column]) -> dict[str, tuple[int, int]]:
-    """Line and place of each column's panel: header groups side by side, or one below the other where that is flatter;
-    lines of five where there are no groups."""
+    """Row and column of each panel: header groups side by side, or below each other where that needs fewer rows;
+    five panels in a row where there are no groups."""
     groups: dict[str, list[Column]] = {}
     for column in columns:
         groups.setdefault(column.group or column.key, []).append(column)
@@ -126,15 +127,17 @@ def _bars(axis: Axes, values: Sequence[Any], rows: Sequence[Row], colours: Seque
 
 
 def heat_map(run: Run) -> Figure | None:
-    """Success per task: a line per cell, a square per task at its number (`apt-bench ls tasks`); in the order of the
-    per-task table where a task has none."""
-    done = run.frame[run.frame.done]
-    found = {}
-    for key in cell_summaries(run):
-        part = done[(done.suite == key[0]) & (done.cell == key[1])]
-        rates = part.groupby("task", observed=True).success.mean().sort_index()
-        if len(rates):
-            found[key] = rates
+    """Success per task: one row per cell, one square per task.
+
+    A square is placed at the task's number (`apt-bench ls tasks`). If any task has no number, the squares are ordered as
+    in the per-task table.
+    """
+    frames = cell_frames(run, finished=True)
+    found = {
+        key: episodes.groupby("task", observed=True).success.mean().sort_index()
+        for key, episodes in frames.items()
+        if len(episodes)
+    }
     if not found:
         return None
     numbered = all(set(rates.index) <= task_numbers(*key).keys() for key, rates in found.items())
@@ -170,7 +173,7 @@ def heat_map(run: Run) -> Figure | None:
 
 
 def _placed(rates: Any, numbers: Mapping[str, int]) -> np.ndarray:
-    """The rates at their tasks' numbers, nan between; in their own order where there are no numbers."""
+    """The rates at their tasks' numbers, nan between them; in their own order without numbers."""
     if not numbers:
         return rates.to_numpy()
     line = np.full(1 + max(numbers[t] for t in rates.index), np.nan)
@@ -179,12 +182,11 @@ def _placed(rates: Any, numbers: Mapping[str, int]) -> np.ndarray:
 
 
 def _short(name: object) -> str:
-    """A name that leaves room for what it names."""
+    """A name that is short enough for a figure."""
     return one_line(name, 48)
 
 
-# The classes of envs/outcome.py keep their looks in every report; others take what is left.
-_LOOKS = {
+_STYLES = {
     "success": (GREEN, ""),
     "memorised_task": (RED, "\\\\\\\\"),
     "wrong_object": (PURPLE, "////"),
@@ -195,27 +197,28 @@ _LOOKS = {
     "timeout": (SKY, "...."),
     "error": ("white", "////"),
 }
+"""Colour and hatch of the outcome classes of envs/outcome_tracker.py: the same in every report."""
+
 _OTHER = ((PAPER, ""), (PAPER, "oooo"), (PAPER, "////"), (PAPER, "||||"), (PAPER, "++++"))
 
 
-def class_looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Colour and hatch by outcome class."""
-    others = [n for n in names if n not in _LOOKS]
-    return {**_LOOKS, **{n: _OTHER[i % len(_OTHER)] for i, n in enumerate(others)}}
+def class_styles(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Outcome class -> colour and hatch."""
+    others = [n for n in names if n not in _STYLES]
+    return {**_STYLES, **{n: _OTHER[i % len(_OTHER)] for i, n in enumerate(others)}}
 
 
 def outcome_chart(runs: Sequence[Run]) -> Figure | None:
-    """Outcome classes, stacked to 100% per cell."""
-    names = classes(runs)
-    looks = class_looks(names)
-    names.sort(key=list(looks).index)  # one order in every report
+    """Share of each outcome class, stacked to 100% per cell."""
+    names = outcome_classes(runs)
+    styles = class_styles(names)
+    names.sort(key=list(styles).index)  # the same order in every report
     names.sort(key="error".__eq__)
     bars: list[tuple[str, Any] | None] = []
     for run in runs:
-        for suite, cell in cell_summaries(run):
-            part = run.frame[(run.frame.suite == suite) & (run.frame.cell == cell)]
-            if len(part):
-                bars.append((cell_label(suite, cell), part.klass.value_counts(normalize=True)))
+        for key, episodes in cell_frames(run).items():
+            if len(episodes):
+                bars.append((cell_label(*key), episodes.outcome_class.value_counts(normalize=True)))
         bars.append(None)
     if not names:
         return None
@@ -235,7 +238,7 @@ def outcome_chart(runs: Sequence[Run]) -> Figure | None:
                     axis.text(0, y + 0.35, _short(run.label), fontweight="bold", va="bottom", fontsize=8)
                     y += 1
                 fresh = False
-            _stack(axis, y, bar[1], names, looks)
+            _stack(axis, y, bar[1], names, styles)
             at.append(y)
             labels.append(_short(bar[0]))
             y += 1
@@ -246,9 +249,9 @@ def outcome_chart(runs: Sequence[Run]) -> Figure | None:
         axis.spines["left"].set_visible(False)
         handles = [
             Patch(
-                facecolor=looks[n][0],
-                hatch=looks[n][1],
-                edgecolor=_edge(looks[n][0]),
+                facecolor=styles[n][0],
+                hatch=styles[n][1],
+                edgecolor=_edge(styles[n][0]),
                 lw=0.4,
                 label=n.replace("_", " ") + (" (missing data)" if n == "error" else ""),
             )
@@ -263,13 +266,13 @@ def _edge(colour: str) -> str:
 
 
 def _stack(
-    axis: Axes, y: float, shares: Any, names: Sequence[str], looks: dict[str, tuple[str, str]]
+    axis: Axes, y: float, shares: Any, names: Sequence[str], styles: dict[str, tuple[str, str]]
 ) -> None:
     left = 0.0
     for name in names:
         share = 100 * float(shares.get(name, 0.0))
         if share:
-            colour, hatch = looks[name]
+            colour, hatch = styles[name]
             axis.barh(
                 y, share, 0.78, left=left, color=colour, hatch=hatch, edgecolor=_edge(colour), linewidth=0.4
             )
@@ -281,21 +284,22 @@ def _stack(
             left += share
 
 
-Mark = tuple[str, str, str, float]  # name, colour, marker, offset from the line's middle
+Mark = tuple[str, str, str, float]
+"""Name, colour, marker, and vertical offset from the middle of the row."""
 
 
 def language_chart(table: Table | None) -> Figure | None:
-    """Goes where told against does the memorised task, per cell."""
-    looks = ((BLUE, "o", -0.18), (GREEN, "s", 0.0), (RED, "X", 0.18))
+    """How often the policy follows the instruction and how often it does the original task, per cell."""
+    styles = ((BLUE, "o", -0.18), (GREEN, "s", 0.0), (RED, "X", 0.18))
     marks: dict[str, Mark] = {
-        k: (name, *look) for (k, name), look in zip(LANGUAGE.items(), looks, strict=True)
+        k: (name, *style) for (k, name), style in zip(LANGUAGE.items(), styles, strict=True)
     }
     return _marks(table, {**marks, "success": ("Success", INK, "|", 0.0)}, ("cell",))
 
 
 def probe_chart(table: Table | None) -> Figure | None:
-    """Success under the own prompt and under another one, and the share of episodes that change: under the other
-    prompt, and when the same one is sent again."""
+    """Success under the cell's own prompt and under a probe, and the share of episodes that change under the probe and
+    in a repeat."""
     marks: dict[str, Mark] = {
         "own": ("Success, own prompt", INK, "|", 0.0),
         "probed": ("Success, probe", BLUE, "o", -0.18),
@@ -306,7 +310,7 @@ def probe_chart(table: Table | None) -> Figure | None:
 
 
 def _marks(table: Table | None, marks: Mapping[str, Mark], label: Sequence[str]) -> Figure | None:
-    """One line per row of the table under its run's name, a mark with its interval per rate."""
+    """One line per row of the table, grouped by run; one mark with its interval per rate."""
     if table is None:
         return None
     runs = list(dict.fromkeys(str(r.values["run"]) for r in table.rows))
@@ -344,7 +348,7 @@ def _marks(table: Table | None, marks: Mapping[str, Mark], label: Sequence[str])
 
 
 def gain_chart(table: Table | None) -> Figure | None:
-    """2-Stage minus 1-Stage, in points: one panel per cell, one bar per pair of policies (the paper's Fig. 4)."""
+    """2-Stage minus 1-Stage in points, as in the paper's Fig. 4: one panel per cell, one bar per pair of policies."""
     if table is None:
         return None
     columns = [c for c in table.columns if any(isinstance(r.values.get(c.key), Rate) for r in table.rows)]

@@ -1,43 +1,36 @@
-"""What was asked for and is not there: in sentences, and as tables."""
+"""What was requested and has no result: as sentences, and as tables of coverage and errors."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from apt_bench.analysis.run import (
-    COVERAGE_GATE,
-    CellSummary,
-    Run,
-    cell_label,
-    cell_summaries,
-    find_suite,
-    probe_summaries,
-    sequential_notes,
-    suite_order,
-)
-from apt_bench.reporting.table import CELL, RUN, TASK, Column, Rate, Row, Table, Value, percent
+from apt_bench.analysis.cell_summary import COVERAGE_GATE, CellSummary, cell_summaries, probe_summaries
+from apt_bench.analysis.run import Run, sequential_notes
+from apt_bench.analysis.suite_labels import cell_label, find_suite, suite_order
+from apt_bench.reporting.table import CELL, RUN, TASK, Rate, Row, Table, Value, left, percent, right
 
 WORST = "Worst to best"
 OWN = "own"
-"""Stands in a coverage table for a cell's own prompt."""
+"""A cell's own prompt in the table of coverage; other rows are language probes."""
 
 
 def missing(runs: Sequence[Run]) -> list[str]:
-    """What a reader must not overlook, one sentence each: runs that are not finished, episodes without a score, tasks
-    that cannot be run, cells that were not run, unequal or shortened protocols, stopping rules. Empty where everything
-    asked for is there."""
+    """What limits these runs, one sentence each.
+
+    They name unfinished runs, stopping rules, episodes without a result, tasks that cannot be run, headline cells that
+    were not requested, fewer initial states than the suite defines, and equal initial states.
+    """
     found = [s for run in runs for s in _unfinished(run)] + sequential_notes(runs)
     for run in runs:
         summaries = cell_summaries(run)
         if not summaries:
-            found.append(f"{run.label}: no episode was asked for and none is recorded.")
+            found.append(f"{run.label}: no episode was requested and none is recorded.")
         few = [s for s in summaries.values() if s.missing and s.covered]
         if few:
-            lost, asked = sum(s.missing for s in few), sum(s.asked for s in few)
+            lost, requested = sum(s.missing for s in few), sum(s.requested for s in few)
             found.append(
-                f"{run.label}: {lost} of {asked} episodes have no score, {sum(s.errors for s in few)} of them errors "
-                f"({', '.join(s.label for s in few)}; each cell has at least {COVERAGE_GATE:.0%} of its episodes)."
+                f"{run.label}: {lost} of {requested} episodes have no result, {sum(s.errors for s in few)} of them "
+                f"errors ({', '.join(s.label for s in few)}; each cell has at least {COVERAGE_GATE:.0%} of its episodes)."
             )
         for s in summaries.values():
             name = f"{run.label}, {s.label}"
@@ -45,19 +38,20 @@ def missing(runs: Sequence[Run]) -> list[str]:
                 low, high = s.bounds
                 why = f", {s.errors} of them errors" if s.errors else ""
                 found.append(
-                    f"{name}: {s.missing} of {s.asked} episodes have no score{why}. With them the success rate would "
-                    f"lie between {percent(low)}% and {percent(high)}%."
+                    f"{name}: {s.missing} of {s.requested} episodes have no result{why}. With them, the success rate "
+                    f"would be between {percent(low)}% and {percent(high)}%."
                 )
             for task, reason in s.unavailable.items():
                 found.append(f"{name}: task '{task}' cannot be run: {reason}.")
-        found += [*_probes(run), *_not_asked(run), *_same_start(run)]
+        found += [*_probes(run), *_not_requested(run), *_same_start(run)]
     return found
 
 
 def progress(summaries: Iterable[CellSummary]) -> tuple[int, int, int]:
-    """Of several cells together: episodes asked for, with a score, and ended in an error."""
+    """Numbers of requested and finished episodes and of errors, over several cells."""
     parts = list(summaries)
-    return sum(max(s.asked, s.done) for s in parts), sum(s.done for s in parts), sum(s.errors for s in parts)
+    requested = sum(max(s.requested, s.finished) for s in parts)
+    return requested, sum(s.finished for s in parts), sum(s.errors for s in parts)
 
 
 def _unfinished(run: Run) -> list[str]:
@@ -65,60 +59,60 @@ def _unfinished(run: Run) -> list[str]:
         progress(cell_summaries(run).values()),
         progress(probe_summaries(run).values()),
     )
-    waiting, also = (max(0, asked - done - errors) for asked, done, errors in (own, probed))
+    waiting, also = (max(0, requested - finished - errors) for requested, finished, errors in (own, probed))
     if not waiting + also:
         return []
     under = f", {also} of them under language probes" if also else ""
     return [
-        f"{run.label} is not finished: {waiting + also} of {own[0] + probed[0]} episodes that were asked for have not "
-        f"run{under}. The same command goes on."
+        f"{run.label} is not finished: {waiting + also} of {own[0] + probed[0]} requested episodes have not run"
+        f"{under}. Rerun the same command to resume."
     ]
 
 
 def _probes(run: Run) -> list[str]:
-    """A sentence for each language probe whose episodes have not all a score."""
+    """A sentence for each language probe with episodes that have no result."""
     found = []
     summaries = probe_summaries(run)
     for probe in dict.fromkeys(p for _, _, p in summaries):
         mine = [s for (_, _, name), s in summaries.items() if name == probe]
         if lost := sum(s.missing for s in mine):
-            where = ", ".join(f"{s.label} {s.missing} of {s.asked}" for s in mine if s.missing)
+            where = ", ".join(f"{s.label} {s.missing} of {s.requested}" for s in mine if s.missing)
             errors = sum(s.errors for s in mine)
             why = f", {errors} of them errors" if errors else ""
             found.append(
-                f"{run.label}, language probe {probe}: {lost} of {sum(s.asked for s in mine)} episodes have no score"
-                f"{why} ({where})."
+                f"{run.label}, language probe {probe}: {lost} of {sum(s.requested for s in mine)} episodes have no "
+                f"result{why} ({where})."
             )
     return found
 
 
 def _same_start(run: Run) -> list[str]:
-    """Tasks in which several initial states are the same one: its episodes are not that many observations."""
-    known = run.frame[(run.frame.start_hash != "") & run.frame.done]
+    """A sentence for each task with equal initial states, whose episodes are fewer independent observations."""
+    known = run.frame[(run.frame.start_hash != "") & run.frame.finished]
     groups = known.groupby(["suite", "cell", "task"], observed=True)
     counts = groups[["init", "start_hash"]].nunique()
     return [
-        f"{run.label}, {cell_label(str(suite), str(cell))}: task '{task}' has {row.init} initial states, of which only "
-        f"{row.start_hash} differ."
+        f"{run.label}, {cell_label(str(suite), str(cell))}: task '{task}' has {row.init} initial states, but only "
+        f"{row.start_hash} different ones."
         for (suite, cell, task), row in counts[counts.start_hash < counts.init].iterrows()
     ]
 
 
-def _not_asked(run: Run) -> list[str]:
-    """Headline cells that were left out, and fewer initial states than the protocol means."""
+def _not_requested(run: Run) -> list[str]:
+    """Headline cells that were left out, and fewer initial states than the suite defines."""
     found = []
-    for name in sorted({s for s, _ in run.asked}):
+    for name in sorted({s for s, _ in run.requested}):
         suite = find_suite(name)
         if suite is None:
             continue
-        absent = [c.label for c in suite.cells if c.headline and (name, c.name) not in run.asked]
+        absent = [c.label for c in suite.cells if c.headline and (name, c.name) not in run.requested]
         if absent:
-            found.append(f"{run.label}: not asked for in {suite.title}: {', '.join(absent)}.")
+            found.append(f"{run.label}: not requested in {suite.title}: {', '.join(absent)}.")
         noted = run.info.get("requested")
         counts = [
             n
             for cell, tasks in (noted.items() if isinstance(noted, Mapping) else ())
-            if (name, cell) in run.asked and isinstance(tasks, Mapping)
+            if (name, cell) in run.requested and isinstance(tasks, Mapping)
             for n in tasks.values()
             if isinstance(n, int)
         ]
@@ -126,49 +120,46 @@ def _not_asked(run: Run) -> list[str]:
             most = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
             states = "state" if most == "1" else "states"
             found.append(
-                f"{run.label}: {most} initial {states} per task instead of the {suite.episodes} that "
-                f"{suite.title} means: intervals are wide"
-                + (", and published rows rest on more." if suite.published else ".")
+                f"{run.label}: {most} initial {states} per task instead of the {suite.episodes} of {suite.title}. "
+                "Intervals are wider"
+                + (", and published rows are based on more." if suite.published else ".")
             )
     return found
 
 
 def coverage_table(runs: Sequence[Run]) -> Table:
-    """Asked, done, errors, and the bounds that what is missing leaves open; language probes in rows of their own."""
+    """Requested and finished episodes and errors per cell, with bounds on the success rate; one row per probe."""
     rows = []
     for run in runs:
         found = [(key, OWN, s) for key, s in cell_summaries(run).items()]
         found += [(key[:2], key[2], s) for key, s in probe_summaries(run).items()]
         rows += [_row(run, prompt, s) for _, prompt, s in sorted(found, key=lambda f: suite_order(f[0]))]
     columns = [RUN, CELL]
-    if any(r.values["sentence"] != OWN for r in rows):
-        columns.append(Column("sentence", "Prompt", align="left"))
-    names = {"asked": "Asked", "done": "Done", "errors": "Errors", "coverage": "Coverage, %"}
-    columns += [Column(k, label, align="right") for k, label in names.items()]
+    if any(r.values["prompt"] != OWN for r in rows):
+        columns.append(left("prompt", "Prompt"))
     columns += [
-        Column("bounds", WORST, align="right"),
-        Column("unavailable", "Unavailable tasks", align="right"),
-    ]
+        right("requested", "Requested"), right("finished", "Finished"), right("errors", "Errors"),
+        right("coverage", "Coverage, %"), right("bounds", WORST), right("unavailable", "Unavailable tasks"),
+    ]  # fmt: skip
     note = (
-        "Asked: what the run was asked for, run or not. Errors (worker, GL, server) are missing data. A cell enters "
-        f"averages from {COVERAGE_GATE:.0%} coverage on. {WORST}: success in % if all that is missing had failed, or "
-        "had succeeded."
+        "Requested: episodes that the run was asked for, whether they ran or not. Errors (of a worker, the GL context "
+        f"or a server) are missing data. A cell enters averages if its coverage is at least {COVERAGE_GATE:.0%}. {WORST}: "
+        "success in % if every missing episode failed, and if every one succeeded."
     )
     return Table("coverage", "Coverage", columns, rows, (note,))
 
 
-def _row(run: Run, sentence: str, s: CellSummary) -> Row:
+def _row(run: Run, prompt: str, s: CellSummary) -> Row:
     bounds = f"{percent(s.bounds[0])}–{percent(s.bounds[1])}" if s.missing else ""
     values: dict[str, Value] = {
-        "run": run.label, "cell": s.label, "sentence": sentence, "asked": s.asked, "done": s.done,
-        "errors": s.errors, "coverage": Rate(s.done / s.asked if s.asked else math.nan), "bounds": bounds,
-        "unavailable": len(s.unavailable),
+        "run": run.label, "cell": s.label, "prompt": prompt, "requested": s.requested, "finished": s.finished,
+        "errors": s.errors, "coverage": Rate(s.coverage), "bounds": bounds, "unavailable": len(s.unavailable),
     }  # fmt: skip
     return Row(values)
 
 
 def error_table(runs: Sequence[Run]) -> Table:
-    """Every episode that ended in an error, those under language probes included."""
+    """Every episode that ended in an error, including those under language probes."""
     rows = [
         Row(
             {"run": run.label, "cell": cell_label(str(e.suite), str(e.cell)), "task": e.task, "init": e.init,
@@ -176,8 +167,9 @@ def error_table(runs: Sequence[Run]) -> Table:
         )
         for run in runs
         for frame in (run.frame, run.probed)
-        for e in frame[~frame.done].itertuples()
+        for e in frame[~frame.finished].itertuples()
     ]  # fmt: skip
-    columns = [RUN, CELL, TASK, Column("init", "Init", align="right"), Column("seed", "Seed", align="right"),
-               Column("prompt", "Prompt", align="left"), Column("error", "Error", align="left")]  # fmt: skip
+    columns = [
+        RUN, CELL, TASK, right("init", "Init"), right("seed", "Seed"), left("prompt", "Prompt"), left("error", "Error"),
+    ]  # fmt: skip
     return Table("errors", "Episodes that ended in an error", columns, rows)

@@ -1,4 +1,4 @@
-"""The paper's figures, as `results/published/*.csv` gives them. Unknown stays unknown."""
+"""Reads the paper's figures from `results/published/*.csv`. A value that the paper does not give stays unknown."""
 
 from __future__ import annotations
 
@@ -16,33 +16,46 @@ from apt_bench.core.paths import data_dir
 SOURCE = "arXiv 2606.12366"
 
 WORDS = ("method", "mode", "task", "split")
-"""Columns of text; what stands in every other column is a number, or nothing."""
+"""Columns of text. Every other column holds numbers or empty cells."""
 
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One line of a CSV: text as it stands there, and numbers ("" = unknown)."""
+    """One line of a file: the method, and the text of every column ("" = unknown)."""
 
     method: str
     text: dict[str, str]
 
     def number(self, column: str) -> float:
-        """The value, nan where it is unknown."""
+        """The value of a column; nan where it is unknown."""
         word = self.text.get(column, "")
         return float(word) if word else math.nan
 
 
+def is_published(name: str) -> bool:
+    """Whether a file of this name ships with apt-bench."""
+    return _path(name).is_file()
+
+
 def published(name: str, needed: Sequence[str] = ("method",)) -> list[PublishedRow]:
-    """Rows of the shipped `NAME.csv`, see `read_published`."""
-    path = data_dir("published") / Path(name).name
-    if not path.is_file():
-        raise UserError(f"No published figures {path.name} in {path.parent}.")
-    return read_published(path, needed)
+    """The rows of a file that ships with apt-bench, see `read_published`."""
+    return read_published(_path(name), needed)
+
+
+def _path(name: str) -> Path:
+    return data_dir("published") / Path(name).name
 
 
 def read_published(path: Path, needed: Sequence[str] = ("method",)) -> list[PublishedRow]:
-    """Rows of a file of published figures. Raises UserError where it is no CSV file in UTF-8, where a column of
-    `needed` is missing, and for a number that is none: rates are in %, counts are whole."""
+    """The rows of a file of published figures.
+
+    Args:
+        path: A CSV file in UTF-8. Rates are in percent, counts are whole numbers, an empty cell is an unknown value.
+        needed: Columns that must exist.
+
+    Raises:
+        UserError: The file is not as described; the message names line and column.
+    """
     try:
         lines = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
         rows = [(lines.line_num, row) for row in lines if any(row)]
@@ -53,7 +66,7 @@ def read_published(path: Path, needed: Sequence[str] = ("method",)) -> list[Publ
         if name not in head:
             raise UserError(f"{path} has no column '{name}'. {did_you_mean(name, head)}")
     if twice := {name for name in head if head.count(name) > 1}:
-        raise UserError(f"{path} has column '{sorted(twice)[0]}' twice.")
+        raise UserError(f"{path} has column '{sorted(twice)[0]}' twice. Remove one.")
     found = []
     for number, row in rows[1:]:
         where = f"{path}, line {number}"

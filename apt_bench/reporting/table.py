@@ -1,7 +1,7 @@
-"""One table, written as CSV (every number), Markdown, LaTeX (booktabs) and HTML.
+"""The `Table` type, and how a table is written: CSV (every number), Markdown, LaTeX (booktabs) and HTML.
 
-What stands in a table may come from anyone's files. Each format has one function that makes a text harmless in it:
-`core.text.csv_cell`, `md`, `tex` and `markup`.
+The text in a table may come from anyone's files. Each format has one function that escapes it: `core.text.csv_cell`,
+`md`, `tex` and `markup`.
 """
 
 from __future__ import annotations
@@ -15,21 +15,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from apt_bench.analysis.stats import Estimate
+import pandas as pd
+
+from apt_bench.analysis.stats import Estimate, wilson
 from apt_bench.core.text import csv_cell, one_line
 
 NONE = "–"
-"""Printed where there is no value: not run, not reported, unknown."""
+"""Printed where there is no value: the cell was not run, or the value is not reported or unknown."""
 
 PUBLISHED = "†"
-"""Marks what was copied from a paper and not measured here."""
+"""Marks values that are copied from a paper and were not measured here."""
 
 
 @dataclass(frozen=True)
 class Rate:
     """A success rate, or a difference of two (`signed`), as a fraction with its 95% interval; nan = unknown.
 
-    `k`/`n`: counts where there are any. `mark`: a footnote sign behind the value.
+    `k` of `n`: the counts, where there are any. `mark`: a footnote sign after the value. `counts`: print `k/n` instead
+    of percent.
     """
 
     value: float
@@ -39,12 +42,23 @@ class Rate:
     n: int | None = None
     mark: str = ""
     signed: bool = False
-    counts: bool = False  # print k/n instead of percent
+    counts: bool = False
 
     @staticmethod
     def of(estimate: Estimate, **rest: object) -> Rate:
-        """From an estimate of `stats`."""
+        """From an estimate and its interval."""
         return Rate(*estimate, **rest)  # type: ignore[arg-type]
+
+    @staticmethod
+    def counted(k: int, n: int, mark: str = "", counts: bool = False) -> Rate:
+        """k of n, with Wilson's 95% interval; unknown where n is 0."""
+        return Rate(k / n, *wilson(k, n), k=k, n=n, mark=mark, counts=counts) if n else Rate(math.nan)
+
+    @staticmethod
+    def share(flags: pd.Series) -> Rate:
+        """The share of true flags among those that are known, with Wilson's 95% interval."""
+        known = flags.dropna().astype(bool)
+        return Rate.counted(int(known.sum()), len(known))
 
     @property
     def known(self) -> bool:
@@ -60,7 +74,7 @@ class Rate:
         return percent(self.value, self.signed, minus) + self.mark
 
     def interval(self, minus: str = "−") -> str:
-        """`57–66`, or nothing."""
+        """The interval in percent as `57–66`; "" where there is none."""
         if not self.known or math.isnan(self.low):
             return ""
         dash = " to " if self.signed else "–"
@@ -68,7 +82,10 @@ class Rate:
 
 
 def percent(fraction: float, signed: bool = False, minus: str = "−") -> str:
-    """In percent, no decimals; a difference with its sign, and one decimal below 10 points."""
+    """A fraction in percent without decimals; a difference (`signed`) with its sign, and one decimal below 10 points.
+
+    Only 0 and 1 become `0` and `100`: values near the ends get one decimal.
+    """
     value = 100 * fraction
     if not signed:
         return f"{value:.0f}" if value in (0, 100) or 0.95 <= value < 99.05 else f"{value:.1f}"
@@ -76,12 +93,17 @@ def percent(fraction: float, signed: bool = False, minus: str = "−") -> str:
     return text if float(text) == 0 else (minus if value < 0 else "+") + text
 
 
+def pvalue(p: float) -> str:
+    """A p-value with three digits; `<0.001` instead of 0."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
 Value = Rate | str | float | int | None
 
 
 @dataclass(frozen=True)
 class Column:
-    """`group` is printed once above neighbouring columns that share it."""
+    """A column. `group`: a heading that is printed once above adjacent columns of the same group."""
 
     key: str
     label: str
@@ -89,17 +111,27 @@ class Column:
     align: Literal["left", "right", "center"] = "center"
 
 
-RUN, CELL, TASK = (Column(word.lower(), word, align="left") for word in ("Run", "Cell", "Task"))
+def left(key: str, label: str) -> Column:
+    """A column of text."""
+    return Column(key, label, align="left")
+
+
+def right(key: str, label: str, group: str = "") -> Column:
+    """A column of numbers."""
+    return Column(key, label, group, "right")
+
+
+RUN, CELL, TASK = left("run", "Run"), left("cell", "Cell"), left("task", "Task")
 
 
 def own_key(name: str, *taken: str) -> str:
-    """Key of a column that is named in a file: never that of one of the table's own columns, nor of another name."""
+    """Key of a column that a file names: different from the table's own columns `taken` and from every other name."""
     return f"{name} " if name.rstrip(" ") in taken else name
 
 
 @dataclass(frozen=True)
 class Row:
-    """`kind`: published rows are printed apart and marked."""
+    """A row: column key -> value. Rows of another `kind` are separated by a line; published rows are marked."""
 
     values: Mapping[str, Value]
     kind: Literal["measured", "published", "plain"] = "plain"
@@ -107,18 +139,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of values under columns, with what a reader must know below it."""
+    """A table. `name`: its files' name. `notes`: sentences below it. `heat`: colour the rates by their value."""
 
-    name: str  # file name
+    name: str
     title: str
     columns: Sequence[Column]
     rows: Sequence[Row]
     notes: Sequence[str] = field(default_factory=tuple)
-    heat: bool = False  # colour rates by value
+    heat: bool = False
 
     @property
     def groups(self) -> list[tuple[str, int]]:
-        """Header groups and how many columns each spans."""
+        """Header groups, each with the number of columns that it spans."""
         found: list[tuple[str, int]] = []
         for column in self.columns:
             if found and column.group and found[-1][0] == column.group:
@@ -129,17 +161,17 @@ class Table:
 
     @property
     def grouped(self) -> bool:
-        """Whether there is a second header line."""
+        """Whether the table has a second header line."""
         return any(g for g, _ in self.groups)
 
     @property
     def mixed(self) -> bool:
-        """Whether published and measured rows stand together, or anything is published."""
+        """Whether the table has published rows."""
         return any(r.kind == "published" for r in self.rows)
 
 
 def words(value: Value) -> str:
-    """A value as text of one line, intervals in brackets."""
+    """A value as one line of text, with its interval in brackets."""
     if value is None:
         return NONE
     if isinstance(value, Rate):
@@ -151,7 +183,15 @@ def words(value: Value) -> str:
 
 
 def write(table: Table, folder: Path) -> list[Path]:
-    """`NAME.csv`, `NAME.md`, `NAME.tex` in `folder`."""
+    """Write `NAME.csv`, `NAME.md` and `NAME.tex` into a folder.
+
+    Args:
+        table: The table.
+        folder: Where to write; it is made where it does not exist.
+
+    Returns:
+        The three paths.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{table.name}.{kind}" for kind in ("csv", "md", "tex")]
     with open(paths[0], "w", newline="", encoding="utf-8") as file:
@@ -162,7 +202,11 @@ def write(table: Table, folder: Path) -> list[Path]:
 
 
 def csv_rows(table: Table) -> list[list[str]]:
-    """Header and rows; a rate becomes percent, low, high, successes, n as far as anything in its column has them."""
+    """Header and rows of the CSV file.
+
+    A rate becomes up to five columns: percent, `low`, `high`, `k` (successes) and `n`, as far as a value of the column
+    has them.
+    """
     parts: list[tuple[Column, list[str]]] = []
     for column in table.columns:
         rates = [r.values.get(column.key) for r in table.rows]
@@ -200,8 +244,12 @@ _BLOCK = re.compile(r"#|>|[-+=]+(?=\s|$)|\d+[.)](?=\s|$)")
 
 
 def md(text: str, block: bool = False) -> str:
-    """Escaped for one line of Markdown, GitHub's included: neither markup nor HTML, no link, no further cell of a
-    table. block: the text begins a line, and must not begin a heading or a list."""
+    """Text escaped for one line of Markdown, GitHub's included: no markup, HTML or link, and no extra table cell.
+
+    Args:
+        text: Any text.
+        block: The text begins a line, so it must not begin a heading or a list.
+    """
     text = one_line(text).strip()
     begins = block and _BLOCK.match(text)
     text = _MARKS.sub(r"\\\g<0>", text).replace("&", "&amp;").replace("<", "&lt;")
@@ -209,7 +257,7 @@ def md(text: str, block: bool = False) -> str:
 
 
 def markdown(table: Table) -> str:
-    """A pipe table, aligned for people, with its title and notes."""
+    """A pipe table with aligned columns, its title above and its notes below."""
     lines = [[md(f"{c.group} {c.label}".strip()) for c in table.columns]]
     for row in table.rows:
         values = [row.values.get(c.key) for c in table.columns]
@@ -238,9 +286,11 @@ _TEX = {
 
 
 def tex(text: str) -> str:
-    """Escaped for LaTeX. What plain LaTeX cannot set becomes a question mark.
+    """Text escaped for LaTeX. A character that plain LaTeX cannot set becomes a question mark.
 
-    A bracket or a star at the start of a row would be an argument of the line break before it, two hyphens a dash."""
+    Brackets and a leading star are protected, since LaTeX would read them as arguments of the line break before them;
+    two hyphens are separated, since they would become a dash.
+    """
     line = one_line(text)
     found = "".join(
         "{}-" if c == before == "-" else _TEX.get(c, c if c.isascii() and c.isprintable() else "?")
@@ -250,7 +300,7 @@ def tex(text: str) -> str:
 
 
 def latex(table: Table) -> str:
-    """A `table` environment for `booktabs` (and `amssymb` where there are ticks). Intervals stand small in brackets."""
+    """A `table` environment for `booktabs` (and `amssymb`, for ticks). Intervals are in small type in brackets."""
     align = "".join({"left": "l", "right": "r", "center": "c"}[c.align] for c in table.columns)
     lines = [r"% needs \usepackage{booktabs,amssymb}", r"\begin{table}[t]", r"\centering", r"\small"]
     lines += [r"\setlength{\tabcolsep}{3pt}"] if len(table.columns) > 8 else []
@@ -290,12 +340,12 @@ def _slug(name: str) -> str:
 
 
 def markup(text: str) -> str:
-    """Escaped for HTML, inside and outside of quotes."""
+    """Text escaped for HTML, inside and outside of quotes."""
     return html.escape(one_line(text))
 
 
 def html_table(table: Table) -> str:
-    """A `<table>` with two header lines where columns are grouped."""
+    """A `<table>`, with two header lines where columns are grouped."""
     out = [f'<table class="data{" heat" if table.heat else ""}">', "<thead>"]
     if table.grouped:
         spans = (

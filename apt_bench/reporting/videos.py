@@ -1,4 +1,4 @@
-"""Videos of a report: copied beside it, each with its last frame as a poster."""
+"""Copies the videos of runs into a report, each with its last frame as a poster."""
 
 from __future__ import annotations
 
@@ -8,28 +8,38 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from apt_bench.analysis.run import Run, cell_label
+from apt_bench.analysis.run import Run
+from apt_bench.analysis.suite_labels import cell_label
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import inside
 from apt_bench.core.text import file_name
 
 MOST = 24
+"""Videos in a report, at most."""
 
 
 def gather(runs: Sequence[Run], out: Path) -> list[dict[str, str]]:
-    """Up to `MOST` videos in `out/videos`: failures first, then one cell after the other. Each with `href`, `poster`
-    (a data URI, empty where no frame can be read), `outcome` and `caption`. A video that is not there is left out."""
+    """Copy up to `MOST` videos into `out/videos`: failures first, and each cell in turn.
+
+    Args:
+        runs: The runs.
+        out: Folder of the report.
+
+    Returns:
+        For each copied video its `href`, `poster` (a data URI; "" where no frame can be read), `outcome` and `caption`.
+        A video file that does not exist is left out.
+    """
     rows = []
     for number, run in enumerate(runs, 1):
-        there = run.frame[run.frame.video.notna() & run.frame.done]
-        turn = there.groupby(["cell", "success"], observed=True).cumcount()
-        rows += [(t.success, int(turn[t.Index]), number, run, t) for t in there.itertuples()]
+        recorded = run.frame[run.frame.video.notna() & run.frame.finished]
+        turn = recorded.groupby(["cell", "success"], observed=True).cumcount()
+        rows += [(t.success, int(turn[t.Index]), number, run, t) for t in recorded.itertuples()]
     found: list[dict[str, str]] = []
     for *_, run, t in sorted(rows, key=lambda r: r[:3]):
         source = video_file(run.path, str(t.video))
         if len(found) == MOST or source is None:
             continue
-        stem = f"{len(found) + 1:02d}_{file_name(source.stem)}"  # names repeat over cells and runs
+        stem = f"{len(found) + 1:02d}_{file_name(source.stem)}"  # cells and runs may have videos of the same name
         target = out / "videos" / (stem + source.suffix.lower())
         target.parent.mkdir(exist_ok=True)
         try:
@@ -41,7 +51,7 @@ def gather(runs: Sequence[Run], out: Path) -> list[dict[str, str]]:
             {
                 "href": f"videos/{target.name}",
                 "poster": poster(target),
-                "outcome": str(t.klass).replace("_", " "),
+                "outcome": str(t.outcome_class).replace("_", " "),
                 "caption": label,
             }
         )
@@ -49,18 +59,22 @@ def gather(runs: Sequence[Run], out: Path) -> list[dict[str, str]]:
 
 
 FORMATS = {".mp4": "mov", ".m4v": "mov", ".mov": "mov", ".webm": "matroska", ".mkv": "matroska"}
-"""Suffix of a video file -> how ffmpeg reads it. Left to itself it would also follow playlists to other files."""
+"""Suffix of a video file -> ffmpeg's input format. If ffmpeg chose the format, it would follow playlists to other
+files."""
 
 BYTES = 2**29
-"""Of a video file that is copied, at most: a sparse file is longer than the disk that its copy goes to."""
+"""Largest video file that is copied. The copy of a sparse file could fill the disk."""
 
 PIXELS = 4096 * 4096
-"""Of a frame, at most."""
+"""Largest frame that is decoded."""
 
 
 def video_file(run: Path, name: str) -> Path | None:
-    """The video that a record names: a regular file of at most `BYTES` in the run's own `videos/`, or
-    None. A record cannot make a report copy another file of this machine."""
+    """The path of the video that a record names, or None.
+
+    Only a regular file of at most `BYTES` inside the run's own `videos/` counts: a record must not make a report copy
+    another file of this machine.
+    """
     try:
         path = inside(inside(run, "videos"), PurePosixPath(name).relative_to("videos").as_posix())
         whole = path.suffix.lower() in FORMATS and path.is_file() and path.stat().st_size <= BYTES
@@ -70,7 +84,7 @@ def video_file(run: Path, name: str) -> Path | None:
 
 
 def poster(video: Path) -> str:
-    """The last frame as a JPEG data URI, at most 320 pixels wide; empty where it cannot be read."""
+    """The last frame as a JPEG data URI, at most 320 pixels wide; "" where it cannot be read."""
     import imageio_ffmpeg
 
     command = [
@@ -82,5 +96,5 @@ def poster(video: Path) -> str:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
         return ""
-    last = done.stdout.rfind(b"\xff\xd8\xff")  # several frames come one behind the other
+    last = done.stdout.rfind(b"\xff\xd8\xff")  # ffmpeg wrote several frames
     return f"data:image/jpeg;base64,{base64.b64encode(done.stdout[last:]).decode()}" if last >= 0 else ""

@@ -24,7 +24,8 @@ from apt_bench.core.files import (
     write_json,
 )
 from apt_bench.core.text import one_line
-from apt_bench.runs.records import EpisodeRecord, protocol_hash
+from apt_bench.runs.protocol import protocol_hash
+from apt_bench.runs.records import EpisodeRecord
 from apt_bench.suites import EpisodeKey, iter_suites
 
 IMPORTED = "imported"

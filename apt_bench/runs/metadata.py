@@ -1,4 +1,4 @@
-"""`protocol.json` and `run.json`, read and checked: what readers use is of the type that they expect."""
+"""`protocol.json` and `run.json`: read and checked, so that every entry has the type that readers expect."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROTOCOL: dict[str, Any] = {
     "cells": Mapping[str, Any],
     "simulator": Mapping[str, Any],
 }
-"""Type of every entry that some reader needs; there may be others."""
+"""Type of each entry of protocol.json that a reader uses. Other entries are allowed."""
 
 RUN: dict[str, Any] = {
     "policy": {
@@ -49,19 +49,27 @@ RUN: dict[str, Any] = {
     "ended": Text,
     "command": Text,
 }
+"""Type of each entry of run.json that a reader uses. Other entries are allowed."""
 
 
 def read_protocol(path: Path) -> dict[str, Any]:
-    """The protocol card. Raises UserError, naming the entry, where it is damaged."""
+    """Read protocol.json.
+
+    Raises:
+        UserError: It is damaged; the message names the entry.
+    """
     return _read(path, PROTOCOL)
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """What was asked and what ran it, see `rollout.identity`:
+    """Read run.json: what was requested, and what ran it.
 
-    `policy`: class, arguments and what the policy declares of itself. `requested`: {cell: {task: initial states}} asked
-    for under the cells' own prompts; `requested_probes`: {probe: {cell: {task: initial states}}}. Raises UserError,
-    naming the entry, where it is damaged."""
+    `policy`: class, arguments and the policy's declarations. `requested`: {cell: {task: number of initial states}}
+    under the cells' own prompts. `requested_probes`: {probe: {cell: {task: number of initial states}}}.
+
+    Raises:
+        UserError: It is damaged; the message names the entry.
+    """
     return _read(path, RUN)
 
 
@@ -80,17 +88,22 @@ def _checked(raw: Any, shape: Mapping[str, Any], where: str) -> dict[str, Any]:
     return raw
 
 
-FOR_PEOPLE = ("name", "about")
-WHERE_IT_RUNS = ("placement", "num_gpus", "max_batch")
-"""What a run says of its policy that does not tell one policy from another."""
-
-
-def policy_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """In what two `policy` entries of run.json are of other policies: class, arguments, weights, and what both declare.
-    Never the name, which is for people, nor what an older version did not write."""
-    args = [dict(side.get("args") or {}) for side in (old, new)]
-    pairs = {f"args.{k}": (args[0].get(k), args[1].get(k)) for k in sorted({*args[0], *args[1]})}
-    hashed = old.get("weights_sha256") and new.get("weights_sha256")
-    ignored = (*FOR_PEOPLE, *WHERE_IT_RUNS, "args", *(("weights",) if hashed else ()))
-    pairs |= {k: (old[k], new[k]) for k in new if k in old and k not in ignored}
-    return [f"{k}: {a!r:.80} there, {b!r:.80} now" for k, (a, b) in pairs.items() if a != b]
+def sequential_words(card: Mapping[str, Any]) -> str:
+    """The `sequential` entry of run.json (`Sequential.card`) as a sentence. Missing parts are left out."""
+    looks = card.get("looks")
+    last = looks[-1] if isinstance(looks, list) and looks and isinstance(looks[-1], dict) else {}
+    verdict, p, margin = card.get("verdict"), card.get("p"), card.get("margin")
+    if not card.get("over"):
+        found = "not over yet"
+    elif verdict == "undecided":
+        found = "no decision at the declared maximum"
+    elif verdict == "equivalent" and isinstance(margin, float):
+        found = f"equivalent within {100 * margin:g} points"
+    else:
+        found = str(verdict)
+    chance = f", p = {p:.2g}, adjusted for all interim looks" if isinstance(p, float) else ""
+    return (
+        f"Sequential test against {card.get('against')}, on the initial states of its tasks: {found} after "
+        f"{last.get('pairs', 0)} of at most {card.get('maximum')} pairs (only this run succeeded in "
+        f"{last.get('only_run', 0)}, only the other run in {last.get('only_against', 0)}){chance}."
+    )

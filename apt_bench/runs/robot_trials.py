@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from apt_bench.core.errors import UserError, did_you_mean
-from apt_bench.core.files import INTEGERS, exclusive, read_bytes, reason, try_remove
+from apt_bench.core.files import exclusive, read_bytes, reason, try_remove
+from apt_bench.core.jsonable import INTEGERS
 from apt_bench.core.text import file_name
 from apt_bench.runs.records import OUTCOMES, EpisodeRecord, OutcomeName, RunStore
 from apt_bench.runs.trial_sheets import read_rows, refuse

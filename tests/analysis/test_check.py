@@ -13,9 +13,10 @@ from runs import PROTOCOL, add, make_run, record, write_run
 from apt_bench.analysis import stats
 from apt_bench.analysis.check import check, pairs_to_pass, pass_chance
 from apt_bench.analysis.compare import compare
-from apt_bench.analysis.run import Run, episode_frame, load_run
+from apt_bench.analysis.frame import episode_frame
+from apt_bench.analysis.run import Run, load_run
 from apt_bench.core.errors import UserError
-from apt_bench.reporting import verdicts
+from apt_bench.reporting import comparisons
 from apt_bench.reporting.table import markdown
 
 
@@ -100,10 +101,10 @@ def test_one_bad_cell_is_found_among_good_ones(tmp_path: Path) -> None:
     ]  # the suite's order
     assert [g.verdict for g in found.cells] == ["pass", "pass", "regressed", "pass"]
     assert "Goal Pos fell from 80.0% to 60.0% over 200 pairs: 40 episodes lost, 0 won" in found.reasons[0]
-    tree = ElementTree.fromstring(verdicts.junit(found, "run", "baseline"))
+    tree = ElementTree.fromstring(comparisons.junit(found, "run", "baseline"))
     assert (tree.get("tests"), tree.get("failures"), tree.get("errors")) == ("6", "2", "0")
     assert len(tree.findall("testcase/failure")) == 2
-    assert "apt-bench check: regressed" in verdicts.summary(found, "run", "baseline")
+    assert "apt-bench check: regressed" in comparisons.summary(found, "run", "baseline")
 
 
 def test_coverage_gate(tmp_path: Path) -> None:
@@ -132,10 +133,10 @@ def test_nothing_in_common_is_inconclusive(tmp_path: Path) -> None:
     baseline = make_run(tmp_path / "baseline", lambda c, t, i: True, {"goal_pos": 2})
     found = check(make_run(tmp_path / "run", lambda c, t, i: True, {"long_pos": 2}), baseline)
     assert (found.verdict, found.overall) == ("inconclusive", None)
-    assert ElementTree.fromstring(verdicts.junit(found, "run", "baseline")).get("errors") == "1"
+    assert ElementTree.fromstring(comparisons.junit(found, "run", "baseline")).get("errors") == "1"
 
 
-def test_other_protocols_are_refused_and_the_knob_named(tmp_path: Path) -> None:
+def test_other_protocols_are_refused_and_the_setting_named(tmp_path: Path) -> None:
     a = make_run(tmp_path / "a", lambda c, t, i: i < 6, {"goal_pos": 10})
     b = make_run(tmp_path / "b", lambda c, t, i: i < 3, {"goal_pos": 10},
                  protocol={**PROTOCOL, "execute": 5, "cells": {"x": 2}})  # fmt: skip
@@ -143,10 +144,10 @@ def test_other_protocols_are_refused_and_the_knob_named(tmp_path: Path) -> None:
         compare(a, b)
     with pytest.raises(UserError, match="--force"):
         check(a, b)
-    assert len(compare(a, b, force=True).knobs) == 1
+    assert len(compare(a, b, force=True).protocol_settings) == 1
     other_eyes = make_run(tmp_path / "c", lambda c, t, i: True, {"goal_pos": 1},
                           protocol={**PROTOCOL, "hash": "x", "cameras": ["wrist"]})  # fmt: skip
-    assert compare(a, other_eyes).knobs == ()
+    assert compare(a, other_eyes).protocol_settings == ()
 
 
 def test_compare_pairs_by_key(tmp_path: Path) -> None:
@@ -157,11 +158,11 @@ def test_compare_pairs_by_key(tmp_path: Path) -> None:
     assert (cell.n_a, cell.only_a, cell.only_b, cell.verdict) == (100, 30, 0, "A better")
     assert cell.p == 2 / 2**10  # all ten tasks point the same way
     assert found.overall.difference.value == pytest.approx(0.3)
-    assert (found.alone_a, found.alone_b) == (40, 20)
+    assert (found.unmatched_a, found.unmatched_b) == (40, 20)
     assert len(found.tasks) == 10
     assert all(t.verdict == "undecided" for t in found.tasks)  # three discordant pairs each
-    table = markdown(verdicts.comparison_tables(found, "a", "b")[1])
-    assert "only 3 episodes differ; 6 are the least that can decide" in table
+    table = markdown(comparisons.comparison_tables(found, "a", "b")[1])
+    assert "only 3 episodes differ; at least 6 are needed to decide" in table
 
 
 def test_compare_without_common_episodes_is_unpaired(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from apt_bench.analysis.compare import compare
 from apt_bench.analysis.run import Run, load_run, load_runs
 from apt_bench.cli import build
 from apt_bench.core.errors import UserError
-from apt_bench.reporting import verdicts
-from apt_bench.reporting.ablation import gain_table
+from apt_bench.reporting import comparisons
 from apt_bench.reporting.table import Rate, markdown
+from apt_bench.reporting.two_stage_gain import gain_table
 from apt_bench.runs.eval_info import import_eval_info
 from apt_bench.suites import EpisodeKey
 
@@ -38,10 +38,10 @@ def test_one_task_lost_is_no_verdict_anywhere(tmp_path: Path, tasks: int) -> Non
     for c in (found.overall, *found.cells):
         assert c.verdict == "undecided"
         assert c.difference.low <= 0 < c.difference.high
-        assert f"the {tasks} tasks do not agree" in c.words
+        assert f"the {tasks} tasks disagree" in c.words
     assert found.tasks[0].verdict == "A better"  # of this task it is true
     assert found.tasks[0].words == "A better on this task"
-    table = markdown(verdicts.comparison_tables(found, "a", "b")[0])
+    table = markdown(comparisons.comparison_tables(found, "a", "b")[0])
     assert "McNemar" not in table
     assert "about these tasks only" in table
 
@@ -50,7 +50,7 @@ def test_the_gate_asks_about_these_tasks(tmp_path: Path) -> None:
     whole = make_run(tmp_path / "a", lambda c, t, i: i < 30, {"goal_pos": 50})
     found = check(first_lost(tmp_path / "b"), whole)
     assert (found.verdict, found.exit_code) == ("regressed", 1)
-    assert "About these tasks and initial states" in markdown(verdicts.check_table(found, "b", "a"))
+    assert "About these tasks and initial states" in markdown(comparisons.check_table(found, "b", "a"))
 
 
 def test_the_reports_gain_has_the_interval_of_compare(tmp_path: Path) -> None:
@@ -124,9 +124,9 @@ def test_cautions_of_a_stopping_rule_and_of_missing_episodes_stand_in_every_comp
     (b / "run.json").write_text(json.dumps(info))
     found = compare(load_run(a, "a"), load_run(b, "b"))
     assert not found.overall.paired
-    assert "b is not finished: 4 of the 9 episodes" in found.cautions[0]
-    assert "a was played under a stopping rule" in found.cautions[1]
-    assert "stopping rule" in markdown(verdicts.comparison_tables(found, "a", "b")[0])
+    assert "b is not finished: 4 of the 9 requested episodes" in found.cautions[0]
+    assert "a used a stopping rule" in found.cautions[1]
+    assert "stopping rule" in markdown(comparisons.comparison_tables(found, "a", "b")[0])
 
 
 def test_an_execute_horizon_is_compared_and_said(tmp_path: Path) -> None:
@@ -134,11 +134,11 @@ def test_an_execute_horizon_is_compared_and_said(tmp_path: Path) -> None:
     b = make_run(tmp_path / "b", lambda c, t, i: i < 6, {"goal_pos": 10},
                  protocol={**PROTOCOL, "execute": 5, "cameras": ["agentview", "wrist"]})  # fmt: skip
     for table in (
-        verdicts.comparison_tables(compare(a, b), "a", "b")[0],
-        verdicts.check_table(check(a, b), "a", "b"),
+        comparisons.comparison_tables(compare(a, b), "a", "b")[0],
+        comparisons.check_table(check(a, b), "a", "b"),
     ):
         assert "a executes 10 actions per decision, b 5" in markdown(table)
-        assert "a looks at no camera, b agentview and wrist" in markdown(table)
+        assert "a uses no camera, b agentview and wrist" in markdown(table)
     for changed in ({"seed": 8}, {"suite": "libero"}, {"cells": {"x": 2}}, {"simulator": {"mujoco": "4"}}):
         other = make_run(tmp_path / next(iter(changed)), lambda c, t, i: True, {"goal_pos": 10},
                          protocol={**PROTOCOL, **changed})  # fmt: skip

@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 
 import apt_bench
-from apt_bench.api.runs import COLUMNS, SUMMARY, Run
+from apt_bench.analysis.frame import COLUMNS
+from apt_bench.api.runs import SUMMARY, Run
 from apt_bench.core.errors import UserError
 from apt_bench.core.machine import command
 from apt_bench.suites import load_suite
@@ -189,9 +190,8 @@ def test_missing_episodes_are_a_warning(tmp_path: Path) -> None:
 def test_the_tables_have_stable_columns(tmp_path: Path) -> None:
     run = evaluate(cells=["push", "slide"], probes="null", out=tmp_path / "run")
     page = (ROOT / "docs" / "api.md").read_text()
-    fixed = list(COLUMNS.values())
-    assert list(run.episodes.columns[: len(fixed)]) == fixed
-    assert all(c.startswith(("seconds_", "score_")) for c in run.episodes.columns[len(fixed) :])
+    assert list(run.episodes.columns[: len(COLUMNS)]) == COLUMNS
+    assert all(c.startswith(("seconds_", "score_")) for c in run.episodes.columns[len(COLUMNS) :])
     assert set(run.episodes.prompt) == {"default", "null", "repeat"}
     assert len(run.episodes) == 3 * 8
     table = run.summary()
@@ -200,7 +200,7 @@ def test_the_tables_have_stable_columns(tmp_path: Path) -> None:
     assert (table.episodes == 4).all()
     assert (table.coverage == 1).all()
     assert table.rate.between(table.low, table.high).all()
-    for name in (*fixed, *SUMMARY):
+    for name in (*COLUMNS, *SUMMARY):
         assert f"| `{name}` |" in page, f"docs/api.md does not describe {name}"
 
 
@@ -208,7 +208,7 @@ def test_a_run_without_an_episode_has_all_columns(tmp_path: Path) -> None:
     folder = evaluate(episodes=1, out=tmp_path / "run").path
     (folder / "episodes.jsonl").write_text("")
     empty = apt_bench.load_run(folder)
-    assert list(empty.episodes.columns) == list(COLUMNS.values())
+    assert list(empty.episodes.columns) == COLUMNS
     assert list(empty.summary().episodes) == [0]
 
 

@@ -142,7 +142,7 @@ def _read_trials(folder: Path) -> None:
 
 
 def _hdf5(folder: Path) -> None:
-    from apt_bench.demos.hdf5 import write_hdf5
+    from apt_bench.demos.hdf5_writer import write_hdf5
 
     write_hdf5(folder / "bowl_demo.hdf5", [sample(0, steps=6, size=16), sample(1, steps=6, size=16)])
 
@@ -156,7 +156,7 @@ def _read_demos(folder: Path) -> None:
 
 
 def _lerobot(folder: Path) -> None:
-    from apt_bench.demos.lerobot import LeRobotWriter
+    from apt_bench.demos.lerobot_writer import LeRobotWriter
 
     writer = LeRobotWriter(folder / "set")
     for i in range(2):

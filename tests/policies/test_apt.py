@@ -62,7 +62,7 @@ def test_a_run_says_what_the_ablation_compares(tmp_path: Path, two_stage: bool) 
 
     from apt_bench.analysis.run import load_run
     from apt_bench.policies.registry import find_policy
-    from apt_bench.reporting.tables import suite_tables
+    from apt_bench.reporting.headline_tables import suite_tables
 
     folder = network(tmp_path / "policy")
     provenance = {"recipe": {"two_stage": two_stage, "arch": "apt"}, "step": 500}
@@ -158,7 +158,7 @@ def test_the_network_is_fed_as_its_checkpoint_was_trained(tmp_path: Path) -> Non
     both = AptPolicy(tmp_path / "policy", device="cpu", cameras=[AGENTVIEW, WRIST])
     assert both.spec.cameras == (AGENTVIEW, WRIST)
     odd = dataclasses.replace(obs, images={WRIST: obs.images[WRIST][:48, :48]})
-    with pytest.raises(UserError, match="trained on images of 32x32 pixels, which those of 'wrist', 48x48"):
+    with pytest.raises(UserError, match="trained on images of 32x32 pixels. Those of 'wrist', 48x48"):
         policy.act([odd])
 
 

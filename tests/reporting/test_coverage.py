@@ -10,8 +10,9 @@ import pytest
 from runs import add, record, write_run
 
 from apt_bench.analysis.run import load_run
-from apt_bench.reporting import details
-from apt_bench.reporting.page import Report, write_report
+from apt_bench.reporting.coverage import coverage_table, error_table, missing
+from apt_bench.reporting.report import Report, write_report
+from apt_bench.reporting.run_tables import throughput_table
 
 
 def ask(path: Path, **asked: Any) -> Path:
@@ -21,8 +22,8 @@ def ask(path: Path, **asked: Any) -> Path:
 
 
 def rows(path: Path) -> list[tuple[Any, ...]]:
-    table = details.coverage_table([load_run(path)])
-    names = ("cell", "sentence", "asked", "done", "coverage")
+    table = coverage_table([load_run(path)])
+    names = ("cell", "prompt", "requested", "finished", "coverage")
     return [
         tuple(v.text() if hasattr(v, "text") else v for v in (r.values[n] for n in names)) for r in table.rows
     ]
@@ -50,12 +51,10 @@ def test_coverage_counts_what_was_asked_probes_included(tmp_path: Path) -> None:
 def test_an_unfinished_run_says_so_before_any_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Report, "figure", lambda *_: None)  # seconds each, and not what this is about
     path = unfinished(tmp_path)
-    said = details.missing([load_run(path)])
-    assert said[0].startswith(
-        "apt is not finished: 15 of 20 episodes that were asked for have not run, 11 of them"
-    )
+    said = missing([load_run(path)])
+    assert said[0].startswith("apt is not finished: 15 of 20 requested episodes have not run, 11 of them")
     assert any(
-        "language probe null: 7 of 8 episodes have no score (Goal Pos 3 of 4, Goal Task 4 of 4)" in s
+        "language probe null: 7 of 8 episodes have no result (Goal Pos 3 of 4, Goal Task 4 of 4)" in s
         for s in said
     )
     assert any("language probe swapped: 4 of 4" in s for s in said)
@@ -68,16 +67,16 @@ def test_an_unfinished_run_says_so_before_any_number(tmp_path: Path, monkeypatch
 def test_a_task_that_was_played_more_often_does_not_stand_for_one_that_was_not_played(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run", lambda c, t, i: True, {"goal_pos": 4}, tasks=1)
     ask(path, requested={"goal_pos": {"task_0": 2, "task_1": 2}})
-    (row,) = details.coverage_table([load_run(path)]).rows
-    assert (row.values["asked"], row.values["done"]) == (6, 4)
+    (row,) = coverage_table([load_run(path)]).rows
+    assert (row.values["requested"], row.values["finished"]) == (6, 4)
 
 
 def test_a_run_that_does_not_say_which_probes_were_asked_counts_what_it_has(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run", lambda c, t, i: True, {"goal_pos": 2}, tasks=1)
     add(path, record("goal_pos", "task_0", 0, True, prompt_id="null"))
-    table = details.coverage_table([load_run(path)])
-    assert [(r.values["sentence"], r.values["asked"]) for r in table.rows] == [("own", 2), ("null", 1)]
-    assert not any("not finished" in s for s in details.missing([load_run(path)]))
+    table = coverage_table([load_run(path)])
+    assert [(r.values["prompt"], r.values["requested"]) for r in table.rows] == [("own", 2), ("null", 1)]
+    assert not any("not finished" in s for s in missing([load_run(path)]))
 
 
 def test_errors_are_missing_but_not_unfinished(tmp_path: Path) -> None:
@@ -85,14 +84,14 @@ def test_errors_are_missing_but_not_unfinished(tmp_path: Path) -> None:
     lost = {"outcome": "error", "failure": None, "error": "gone"}
     add(path, record("goal_pos", "t", 0, True), record("goal_pos", "t", 0, False, prompt_id="null", **lost))
     ask(path, requested={"goal_pos": {"t": 1}}, requested_probes={"null": {"goal_pos": {"t": 1}}})
-    said = details.missing([load_run(path)])
+    said = missing([load_run(path)])
     assert not any("not finished" in s for s in said)
-    assert any("language probe null: 1 of 1 episodes have no score, 1 of them errors" in s for s in said)
-    assert details.error_table([load_run(path)]).rows[0].values["prompt"] == "null"
+    assert any("language probe null: 1 of 1 episodes have no result, 1 of them errors" in s for s in said)
+    assert error_table([load_run(path)]).rows[0].values["prompt"] == "null"
 
 
 def test_time_counts_the_episodes_under_probes_too(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run", lambda c, t, i: True, {"goal_pos": 2}, tasks=1)
     add(path, *(record("goal_pos", "task_0", i, True, prompt_id="null") for i in range(2)))
-    values = details.throughput_table([load_run(path)]).rows[0].values  # a wall clock of one minute
+    values = throughput_table([load_run(path)]).rows[0].values  # a wall clock of one minute
     assert (values["episodes"], values["per_minute"]) == (4, "4.0")

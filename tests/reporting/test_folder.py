@@ -15,8 +15,8 @@ from runs import add, record, write_run
 
 from apt_bench.analysis.run import Run, load_run
 from apt_bench.core.errors import UserError
-from apt_bench.reporting import page
-from apt_bench.reporting.folder import MANIFEST, PAGE, WORK, replaced
+from apt_bench.reporting import report
+from apt_bench.reporting.output_folder import MANIFEST, PAGE, WORK, replaced
 from apt_bench.reporting.videos import gather, poster
 from apt_bench.runs.records import RunStore
 
@@ -47,7 +47,7 @@ def test_a_folder_that_is_no_report_is_refused_and_stays(tmp_path: Path, run: Ru
     (out / name).write_text("mine")
     before = tree(out)
     with pytest.raises(UserError, match=f"out is not empty and holds no report .*{name.split('/')[0]}"):
-        page.write_report([run], out)
+        report.write_report([run], out)
     assert tree(out) == before
     assert not (out / WORK).exists()
 
@@ -72,7 +72,7 @@ def test_a_file_of_someone_else_is_not_replaced(tmp_path: Path) -> None:
     fill(out, **{"tables__a.csv": "1", PAGE: "1"})
     (out / "tables" / "b.csv").write_text("mine")
     before = tree(out)
-    with pytest.raises(UserError, match=r"b\.csv is not of an earlier report"):
+    with pytest.raises(UserError, match=r"b\.csv does not belong to an earlier report"):
         fill(out, **{"tables__b.csv": "2", PAGE: "2"})
     assert tree(out) == before
 
@@ -83,7 +83,7 @@ def test_a_link_in_place_of_a_folder_is_not_followed(tmp_path: Path) -> None:
     (other / "a.csv").write_text("mine")
     fill(out, **{PAGE: "1"})
     (out / "tables").symlink_to(other)
-    with pytest.raises(UserError, match="tables is not of an earlier report"):
+    with pytest.raises(UserError, match="tables does not belong to an earlier report"):
         fill(out, **{"tables__a.csv": "2", PAGE: "2"})
     assert tree(other) == {"a.csv": b"mine"}
 
@@ -103,24 +103,24 @@ def test_a_report_of_a_version_without_a_manifest_is_replaced_file_by_file(tmp_p
 def test_a_report_that_fails_half_way_leaves_the_earlier_one(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page.Report, "figure", lambda *_: None)  # seconds each, and not what this is about
+    monkeypatch.setattr(report.Report, "figure", lambda *_: None)  # seconds each, and not what this is about
     out = tmp_path / "out"
-    page.write_report([run], out)
+    report.write_report([run], out)
     before = tree(out)
 
     def full(*_: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(page, "_render", full)
+    monkeypatch.setattr(report, "_render", full)
     with pytest.raises(UserError, match=f"Cannot write the report to {out}: No space left on device"):
-        page.write_report([run], out)
+        report.write_report([run], out)
     assert tree(out) == before
     with pytest.raises(UserError, match="No space left"):
-        page.write_report([run], tmp_path / "new")
+        report.write_report([run], tmp_path / "new")
     assert not (tmp_path / "new").exists()
-    monkeypatch.setattr(page, "_render", lambda *_: 1 / 0)
+    monkeypatch.setattr(report, "_render", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        page.write_report([run], out)
+        report.write_report([run], out)
     assert tree(out) == before
 
 
@@ -151,7 +151,7 @@ def test_a_swap_that_fails_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyP
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from apt_bench.reporting.folder import replaced
+from apt_bench.reporting.output_folder import replaced
 left, rename = int(sys.argv[2]), Path.rename
 def killing(source, target):
     global left

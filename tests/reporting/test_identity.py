@@ -11,10 +11,10 @@ from runs import make_run, write_run
 
 from apt_bench.analysis.run import load_run, load_runs
 from apt_bench.core.errors import UserError
-from apt_bench.reporting import details
-from apt_bench.reporting.ablation import gain_table
 from apt_bench.reporting.charts import success_chart
-from apt_bench.reporting.tables import suite_tables
+from apt_bench.reporting.control_table import control_table
+from apt_bench.reporting.headline_tables import suite_tables
+from apt_bench.reporting.two_stage_gain import gain_table
 
 
 def policy(weights: str, digest: str | None = None, **args: Any) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def policy(weights: str, digest: str | None = None, **args: Any) -> dict[str, An
 
 
 def controls(*runs: Any) -> list[tuple[Any, ...]]:
-    table = details.control_table(runs)
+    table = control_table(runs)
     return (
         [(r.values["run"], r.values["control"], r.values["drop"].text()) for r in table.rows] if table else []
     )  # type: ignore[union-attr]

@@ -19,7 +19,7 @@ from runs import add, record, write_run
 from apt_bench.analysis.run import load_runs
 from apt_bench.core.text import csv_cell, csv_text
 from apt_bench.reporting import chart_style
-from apt_bench.reporting.page import Report, write_report, write_tables
+from apt_bench.reporting.report import Report, write_report, write_tables
 from apt_bench.reporting.table import Column, Rate, Row, Table, html_table, latex, markdown, md, tex, words
 
 NASTY = [
@@ -198,8 +198,8 @@ def test_figures_of_nasty_names_are_drawn_without_a_warning(nasty: Path, tmp_pat
     """In a process in which a warning would be an error: a missing glyph, mathtext, a layout that does not fit."""
     script = (
         "import sys, warnings; warnings.simplefilter('error');"
-        "from apt_bench.reporting import chart_style, charts, details; from apt_bench.analysis.run import load_runs;"
-        "from apt_bench.reporting.tables import suite_tables; from pathlib import Path;"
+        "from apt_bench.reporting import chart_style, charts; from apt_bench.analysis.run import load_runs;"
+        "from apt_bench.reporting.headline_tables import suite_tables; from pathlib import Path;"
         "runs = load_runs([sys.argv[1]]); out = Path(sys.argv[2]);"
         "save = chart_style.save; save(charts.heat_map(runs[0]), 'heat', out);"
         "save(charts.outcome_chart(runs), 'ends', out)"
@@ -230,7 +230,7 @@ def test_suites_whose_file_names_agree_keep_their_tables(tmp_path: Path) -> None
 
 
 def test_a_gain_in_a_cell_called_like_a_column_hides_no_policy(tmp_path: Path) -> None:
-    from apt_bench.reporting.ablation import gain_table
+    from apt_bench.reporting.two_stage_gain import gain_table
 
     cells = {"method": 2, "method ": 2}  # the second as only a foreign file can name it
     runs = []
@@ -248,8 +248,8 @@ def test_a_gain_in_a_cell_called_like_a_column_hides_no_policy(tmp_path: Path) -
 
 
 def test_a_cell_or_class_called_like_a_column_hides_none(tmp_path: Path) -> None:
-    from apt_bench.reporting import details
-    from apt_bench.reporting.tables import suite_tables
+    from apt_bench.reporting.episode_tables import outcome_table
+    from apt_bench.reporting.headline_tables import suite_tables
 
     path = write_run(tmp_path / "run", lambda c, t, i: True, {})
     for cell in ("method", "avg", "protocol"):
@@ -263,6 +263,6 @@ def test_a_cell_or_class_called_like_a_column_hides_none(tmp_path: Path) -> None
     (table,) = suite_tables([run], "mine")
     assert table.rows[0].values["method"] == "apt"
     assert len({c.key for c in table.columns}) == len(table.columns)
-    outcomes = details.outcome_table([run])
+    outcomes = outcome_table([run])
     assert {r.values["run"] for r in outcomes.rows} == {"apt"}
     assert sum(int(str(r.values.get("success", 0))) for r in outcomes.rows) == 3

@@ -21,7 +21,7 @@ from apt_bench.analysis.run import load_run, load_runs
 from apt_bench.cli import build
 from apt_bench.cli.report import expand
 from apt_bench.core.errors import UserError
-from apt_bench.reporting.page import write_report, write_tables
+from apt_bench.reporting.report import write_report, write_tables
 from apt_bench.runs.records import EpisodeRecord
 
 

@@ -11,9 +11,17 @@ import pytest
 from runs import PROTOCOL, add, make_run, record, write_run
 
 from apt_bench.analysis.run import load_run
-from apt_bench.reporting import details
-from apt_bench.reporting.ablation import gain_table
-from apt_bench.reporting.probes import probe_table
+from apt_bench.reporting.control_table import control_table
+from apt_bench.reporting.coverage import coverage_table, error_table, missing
+from apt_bench.reporting.episode_tables import LANGUAGE, defect_table, language_table
+from apt_bench.reporting.headline_tables import (
+    composite_table,
+    paper_tables,
+    real_table,
+    reported_average,
+    suite_tables,
+)
+from apt_bench.reporting.probe_table import probe_table
 from apt_bench.reporting.published import published
 from apt_bench.reporting.table import (
     Column,
@@ -27,13 +35,7 @@ from apt_bench.reporting.table import (
     percent,
     tex,
 )
-from apt_bench.reporting.tables import (
-    composite_table,
-    paper_tables,
-    real_table,
-    reported_average,
-    suite_tables,
-)
+from apt_bench.reporting.two_stage_gain import gain_table
 from apt_bench.suites import load_suite
 
 HEADLINE = [c.name for c in load_suite("libero_pro").cells if c.headline]
@@ -123,12 +125,14 @@ def test_no_average_over_what_is_missing(tmp_path: Path) -> None:
     table = suite_tables([run], "libero_pro")[0]
     assert table.rows[0].values["avg"] is None
     assert cells(table, 0)["long_task"] == "100*"
-    said = details.missing([run])
-    assert any("Long Task: 1 of 20 episodes have no score" in s and "between 95% and 100%" in s for s in said)
+    said = missing([run])
+    assert any(
+        "Long Task: 1 of 20 episodes have no result" in s and "between 95% and 100%" in s for s in said
+    )
 
     some = make_run(tmp_path / "some", lambda c, t, i: True, {"goal_pos": 50})
     assert suite_tables([some], "libero_pro")[0].rows[0].values["avg"] is None
-    assert any("not asked for" in s and "Spatial Task" in s for s in details.missing([some]))
+    assert any("not requested" in s and "Spatial Task" in s for s in missing([some]))
 
 
 def test_errors_are_missing_data_not_failures(tmp_path: Path) -> None:
@@ -138,15 +142,15 @@ def test_errors_are_missing_data_not_failures(tmp_path: Path) -> None:
         add(path, record("goal_pos", "task_0", init, False, error=error, **lost))
     add(path, record("goal_pos", "task_0", 6, True))  # the retry
     run = load_run(path)
-    row = details.coverage_table([run]).rows[0].values
-    assert (row["done"], row["errors"]) == (51, 2)
+    row = coverage_table([run]).rows[0].values
+    assert (row["finished"], row["errors"]) == (51, 2)
     assert cells(suite_tables([run], "libero_pro")[0], 0)["goal_pos"] == "100*"
-    assert [r.values["error"] for r in details.error_table([run]).rows] == [
+    assert [r.values["error"] for r in error_table([run]).rows] == [
         "the GL context was lost", "the worker was killed",
     ]  # fmt: skip
 
 
-def test_other_protocols_are_marked_and_the_knob_is_named(tmp_path: Path) -> None:
+def test_other_protocols_are_marked_and_the_setting_is_named(tmp_path: Path) -> None:
     a = make_run(tmp_path / "a", lambda c, t, i: True, ALL)
     b = make_run(tmp_path / "b", lambda c, t, i: True, ALL, protocol={**PROTOCOL, "seed": 8})
     table = suite_tables([a, b], "libero_pro")[0]
@@ -202,30 +206,23 @@ def test_language_and_memorised_task(tmp_path: Path) -> None:
         record("spatial_task", "t", 1, True, events={**events, "touched": {"bowl_1": 1}, "shortcut": None}),
     )
     add(path, record("spatial_task", "t", 2, False))  # without events: counts nowhere
-    table = details.language_table([load_run(path)])
+    table = language_table([load_run(path)])
     assert table
-    assert [cells(table, 0)[k] for k in ("told", "grasped_told", "memorised", "success")] == [
-        "50",
-        "100",
-        "50",
-        "33",
-    ]
-    assert (
-        details.language_table([make_run(tmp_path / "none", lambda c, t, i: True, {"goal_pos": 1})]) is None
-    )
+    assert [cells(table, 0)[k] for k in (*LANGUAGE, "success")] == ["50", "100", "50", "33"]
+    assert language_table([make_run(tmp_path / "none", lambda c, t, i: True, {"goal_pos": 1})]) is None
 
 
 def test_flagged_episodes_with_and_without(tmp_path: Path) -> None:
     path = write_run(tmp_path / "r", lambda c, t, i: True, {"goal_pos": 1}, tasks=3)
     add(path, record("goal_pos", "task_9", 0, False, flags=("goal_holds_at_start",)))
-    table = details.defect_table([load_run(path)])
+    table = defect_table([load_run(path)])
     assert table
     assert [cells(table, 0)[k] for k in ("all", "without", "only", "flagged")] == ["75", "100", "0", "1"]
 
 
 def test_controls_are_paired(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", lambda c, t, i: "stale" not in c, {"goal_task": 3, "goal_task@stale": 3})
-    table = details.control_table([run])
+    table = control_table([run])
     assert table
     assert [cells(table, 0)[k] for k in ("cell", "control", "drop", "pairs")] == [
         "Goal Task", "Goal Task (stale prompt)", "+100", "30",
@@ -235,7 +232,7 @@ def test_controls_are_paired(tmp_path: Path) -> None:
 def test_identical_initial_states_are_said(tmp_path: Path) -> None:
     path = write_run(tmp_path / "r", lambda c, t, i: True, {})
     add(path, *(record("goal_pos", "t", i, True, start_hash="same") for i in range(4)))
-    assert any("4 initial states, of which only 1 differ" in s for s in details.missing([load_run(path)]))
+    assert any("4 initial states, but only 1 different ones" in s for s in missing([load_run(path)]))
 
 
 def test_composite_and_real_rows(tmp_path: Path) -> None:

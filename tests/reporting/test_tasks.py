@@ -6,8 +6,10 @@ from pathlib import Path
 
 from runs import add, record, write_run
 
-from apt_bench.analysis.run import find_suite, load_run, task_numbers
-from apt_bench.reporting import charts, details
+from apt_bench.analysis.run import load_run
+from apt_bench.analysis.suite_labels import find_suite, task_numbers
+from apt_bench.reporting import charts
+from apt_bench.reporting.episode_tables import task_table
 from apt_bench.suites import load_suite
 
 
@@ -21,8 +23,8 @@ def test_a_task_whose_initial_states_have_their_own_sentences_shows_how_many(tmp
     for i, prompt in enumerate(sentences):
         add(path, record("so", "to_plate", i, True, suite="rigid_pick_place", prompt=prompt))
     add(path, record("so", "to_bowl", 0, True, suite="rigid_pick_place", prompt="Move it."))
-    rows = details.task_table([load_run(path)]).rows
-    assert {r.values["task"]: r.values["prompt"] for r in rows} == {
+    rows = task_table([load_run(path)]).rows
+    assert {r.values["task"]: r.values["instruction"] for r in rows} == {
         "to_plate": "2 sentences, e.g. “Move the apple to the plate.”",
         "to_bowl": "Move it.",
     }
@@ -37,7 +39,7 @@ def test_tasks_are_numbered_as_ls_tasks_does(tmp_path: Path) -> None:
     for cell_name in ("goal_task", "goal_task@stale"):
         add(path, *(record(cell_name, names[i], 0, i == 7) for i in (7, 2, 4)))
     run = load_run(path)
-    rows = [r.values for r in details.task_table([run]).rows if r.values["cell"] == cell.label]
+    rows = [r.values for r in task_table([run]).rows if r.values["cell"] == cell.label]
     assert [(v["number"], v["task"]) for v in rows] == [(i, names[i]) for i in (2, 4, 7)]
     figure = charts.heat_map(run)
     assert figure
@@ -53,7 +55,7 @@ def test_tasks_are_numbered_as_ls_tasks_does(tmp_path: Path) -> None:
 def test_tasks_of_a_suite_that_is_not_known_here_have_no_numbers(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run", lambda c, t, i: True, {})
     add(path, *(record("x", t, 0, True, suite="mine") for t in ("b", "a")))
-    table = details.task_table([load_run(path)])
+    table = task_table([load_run(path)])
     assert "number" not in [c.key for c in table.columns]
     assert [r.values["task"] for r in table.rows] == ["a", "b"]
     figure = charts.heat_map(load_run(path))
@@ -71,4 +73,4 @@ def test_a_run_cannot_name_a_suite_file_that_its_reader_would_open(tmp_path: Pat
         assert task_numbers(name, "so") == {}
         path = write_run(tmp_path / f"run{len(list(tmp_path.iterdir()))}", lambda c, t, i: True, {})
         add(path, record("so", "t", 0, True, suite=name))
-        assert len(details.task_table([load_run(path)]).rows) == 1
+        assert len(task_table([load_run(path)]).rows) == 1

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from apt_bench.analysis.run import Run, load_run
-from apt_bench.reporting.page import _unpinned, write_report
+from apt_bench.reporting.report import _unpinned, write_report
 from tests.runs import write_run
 
 MARK = "defined on mujoco 3.2.3; here the module 'mujoco' is another, from <b>/x</b>: 1 changed (mujoco/a.py)"

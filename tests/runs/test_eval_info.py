@@ -53,7 +53,7 @@ def test_import(tmp_path: Path) -> None:
         ("lerobot", "pusht"): (1, 2),
     }
     assert run.frame.video.dropna().tolist() == ["videos/libero_spatial_0/eval_episode_0.mp4"]
-    assert sum(run.asked.values()) == 7
+    assert sum(run.requested.values()) == 7
     with pytest.raises(UserError, match="already holds a run"):
         import_eval_info(tmp_path / "e.json", tmp_path / "run", "pi05")
 

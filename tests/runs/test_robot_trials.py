@@ -17,8 +17,8 @@ from apt_bench.analysis.run import load_runs
 from apt_bench.cli import build
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import exclusive
+from apt_bench.reporting.headline_tables import real_table
 from apt_bench.reporting.table import Rate
-from apt_bench.reporting.tables import real_table
 from apt_bench.runs.robot_trials import Condition, import_sheet, new_sheet, read_plan, read_sheet, write_csv
 
 PLAN = [
@@ -88,7 +88,7 @@ def test_from_sheet_to_table_three(tmp_path: Path) -> None:
         10,
         "A better",
     )
-    assert sum(r.frame.sec_trial.sum() for r in runs if "sec_trial" in r.frame) == 12.5
+    assert sum(r.frame.seconds_trial.sum() for r in runs if "seconds_trial" in r.frame) == 12.5
 
 
 def test_a_sheet_can_be_imported_as_it_fills(tmp_path: Path) -> None:
@@ -103,8 +103,8 @@ def test_a_sheet_can_be_imported_as_it_fills(tmp_path: Path) -> None:
     paths = import_sheet(sheet, key, tmp_path / "runs")
     runs = load_runs([str(p) for p in paths])
     assert sum(len(r.frame) for r in runs) == 3
-    assert sum(int(r.frame.done.sum()) for r in runs) == 2
-    assert [sum(r.asked.values()) for r in runs] == [10, 10]
+    assert sum(int(r.frame.finished.sum()) for r in runs) == 2
+    assert [sum(r.requested.values()) for r in runs] == [10, 10]
     change(sheet, 4, outcome="yes")
     with pytest.raises(UserError, match="imported before with another outcome"):
         import_sheet(sheet, key, tmp_path / "runs")

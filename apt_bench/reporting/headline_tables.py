@@ -1,4 +1,4 @@
-"""The headline tables, in the paper's shapes: measured rows first, the paper's own rows below and marked."""
+"""The headline tables, laid out as in the paper: measured rows first, then the paper's rows, which are marked."""
 
 from __future__ import annotations
 
@@ -7,52 +7,60 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from apt_bench.analysis.run import (
-    COVERAGE_GATE,
-    CellSummary,
-    Run,
-    cell_label,
-    cell_summaries,
-    find_suite,
-    macro_average,
-    protocol_differences,
-    suite_order,
-)
-from apt_bench.analysis.stats import wilson
+from apt_bench.analysis.cell_summary import COVERAGE_GATE, CellSummary, cell_summaries, macro_average
+from apt_bench.analysis.run import Run
+from apt_bench.analysis.suite_labels import cell_label, find_suite, suite_order, suite_title
 from apt_bench.core.text import file_name
-from apt_bench.reporting.published import SOURCE, PublishedRow, published
-from apt_bench.reporting.table import NONE, PUBLISHED, Column, Rate, Row, Table, Value, own_key
-from apt_bench.runs.records import policy_settings
+from apt_bench.reporting.published import SOURCE, PublishedRow, is_published, published
+from apt_bench.reporting.table import NONE, PUBLISHED, Column, Rate, Row, Table, Value, left, own_key
+from apt_bench.runs.protocol import differing_settings, in_short, policy_settings
 
-PUBLISHED_NOTE = f"{PUBLISHED} Published in {SOURCE}, not measured here; no intervals are given there."
+PUBLISHED_NOTE = f"{PUBLISHED} Published in {SOURCE}, not measured here; the paper gives no intervals."
 INTERVAL_NOTE = "Success in %, with Wilson's 95% intervals."
 AVERAGE_NOTE = "Avg is the mean of the cells, with a task-clustered bootstrap interval."
-SHORT = "*"
+INCOMPLETE = "*"
 TICK = "✓"
 TICKS = {"knowledge_insulation": "KI", "two_stage": "2-Stage", "finetune_vlm": "Ft VLM"}
 SCORES = {"t1": "T1", "t2": "T2", "t1_t2": "T1+T2"}
 
 
 def suite_tables(runs: Sequence[Run], suite: str, with_published: bool = True) -> list[Table]:
-    """The headline table of a suite, and one of its other cells where there are records of any."""
-    keys = {key for run in runs for key in run.asked if key[0] == suite}
+    """The headline table of a suite, and a table of its other cells where runs have any.
+
+    Args:
+        runs: Runs of this and other suites.
+        suite: The suite's name.
+        with_published: Add the paper's rows to the headline table.
+
+    Returns:
+        One or two tables.
+    """
+    keys = {key for run in runs for key in run.requested if key[0] == suite}
     known = find_suite(suite)
     headline = [c.name for c in known.cells if c.headline] if known else sorted(c for _, c in keys)
     others = sorted({c for _, c in keys} - set(headline), key=lambda c: suite_order((suite, c)))
-    mine = [r for r in runs if any(s == suite for s, _ in r.asked)]
-    if any(_in_parts(r, suite) for r in mine):
+    mine = [r for r in runs if any(s == suite for s, _ in r.requested)]
+    if any(_has_parts(r, suite) for r in mine):
         found = [composite_table(mine, headline, with_published, suite)]
         return found + ([composite_table(mine, others, False, suite, "_other")] if others else [])
-    rows = published(known.published) if with_published and known and known.published else []
-    title = known.title if known else suite
+    rows = _paper_rows(suite) if with_published else []
+    title = suite_title(suite)
     tables = []
     if not mine or any(c in headline for _, c in keys):
         average = not rows or "avg" in rows[0].text  # Table 2 of the paper has none
         tables.append(_headline(mine, suite, headline, rows, title, average))
     if others:
-        some = [r for r in mine if any((suite, c) in r.asked for c in others)]
+        some = [r for r in mine if any((suite, c) in r.requested for c in others)]
         tables.append(_headline(some, suite, others, [], f"{title}: other cells", False, "_other"))
     return tables
+
+
+def _paper_rows(suite: str, needed: Sequence[str] = ("method",)) -> list[PublishedRow]:
+    """The paper's rows of a suite; none where the suite names no file of published figures that ships."""
+    known = find_suite(suite)
+    if not known or not known.published or not is_published(known.published):
+        return []
+    return published(known.published, needed)
 
 
 def _headline(
@@ -66,8 +74,8 @@ def _headline(
 ) -> Table:
     labels = {c: split_label(cell_label(suite, c)) for c in cells}
     shared = [group for group, _ in labels.values()]
-    columns = [Column("method", "Method", align="left")]
-    if any(protocol_differences(r, runs[0]) for r in runs):
+    columns = [left("method", "Method")]
+    if any(differing_settings(r.protocol, runs[0].protocol) for r in runs):
         columns.append(Column("protocol", "Protocol"))
     ticks = [t for t in TICKS if any(t in r.text for r in rows)]
     columns += [Column(t, TICKS[t]) for t in ticks]
@@ -81,10 +89,10 @@ def _headline(
     notes = [INTERVAL_NOTE, *([AVERAGE_NOTE] if average else [])] if runs else []
     notes += [PUBLISHED_NOTE] if rows else []
     notes += [known.about] if runs and rows and (known := find_suite(suite)) and known.about else []
-    if any(isinstance(v, Rate) and SHORT in v.mark for r in body for v in r.values.values()):
-        notes.append(f"{SHORT} Fewer episodes than were asked for; see what is missing.")
+    if any(isinstance(v, Rate) and INCOMPLETE in v.mark for r in body for v in r.values.values()):
+        notes.append(f"{INCOMPLETE} Fewer episodes than were requested; see the table of coverage.")
     if average and any(r.kind == "measured" and r.values["avg"] is None for r in body):
-        notes.append(f"No average where a cell is below {COVERAGE_GATE:.0%} of its episodes.")
+        notes.append(f"No average where a cell has less than {COVERAGE_GATE:.0%} of its episodes.")
     return Table(file_name(suite) + name, title, columns, body, tuple(notes + _protocol_notes(runs)))
 
 
@@ -93,7 +101,7 @@ def _key(cell: str) -> str:
 
 
 def split_label(label: str) -> tuple[str, str]:
-    """`Spatial Task (stale prompt)` as its group and the rest."""
+    """A cell's label as its group and the rest: ("Spatial", "Task (stale prompt)")."""
     group, _, word = label.partition(" ")
     return (group, word) if word else ("", label)
 
@@ -112,18 +120,13 @@ def _measured(run: Run, suite: str, cells: Sequence[str], average: bool, ticks: 
 
 
 def cell_rate(summary: CellSummary | None, counts: bool = False) -> Value:
-    """A cell's rate with its interval; words where there is nothing to divide."""
+    """A cell's success rate with its interval; None without a finished episode, "n/a" where no task can be run."""
     if summary is None:
         return None
-    if summary.done == 0:
-        return "n/a" if summary.unavailable and not summary.asked else None
-    return Rate(
-        *summary.rate,
-        k=summary.successes,
-        n=summary.done,
-        mark="" if summary.covered else SHORT,
-        counts=counts,
-    )
+    if summary.finished == 0:
+        return "n/a" if summary.unavailable and not summary.requested else None
+    mark = "" if summary.covered else INCOMPLETE
+    return Rate.counted(summary.successes, summary.finished, mark, counts)
 
 
 def _published(row: PublishedRow, cells: Sequence[str], ticks: Sequence[str]) -> Row:
@@ -146,20 +149,19 @@ def _tick(value: object) -> Value:
 def _protocol_notes(runs: Sequence[Run]) -> list[str]:
     notes = []
     for run in runs[1:]:
-        knobs = protocol_differences(run, runs[0])
-        if knobs:
-            shown = "; ".join(knobs[:6]) + (f"; and {len(knobs) - 6} more" if len(knobs) > 6 else "")
+        settings = differing_settings(run.protocol, runs[0].protocol)
+        if settings:
             notes.append(
-                f"Protocol {run.protocol_id} ({run.label}) is not {runs[0].protocol_id} ({runs[0].label}): {shown}. "
-                "Scores under different protocols are not comparable."
+                f"Protocol {run.protocol_id} ({run.label}) differs from {runs[0].protocol_id} ({runs[0].label}): "
+                f"{in_short(settings)}. Scores under different protocols are not comparable."
             )
         own = policy_settings(run.protocol, runs[0].protocol, run.label, runs[0].label)
         notes += [f"{words}: the policy's own choice." for words in own]
     return notes
 
 
-def _in_parts(run: Run, suite: str) -> bool:
-    """Whether a suite's episodes have parts that are scored one by one."""
+def _has_parts(run: Run, suite: str) -> bool:
+    """Whether a suite's episodes have two parts, each with its own score."""
     return "score_t1" in run.frame and bool(run.frame.score_t1[run.frame.suite == suite].notna().any())
 
 
@@ -170,16 +172,23 @@ def composite_table(
     suite: str = "composite",
     name: str = "",
 ) -> Table:
-    """Two instructions in one episode: success of the first, of the second, and of both, by mode."""
+    """Two instructions in one episode: success of the first, of the second, and of both, by mode.
+
+    Args:
+        runs: Runs of this and other suites.
+        cells: The suite's cells; () = the modes that the paper has.
+        with_published: Add the paper's rows.
+        suite: The suite's name.
+        name: Ending of the table's file name, for a table of other cells.
+    """
     known = find_suite(suite)
-    needed = ("method", "mode")
-    rows = published(known.published, needed) if with_published and known and known.published else []
+    rows = _paper_rows(suite, ("method", "mode")) if with_published else []
     names = list(cells) or [*dict.fromkeys(r.text["mode"] for r in rows)]
-    columns = [Column("method", "Method", align="left")]
+    columns = [left("method", "Method")]
     columns += [Column(f"{c}.{s}", word, cell_label(suite, c)) for c in names for s, word in SCORES.items()]
     body = []
     for run in runs:
-        mine = run.frame[(run.frame.suite == suite) & run.frame.cell.isin(names) & run.frame.done]
+        mine = run.frame[(run.frame.suite == suite) & run.frame.cell.isin(names) & run.frame.finished]
         if len(mine):
             values: dict[str, Value] = {"method": run.label}
             for cell in names:
@@ -200,34 +209,28 @@ def composite_table(
     notes += [known.about] if known and body and body[0].kind == "measured" else []
     if rows:
         notes += [PUBLISHED_NOTE, f"{NONE} The text of the paper does not state this value."]
-    title = known.title if known else suite
-    title += ": other cells" if name else ""
+    title = suite_title(suite) + (": other cells" if name else "")
     return Table(file_name(suite) + name, title, columns, body, tuple(notes))
 
 
 def score_rate(part: pd.DataFrame, score: str) -> Rate:
-    """Share of episodes that reached a part of the task; the outcome stands for `t1_t2` where no scores are."""
+    """Share of episodes that completed a part of the task. Without scores, `t1_t2` is the episode's success."""
     column = f"score_{score}"
     if column in part and part[column].notna().any():
-        reached = part[column].dropna() >= 1
-    elif score == "t1_t2" and len(part):
-        reached = part.success
-    else:
-        return Rate(math.nan)
-    k, n = int(reached.sum()), len(reached)
-    return Rate(k / n, *wilson(k, n), k=k, n=n)
+        return Rate.share(part[column].dropna() >= 1)
+    return Rate.share(part.success) if score == "t1_t2" else Rate(math.nan)
 
 
 REAL = {
     "pick_place": ("Pick-Place", "real_pick_place", ("so", "uo", "uouc", "uoucue")),
     "clutter_pick_place": ("Clutter Pick-Place", "real_clutter_pick_place", ("so", "uc", "uo", "uoue")),
 }
-"""Table 3: task -> its title, the suite that real trials are recorded under, and its cells."""
+"""Table 3: task -> its title, the suite of the records of real trials, and its cells."""
 
 
 def real_table(runs: Sequence[Run], with_published: bool = True) -> Table:
-    """Table 3: real robot, successes / trials."""
-    columns = [Column("method", "Method", align="left")]
+    """The paper's Table 3: real robot, successes / trials."""
+    columns = [left("method", "Method")]
     columns += [Column(f"{t}.{c}", c.upper(), title) for t, (title, _, cells) in REAL.items() for c in cells]
     columns += [Column(f"{t}.total", "all", title) for t, (title, _, _) in REAL.items()]
     order = [c for t in REAL for c in columns if c.key.startswith(t + ".")]
@@ -238,7 +241,7 @@ def real_table(runs: Sequence[Run], with_published: bool = True) -> Table:
         for task, (_, suite, cells) in REAL.items():
             mine = {c: found[suite, c] for c in cells if (suite, c) in found}
             values |= {f"{task}.{c}": cell_rate(s, counts=True) for c, s in mine.items()}
-            values[f"{task}.total"] = _total([(s.successes, s.done) for s in mine.values()])
+            values[f"{task}.total"] = _total([(s.successes, s.finished) for s in mine.values()])
         if any((suite, c) in found for _, suite, cells in REAL.values() for c in cells):
             body.append(Row(values, "measured"))
     needed = ("method", "task", "split", "successes", "trials")
@@ -263,12 +266,11 @@ def _pair(row: PublishedRow) -> tuple[int, int]:
 
 
 def _total(pairs: Sequence[tuple[int, int]]) -> Rate:
-    k, n = sum(p[0] for p in pairs), sum(p[1] for p in pairs)
-    return Rate(k / n, *wilson(k, n), k=k, n=n, counts=True) if n else Rate(math.nan)
+    return Rate.counted(sum(p[0] for p in pairs), sum(p[1] for p in pairs), counts=True)
 
 
 def paper_tables() -> list[Table]:
-    """Everything in `results/published`: the paper's Tables 1 to 3 and its compositional values."""
+    """All tables of `results/published`: the paper's Tables 1 to 3 and its compositional results."""
     return [
         *suite_tables([], "libero_pro"),
         *suite_tables([], "rigid_pick_place"),
@@ -278,6 +280,6 @@ def paper_tables() -> list[Table]:
 
 
 def reported_average(row: PublishedRow, cells: Sequence[str]) -> float:
-    """Mean of a published row's cells in percent, nan where any is unknown: the check of its `avg`."""
+    """Mean of a published row's cells in percent, nan where one is unknown. It must agree with the row's `avg`."""
     values = [row.number(c) for c in cells]
     return sum(values) / len(values) if values else math.nan

@@ -1,4 +1,4 @@
-"""Comparisons and checks as tables, a figure, JUnit XML and a GitHub step summary."""
+"""The output of compare and check: tables, a figure, JUnit XML and a GitHub step summary."""
 
 from __future__ import annotations
 
@@ -11,43 +11,57 @@ from apt_bench.analysis.check import Check, Gate
 from apt_bench.analysis.compare import Comparison
 from apt_bench.analysis.contrasts import Contrast
 from apt_bench.reporting.chart_style import BLUE, INK, MUTED, WIDTH, style
-from apt_bench.reporting.details import pvalue
-from apt_bench.reporting.table import Column, Rate, Row, Table, markdown
+from apt_bench.reporting.table import Column, Rate, Row, Table, left, markdown, pvalue, right
 
 VERDICT = (
-    "Verdict at 0.05, p of the cells adjusted after Holm. A difference must show twice: in the episodes (other initial "
-    "states of these tasks; score interval, exact test) and over the tasks (other tasks like these; the signs of whole "
-    "tasks flipped). p is the larger of the two and the interval covers both: it excludes 0 exactly where p is at most "
-    "0.05. With fewer than 6 tasks all must point the same way, and the verdict is about these tasks only."
+    "Verdict at 0.05, with Holm's adjustment of the cells' p. A difference must be significant twice: over the "
+    "episodes (other initial states of these tasks; score interval, exact test) and over the tasks (other tasks like "
+    "these; sign-flip test of whole tasks). p is the larger of both p-values and the interval covers both intervals: "
+    "it excludes 0 exactly where p is at most 0.05. With fewer than 6 tasks, all must have the same sign, and the "
+    "verdict is about these tasks only."
 )
 
 
 def comparison_tables(found: Comparison, a: str, b: str) -> list[Table]:
-    """`compare`: overall and per cell. `compare_tasks`: the same per task."""
+    """The tables of a comparison.
+
+    Args:
+        found: The comparison.
+        a: Name of run A.
+        b: Name of run B.
+
+    Returns:
+        `compare` (overall and per cell) and, for matched runs, `compare_tasks` (per task).
+    """
     rows = [_row(c) for c in (found.overall, *found.cells)]
     paired = found.overall.paired
     how = (
         "Matched episode by episode; mean over cells of the mean over tasks."
         if paired
-        else "No common episode: not matched; overall the mean over cells."
+        else "The runs have no common episode, so they are not matched; overall is the mean over cells."
     )
     notes = [
         f"A: {a}. B: {b}. Success in %, difference A minus B in points with its 95% interval. {how}",
         VERDICT,
     ]
-    notes += [f"The policies differ in their own settings: {s}." for s in found.settings]
-    if found.alone_a or found.alone_b:
-        notes.append(f"Left out for want of a partner: {found.alone_a} episodes of A, {found.alone_b} of B.")
-    if found.knobs:
+    notes += [f"The policies differ in their own settings: {s}." for s in found.policy_settings]
+    if found.unmatched_a or found.unmatched_b:
         notes.append(
-            "The protocols differ, so may the scores for this alone: " + "; ".join(found.knobs) + "."
+            f"Left out, because the other run has no such episode: {found.unmatched_a} episodes of A, "
+            f"{found.unmatched_b} of B."
+        )
+    if found.protocol_settings:
+        notes.append(
+            "The protocols differ, which alone may change the scores: "
+            + "; ".join(found.protocol_settings)
+            + "."
         )
     notes += found.cautions
     tables = [Table("compare", f"{a} against {b}", _columns("cell", "Cell", paired), rows, tuple(notes))]
     if found.tasks:
         order = sorted(found.tasks, key=lambda c: (c.p, -abs(c.difference.value)))
         notes = [
-            "p adjusted after Benjamini and Hochberg: a list to look into, not a claim about any one task."
+            "p with Benjamini and Hochberg's adjustment: this table is for exploring, not a claim about a single task."
         ]
         columns = _columns("cell", "Task", paired)
         tables.append(
@@ -57,20 +71,12 @@ def comparison_tables(found: Comparison, a: str, b: str) -> list[Table]:
 
 
 def _columns(key: str, label: str, paired: bool) -> list[Column]:
-    counts = [("pairs", "Pairs")] if paired else [("n_a", "Trials A"), ("n_b", "Trials B")]
-    split = [("only", "Only A / only B")] if paired else []
-    names = [
-        *counts,
-        ("a", "A"),
-        ("b", "B"),
-        ("difference", "Difference"),
-        *split,
-        ("tasks", "Tasks"),
-        ("p", "p"),
-        ("adjusted", "p adj."),
-    ]
-    columns = [Column(key, label, align="left"), *(Column(k, w, align="right") for k, w in names)]
-    return [*columns, Column("verdict", "Verdict", align="left")]
+    counts = [right("pairs", "Pairs")] if paired else [right("n_a", "Trials A"), right("n_b", "Trials B")]
+    split = [right("only", "Only A / only B")] if paired else []
+    return [
+        left(key, label), *counts, right("a", "A"), right("b", "B"), right("difference", "Difference"), *split,
+        right("tasks", "Tasks"), right("p", "p"), right("adjusted", "p adj."), left("verdict", "Verdict"),
+    ]  # fmt: skip
 
 
 def _row(c: Contrast) -> Row:
@@ -84,7 +90,7 @@ def _row(c: Contrast) -> Row:
 
 
 def difference_chart(table: Table) -> Figure | None:
-    """A minus B per row with its interval; filled where decided."""
+    """A minus B with its interval, one row each; a filled mark means a decided row. None without any difference."""
     rows = [r for r in table.rows if isinstance(r.values.get("difference"), Rate)]
     if not rows:
         return None
@@ -107,7 +113,13 @@ def difference_chart(table: Table) -> Figure | None:
 
 
 def check_table(found: Check, run: str, baseline: str) -> Table:
-    """Every contrast of a check."""
+    """The table of a check: one row overall and per cell.
+
+    Args:
+        found: The check.
+        run: Name of the run.
+        baseline: Name of the baseline.
+    """
     gates: Sequence[Gate] = (*([found.overall] if found.overall else []), *found.cells)
     rows = [
         Row(
@@ -120,31 +132,34 @@ def check_table(found: Check, run: str, baseline: str) -> Table:
         )
         for g in gates
     ]  # fmt: skip
-    names = {
-        "pairs": "Pairs", "baseline": "Baseline", "run": "Run", "difference": "Difference", "low": "Lower limit",
-        "only": "Lost / won", "p": "p worse", "power": f"Power at −{100 * found.drop:g}",
-    }  # fmt: skip
-    columns = [Column("contrast", "", align="left"), *(Column(k, w, align="right") for k, w in names.items())]
+    columns = [
+        left("contrast", ""), right("pairs", "Pairs"), right("baseline", "Baseline"), right("run", "Run"),
+        right("difference", "Difference"), right("low", "Lower limit"), right("only", "Lost / won"),
+        right("p", "p worse"), right("power", f"Power at −{100 * found.drop:g}"), left("verdict", "Verdict"),
+    ]  # fmt: skip
     notes = (
         f"Run: {run}. Baseline: {baseline}. Margin: {100 * found.margin:g} points. Coverage: {found.coverage:.0%}.",
-        "Lower limit: one-sided 95%, Tango's score interval of the paired difference. p worse: one-sided exact "
-        f"McNemar, after Holm. Power: chance to call a drop of {100 * found.drop:g} points regressed, in %.",
+        "Lower limit: one-sided 95% limit of the paired difference (Tango's score interval). p worse: one-sided exact "
+        f"McNemar test with Holm's adjustment. Power: chance to detect a drop of {100 * found.drop:g} points, in %.",
         "About these tasks and initial states: the question is whether the same episodes still succeed.",
-        *(f"The policies differ in their own settings: {s}." for s in found.settings),
+        *(f"The policies differ in their own settings: {s}." for s in found.policy_settings),
         *found.cautions,
     )
-    return Table("check", "Check", [*columns, Column("verdict", "Verdict", align="left")], rows, notes)
+    return Table("check", "Check", columns, rows, notes)
 
 
 def summary(found: Check, run: str, baseline: str) -> str:
-    """Markdown for a GitHub step summary."""
+    """A check as Markdown for a GitHub step summary."""
     sign = {"pass": "✅", "regressed": "❌", "inconclusive": "⚠️"}[found.verdict]
     lines = [f"## {sign} apt-bench check: {found.verdict}", "", *(f"- {r}" for r in found.reasons), ""]
     return "\n".join(lines) + "\n" + markdown(check_table(found, run, baseline))
 
 
 def junit(found: Check, run: str, baseline: str) -> str:
-    """JUnit XML: one case per contrast; regressed = failure, inconclusive = skipped for a cell and error overall."""
+    """A check as JUnit XML: one test case for the verdict and one per row of the table.
+
+    Regressed is a failure. Inconclusive is an error of the verdict's case, and skips the case of a row.
+    """
     gates = (*([found.overall] if found.overall else []), *found.cells)
     suite = ElementTree.Element("testsuite", name="apt-bench check", tests=str(len(gates) + 1))
     whole = ElementTree.SubElement(suite, "testcase", classname=baseline, name=f"{run}: verdict")
@@ -168,5 +183,5 @@ def junit(found: Check, run: str, baseline: str) -> str:
     text = ElementTree.tostring(suite, encoding="unicode")
     text = "".join(
         c if c in "\n\t" or c.isprintable() else "?" for c in text
-    )  # XML 1.0 knows no control characters
+    )  # no control characters in XML 1.0
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'

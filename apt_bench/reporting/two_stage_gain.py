@@ -1,4 +1,4 @@
-"""What two-stage training brings: pairs of policies that differ in nothing else."""
+"""The table of what two-stage training adds: pairs of policies that differ in nothing else."""
 
 from __future__ import annotations
 
@@ -6,22 +6,34 @@ import math
 from collections.abc import Sequence
 
 from apt_bench.analysis.contrasts import join, paired_contrast
-from apt_bench.analysis.run import Run, cell_label
+from apt_bench.analysis.run import Run
+from apt_bench.analysis.suite_labels import cell_label
 from apt_bench.core.text import file_name
+from apt_bench.reporting.headline_tables import PUBLISHED_NOTE, TICKS
 from apt_bench.reporting.published import published
-from apt_bench.reporting.table import PUBLISHED, Column, Rate, Row, Table, Value, own_key
-from apt_bench.reporting.tables import PUBLISHED_NOTE, TICKS
+from apt_bench.reporting.table import PUBLISHED, Column, Rate, Row, Table, Value, left, own_key
 
 SAME = ("architecture", "knowledge_insulation", "finetune_vlm")
-"""What `run.json` says of a policy that both runs of a pair must share, beside its arguments; `two_stage` is what tells
-them apart."""
+"""Entries of a policy in run.json that are equal in both runs of a pair, as are its arguments; `two_stage` differs."""
 
 
 def gain_table(
     runs: Sequence[Run], suite: str, cells: Sequence[str], with_published: bool = True
 ) -> Table | None:
-    """2-Stage minus 1-Stage per cell, in points; None where there is no such pair. Measured pairs are matched by
-    episode (the interval of `compare`). The published ones are differences of Table 2's cells."""
+    """2-Stage minus 1-Stage per cell, in points.
+
+    Measured pairs are matched by episode and have the interval of `compare`. Published pairs are differences of the
+    cells of the paper's Table 2.
+
+    Args:
+        runs: Runs, of which any two may be a pair.
+        suite: The suite.
+        cells: Its cells, in the order of the columns.
+        with_published: Add the paper's pairs (suite `rigid_pick_place`).
+
+    Returns:
+        The table, or None where there is no pair.
+    """
     pairs = [(a, b, values) for a in runs for b in runs if (values := _measured(a, b, suite, cells))]
     labels = [_label([(k, a.policy.get(k)) for k in SAME]) or a.label for a, _, _ in pairs]
     rows = [
@@ -36,10 +48,10 @@ def gain_table(
     if not rows:
         return None
     columns = [
-        Column("method", "Policy", align="left"),
+        left("method", "Policy"),
         *(Column(_key(c), cell_label(suite, c)) for c in cells),
     ]
-    notes = ["Percentage points, measured pairs with the 95% interval of apt-bench compare."]
+    notes = ["Percentage points. Measured pairs have the 95% interval of apt-bench compare."]
     if any(r.kind == "published" for r in rows):
         notes.append(PUBLISHED_NOTE)
     return Table(f"gain_{file_name(suite)}", "2-Stage minus 1-Stage", columns, rows, tuple(notes))
@@ -56,12 +68,12 @@ def _label(settings: Sequence[tuple[str, object]]) -> str:
 
 
 def _measured(two: Run, one: Run, suite: str, cells: Sequence[str]) -> dict[str, Value]:
-    """Gain by cell; empty where the runs are no pair."""
+    """Gain by cell; empty where the two runs are not a pair."""
     if two.policy.get("two_stage") is not True or one.policy.get("two_stage") is not False:
         return {}
     if any(two.policy.get(k) != one.policy.get(k) for k in SAME) or two.protocol_id != one.protocol_id:
         return {}
-    if two.settings != one.settings:
+    if two.policy_args != one.policy_args:
         return {}
     values: dict[str, Value] = {}
     for cell in cells:

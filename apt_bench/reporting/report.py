@@ -1,4 +1,4 @@
-"""The report: one folder with tables, figures and a page that opens offline."""
+"""Writes a report: one folder with tables, figures, videos and a page that opens without a network."""
 
 from __future__ import annotations
 
@@ -16,28 +16,35 @@ import markupsafe
 from matplotlib.figure import Figure
 
 import apt_bench
-from apt_bench.analysis.run import Run, cell_summaries, probe_summaries, suite_names
+from apt_bench.analysis.cell_summary import cell_summaries, probe_summaries
+from apt_bench.analysis.run import Run, suite_names
 from apt_bench.core.text import csv_cell, file_name, plain
-from apt_bench.reporting import charts, details
-from apt_bench.reporting.ablation import gain_table
+from apt_bench.reporting import charts
 from apt_bench.reporting.chart_style import save
-from apt_bench.reporting.coverage import progress
-from apt_bench.reporting.folder import PAGE, replaced
-from apt_bench.reporting.probes import probe_table
+from apt_bench.reporting.control_table import control_table
+from apt_bench.reporting.coverage import coverage_table, error_table, missing, progress
+from apt_bench.reporting.episode_tables import defect_table, language_table, outcome_table, task_table
+from apt_bench.reporting.headline_tables import REAL, paper_tables, real_table, suite_tables
+from apt_bench.reporting.output_folder import PAGE, replaced
+from apt_bench.reporting.probe_table import probe_table
+from apt_bench.reporting.run_tables import card_table, throughput_table
 from apt_bench.reporting.table import Table, html_table, write
-from apt_bench.reporting.tables import REAL, paper_tables, real_table, suite_tables
+from apt_bench.reporting.two_stage_gain import gain_table
 from apt_bench.reporting.videos import gather
 
 FOLDED = 24
-"""Longer tables are shown up to `SHOWN` rows on the page, whole in their files; from this many rows on they fold."""
+"""Rows from which a table on the page is folded."""
+
 SHOWN = 1500
+"""Rows of a table that the page shows; the table's files have all of them."""
+
 TWO_STAGE_SUITE = "rigid_pick_place"
 """The suite of the paper's ablation."""
 
 
 @dataclass
 class Section:
-    """A part of the page."""
+    """A section of the page: its tables, figures and videos are `blocks`."""
 
     id: str
     title: str
@@ -46,7 +53,12 @@ class Section:
 
 
 class Report:
-    """Collects sections while it writes their files. `drawn`: figures and videos too, not only tables."""
+    """Writes the files of tables and figures, and collects them as sections of the page.
+
+    Args:
+        out: The folder to write into.
+        drawn: Also draw figures and copy videos.
+    """
 
     def __init__(self, out: Path, drawn: bool = True) -> None:
         self.out, self.drawn = out, drawn
@@ -54,11 +66,11 @@ class Report:
         self._taken: set[tuple[str, str]] = set()
 
     def section(self, id: str, title: str, text: str = "") -> None:
-        """Begin a section."""
+        """Start a section; the following tables and figures belong to it."""
         self.sections.append(Section(id, title, text))
 
     def table(self, table: Table | None, folded: bool | None = None) -> None:
-        """Write a table and show it; nothing where there is none or it has no rows."""
+        """Write a table and add it to the section, unless it is None or has no rows."""
         if table is None or not table.rows:
             return
         table = dataclasses.replace(table, name=self._name("table", table.name))
@@ -81,7 +93,7 @@ class Report:
         )
 
     def figure(self, name: str, draw: Callable[[], Figure | None], alt: str) -> None:
-        """Save a figure and show it; nothing where there is none."""
+        """Save a figure and add it to the section, unless `draw` returns None."""
         figure = draw() if self.drawn else None
         if figure is None:
             return
@@ -101,7 +113,7 @@ class Report:
         )
 
     def _name(self, kind: str, wanted: str) -> str:
-        """A file's name that no other table or figure of the report has: suites may be called anything."""
+        """A file name that no other table or figure of the report has. The wanted name may be that of any suite."""
         base = name = file_name(wanted)
         number = 1
         while (kind, name.casefold()) in self._taken:
@@ -114,10 +126,22 @@ class Report:
 def write_report(
     runs: Sequence[Run], out: Path, with_published: bool = True, title: str | None = None
 ) -> Path:
-    """Write the report of these runs (of the paper alone where there are none); returns the path of `report.html`.
+    """Write the report of some runs.
 
-    An earlier report in `out` is replaced once the new one is whole. Raises UserError, and leaves everything as it was,
-    where `out` holds something else or cannot be written."""
+    An earlier report in `out` is replaced when the new one is complete.
+
+    Args:
+        runs: The runs; without any, the report shows the paper's results.
+        out: The folder: new, empty, or an earlier report.
+        with_published: Add the paper's rows to the tables.
+        title: Title of the page. Default: the runs' names.
+
+    Returns:
+        The path of `report.html`.
+
+    Raises:
+        UserError: `out` holds other files or cannot be written; everything stays as it was.
+    """
     with replaced(out) as folder:
         report = Report(folder)
         gaps = _fill(report, runs, with_published)
@@ -127,7 +151,7 @@ def write_report(
 
 
 def write_tables(runs: Sequence[Run], out: Path, with_published: bool = True) -> list[str]:
-    """The tables alone, in `out/tables`; returns what is missing (`details.missing`)."""
+    """Write only the tables, into `out/tables`; returns what limits the runs (`coverage.missing`)."""
     return _fill(Report(out, drawn=False), runs, with_published)
 
 
@@ -139,7 +163,7 @@ def _fill(report: Report, runs: Sequence[Run], with_published: bool) -> list[str
             step(report, filled)
     if runs:
         _background(report, runs)
-    gaps = [*_unpinned(runs), *details.missing(runs)]
+    gaps = [*_unpinned(runs), *missing(runs)]
     (report.out / "tables").mkdir(parents=True, exist_ok=True)
     with open(report.out / "tables" / "missing.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["missing"], *([csv_cell(g)] for g in gaps)])
@@ -161,7 +185,7 @@ def _headlines(report: Report, runs: Sequence[Run], with_published: bool) -> Non
             _headline(report, table)
             if number == 0:
                 _gain(report, runs, suite, with_published)
-    if any(s in real for r in runs for s, _ in r.asked):
+    if any(s in real for r in runs for s, _ in r.requested):
         _headline(report, real_table(runs, with_published))
     for table in () if runs else paper_tables():
         _headline(report, table)
@@ -179,40 +203,40 @@ def _headline(report: Report, table: Table) -> None:
 
 
 def _gain(report: Report, runs: Sequence[Run], suite: str, with_published: bool) -> None:
-    cells: Sequence[str] = list(dict.fromkeys(c for r in runs for s, c in r.asked if s == suite))
+    cells: Sequence[str] = list(dict.fromkeys(c for r in runs for s, c in r.requested if s == suite))
     if suite == TWO_STAGE_SUITE:
         cells = ("so", "uo", "uc", "uoue")
     gain = gain_table(runs, suite, cells, with_published)
     if gain:
         report.table(gain, folded=False)
         chart = partial(charts.gain_chart, gain)
-        report.figure(gain.name, chart, "What the second stage adds, in percentage points.")
+        report.figure(gain.name, chart, "Success that the second stage adds, in percentage points.")
 
 
 def _controls(report: Report, runs: Sequence[Run]) -> None:
-    table = details.control_table(runs)
+    table = control_table(runs)
     if table:
         report.section("controls", "Against the controls")
         report.table(table)
 
 
 def _language(report: Report, runs: Sequence[Run]) -> None:
-    table = details.language_table(runs)
+    table = language_table(runs)
     if table:
-        report.section("language", "Does it go where it is told?")
+        report.section("language", "Does it follow the instruction?")
         report.figure(
             "language",
             partial(charts.language_chart, table),
-            "Where the robot goes first, and for which task.",
+            "What the robot touches and grasps first, and which task it does.",
         )
         report.table(table)
     probes = probe_table(runs)
     if probes:
-        report.section("probes", "Language probes", "The same initial states under other sentences.")
+        report.section("probes", "Language probes", "The same initial states under other instructions.")
         report.figure(
             "probes",
             partial(charts.probe_chart, probes),
-            "Success under each sentence, and how often episodes change.",
+            "Success under each instruction, and the share of episodes that change.",
         )
         report.table(probes)
 
@@ -220,8 +244,8 @@ def _language(report: Report, runs: Sequence[Run]) -> None:
 def _outcomes(report: Report, runs: Sequence[Run]) -> None:
     report.section("outcomes", "How episodes end")
     report.figure("outcomes", partial(charts.outcome_chart, runs), "Outcome classes per cell.")
-    report.table(details.outcome_table(runs), folded=True)
-    report.table(details.defect_table(runs))
+    report.table(outcome_table(runs), folded=True)
+    report.table(defect_table(runs))
 
 
 def _tasks(report: Report, runs: Sequence[Run]) -> None:
@@ -229,35 +253,35 @@ def _tasks(report: Report, runs: Sequence[Run]) -> None:
     for i, run in enumerate(runs, 1):
         name = "tasks_heat" if len(runs) == 1 else f"tasks_heat_{i}"
         report.figure(name, partial(charts.heat_map, run), f"{run.label}: success per task.")
-    report.table(details.task_table(runs), folded=True)
+    report.table(task_table(runs), folded=True)
 
 
 def _videos(report: Report, runs: Sequence[Run]) -> None:
     found = gather(runs, report.out) if report.drawn else []
     if found:
-        report.section("videos", "Videos", "Failures first; the last frame of each.")
+        report.section("videos", "Videos", "Failures come first. Each picture is the last frame.")
         report.sections[-1].blocks.append({"kind": "videos", "videos": found})
 
 
 def _background(report: Report, runs: Sequence[Run]) -> None:
     report.section("coverage", "Coverage")
-    report.table(details.coverage_table(runs))
-    report.table(details.error_table(runs))
+    report.table(coverage_table(runs))
+    report.table(error_table(runs))
     report.section("time", "Time")
-    report.table(details.throughput_table(runs))
+    report.table(throughput_table(runs))
     report.section("protocol", "Protocol")
-    report.table(details.card_table(runs, "protocol"))
-    report.table(details.card_table(runs, "run"), folded=True)
+    report.table(card_table(runs, "protocol"))
+    report.table(card_table(runs, "run"), folded=True)
 
 
 def _unpinned(runs: Sequence[Run]) -> Iterator[str]:
-    """Runs on another simulator than the suite's, on purpose."""
+    """A sentence for each run with --unpinned, which ran on another simulator than the suite's."""
     for run in runs:
         marks = run.info.get("unpinned")
         if isinstance(marks, list) and marks:
             yield (
                 f"{run.label} was not run on the suite's own simulator (--unpinned), so its scores are not comparable: "
-                f"it is {'; it is '.join(map(str, marks))}."
+                f"the suite is {'; it is '.join(map(str, marks))}."
             )
 
 
@@ -281,17 +305,17 @@ def _render(report: Report, runs: Sequence[Run], gaps: Sequence[str], title: str
 
 
 def _plain(value: Any) -> Any:
-    """Text of a page without what steers a terminal or turns a line around; markup of our own stays."""
+    """Text of the page without control characters and changes of direction; the report's own markup stays."""
     return plain(value) if isinstance(value, str) and not isinstance(value, markupsafe.Markup) else value
 
 
 def _facts(run: Run) -> dict[str, Any]:
-    """The line of a run in the page's head."""
+    """The line of a run at the top of the page."""
     own, probed = progress(cell_summaries(run).values()), progress(probe_summaries(run).values())
     parts = [
-        f"{done} of {asked} episodes{also}"
-        for (asked, done, _), also in ((own, ""), (probed, " under language probes"))
-        if asked
+        f"{finished} of {requested} episodes{also}"
+        for (requested, finished, _), also in ((own, ""), (probed, " under language probes"))
+        if requested
     ]
     errors = own[2] + probed[2]
     return {

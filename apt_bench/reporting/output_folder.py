@@ -1,4 +1,4 @@
-"""The folder of a report or a comparison: written beside what is there, then put in its place, or left as it was."""
+"""Writes the folder of a report or a comparison: it replaces an earlier one completely, or leaves it unchanged."""
 
 from __future__ import annotations
 
@@ -14,22 +14,33 @@ from apt_bench.core.files import PART, exclusive, open_regular, read_json, reaso
 
 PAGE = "report.html"
 MANIFEST, COMPARISON = "report-files.json", "comparison-files.json"
-"""Name the files that a report or a comparison consists of. A folder without it is not ours to clear."""
+"""Manifests: they list the files of a report or a comparison. Only listed files are ever replaced or removed."""
 
 ENTRIES = ("tables", "figures", "videos", PAGE)
-"""What they may have in their folder, in the order in which it is put there; the manifest comes last."""
+"""What a report or comparison may contain, in the order in which it is put in place; the manifest comes last."""
 
 WORK = f".report{PART}"
 NEW, OLD = "new", "old"
-"""Inside the folder while a report is written: its files, and those that they replace."""
+"""Inside `WORK`, while a report is written: its files, and the files that they replace."""
 
 
 @contextmanager
 def replaced(out: Path, manifest: str = MANIFEST) -> Iterator[Path]:
-    """A folder to write a report into, or what else this manifest is of. At the end of the block it stands in `out`,
-    where it replaces the files of an earlier one, and only those. Where the block raises, `out` is as it was.
+    """Give a new folder to write a report or comparison into, and put its files into `out` at the end of the block.
 
-    Raises UserError where `out` holds anything else, and where it cannot be written."""
+    They replace the files of an earlier report in `out`, and only those. If the block raises an exception, `out` stays
+    unchanged.
+
+    Args:
+        out: The folder of the report.
+        manifest: `MANIFEST` for a report, `COMPARISON` for a comparison.
+
+    Yields:
+        The folder to write into.
+
+    Raises:
+        UserError: `out` holds other files, or cannot be written.
+    """
     created = not os.path.lexists(out)
     what = manifest.partition("-")[0]
     try:
@@ -51,30 +62,30 @@ def replaced(out: Path, manifest: str = MANIFEST) -> Iterator[Path]:
         ) from None
     finally:
         if created:
-            with suppress(OSError):  # it holds the report
+            with suppress(OSError):  # it is not empty: the report was written
                 out.rmdir()
 
 
 def _restore(out: Path, manifest: str) -> frozenset[str]:
-    """The files of the report in `out`, once what a killed command left there is undone."""
+    """The files of the report in `out`, after undoing what a killed command left there."""
     new, old = out / WORK / NEW, out / WORK / OLD
     ours: frozenset[str] = frozenset()
     begun = next((m for m in (MANIFEST, COMPARISON) if os.path.lexists(new / m)), "")
-    if old.is_dir() and begun:  # killed while it put its files in place
+    if old.is_dir() and begun:  # a command was killed while it put its files in place
         ours = _listed(new / begun)
         for entry in (*ENTRIES, begun):
             if os.path.lexists(old / entry):
                 try_remove(out / entry)
                 (old / entry).rename(out / entry)
     try_remove(out / WORK)
-    there = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
+    present = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
     if os.path.lexists(out / manifest):
         return ours | _listed(out / manifest)
-    if not there or (manifest == MANIFEST and _older(out)):
+    if not present or (manifest == MANIFEST and _older(out)):
         return ours | {PAGE}
     raise UserError(
-        f"{out} is not empty and holds no {manifest.partition('-')[0]} ('{there[0]}' is there). Give --out a new or an "
-        "empty folder."
+        f"{out} is not empty and holds no {manifest.partition('-')[0]} (it contains '{present[0]}'). Give --out a new "
+        "or an empty folder."
     )
 
 
@@ -86,7 +97,7 @@ def _listed(manifest: Path) -> frozenset[str]:
 
 
 def _older(out: Path) -> bool:
-    """Whether a version without a manifest wrote a report here. It did not say which files are its own."""
+    """Whether an older version wrote a report here, which had no manifest to list its files."""
     try:
         with open_regular(out / PAGE) as file:
             return b'<meta name="generator" content="apt-bench ' in file.read(1000)
@@ -95,8 +106,11 @@ def _older(out: Path) -> bool:
 
 
 def _swap(out: Path, ours: frozenset[str], manifest: str) -> None:
-    """Put the new entries in place of the old ones. Files of other people stay; where one bears the name of a new one,
-    UserError, and where anything fails, everything is as it was."""
+    """Replace the old entries by the new ones.
+
+    Other files in the folder stay. UserError if one has the name of a new file. If anything fails, the folder stays
+    unchanged.
+    """
     work = out / WORK
     for path in (p for e in ENTRIES for p in _files(out / e)):
         name = path.relative_to(out)
@@ -106,7 +120,8 @@ def _swap(out: Path, ours: frozenset[str], manifest: str) -> None:
             if _older(out):
                 continue
             raise UserError(
-                f"{path} is not of an earlier {manifest.partition('-')[0]}. Move it, or give --out another folder."
+                f"{path} does not belong to an earlier {manifest.partition('-')[0]}. Move it, or give --out another "
+                "folder."
             )
         (work / NEW / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, work / NEW / name, follow_symlinks=False)
@@ -125,7 +140,7 @@ def _swap(out: Path, ours: frozenset[str], manifest: str) -> None:
 
 
 def _files(path: Path) -> list[Path]:
-    """The files in a folder, or the file itself; links are files."""
+    """The files in a folder, or the file itself. A link counts as a file."""
     if path.is_symlink() or not path.is_dir():
         return [path] if os.path.lexists(path) else []
     return [Path(folder) / name for folder, folders, names in os.walk(path) for name in
