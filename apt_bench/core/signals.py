@@ -42,10 +42,10 @@ def interrupt_on_signals() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def keep_handlers() -> Iterator[None]:
-    """Keep the handlers of SIGINT and SIGTERM while the block sets others, and make sure that what they raise is raised.
+    """Keep the handlers of SIGINT and SIGTERM while the block may set others, and lose none of their exceptions.
 
-    Python only prints an exception that a handler raises inside some callbacks, such as those after a fork. What the
-    block did not raise is therefore raised at its end.
+    Python only prints an exception that a handler raises inside some callbacks, such as those after a fork. The end of
+    the block therefore raises it again.
     """
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield

@@ -17,7 +17,7 @@ from apt_bench.policies.guard import guard
 WINDOW = 0.005
 """Seconds that a request waits for others to join its batch, unless the batch is full before."""
 
-GONE = 2
+LOST_IN_A_ROW = 2
 """After this many lost requests in a row the server counts as lost; before, the fault may lie with one request."""
 
 Request = tuple[str, Any]  # ("act", Observation) or ("reset", EpisodeKey.id)
@@ -43,9 +43,9 @@ class Batcher:
         threading.Thread(target=self._serve, name="policy", daemon=True).start()
 
     @property
-    def gone(self) -> bool:
+    def server_lost(self) -> bool:
         """Whether the policy's server or the connection to it is lost."""
-        return len(self._lost) >= GONE
+        return len(self._lost) >= LOST_IN_A_ROW
 
     def reset(self, episode: str) -> Reply:
         """Call `Policy.reset` for one episode, between two batches."""
@@ -83,7 +83,7 @@ class Batcher:
         if len(requests) > 1 and self._settle(futures, lambda: self._act(observations), final=False):
             return
         for observation, future in requests:  # one bad observation must not fail the others of the batch
-            if len(requests) > 1 and self.gone:  # do not wait for a lost server again
+            if len(requests) > 1 and self.server_lost:  # do not wait for a lost server again
                 future.set_result((self._lost[-1], 0.0))
             else:
                 self._settle([future], lambda: self._act([observation]))  # noqa: B023

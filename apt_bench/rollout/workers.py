@@ -196,7 +196,7 @@ class PolicyHost:
         """
         if self._spec is None:
             return str(self._fatal)
-        if self._batcher.gone:
+        if self._batcher.server_lost:
             raise ServerLost("the policy's server is gone")
         return self._spec
 

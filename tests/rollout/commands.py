@@ -1,4 +1,4 @@
-"""`apt-bench run` as a process, and what its results are compared by."""
+"""`apt-bench run` as a process, and the results that tests compare."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Results = dict[str, tuple[object, ...]]
 
 
 def results(out: Path) -> Results:
-    """What must not depend on how a run went. A key that was recorded twice is a failure of the test."""
+    """Results that must not depend on workers, order or restarts. A key that was recorded twice fails the test."""
     records = [EpisodeRecord.from_json(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
     final = [r for r in records if r.outcome != "error"]
     assert len({r.key for r in final}) == len(final), "an episode was recorded twice"
@@ -26,7 +26,7 @@ def results(out: Path) -> Results:
 
 
 class Command:
-    """`apt-bench run` on the toy suite as a process of its own."""
+    """`apt-bench run` on the toy suite in a process of its own."""
 
     def __init__(self, out: Path, *words: str, policy: str = "tests.toy:PushPolicy") -> None:
         self.out = out
@@ -34,19 +34,19 @@ class Command:
         self._words += ["--policy", policy, "--out", str(out), *words]
 
     def start(self) -> subprocess.Popen[str]:
-        """In a process group of its own, as a shell does."""
+        """Start it in a process group of its own, as a shell does."""
         return subprocess.Popen(
             self._words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
 
     def run(self, expect: int = 0) -> str:
-        """To its end; gives stderr."""
+        """Run it to its end. Returns stderr."""
         done = subprocess.run(self._words, capture_output=True, text=True, timeout=300)
         assert done.returncode == expect, done.stdout + done.stderr
         return done.stderr
 
     def wait_for(self, episodes: int, process: subprocess.Popen[str]) -> None:
-        """Until so many episodes are recorded."""
+        """Wait until this many episodes are recorded."""
         path = self.out / "episodes.jsonl"
         until(lambda: path.exists() and path.read_bytes().count(b"\n") >= episodes, process)
 
@@ -57,12 +57,12 @@ def until(
     end = time.monotonic() + seconds
     while not condition():
         assert process is None or process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.02)
 
 
 def actors(name: str) -> list[psutil.Process]:
-    """Ray actors of this class that are below this process."""
+    """Ray actors of this class among the descendants of this process."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:

@@ -1,4 +1,4 @@
-"""One Ray for all of these tests, as a cluster that every command joins."""
+"""One Ray for all of these tests. Every command joins it as a cluster."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def address(faults: Path) -> Iterator[str]:
-    """A Ray with room for several commands; its workers see the faults that tests order."""
+    """A Ray with room for several commands. Its workers read the faults that tests request."""
     import ray
 
     patch = pytest.MonkeyPatch()

@@ -1,4 +1,4 @@
-"""Policies that write down when they are made: loading weights takes minutes, and must not happen for nothing."""
+"""Policies that record when they are made: loading weights takes minutes and must not happen needlessly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _note(log: str) -> None:
 
 
 class Declared(PushPolicy):
-    """Its class says what it is."""
+    """Its class declares its spec."""
 
     spec = dataclasses.replace(PushPolicy.spec, name="declared")
 
@@ -31,7 +31,7 @@ class Declared(PushPolicy):
 
 
 class Late(PushPolicy):
-    """Only the loaded policy knows its cameras, its chunk and its weights' hash."""
+    """Only the loaded policy declares its cameras, its chunk and its weights' hash."""
 
     spec = None
 

@@ -27,7 +27,7 @@ apt_bench.evaluate(
 
 
 def test_workers_give_what_one_process_gives(address: str, tmp_path: Path) -> None:
-    """The workers import the class; a suite that only the calling process knows is not needed there."""
+    """The workers import the class. They do not need a suite that is registered only in the calling process."""
     words = [sys.executable, "-c", SCRIPT, address, str(tmp_path / "there")]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""What an environment raises is the error of one episode; what a policy does leaves its environment alone."""
+"""An exception of an environment is the error of one episode. A policy's failure does not affect its environment."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Unprintable(Exception):
 
 
 class FaultyEnv(ToyEnv):
-    """Raises once what stands in `raises`; says when it is closed."""
+    """Raises the exception in `raises` once, and records when it is closed."""
 
     made = 0
     closed: ClassVar[list[FaultyEnv]] = []
@@ -56,7 +56,7 @@ class FaultyEnv(ToyEnv):
 
 
 class LostOnce(PushPolicy):
-    """Its server is gone once, and again while it is made anew, once."""
+    """Its server is lost once, and once more while the policy is made again."""
 
     made = 0
 

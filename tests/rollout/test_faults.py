@@ -1,4 +1,4 @@
-"""Whatever dies: the run ends with exactly the episodes asked for, none twice, as if nothing had happened."""
+"""Whatever dies, the run ends with exactly the requested episodes, none twice, and undisturbed results."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_hung_policy_and_lost_server(address, faults, reference, tmp_path):
 
 
 def test_a_worker_that_has_delivered_has_started(address, slow, reference, tmp_path):
-    """One that the system stops is killed after --hang-timeout, not after the time that a start may take."""
+    """A worker that the system stops is killed after --hang-timeout, not after the time limit of a start."""
     command = Command(tmp_path / "run", "--ray-address", address, "--workers", "2", "--hang-timeout", "20")
     process = command.start()
     command.wait_for(3, process)
@@ -119,7 +119,7 @@ def test_what_keeps_failing_is_missing_not_failed(here, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[], None], Callable[[], None]]]:
-    """A folder with room for a few episodes, what limits a process to it, and what makes it large."""
+    """A folder with room for a few episodes, a limit for a process, and a function that makes the folder larger."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=16k,nr_inodes=100", "none", str(folder)]
@@ -159,7 +159,7 @@ def test_stop_and_go_on(workers, number, faults, reference, tmp_path, monkeypatc
     process = command.start()
     command.wait_for(2, process)
     family = psutil.Process(process.pid).children(recursive=True)
-    os.killpg(process.pid, number)  # a terminal tells the whole group
+    os.killpg(process.pid, number)  # a terminal signals the whole group
     _, err = process.communicate(timeout=300)
     (faults / "slow-").unlink()
     assert process.returncode == 130, err

@@ -8,7 +8,7 @@ from apt_bench.suites.probes import expand
 
 
 class Reader:
-    """Moves along x by the length of its instruction, however its stream of noise stands."""
+    """Moves along x by the length of its instruction, whatever the state of its noise generator."""
 
     from apt_bench.policies.base import PolicySpec, Resources
 
@@ -53,7 +53,7 @@ def test_deaf_policy_does_not_change(specs: list[EpisodeSpec]) -> None:
 
 
 class OwnNoise(Reader):
-    """Deaf, but with noise that nobody can seed."""
+    """Ignores the instruction, and has noise that cannot be seeded."""
 
     def act(self, observations):
         return [np.random.default_rng().uniform(-1, 1, (4, 7)) for _ in observations]
@@ -66,7 +66,7 @@ def test_noise_of_the_policys_own_shows_in_the_repeat(specs: list[EpisodeSpec]) 
 
 
 class Recorder(Reader):
-    """Keeps what it is shown."""
+    """Keeps its observations."""
 
     def __init__(self):
         self.seen = []
@@ -77,7 +77,7 @@ class Recorder(Reader):
 
 
 def test_each_prompt_is_an_episode_of_its_own_with_the_scenes_noise_key(specs: list[EpisodeSpec]) -> None:
-    """Also where the environment, as the toy, gives no key."""
+    """This holds also where the environment, like the toy one, sets no key."""
     policy, probed = Recorder(), expand(specs[:1], ["null"], specs)
     list(first_decisions(load_object(specs[0].env)(), policy, probed))
     assert [o.episode for o in policy.seen] == [s.key.id for s in probed]

@@ -1,4 +1,4 @@
-"""The run directory vanishes, is replaced, or cannot be written: a message, the data safe, the same command goes on."""
+"""The run directory vanishes, is replaced, or cannot be written: a message, no data lost, the same command resumes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CUT = 3
 
 @pytest.fixture
 def after_three(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
-    """Do something to the run directory when three episodes are recorded and the fourth has been played."""
+    """Do something to the run directory when three episodes are recorded and the fourth has run."""
 
     def order(what: Callable[[], object]) -> None:
         real = runner.run_local

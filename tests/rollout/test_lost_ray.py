@@ -1,4 +1,4 @@
-"""Ray itself dies, or its processes do: said in plain words, nothing lost, nothing left behind."""
+"""Ray or its processes die: a plain message, no episode lost, no process or file left."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_death_of_ray_is_told_and_the_same_command_goes_on(victim, policy, w
     killed = time.monotonic()
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1, out + err
-    assert time.monotonic() - killed < 45  # Ray's own word comes after 60 s
+    assert time.monotonic() - killed < 45  # Ray itself reports it after 60 s
     done = results(command.out)
     assert 0 < len(done) < 16
     assert err.startswith(f"apt-bench: stopped. {words}: it was killed, or the machine ran out of memory. ")
@@ -83,7 +83,7 @@ def test_the_death_of_ray_while_it_starts_is_told(slow, tmp_path):
     killed = time.monotonic()
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1, err
-    assert time.monotonic() - killed < 50  # Ray's own word comes after 60 s
+    assert time.monotonic() - killed < 50  # Ray itself reports it after 60 s
     assert err.startswith("apt-bench: ")
     assert "Ray" in err
     assert len(err.strip().splitlines()) == 1
@@ -97,7 +97,7 @@ def test_what_stays_when_driver_and_reaper_are_killed_is_swept_by_the_next_run(s
     folder = folder_of(family)
     sweep()
     assert folder.exists()  # in use
-    for one in (named(family, "reaper.py"), process, *family):  # Ray's helpers would live for another minute
+    for one in (named(family, "reaper.py"), process, *family):  # Ray's helpers would run for another minute
         one.kill()
     process.communicate()
     until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family), seconds=30)

@@ -1,4 +1,4 @@
-"""The Ray of a run on a machine as they are: nobody else gets in, and nothing that lies about gets in its way.
+"""The Ray of a run on a hostile machine: no other process can join it, and no setting or file there disturbs it.
 
 One run, in a folder and an environment in which each of these has broken a run before."""
 
@@ -40,7 +40,7 @@ print("in:", ray.get(ray.remote(lambda: 42).options(num_cpus=0).remote()))
 
 @dataclass
 class Hostile:
-    """A run on a hostile machine, and what was seen while it ran."""
+    """A run on a hostile machine, and what was observed meanwhile."""
 
     process: subprocess.Popen[str]
     family: list[psutil.Process]
@@ -48,7 +48,7 @@ class Hostile:
     token: Path
     home: Path
     out: Path
-    gate: Path  # removed, the run goes on to its end
+    gate: Path  # the run continues when this file is removed
 
     def client(self, **environ: str) -> subprocess.Popen[str]:
         """Another process that tries to join this Ray."""

@@ -1,4 +1,4 @@
-"""The same command again: what it knows without loading anything, under which names, and what it must not mistake."""
+"""Rerunning a command: what it finds out without loading the policy, directory names, and what it must not confuse."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_people_see_the_name_that_they_typed(here, tmp_path, monkeypatch):
 
 
 def test_a_run_of_an_older_version_goes_on_under_its_old_name(tmp_path, monkeypatch):
-    """It wrote the class's name into run.json, into the records and into the default directory's name."""
+    """An older version wrote the class's name into run.json, into the records and into the default directory's name."""
     (tmp_path / "steady.yaml").write_text(YAML)
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / SUITE, tmp_path / "toy.yaml")

@@ -1,4 +1,4 @@
-"""What a run gives, apart from faults: the same everywhere, extendable, filmed and replayed."""
+"""Runs without faults: the same results everywhere, extension, videos and replay."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_workers_and_order_change_nothing(policy, here, address, tmp_path):
     assert outcomes == {"success", "timeout"}  # a test of equality needs results that differ
     words = ("--ray-address", address, "--cells", "slide,push", "--workers")
     commands = [Command(tmp_path / f"ray{n}", *words, n, policy=policy) for n in ("1", "2")]
-    for command, process in [(c, c.start()) for c in commands]:  # side by side: they share nothing
+    for command, process in [(c, c.start()) for c in commands]:  # in parallel: they share nothing
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0, out + err
         assert results(command.out) == results(tmp_path / "one")
@@ -118,7 +118,7 @@ def test_schedule_keeps_a_worker_on_its_scene():
     jobs = [[schedule.next(w)[0] for _ in range(5)] for w in (0, 1)]
     assert [{s.group for s in mine} for mine in jobs] == [{"left"}, {"right"}]
     schedule.next(0)
-    stolen, _ = schedule.next(0)  # its own scene is done: it helps at the other's tail
+    stolen, _ = schedule.next(0)  # its own scene is done: it takes from the end of the other
     assert stolen.group == "right"
     assert schedule.next(1) is None
     assert schedule.retry(stolen)

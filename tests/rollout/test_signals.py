@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM do is apt-bench's choice, also while and after Ray starts."""
+"""apt-bench handles Ctrl-C and SIGTERM itself, also while and after Ray starts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 import time
 
 import pytest
+
+from apt_bench.core.signals import interrupt_on_signals, keep_handlers
 
 SCRIPT = """
 import signal
@@ -56,3 +58,22 @@ def test_sigterm_while_ray_starts_is_an_interrupt(seconds):
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0
     assert out.splitlines()[-1] == "interrupted"
+
+
+class Noisy:
+    """An exception in `__del__` is only printed."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_python_only_prints_is_raised_at_the_end_of_the_block():
+    done = []
+    with interrupt_on_signals():
+        handler = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt), keep_handlers():  # noqa: PT012
+            Noisy()
+            done.append("after the signal")
+        assert signal.getsignal(signal.SIGTERM) is handler
+    assert done == ["after the signal"]

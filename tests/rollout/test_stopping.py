@@ -26,7 +26,7 @@ CELLS = ("push", "slide")
 
 @pytest.fixture(scope="module")
 def rival(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of a policy that trembles."""
+    """A finished run of a noisy policy."""
     from rich.console import Console
 
     out = tmp_path_factory.mktemp("rival") / "run"
@@ -70,7 +70,7 @@ def test_a_better_policy_stops_early_and_says_so(here, rival, tmp_path):
     assert not any("have no score" in line for line in missing(load_runs([str(tmp_path / "run")])))
 
     before = (tmp_path / "run/episodes.jsonl").read_bytes()
-    assert here(**steady).sequential == card  # decided: nothing is played again
+    assert here(**steady).sequential == card  # decided: nothing runs again
     assert (tmp_path / "run/episodes.jsonl").read_bytes() == before
     with pytest.raises(UserError, match=r"another stopping rule \(margin differ\)"):
         here(**steady, margin=0.05)
@@ -200,7 +200,7 @@ def test_damaged_looks_are_a_message(here, rival, tmp_path, looks):
 
 
 def test_a_stop_when_nothing_was_left_is_none(here, monkeypatch):
-    """Ctrl-C, or Ray's death, after the last episode: the run is whole."""
+    """Ctrl-C, or Ray's death, after the last episode: the run is complete."""
     from apt_bench.core.errors import RayLost
 
     real, ended, death = runner.run_local, [], []

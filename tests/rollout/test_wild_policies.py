@@ -1,4 +1,4 @@
-"""Policies that raise or answer anything, in whole runs: no episode is lost, and the run goes on."""
+"""Complete runs of policies that raise or answer anything: no episode is lost, and the run continues."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_request_that_is_lost_is_not_its_neighbours() -> None:
     with ThreadPoolExecutor(4) as pool:
         answers = [answer for answer, _ in pool.map(batcher.act, seen)]
     assert [isinstance(a, ServerLost) for a in answers] == [False, True, False, False]
-    assert not batcher.gone
+    assert not batcher.server_lost
 
 
 def test_a_server_that_is_gone_is_not_waited_for_by_each() -> None:
@@ -103,7 +103,7 @@ def test_a_server_that_is_gone_is_not_waited_for_by_each() -> None:
         answers = [answer for answer, _ in pool.map(batcher.act, observations(8))]
     assert all(isinstance(a, ServerLost) for a in answers)
     assert policy.asked == 3  # together, and two alone
-    assert batcher.gone
+    assert batcher.server_lost
 
 
 def test_a_connection_that_stays_dead_is_made_anew_with_its_policy(address: str, tmp_path: Path) -> None:

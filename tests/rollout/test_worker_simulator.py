@@ -1,4 +1,4 @@
-"""A worker looks at what it has imported itself."""
+"""A worker checks the simulator that it has imported itself."""
 
 from __future__ import annotations
 

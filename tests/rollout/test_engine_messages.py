@@ -1,4 +1,4 @@
-"""What Ray's errors mean is said in one line."""
+"""Ray's errors become one line that explains them."""
 
 from __future__ import annotations
 
