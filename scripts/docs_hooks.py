@@ -1,4 +1,4 @@
-"""The documentation site's own parts (MkDocs calls `on_page_markdown`; `scripts/docs.sh` runs the file afterwards).
+"""The documentation site's own parts (MkDocs calls the functions `on_...`; `scripts/docs.sh` runs the file afterwards).
 
 Pages link to files of the repository by relative paths, which work on GitHub and in a checkout. On the site such a
 link leads to GitHub. The site itself loads nothing from other hosts.
@@ -27,6 +27,11 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
         return link[0] if target.startswith("docs/") else SOURCE + target
 
     return LINK.sub(to_github, markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Drop the backslash of a bar in a table: GitHub needs it, and Python-Markdown prints it in code."""
+    return re.sub(r"<td.*?</td>", lambda cell: cell[0].replace("\\|", "|"), html, flags=re.DOTALL)
 
 
 class Loaded(HTMLParser):
