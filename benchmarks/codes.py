@@ -24,7 +24,7 @@ from scipy.spatial.transform import Rotation
 
 from apt_bench.core.config import load_object
 from apt_bench.demos.dataset import Entry, open_demos
-from apt_bench.demos.format import make_poses
+from apt_bench.demos.demonstration import make_poses
 from apt_bench.envs.base import Env, Observation
 from apt_bench.models.action_codes import decode_chunk, encode_chunk
 from apt_bench.policies.apt import steps

@@ -19,7 +19,7 @@ from rich.table import Table
 from apt_bench.core.machine import cores, cpu_name, free_memory_gb
 from apt_bench.demos.collect import collect, megabytes
 from apt_bench.demos.dataset import open_demos
-from apt_bench.demos.lerobot import LeRobotWriter
+from apt_bench.demos.lerobot_writer import LeRobotWriter
 from apt_bench.demos.replay import Replayer
 from apt_bench.envs import rendering
 from apt_bench.rollout.cluster import auto_workers

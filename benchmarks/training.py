@@ -25,8 +25,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from apt_bench.demos.format import CameraTrack, DemoInfo, Demonstration
-from apt_bench.demos.hdf5 import write_hdf5
+from apt_bench.demos.demonstration import CameraTrack, DemoInfo, Demonstration
+from apt_bench.demos.hdf5_writer import write_hdf5
 from apt_bench.models.vla import VLA, build_expert
 from apt_bench.training.recipe import load_recipe
 from apt_bench.training.samples.batches import Batches

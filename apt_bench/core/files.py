@@ -116,13 +116,25 @@ def read_json(path: Path, limit: int = TEXT_LIMIT) -> dict[str, Any]:
     Raises:
         UserError: The file cannot be read, is not JSON (see `parse_json`), or holds something else.
     """
-    text = read_text(path, limit)
+    return parse_object(read_text(path, limit), str(path))
+
+
+def parse_object(text: str, where: str) -> dict[str, Any]:
+    """The object in a JSON text.
+
+    Args:
+        text: JSON, see `parse_json`.
+        where: The place of the text; begins the message.
+
+    Raises:
+        UserError: The text is not JSON, or holds something else.
+    """
     try:
         value = parse_json(text)
     except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}.") from None
+        raise UserError(f"{where} is damaged: {error}.") from None
     if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged: expected an object, found {type(value).__name__}.")
+        raise UserError(f"{where} is damaged: expected an object, found {type(value).__name__}.")
     return value
 
 

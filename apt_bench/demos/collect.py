@@ -1,9 +1,9 @@
-"""Collect demonstrations: a run whose successes are kept; or all its episodes.
+"""Collect demonstrations: run episodes and keep the successful ones, or all.
 
-`OUT/run` is an ordinary run directory (every episode's record, protocol, versions), so collecting resumes as a run
-does. Workers put each of these into `OUT/loose`, a whole file or none; at the end, also of an interrupted run, they go
-into the data set: `OUT/CELL/TASK_demo.hdf5`, or the LeRobotDataset in `OUT`. `open_demos(OUT)` reads all of it at any
-time.
+`OUT/run` is an ordinary run directory with every episode's record, protocol and versions, so collecting resumes as a
+run does. Workers write each kept episode into `OUT/loose`, a complete file or none. At the end, also of an interrupted
+run, these files move into the dataset: `OUT/CELL/TASK_demo.hdf5`, or the LeRobotDataset in `OUT`. `open_demos(OUT)`
+reads all of it at any time.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from apt_bench.core.errors import UserError
 from apt_bench.core.files import PART, exclusive, read_json, reason, try_remove, write_json
 from apt_bench.core.text import file_name
 from apt_bench.demos.dataset import open_demos, recordings
-from apt_bench.demos.format import DemoInfo, Steps, current_names
-from apt_bench.demos.hdf5 import merge_hdf5
+from apt_bench.demos.demonstration import DemoInfo, Steps, current_names
 from apt_bench.demos.hdf5_reader import Hdf5Entry, index_hdf5
-from apt_bench.demos.lerobot import LeRobotWriter
+from apt_bench.demos.hdf5_writer import merge_hdf5
 from apt_bench.demos.lerobot_layout import INFO
 from apt_bench.demos.lerobot_reader import LeRobotEntry, index_lerobot
+from apt_bench.demos.lerobot_writer import LeRobotWriter
 from apt_bench.demos.limits import MAX_SIDE
 from apt_bench.demos.recording import LOOSE, Recording, digest
 from apt_bench.envs import rendering
@@ -40,9 +40,9 @@ from apt_bench.suites import load_suite
 
 Format = Literal["hdf5", "lerobot"]
 VARIED = "variation=1"
-"""How the oracle moves unless it is told otherwise: demonstrations shall not all be one path."""
+"""Default motion of the oracle: varied, so that demonstrations do not all follow one path."""
 OURS = ("run", LOOSE, "meta", "data", "videos")
-"""Folders in a data set's that no cell may have."""
+"""Folder names in a dataset that are reserved, so no cell's folder may have them."""
 
 NAME = re.compile(r"[\w@+=-][\w.@+=-]{0,199}")
 Side = Annotated[int, Range(least=1, most=MAX_SIDE)]
@@ -51,11 +51,19 @@ FORMATS: tuple[Format, ...] = ("hdf5", "lerobot")
 
 @dataclass(frozen=True)
 class Collected:
-    """What a data set holds now."""
+    """Content of a dataset after collecting.
+
+    Attributes:
+        run: Result of the run.
+        demonstrations: Number of demonstrations.
+        successes: Number of successful ones.
+        steps: Control steps of all.
+        megabytes: Size of the files.
+    """
 
     run: RunResult
     demonstrations: int
-    successes: int  # of them
+    successes: int
     steps: int
     megabytes: float
 
@@ -71,23 +79,36 @@ def collect(
     failures: bool = False,
     image_every: int = 1,
 ) -> Collected:
-    """Run `options` (its `out` is not used) and keep the successes, or with `failures` every episode, in the folder
-    `out`. image_every: control steps from one image to the next; a training that looks at no others needs no others.
+    """Run episodes and keep the successful ones as demonstrations.
 
-    Raises UserError for bad input, where `out` holds demonstrations of other settings or another `collect` writes
-    there, and where nothing more can be written.
+    Args:
+        options: The run; its `out` is not used.
+        out: Folder of the dataset.
+        console: Where progress is shown.
+        format: File format.
+        cameras: Cameras to record.
+        size: Side of the images, in pixels.
+        segmentation: Whether to record which pixel shows which object.
+        failures: Whether to keep failed episodes too.
+        image_every: Control steps from one image to the next.
+
+    Raises:
+        UserError: An argument is invalid, `out` holds demonstrations of other settings, another process is collecting
+            there, or nothing more can be written.
     """
     build(Side, size, "--size")
     build(Steps, image_every, "--image-every")
     if not cameras:
-        raise UserError("Demonstrations without images teach nothing. Give --cameras at least one.")
+        raise UserError("--cameras is empty. Name at least one camera.")
     if image_every > 1 and (segmentation or format == "lerobot"):
-        raise UserError("--image-every goes with --format hdf5, without --segmentation.")
+        raise UserError(
+            "--image-every above 1 needs --format hdf5 and cannot be combined with --segmentation."
+        )
     if segmentation and format == "lerobot":
-        raise UserError("LeRobotDataset has no place for segmentation. Use --format hdf5.")
+        raise UserError("LeRobotDataset cannot store segmentation. Use --format hdf5.")
     if size % 2 and format == "lerobot":
         raise UserError(
-            f"--size {size} does not fit mp4, whose sides are even. Use --format hdf5, or another size."
+            f"--size {size} does not fit mp4, which needs even sides. Use --format hdf5, or an even size."
         )
     policy, args = options.execution.policy, options.execution.policy_args
     if policy == "oracle" and not any(a.startswith("variation=") for a in args):
@@ -108,7 +129,7 @@ def collect(
     )
     settings = {"format": format, "cameras": list(cameras), "size": size, "segmentation": segmentation}
     settings |= {"failures": failures, "image_every": image_every}
-    with exclusive(out, "apt-bench collect"):  # before anything there is touched
+    with exclusive(out, "apt-bench collect"):  # before any file there is changed
         try:
             _begin(out, settings)
             try:
@@ -119,26 +140,26 @@ def collect(
             size_of_all = megabytes(out)
         except OSError as error:
             raise UserError(
-                f"Cannot write to {out}: {reason(error)}. What was recorded is there. Make room, or make the folder "
-                "writable again; the same command goes on from here."
+                f"Cannot write to {out}: {reason(error)}. All recorded episodes are kept. Free some space, or make the "
+                "folder writable, and rerun the same command to resume."
             ) from None
     wins = sum(i.success for i in infos)
     return Collected(result, len(infos), wins, sum(i.steps for i in infos), size_of_all)
 
 
 def megabytes(out: Path) -> float:
-    """Size of the data set's files, without the records of the run."""
+    """Size of the dataset's files, without the run directory."""
     files = (f for f in out.rglob("*") if f.is_file() and out / "run" not in f.parents)
     return sum(f.stat().st_size for f in files) / 1e6
 
 
 def holds_demos(out: Path) -> bool:
-    """Whether there is anything to read yet."""
+    """Whether the folder has a demonstration file."""
     return any(recordings(out))
 
 
 def _begin(out: Path, settings: Mapping[str, object]) -> None:
-    """Take the folder for these settings. Raises UserError where it is something else's."""
+    """Claim the folder for these settings. Raises UserError if it holds anything else."""
     path = out / "collect.json"
     if path.is_file():
         old = {"failures": False, "image_every": 1, **current_names(read_json(path))}
@@ -149,17 +170,27 @@ def _begin(out: Path, settings: Mapping[str, object]) -> None:
                 "or repeat those settings."
             )
     ours = out.rglob(f"*{PART}") if path.is_file() else out.glob(f"{path.name}*{PART}")
-    for part in ours:  # left behind by a kill: this process alone writes here
+    for part in ours:  # partial files of a killed process; no other process writes here
         if out / "run" not in part.parents:
             try_remove(part)
     if not path.is_file() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty and holds no demonstrations. Give --out an empty or new folder.")
+        raise UserError(f"{out} is not empty and is not a dataset. Give --out an empty or new folder.")
     write_json(path, settings)
 
 
 def seal(out: Path, format: Format, console: Console) -> None:
-    """Move loose demonstrations into the data set. Killed at any point, it loses nothing: a loose file goes only when
-    the data set that holds its episode is on the disk. Raises OSError where that cannot be written."""
+    """Move loose demonstrations into the dataset.
+
+    A kill at any point loses nothing: a loose file is deleted only after the dataset with its episode is on the disk.
+
+    Args:
+        out: Folder of the dataset.
+        format: File format.
+        console: Where progress is shown.
+
+    Raises:
+        OSError: The dataset cannot be written.
+    """
     loose = {path: index_hdf5(path)[0] for path in sorted((out / LOOSE).glob("*.hdf5"))}
     if not loose:
         return
@@ -185,12 +216,12 @@ def seal(out: Path, format: Format, console: Console) -> None:
             writer.abort()
         for path in loose:
             path.unlink()
-    with suppress(OSError):  # what operating systems leave behind
+    with suppress(OSError):  # it is not empty if the operating system created a file there
         (out / LOOSE).rmdir()
 
 
 def _same(entry: Hdf5Entry, there: LeRobotEntry | None) -> bool:
-    """Whether the data set holds this very episode; of its images only the compressed ones are there."""
+    """Whether the dataset holds this episode. Images are not compared, as video compression changes them."""
     if there is None or there.info != entry.info:
         return False
     a, b = entry.load(cameras=()), there.load(cameras=())
@@ -198,7 +229,7 @@ def _same(entry: Hdf5Entry, there: LeRobotEntry | None) -> bool:
 
 
 def _task_file(out: Path, info: DemoInfo) -> Path:
-    """Where a demonstration belongs, inside `out` whatever the cell and the task are called."""
+    """The file of a demonstration, inside `out` for any names of cell and task."""
     assert info.key is not None
     cell = _component(info.key.cell)
     return out / (f"{cell}_" if cell in OURS else cell) / f"{_component(info.key.task)}_demo.hdf5"

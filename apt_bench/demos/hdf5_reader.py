@@ -1,4 +1,4 @@
-"""Reading of LIBERO's HDF5 layout, ours and others'; `hdf5.py` describes it."""
+"""Reading of LIBERO's HDF5 layout, from our files and those of others; `hdf5_writer.py` describes it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from scipy.spatial.transform import Rotation
 
 from apt_bench.core.errors import UserError
 from apt_bench.core.text import plain
-from apt_bench.demos.checks import as_float32, check_camera, check_images, check_steps, check_total
-from apt_bench.demos.format import CameraTrack, DemoInfo, Demonstration
-from apt_bench.demos.hdf5_file import Node, open_hdf5
+from apt_bench.demos.demonstration import CameraTrack, DemoInfo, Demonstration
+from apt_bench.demos.hdf5_safe_file import Node, open_hdf5
 from apt_bench.demos.limits import MAX_WIDTH
-from apt_bench.demos.mjcf import cameras_from_mjcf
+from apt_bench.demos.mjcf_cameras import cameras_from_mjcf
+from apt_bench.demos.value_checks import as_float32, check_camera, check_images, check_steps, check_total
 from apt_bench.envs.base import AGENTVIEW, WRIST
 
 RGB = {AGENTVIEW: "agentview_rgb", WRIST: "eye_in_hand_rgb"}
-"""Camera -> LIBERO's dataset; others are `NAME_rgb`."""
+"""Camera -> name of its images in LIBERO's files; other cameras have `NAME_rgb`."""
 
 FORMAT = "apt-bench/1"
 BEFORE, AFTER = "before_action", "after_action"
@@ -30,7 +30,7 @@ NEEDED = ("actions", "obs/ee_pos", "obs/ee_ori", "obs/gripper_states")
 
 @dataclass(frozen=True)
 class Hdf5Entry:
-    """One demonstration in a file, not read yet."""
+    """One demonstration in a file, without its arrays."""
 
     path: Path
     name: str  # demo_i
@@ -44,17 +44,17 @@ class Hdf5Entry:
         return (self.path,)
 
     def named(self, episode: str) -> Hdf5Entry:
-        """The same under another name."""
+        """The same demonstration under another name."""
         return replace(self, info=replace(self.info, episode=episode))
 
     def load(self, cameras: Iterable[str] | None = None) -> Demonstration:
-        """Read it; `cameras`: only these images (None = all, () = none). Raises UserError for what cannot be read."""
+        """Read it with the images of `cameras` (None = all, () = none). Raises UserError if it cannot be read."""
         wanted = None if cameras is None else set(cameras)
         with open_hdf5(self.path) as file:
             group = file.group(f"data/{self.name}")
             rows = _check(group)
             if rows - self.late != self.info.steps:
-                raise UserError(f"{group.where()} changed while it was in use. Start again.")
+                raise UserError(f"{group.where()} was changed by another process. Start again.")
             return self._read(group, rows, wanted)
 
     def _read(self, group: Node, rows: int, wanted: set[str] | None) -> Demonstration:
@@ -140,7 +140,7 @@ def _cameras(group: Node, demo: Demonstration, seen: dict[str, str]) -> dict[str
 
 
 def _rotation_vectors(group: Node, rows: int) -> np.ndarray:
-    """Orientations as found: rotation vectors (T, 3), or quaternions x y z w (T, 4)."""
+    """Orientations as rotation vectors (T, 3), from rotation vectors or quaternions x y z w (T, 4)."""
     key = "obs/ee_ori"
     width = group.shape(key)[-1]
     orientation = group.read(key, (rows, width))
@@ -148,12 +148,12 @@ def _rotation_vectors(group: Node, rows: int) -> np.ndarray:
         return orientation
     lengths = np.linalg.norm(orientation.astype(float), axis=1)
     if not (np.isfinite(lengths) & (lengths > 1e-6)).all():
-        raise UserError(f"{group.where(key)} holds quaternions without a length.")
+        raise UserError(f"{group.where(key)} holds quaternions of length 0.")
     return Rotation.from_quat(orientation).as_rotvec()
 
 
 def _check(group: Node) -> int:
-    """Rows of a demonstration all of whose arrays can be read. Raises UserError for the first that cannot."""
+    """Check all arrays of a demonstration and return its number of rows. Raises UserError for the first bad array."""
     for key in NEEDED:
         if not group.has(key):
             raise UserError(
@@ -173,7 +173,7 @@ def _check(group: Node) -> int:
         data = group.check(key, shape)
         if not 1 <= data.shape[1] <= MAX_WIDTH:
             raise UserError(
-                f"{group.where(key)} has rows of {data.shape[1]:,} numbers; 1 to {MAX_WIDTH} are read."
+                f"{group.where(key)} has rows of {data.shape[1]:,} numbers; they must have 1 to {MAX_WIDTH}."
             )
         total += data.size * data.dtype.itemsize
     for key in _images(group).values():
@@ -193,7 +193,11 @@ def _check(group: Node) -> int:
 
 
 def index_hdf5(path: Path) -> list[Hdf5Entry]:
-    """The demonstrations of a file, in order. Raises UserError for a missing, truncated or foreign file."""
+    """The demonstrations of a file, in order.
+
+    Raises:
+        UserError: The file is missing, truncated, or of another layout.
+    """
     with open_hdf5(path) as file:
         if not file.has("data"):
             raise UserError(f"{path} holds no demonstrations: it has no group 'data' ({file.listed()}).")
@@ -204,9 +208,7 @@ def index_hdf5(path: Path) -> list[Hdf5Entry]:
         names.sort(key=lambda n: int(n[5:]))
         known = data.attribute("format")
         if known not in (None, FORMAT):
-            raise UserError(
-                f"{path} has the format {known!r:.80}; this apt-bench reads {FORMAT} and LIBERO's."
-            )
+            raise UserError(f"{path} has the format {known!r:.80}; supported formats: {FORMAT} and LIBERO's.")
         rotation = data.attribute("image_rotation")
         if rotation not in (None, 0, 180):
             raise UserError(
@@ -236,14 +238,14 @@ def _info(path: Path, name: str, group: Node, rows: int, late: bool) -> DemoInfo
 
 
 def _sentence(path: Path) -> str:
-    """The sentence in LIBERO's file name, which is what policies are trained on and what its suites are asked with;
-    `problem_info` often has another wording."""
+    """The instruction in LIBERO's file name, which policies are trained and evaluated with. `problem_info` often has
+    another wording."""
     stem = re.sub(r"^[A-Z_]*SCENE\d+_", "", path.stem.removesuffix("_demo"))
     return plain(stem.replace("_", " "), keep="")
 
 
 def _observed_late(data: Node, name: str, rows: int) -> bool:
-    """Whether row t of `obs` was taken after action t; see the module `hdf5`."""
+    """Whether row t of `obs` was observed after action t; see the module `hdf5_writer`."""
     said = data.attribute("observation_time")
     if said not in (None, BEFORE, AFTER):
         raise UserError(

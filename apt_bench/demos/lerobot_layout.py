@@ -4,10 +4,9 @@
     data/chunk-000/file-000.parquet  videos/observation.images.CAMERA/chunk-000/file-000.mp4
 
 Features: `action` (7), `observation.state` (8), `observation.images.CAMERA`, `next.reward`, `next.done`,
-`next.success`, `joints`, and for those who want geometry `camera.CAMERA.K` (9) and `camera.CAMERA.pose` (16, camera
-to world). Images are upright. Their compression loses detail; numbers are float32, and actions are executed as
-float32 too: they replay exactly. The columns `success` and `apt` (`DemoInfo`) of the episodes' table are ours; other
-readers ignore them.
+`next.success`, `joints`, and the camera geometry: `camera.CAMERA.K` (9) and `camera.CAMERA.pose` (16, camera to world).
+Images are upright; video compression is lossy. Numbers are float32. Actions are also executed as float32, so they
+replay exactly. The columns `success` and `apt` (`DemoInfo`) of the episodes' table are ours; other readers ignore them.
 """
 
 from __future__ import annotations
@@ -33,26 +32,26 @@ EPISODES = f"meta/episodes/{FILE.format(chunk_index=0, file_index=0)}.parquet"
 FILES_PER_CHUNK = 1000
 
 ALIASES = {"image": AGENTVIEW, "image2": WRIST, "wrist_image": WRIST}
-"""What LIBERO's cameras are called in data sets of others."""
+"""Names of LIBERO's cameras in datasets of others -> ours."""
 
 NUMBERS = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
 PLACEHOLDER = re.compile(r"\{(chunk_index|file_index|video_key)(?::0?([1-9])d)?\}")
-MEND = "Mend it there, or write the data set again with the program that made it."
+MEND = "Correct the file, or write the dataset again with the program that made it."
 
 
 @dataclass(frozen=True)
 class ImageFeature:
-    """One camera's images in a data set."""
+    """One camera's images in a dataset."""
 
     key: str  # of the feature
     camera: str
     height: int
     width: int
-    video: bool  # else PNG or JPEG in the rows
+    video: bool  # False: PNG or JPEG in the rows
 
 
 def read_info(root: Path) -> dict[str, Any]:
-    """`meta/info.json`, every field of which can be meant. Raises UserError for the first that cannot."""
+    """Read and check `meta/info.json`. Raises UserError for the first invalid field."""
     path = root / INFO
     info = read_json(path)
     version = info.get("codebase_version")
@@ -60,7 +59,7 @@ def read_info(root: Path) -> dict[str, Any]:
         raise UserError(f"{path}: codebase_version is {version!r:.80}; it must be {VERSION}. {MEND}")
     if not version.startswith("v3."):
         raise UserError(
-            f"{root} is a LeRobotDataset {version}; this reads v3.0. lerobot from 0.5 on converts v2.1: "
+            f"{root} is a LeRobotDataset {version}; v3.0 is supported. lerobot 0.5 and later converts v2.1: "
             "python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id OWNER/NAME --root FOLDER "
             "--push-to-hub=false (in lerobot 0.4 the module is lerobot.datasets.v30.convert_dataset_v21_to_v30)."
         )
@@ -79,7 +78,7 @@ def read_info(root: Path) -> dict[str, Any]:
         for key, size in (("observation.state", 8), ("action", 7)):
             if (found := width(info, key, path)) != size:
                 raise UserError(
-                    f"{path}: feature '{key}' must have {size} numbers, as LIBERO's; it has {found or 'none'}."
+                    f"{path}: feature '{key}' must have {size} numbers, as in LIBERO; it has {found or 'none'}."
                 )
         images = image_features(info, path)
         place(root, info, "data_path", 0, 0)
@@ -91,7 +90,7 @@ def read_info(root: Path) -> dict[str, Any]:
 
 
 def width(info: Mapping[str, Any], key: str, path: Path) -> int:
-    """How many numbers a row of this feature has; 0 where there is no such feature."""
+    """Numbers per row of this feature; 0 if there is no such feature."""
     feature = info["features"].get(key)
     if feature is None:
         return 0
@@ -109,7 +108,7 @@ def width(info: Mapping[str, Any], key: str, path: Path) -> int:
 
 
 def image_features(info: Mapping[str, Any], path: Path) -> list[ImageFeature]:
-    """The cameras of a data set."""
+    """The cameras of a dataset."""
     found: dict[str, ImageFeature] = {}
     for key, feature in info["features"].items():
         if not key.startswith(IMAGES) or feature["dtype"] not in ("video", "image"):
@@ -120,14 +119,14 @@ def image_features(info: Mapping[str, Any], path: Path) -> list[ImageFeature]:
         if not sides or not (named or names is None):
             raise UserError(
                 f"{path}: feature '{key}' has the shape {shape!r:.80} and names {names!r:.80}; they must be height, "
-                "width, channels, in an order that the names tell."
+                "width and channels, in the order of the names."
             )
         first = names[0].startswith("c") if names else shape[0] == 3 and shape[2] != 3
         channels, height, wide = shape if first else (shape[2], shape[0], shape[1])
         if channels != 3 or not all(1 <= n <= MAX_SIDE for n in (height, wide)):
             raise UserError(
-                f"{path}: feature '{key}' has images of {wide}x{height} with {channels} channels; sides of 1 to "
-                f"{MAX_SIDE} with 3 are read."
+                f"{path}: feature '{key}' has images of {wide}x{height} with {channels} channels; sides must be 1 "
+                f"to {MAX_SIDE}, with 3 channels."
             )
         name = key.removeprefix(IMAGES)
         camera = ALIASES.get(name, name)
@@ -140,8 +139,19 @@ def image_features(info: Mapping[str, Any], path: Path) -> list[ImageFeature]:
 
 
 def place(root: Path, info: Mapping[str, Any], field: str, chunk: int, file: int, video: str = "") -> Path:
-    """The file that `data_path` or `video_path` of info.json names. Its placeholders are the specification's, and it
-    lies in the data set. Raises UserError for any other."""
+    """Path of a data or video file.
+
+    Args:
+        root: Folder of the dataset.
+        info: Content of info.json.
+        field: `data_path` or `video_path`. Its value is a template with the specification's placeholders.
+        chunk: Number of the chunk.
+        file: Number of the file.
+        video: Key of the video feature.
+
+    Raises:
+        UserError: The template is invalid, or the path leaves the dataset.
+    """
     template = info.get(field)
     if not isinstance(template, str) or len(template) > 500:
         raise UserError(f"{root / INFO}: {field} is {template!r:.80}; it must be text such as {DATA}.")
@@ -154,17 +164,17 @@ def place(root: Path, info: Mapping[str, Any], field: str, chunk: int, file: int
     name = PLACEHOLDER.sub(fill, template)
     if re.search(r"[{}]", PLACEHOLDER.sub("", template)):
         raise UserError(
-            f"{root / INFO}: {field} is '{template}'; it may hold {{chunk_index:03d}}, {{file_index:03d}} and "
-            "{video_key} alone."
+            f"{root / INFO}: {field} is '{template}'; it may hold only {{chunk_index:03d}}, {{file_index:03d}} and "
+            "{video_key}."
         )
     path = root / name
     if ".." in Path(name).parts or not within(root, path):
-        raise UserError(f"{root / INFO}: {field} leads to '{name}', which leaves the data set {root}.")
+        raise UserError(f"{root / INFO}: {field} leads to '{name}', outside the dataset {root}.")
     return path
 
 
 def within(root: Path, path: Path) -> bool:
-    """Whether a file, links followed, lies in the data set."""
+    """Whether a file, with links followed, is inside the dataset."""
     try:
         real = path.resolve()
     except (OSError, ValueError, RuntimeError):  # a null byte, a loop of links
@@ -173,7 +183,7 @@ def within(root: Path, path: Path) -> bool:
 
 
 def _homes(root: Path) -> list[Path]:
-    """Where a data set's files may lie: in its folder, and, where that is a snapshot in the cache of the Hugging Face
-    hub, among the blobs that it links to."""
+    """Folders that may hold a dataset's files: its own, and, for a snapshot in the Hugging Face hub's cache, the blobs
+    that it links to."""
     real = root.resolve()
     return [real, real.parent.parent / "blobs"] if real.parent.name == "snapshots" else [real]

@@ -1,4 +1,4 @@
-"""Reading of LeRobotDataset v3, ours and others'; `lerobot_layout.py` describes it."""
+"""Reading of LeRobotDataset v3, from our folders and those of others; `lerobot_layout.py` describes it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import pyarrow as pa
 from apt_bench.core.config import Natural, Range, build
 from apt_bench.core.errors import UserError
 from apt_bench.core.text import one_line, plain
-from apt_bench.demos.checks import as_float32, check_camera, check_total
-from apt_bench.demos.format import CameraTrack, DemoInfo, Demonstration, Steps
+from apt_bench.demos.demonstration import CameraTrack, DemoInfo, Demonstration, Steps
 from apt_bench.demos.lerobot_layout import (
     INFO,
     MEND,
@@ -26,7 +25,8 @@ from apt_bench.demos.lerobot_layout import (
     width,
     within,
 )
-from apt_bench.demos.parquet import episode_rows, matrix, read_table
+from apt_bench.demos.parquet_safe_file import episode_rows, matrix, read_table
+from apt_bench.demos.value_checks import as_float32, check_camera, check_total
 from apt_bench.demos.video import read_mp4
 
 WHERE = ("chunk_index", "file_index")
@@ -36,26 +36,26 @@ Seconds = Annotated[float, Range(least=0, most=10**8)]
 
 @dataclass(frozen=True)
 class LeRobotEntry:
-    """One episode of a data set, not read yet."""
+    """One episode of a dataset, without its arrays."""
 
     root: Path
     row: Mapping[str, Any]  # of the episodes' table
     dataset: Mapping[str, Any]  # info.json
     info: DemoInfo
-    table: Path  # that holds the row
+    table: Path  # the file of the row
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Every file that `load` reads, and those that say where to look in them."""
+        """Every file that `load` reads, and the index files."""
         videos = (f for f in image_features(self.dataset, self.root / INFO) if f.video)
         return (self.root / INFO, self.table, self._data(), *map(self._video, videos))
 
     def named(self, episode: str) -> LeRobotEntry:
-        """The same under another name."""
+        """The same episode under another name."""
         return replace(self, info=replace(self.info, episode=episode))
 
     def load(self, cameras: Iterable[str] | None = None) -> Demonstration:
-        """Read it; `cameras`: only these images (None = all, () = none). Raises UserError for what cannot be read."""
+        """Read it with the images of `cameras` (None = all, () = none). Raises UserError if it cannot be read."""
         steps, wanted = self.info.steps, None if cameras is None else set(cameras)
         features = image_features(self.dataset, self.root / INFO)
         asked = [f for f in features if wanted is None or f.camera in wanted]
@@ -86,7 +86,7 @@ class LeRobotEntry:
         size = (feature.height, feature.width)
         if not feature.video:
             return _stored_images(table, feature, path)
-        between = 0.5 / self.dataset["fps"]  # two frames
+        between = 0.5 / self.dataset["fps"]  # frames
         start = self.row[f"videos/{feature.key}/from_timestamp"] - between
         return read_mp4(self._video(feature), max(0.0, start), self.info.steps, size)
 
@@ -110,12 +110,12 @@ def _stored_images(table: pa.Table, feature: ImageFeature, path: Path) -> np.nda
             raise UserError(f"{path}: column '{feature.key}' must hold the bytes of PNG or JPEG images.")
         try:
             image = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
-            if image.size == (feature.width, feature.height):  # known before anything is unpacked
+            if image.size == (feature.width, feature.height):  # known before the image is decompressed
                 images[i] = np.asarray(image.convert("RGB"))
                 continue
-        except Exception as error:  # Pillow raises about anything for damaged images
+        except Exception as error:  # Pillow raises many types for damaged images
             raise UserError(
-                f"{path}: row {i} of column '{feature.key}' is no whole image: {one_line(error, 200)}."
+                f"{path}: row {i} of column '{feature.key}' is not a complete image: {one_line(error, 200)}."
             ) from None
         raise UserError(
             f"{path}: row {i} of column '{feature.key}' has {image.width}x{image.height} pixels; info.json says "
@@ -143,7 +143,11 @@ def _track(K: np.ndarray, pose: np.ndarray, where: str) -> CameraTrack:
 
 
 def index_lerobot(root: Path) -> list[LeRobotEntry]:
-    """The episodes of a data set, in order. Raises UserError for a missing, damaged or foreign one."""
+    """The episodes of a dataset, in order.
+
+    Raises:
+        UserError: The dataset is missing, damaged, or of another layout.
+    """
     info = read_info(root)
     _check_tracks(root, info)
     paths = sorted((root / "meta/episodes").glob("*/*.parquet"))
@@ -157,7 +161,7 @@ def index_lerobot(root: Path) -> list[LeRobotEntry]:
     found: dict[int, LeRobotEntry] = {}
     for path in paths:
         if not within(root, path):
-            raise UserError(f"{path} is a link that leaves the data set {root}. Copy what it leads to there.")
+            raise UserError(f"{path} is a link out of the dataset {root}. Copy its target into the dataset.")
         for number, row in enumerate(read_table(path, needed, ("apt",)).to_pylist()):
             entry = LeRobotEntry(root, row, info, _info(root, row, info, f"{path}: row {number}"), path)
             if row["episode_index"] in found:

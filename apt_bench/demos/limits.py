@@ -1,4 +1,4 @@
-"""What a data file may make us read, at most. Files are believed neither about sizes nor about numbers."""
+"""Limits on what a data file may make a reader load. Declared sizes are checked against them first."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ MAX_WIDTH = 4096
 """Numbers in one row of an array: a simulator's state has some hundreds."""
 
 MAX_DEMOS = 1_000_000
-"""Demonstrations in one file or data set."""
+"""Demonstrations in one file or dataset."""
 
 MAX_HZ = 10_000
-"""Control steps or frames in a second."""
+"""Control steps or frames per second."""
 
 MAX_TEXT = 10_000
 """Characters of an instruction."""
@@ -27,11 +27,11 @@ MAX_BYTES = 2 * 2**30
 """Bytes of one array once unpacked: 1,300 steps of 512 x 512 pixels are 1 GiB."""
 
 FREE = 64 * 2**20
-"""An array of so many bytes is read whatever it was packed to."""
+"""Arrays up to this many bytes are read whatever their compression ratio."""
 
 RATIO = 200
-"""A larger array may be so many times the bytes that the file holds of it. Demonstrations pack to 1/2 to 1/40, while
-gzip makes a thousand zeros of one byte."""
+"""Largest compression ratio of a larger array. Demonstrations compress to 1/2 to 1/40 of their size; with gzip one byte
+can expand to a thousand zeros."""
 
 DEFLATE = 1032
-"""Bytes that one byte of deflate can become, at most."""
+"""Largest expansion of one byte of deflate."""

@@ -1,4 +1,4 @@
-"""An environment that remembers: what `apt-bench collect` puts between a policy and the real one."""
+"""An environment that records: `apt-bench collect` puts it between the policy and the real environment."""
 
 from __future__ import annotations
 
@@ -13,20 +13,32 @@ from pathlib import Path
 import numpy as np
 
 from apt_bench.core.config import load_object
-from apt_bench.demos.format import MAX_OPENING, CameraTrack, DemoInfo, Demonstration
-from apt_bench.demos.hdf5 import write_hdf5
+from apt_bench.demos.demonstration import MAX_OPENING, CameraTrack, DemoInfo, Demonstration
+from apt_bench.demos.hdf5_writer import write_hdf5
 from apt_bench.demos.segmentation import Segmenter
 from apt_bench.envs.base import AGENTVIEW, Camera, Env, Observation, Outcome, Scene
 from apt_bench.policies.preprocessing import shrink
 from apt_bench.suites import EpisodeSpec
 
 LOOSE = "loose"
-"""Folder of demonstrations that no data set holds yet, one file each."""
+"""Folder of demonstrations that are not in the dataset yet, one file each."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What to keep of every step, and where. `size`: pixels per side; `out` must be seen by every worker."""
+    """What is recorded, and where.
+
+    Attributes:
+        out: Folder of the dataset, which every worker must be able to write.
+        cameras: Cameras to record.
+        size: Side of the images, in pixels.
+        policy: Name of the policy, for the metadata.
+        control_hz: Control steps per second.
+        segmentation: Whether to record segmentation.
+        failures: Whether to keep failed episodes too.
+        image_every: Control steps from one image to the next. Steps between repeat it.
+        simulator: Package -> version.
+    """
 
     out: str
     cameras: tuple[str, ...]
@@ -34,9 +46,9 @@ class Recording:
     policy: str
     control_hz: int = 20
     segmentation: bool = False
-    failures: bool = False  # keep them too
+    failures: bool = False
     image_every: int = 1
-    simulator: Mapping[str, str] = field(default_factory=dict)  # package -> version
+    simulator: Mapping[str, str] = field(default_factory=dict)
 
     def wrap(self, spec: EpisodeSpec) -> EpisodeSpec:
         """The same episode in a `RecordingEnv`."""
@@ -46,7 +58,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class _Moment:
-    """What is known just before an action."""
+    """Observation and simulator state just before an action."""
 
     observation: Observation
     images: Mapping[str, np.ndarray]
@@ -56,10 +68,9 @@ class _Moment:
 
 
 class RecordingEnv:
-    """Executes every chunk action by action, looking before each (or every few), and writes the episode to a file of
-    its own when it succeeds, or ends otherwise and `failures` are kept. The policy sees exactly what it would see
-    without it.
+    """Executes every chunk action by action, records before each, and writes the episode to a file of its own.
 
+    Successful episodes are written, with `failures` all. The policy receives the same observations as without it.
     Actions are rounded to float32 before they are executed, so that every file format replays them bit for bit.
     """
 
@@ -101,7 +112,7 @@ class RecordingEnv:
         return self._view()
 
     def outcome(self) -> Outcome:
-        """How the episode stands; its seconds also tell `write`, the time spent on the file."""
+        """See Env.outcome; `seconds` also has `write`, the time spent on the file."""
         outcome = self._env.outcome()
         return dataclasses.replace(outcome, seconds={**outcome.seconds, "write": self._write_seconds})
 
@@ -110,7 +121,7 @@ class RecordingEnv:
         return self._env.frame(camera, size)
 
     def close(self) -> None:
-        """Free the environments."""
+        """Close the environments."""
         self._segmenter.close()
         for env in self._envs.values():
             env.close()
@@ -195,7 +206,7 @@ def _stack(arrays: list[np.ndarray | None]) -> np.ndarray | None:
 
 
 def arm_joints(scene: Scene) -> np.ndarray:
-    """Addresses in qpos of the arm's joints, from base to hand: those that the grip site hangs on."""
+    """Addresses in qpos of the arm's joints, from base to hand: all joints above the grip site."""
     model, found = scene.model, []
     body = model.site_bodyid[scene.robot.grip_site]
     while body:
@@ -206,7 +217,8 @@ def arm_joints(scene: Scene) -> np.ndarray:
 
 
 def track(cameras: list[Camera], delivered: int, size: int) -> CameraTrack:
-    """One camera over an episode, for images of `size` made from `delivered` ones. Pixel centres lie at integers."""
+    """Calibration of one camera over an episode, for images scaled from `delivered` to `size` pixels per side. Pixel
+    centres have integer coordinates."""
     factor = delivered / size
     K = np.array(cameras[0].K, dtype=np.float64)
     K[:2] /= factor
@@ -215,5 +227,5 @@ def track(cameras: list[Camera], delivered: int, size: int) -> CameraTrack:
 
 
 def digest(text: str) -> str:
-    """A file name for an episode."""
+    """A file name for an episode: 16 hex digits of its name's SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]

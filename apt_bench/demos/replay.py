@@ -1,4 +1,4 @@
-"""Execute a demonstration's actions again, open loop, and compare."""
+"""Execute a demonstration's actions again, open loop, and compare the result."""
 
 from __future__ import annotations
 
@@ -22,46 +22,66 @@ FRAME_EVERY = 2
 
 @dataclass(frozen=True)
 class Replay:
-    """How one demonstration came out the second time."""
+    """Result of replaying one demonstration.
+
+    Attributes:
+        episode: Name of the episode.
+        success: Whether the replay succeeded.
+        recorded_success: Whether the recording succeeded.
+        same_start: Whether qpos after settling is equal, bit for bit.
+        same_end: Whether qpos after the last action is equal, bit for bit.
+        steps: Control steps of the replay.
+        recorded_steps: Control steps of the recording.
+    """
 
     episode: str
     success: bool
     recorded_success: bool
-    same_start: bool  # qpos after settling, bit for bit
-    same_end: bool  # qpos after the last action, bit for bit
+    same_start: bool
+    same_end: bool
     steps: int
     recorded_steps: int
 
     @property
     def reproduced(self) -> bool:
-        """The same outcome, after the same number of steps, in the same state."""
+        """Whether outcome, number of steps and states are equal."""
         same = self.success == self.recorded_success and self.steps == self.recorded_steps
         return same and self.same_start and self.same_end
 
 
 class Replayer:
-    """Keeps environments between replays.
+    """Replays demonstrations; environments are kept between replays.
 
-    suite: name or file of the demonstrations' suite. Without it they may name a shipped one and nothing else: a suite
-    names modules that are imported, and no data file chooses those."""
+    Args:
+        suite: Name or file of the demonstrations' suite. None = the suite that a demonstration names, which must be a
+            shipped one: a suite names modules that are imported, and a data file must not choose those.
+    """
 
     def __init__(self, suite: str | None = None) -> None:
         self._suite = suite
         self._envs: dict[str, Env] = {}
 
     def replay(self, entry: Entry, video: Path | None = None) -> Replay:
-        """Reset to the demonstration's episode and execute its actions; `video`: an mp4 to write.
+        """Reset to the demonstration's episode and execute its actions.
 
-        Raises UserError for demonstrations that others made, whose initial states are not known here, and for those of
-        a suite that is neither given nor shipped."""
+        Args:
+            entry: The demonstration.
+            video: Path of an mp4 to write; None = no video.
+
+        Raises:
+            UserError: The demonstration was made by others, so its initial state is unknown; its suite is neither
+                given nor shipped; or the video cannot be written.
+        """
         info = entry.info
         if info.key is None:
             raise UserError(
-                f"'{info.episode}' names no episode of a suite; only demonstrations made by `apt-bench collect` replay."
+                f"'{info.episode}' names no episode of a suite. Only demonstrations of `apt-bench collect` can be "
+                "replayed."
             )
         if self._suite is None and info.key.suite not in suite_names():
             raise UserError(
-                f"'{info.episode}' is of the suite '{info.key.suite}', which does not ship. Give its file with --suite."
+                f"'{info.episode}' is of the suite '{info.key.suite}', which is not shipped. Give its file with "
+                "--suite."
             )
         spec = load_suite(self._suite or info.key.suite).episode(info.key)
         actions = entry.load(cameras=()).actions
@@ -92,7 +112,7 @@ class Replayer:
 
     @staticmethod
     def _film(path: Path, frames: list[np.ndarray], fps: int) -> None:
-        part = path.with_name(f"{path.stem}.{os.getpid()}{PART}{path.suffix}")  # whose end names the format
+        part = path.with_name(f"{path.stem}.{os.getpid()}{PART}{path.suffix}")  # the suffix names the format
         try:
             film = Mp4Writer(part, frames[0].shape[:2], fps)
             try:

@@ -1,4 +1,4 @@
-"""Which pixel shows which named object, for demonstrations that are asked to say so."""
+"""Segmentation: which pixel shows which named object."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ MAX_GEOMS = 2000
 
 
 class Segmenter:
-    """Renders object labels with a GL context of its own. The labels are one physics substep (2 ms) younger than the
-    images they belong to."""
+    """Renders object labels with a GL context of its own. The labels are one physics substep (2 ms) newer than the
+    images."""
 
     def __init__(self) -> None:
         self.names: tuple[str, ...] = ()
         self._model: Any = None
 
     def labels(self, scene: Scene, cameras: Mapping[str, Camera], size: int) -> dict[str, np.ndarray]:
-        """uint8 (size, size) per camera, mirrored where its images are: 0 = nothing named, i = `names[i - 1]`."""
+        """uint8 (size, size) per camera, mirrored where its images are: 0 = background, i = `names[i - 1]`."""
         if scene.model is not self._model:
             self._load(scene, size)
         found = {}
         for name, camera in cameras.items():
-            # The scene's camera under the image's one: the environments' own names for it are not known here.
+            # The scene's camera at the image's position; environments name their cameras differently.
             index = int(np.linalg.norm(scene.data.cam_xpos - camera.pose[:3, 3], axis=1).argmin())
             labels = self._label_of_geom[self._geoms(scene.data, index, size)]
             found[name] = labels[:, ::-1] if camera.K[0, 0] < 0 else labels

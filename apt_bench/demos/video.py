@@ -1,4 +1,4 @@
-"""mp4 in and out, through the ffmpeg that imageio-ffmpeg brings."""
+"""Reading and writing of mp4, with the ffmpeg of imageio-ffmpeg."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from imageio_ffmpeg import get_ffmpeg_exe
 
 from apt_bench.core.errors import UserError
 from apt_bench.core.text import one_line
-from apt_bench.demos.checks import check_total
 from apt_bench.demos.limits import MAX_SIDE
+from apt_bench.demos.value_checks import check_total
 
 CODEC, PIXELS = "h264", "yuv420p"
 _ENCODE = ["-c:v", "libx264", "-pix_fmt", PIXELS, "-preset", "veryfast", "-crf", "18", "-g", "2", "-bf", "0"]
-"""A key frame every second frame, so that any one can be read quickly (LeRobot's choice), and no reordered frames, so
-that frame i is at i / fps exactly."""
+"""A key frame every second frame, so that single frames can be read quickly (LeRobot's choice), and no reordered
+frames, so that frame i is at i / fps exactly."""
 
 _ONLY_MP4 = ["-protocol_whitelist", "file", "-f", "mov", "-max_pixels", str(MAX_SIDE**2), "-an", "-sn", "-dn"]
-"""ffmpeg guesses formats from contents, and some (play lists) name other files and addresses: it shall not guess."""
+"""ffmpeg detects formats from content, and some formats (play lists) name other files and addresses. These options
+disable detection."""
 
 SECONDS, PER_FRAME = 60.0, 0.5
-"""A reader waits so long, and so much longer for each frame."""
+"""Time limit of reading: seconds, plus seconds per frame."""
 
 
 class Mp4Writer:
-    """Frames uint8 (H, W, 3), H and W even, into one file. The file is whole once closed."""
+    """Writes frames uint8 (H, W, 3), H and W even, into one file. The file is complete after `close`."""
 
     def __init__(self, path: Path, size: tuple[int, int], fps: int) -> None:
         height, width = size
         if height % 2 or width % 2:
-            raise UserError(f"Images of {width}x{height} do not fit mp4: both numbers must be even.")
+            raise UserError(f"Images of {width}x{height} do not fit mp4: both sides must be even.")
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.frames, self._size = path, 0, (height, width, 3)
         source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
@@ -43,9 +44,9 @@ class Mp4Writer:
         )
 
     def add(self, frames: np.ndarray) -> None:
-        """Append (T, H, W, 3)."""
+        """Append frames (T, H, W, 3)."""
         if frames.shape[1:] != self._size:
-            raise UserError(f"{self.path}: images of shape {frames.shape[1:]} among others of {self._size}.")
+            raise UserError(f"{self.path}: images of shape {frames.shape[1:]} in a video of {self._size}.")
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(np.ascontiguousarray(frames).data)
@@ -54,32 +55,44 @@ class Mp4Writer:
         self.frames += len(frames)
 
     def close(self) -> None:
-        """Finish the file. Raises OSError where ffmpeg could not write it."""
+        """Finish the file. Raises OSError if ffmpeg could not write it."""
         _, error = self._process.communicate()
         if self._process.returncode:
             raise OSError(f"ffmpeg could not write {self.path}: {_said(error)}")
 
     def abort(self) -> None:
-        """Give the file up."""
+        """Stop writing; the file is incomplete."""
         self._process.kill()
         self._process.communicate()
 
 
 def _file(path: Path) -> str:
-    """The path as ffmpeg takes it for one, whatever it begins with."""
+    """The path in a form that ffmpeg always reads as a path."""
     return f"file:{path.absolute()}"
 
 
 def _said(error: bytes) -> str:
     lines = error.decode(errors="backslashreplace").strip().splitlines()
-    return one_line(lines[-1], 300) if lines else "no further word"
+    return one_line(lines[-1], 300) if lines else "no message"
 
 
 def read_mp4(path: Path, start: float, count: int, size: tuple[int, int]) -> np.ndarray:
-    """`count` frames from `start` seconds on, uint8 (count, H, W, 3); size = (H, W). Raises UserError where the file is
-    missing, shorter, or of another size."""
+    """Read frames of an mp4 file.
+
+    Args:
+        path: The file.
+        start: Time of the first frame, in seconds.
+        count: Number of frames.
+        size: Their (H, W).
+
+    Returns:
+        uint8 (count, H, W, 3).
+
+    Raises:
+        UserError: The file is missing, too short, or of another size.
+    """
     if not path.is_file():
-        raise UserError(f"No file {path}. The data set is incomplete: copy or download it again.")
+        raise UserError(f"No file {path}. The dataset is incomplete: copy or download it again.")
     wanted = count * size[0] * size[1] * 3
     check_total(wanted, str(path))
     command = [get_ffmpeg_exe(), "-v", "error", "-nostdin", "-threads", "1", *_ONLY_MP4]
@@ -95,7 +108,7 @@ def read_mp4(path: Path, start: float, count: int, size: tuple[int, int]) -> np.
         listener = threading.Thread(target=lambda: words.append(_tail(err)), daemon=True)
         listener.start()
         try:
-            frames = out.read(wanted + 1)  # images may be larger than they are said to be
+            frames = out.read(wanted + 1)  # one more byte shows that images are larger than declared
             process.kill() if len(frames) > wanted else process.wait()
         finally:
             late.cancel()
@@ -112,7 +125,7 @@ def read_mp4(path: Path, start: float, count: int, size: tuple[int, int]) -> np.
 
 
 def _tail(stream: IO[bytes]) -> bytes:
-    """The end of what is said there; damaged files make ffmpeg say much."""
+    """The last 4096 bytes of the stream; ffmpeg prints many messages for damaged files."""
     end = b""
     while some := stream.read(65536):
         end = (end + some)[-4096:]

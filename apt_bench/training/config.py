@@ -11,8 +11,8 @@ import numpy as np
 
 from apt_bench.core.config import Count, Natural, Positive, Range, Share, check_fields
 from apt_bench.core.errors import UserError
-from apt_bench.demos import format as demonstration
-from apt_bench.demos.format import STORED_NAMES, stored_names
+from apt_bench.demos import demonstration
+from apt_bench.demos.demonstration import STORED_NAMES, stored_names
 from apt_bench.envs.base import AGENTVIEW, WRIST
 from apt_bench.models.action_codes import Stride
 

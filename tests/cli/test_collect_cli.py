@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from apt_bench.cli import collect, replay
 from apt_bench.core.errors import UserError
-from apt_bench.demos.hdf5 import write_hdf5
+from apt_bench.demos.hdf5_writer import write_hdf5
 from apt_bench.demos.video import read_mp4
 from tests.demos.samples import sample
 

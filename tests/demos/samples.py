@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from apt_bench.demos.format import CameraTrack, DemoInfo, Demonstration
+from apt_bench.demos.demonstration import CameraTrack, DemoInfo, Demonstration
 from apt_bench.suites import EpisodeKey
 
 

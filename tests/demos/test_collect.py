@@ -15,7 +15,7 @@ from rich.console import Console
 from apt_bench.core.errors import UserError
 from apt_bench.demos.collect import Collected, collect, seal
 from apt_bench.demos.dataset import open_demos
-from apt_bench.demos.hdf5 import write_hdf5
+from apt_bench.demos.hdf5_writer import write_hdf5
 from apt_bench.demos.recording import Recording, RecordingEnv, track
 from apt_bench.demos.replay import Replayer
 from apt_bench.envs.base import AGENTVIEW, Camera

@@ -18,8 +18,8 @@ from apt_bench.core.errors import UserError
 from apt_bench.core.files import exclusive
 from apt_bench.demos.collect import seal
 from apt_bench.demos.dataset import open_demos
-from apt_bench.demos.hdf5 import merge_hdf5, write_hdf5
 from apt_bench.demos.hdf5_reader import index_hdf5
+from apt_bench.demos.hdf5_writer import merge_hdf5, write_hdf5
 from tests.demos.samples import sample
 from tests.demos.test_collect import OPTIONS, SUITE, toy
 
@@ -75,7 +75,7 @@ def limited(code: str, *words: object, size: int) -> subprocess.CompletedProcess
 
 WRITE = """
 from pathlib import Path
-from apt_bench.demos.hdf5 import merge_hdf5, write_hdf5
+from apt_bench.demos.hdf5_writer import merge_hdf5, write_hdf5
 from tests.demos.samples import sample
 path = Path(sys.argv[1])
 try:

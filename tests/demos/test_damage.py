@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from apt_bench.core.errors import UserError
 from apt_bench.demos.dataset import open_demos
-from apt_bench.demos.hdf5 import write_hdf5
-from apt_bench.demos.lerobot import LeRobotWriter
+from apt_bench.demos.hdf5_writer import write_hdf5
+from apt_bench.demos.lerobot_writer import LeRobotWriter
 from tests.demos.samples import sample
 from tests.demos.test_hdf5 import libero_file
 

@@ -1,7 +1,7 @@
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from apt_bench.demos.format import Demonstration
+from apt_bench.demos.demonstration import Demonstration
 from tests.demos.samples import sample
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from apt_bench.core.errors import UserError
 from apt_bench.demos.dataset import open_demos
-from apt_bench.demos.format import Demonstration
-from apt_bench.demos.hdf5 import merge_hdf5, write_hdf5
+from apt_bench.demos.demonstration import Demonstration
+from apt_bench.demos.hdf5_writer import merge_hdf5, write_hdf5
 from tests.demos.samples import sample
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from apt_bench.core.errors import UserError
 from apt_bench.demos.dataset import open_demos
-from apt_bench.demos.format import DemoInfo
-from apt_bench.demos.hdf5 import write_hdf5
+from apt_bench.demos.demonstration import DemoInfo
+from apt_bench.demos.hdf5_writer import write_hdf5
 from tests.demos.samples import sample
 from tests.demos.test_hdf5 import libero_file
 

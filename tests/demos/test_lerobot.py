@@ -8,7 +8,7 @@ import pytest
 
 from apt_bench.core.errors import UserError
 from apt_bench.demos.dataset import open_demos
-from apt_bench.demos.lerobot import LeRobotWriter
+from apt_bench.demos.lerobot_writer import LeRobotWriter
 from tests.demos.samples import sample
 
 

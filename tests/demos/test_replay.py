@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from apt_bench.demos.hdf5 import write_hdf5
+from apt_bench.demos.hdf5_writer import write_hdf5
 from tests.demos.samples import sample
 
 EVIL = """

@@ -15,9 +15,9 @@ import pytest
 
 from apt_bench.core.errors import UserError
 from apt_bench.demos.dataset import open_demos
-from apt_bench.demos.hdf5 import write_hdf5
-from apt_bench.demos.lerobot import LeRobotWriter
-from apt_bench.demos.parquet import episode_rows, read_table
+from apt_bench.demos.hdf5_writer import write_hdf5
+from apt_bench.demos.lerobot_writer import LeRobotWriter
+from apt_bench.demos.parquet_safe_file import episode_rows, read_table
 from apt_bench.demos.video import Mp4Writer, read_mp4
 from tests.demos.samples import sample
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from apt_bench.demos.format import CameraTrack, DemoInfo, Demonstration
-from apt_bench.demos.hdf5 import write_hdf5
+from apt_bench.demos.demonstration import CameraTrack, DemoInfo, Demonstration
+from apt_bench.demos.hdf5_writer import write_hdf5
 from apt_bench.envs.base import ACTION_SCALE
 from apt_bench.suites import EpisodeKey
 

@@ -14,7 +14,7 @@ import torch
 import yaml
 from scripted import demonstration, write
 
-from apt_bench.demos.hdf5 import write_hdf5
+from apt_bench.demos.hdf5_writer import write_hdf5
 from apt_bench.models import checkpoint
 from apt_bench.models.action_codes import decode_chunk
 from apt_bench.training.recipe import load_recipe

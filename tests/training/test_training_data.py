@@ -12,8 +12,8 @@ import torch
 from scripted import SIZE, demonstration, write
 
 from apt_bench.core.errors import UserError
-from apt_bench.demos.format import CameraTrack
-from apt_bench.demos.hdf5 import write_hdf5
+from apt_bench.demos.demonstration import CameraTrack
+from apt_bench.demos.hdf5_writer import write_hdf5
 from apt_bench.envs.base import Camera, Observation
 from apt_bench.models.action_codes import decode_chunk
 from apt_bench.models.config import ExpertConfig

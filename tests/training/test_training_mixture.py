@@ -1,4 +1,4 @@
-"""A mixture's weights and names stay with their data, whatever else is empty; what cannot be learned from is told."""
+"""A mixture's weights and names stay with their data, whatever else is empty; unusable data are reported."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from scripted import demonstration, write
 
 from apt_bench.core.errors import UserError
-from apt_bench.demos.hdf5 import write_hdf5
-from apt_bench.demos.lerobot import LeRobotWriter
+from apt_bench.demos.hdf5_writer import write_hdf5
+from apt_bench.demos.lerobot_writer import LeRobotWriter
 from apt_bench.training.config import AugmentConfig, DataConfig
 from apt_bench.training.progress import Report
 from apt_bench.training.recipe import load_recipe
@@ -75,7 +75,7 @@ def test_a_reference_camera_without_calibration_is_an_error(cache: Path, tmp_pat
 
 
 def test_a_demonstration_without_a_decision_is_left_out_and_counted(cache: Path, tmp_path: Path) -> None:
-    """Images at every fifth step, and every fifth step commands nothing: there is nothing to look at."""
+    """Images at every fifth step, and every fifth step is a no-op: no decision is left."""
     idle = demonstration(0)
     actions = idle.actions.copy()
     actions[::5, :6], actions[:, 6] = 0, -1
@@ -89,10 +89,9 @@ def test_a_demonstration_without_a_decision_is_left_out_and_counted(cache: Path,
     stream, _ = open_samples(config, 8, 0, (64, 64), cache, say=said.append)
     (dataset,) = stream.datasets
     assert len(dataset.episodes) == 2
-    assert all(len(e.looks) for e in dataset.episodes)
+    assert all(len(e.decisions) for e in dataset.episodes)
     assert said == [
-        f"{tmp_path / 'd.hdf5'}: 1 of 3 demonstrations are left out: they command nothing at any step that was looked "
-        "at."
+        f"{tmp_path / 'd.hdf5'}: 1 of 3 demonstrations are left out: every step with an image is a no-op."
     ]
     picks = stream.pick(range(50))  # and images still belong to their episodes
     for row, episode, step in zip(picks.rows, picks.episodes, picks.steps, strict=True):

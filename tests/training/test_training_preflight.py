@@ -13,7 +13,7 @@ from scripted import demonstration, write
 
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import exclusive
-from apt_bench.demos.hdf5 import write_hdf5
+from apt_bench.demos.hdf5_writer import write_hdf5
 from apt_bench.training import final_evaluation, inputs, preflight
 from apt_bench.training.progress import Report
 from apt_bench.training.recipe import load_recipe

@@ -128,8 +128,8 @@ def test_moments_of_another_shape_are_named(config: Path, cache: Path, run: Path
         go_on(config, cache, run)
 
 
-WRITES = [(checkpoint, "save_file"), (checkpoint, "write_json"), (checkpoints, "save_file"), (checkpoints, "write_json"),
-          (checkpoints, "write_digests"), (checkpoints, "_flush")]  # fmt: skip
+WRITES = [(checkpoint, "save_file"), (checkpoint, "write_json"), (checkpoints, "save_file"),
+          (checkpoints, "write_json"), (checkpoints, "write_digests"), (checkpoints, "_flush")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("module", "name"), WRITES)

@@ -11,7 +11,7 @@ from test_training_data import samples
 
 from apt_bench.core.errors import UserError
 from apt_bench.core.paths import cache_dir
-from apt_bench.demos.lerobot import LeRobotWriter
+from apt_bench.demos.lerobot_writer import LeRobotWriter
 from apt_bench.training.cache import default_cache
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from apt_bench.core.errors import UserError
-from apt_bench.demos.format import Demonstration
+from apt_bench.demos.demonstration import Demonstration
 from apt_bench.training.config import DataConfig
 
 GRIPPER_STILL = 0.005

@@ -20,7 +20,7 @@ from apt_bench.core.config import Count, build
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import read_json, write_json
 from apt_bench.core.text import say as say_on_stderr
-from apt_bench.demos.format import Demonstration
+from apt_bench.demos.demonstration import Demonstration
 from apt_bench.envs.base import unmirrored
 from apt_bench.training.cache import digest, entry, require_space
 from apt_bench.training.progress import Say, Tick

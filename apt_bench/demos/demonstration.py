@@ -1,6 +1,6 @@
-"""One demonstration in memory, and what training reads off it.
+"""One demonstration in memory, and quantities derived from it.
 
-Row t of every array belongs to control step t: what was seen and measured just BEFORE `actions[t]` was executed.
+Row t of every array belongs to control step t: observed and measured just BEFORE `actions[t]` was executed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 
 from apt_bench.core.config import Natural, Positive, Range, build
 from apt_bench.core.errors import UserError
-from apt_bench.core.files import parse_json
+from apt_bench.core.files import parse_object
 from apt_bench.demos.limits import MAX_HZ, MAX_STEPS, MAX_TEXT
 from apt_bench.envs.base import ACTION_SCALE
 from apt_bench.suites import EpisodeKey
@@ -30,7 +30,7 @@ MAX_OPENING = 0.08
 """Metres between the Panda's fingers when open."""
 
 NOOP_MOTION = 1e-4
-"""Norm of the six motion numbers below which an action moves nothing (OpenVLA's filter of LIBERO)."""
+"""Norm of the six motion numbers below which an action counts as a no-op (OpenVLA's filter of LIBERO)."""
 
 
 STORED_NAMES = {"image_every": "look_every"}
@@ -50,54 +50,77 @@ def current_names(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class DemoInfo:
-    """What an index knows of a demonstration without reading it. `key` is None for files that others made."""
+    """Metadata of a demonstration.
 
-    episode: str  # EpisodeKey.id; for others' files the file and the name inside it
+    Attributes:
+        episode: `EpisodeKey.id`; for files of others the file and the name inside it.
+        steps: Control steps.
+        instruction: The first instruction.
+        later: (step, instruction) of instructions given during the episode.
+        success: Whether the episode succeeded.
+        key: The episode's key; None for files of others.
+        start_hash: Hash of qpos after settling.
+        end_hash: Hash of qpos after the last action.
+        policy: Policy that acted.
+        scene: `env` and `args` of the EpisodeSpec, and `simulator` versions.
+        max_opening: Distance between the open fingers, in metres.
+        control_hz: Control steps per second.
+        image_every: Control steps from one image to the next. Steps between repeat its images and cameras.
+    """
+
+    episode: str
     steps: Steps
     instruction: str
-    later: tuple[tuple[int, str], ...] = ()  # (step, sentence) of instructions given while it went on
+    later: tuple[tuple[int, str], ...] = ()
     success: bool = True
     key: EpisodeKey | None = None
-    start_hash: str = ""  # of qpos after settling
-    end_hash: str = ""  # of qpos after the last action
+    start_hash: str = ""
+    end_hash: str = ""
     policy: str = ""
-    # its EpisodeSpec's `env` and `args`, and `simulator` versions
     scene: Mapping[str, Any] = field(default_factory=dict)
     max_opening: Positive = MAX_OPENING
     control_hz: Rate = 20
     image_every: Steps = 1
 
     def to_json(self) -> str:
-        """For an attribute or a column of a file."""
+        """The metadata as JSON, for an attribute or a column of a file."""
         return json.dumps(stored_names(asdict(self)))
 
     @staticmethod
     def from_json(text: str, where: str) -> DemoInfo:
-        """Inverse of `to_json`. Raises UserError, beginning with `where`, for a field that cannot be meant."""
-        try:
-            raw = parse_json(text)
-        except ValueError as error:
-            raise UserError(f"{where} is not JSON: {error}.") from None
-        if not isinstance(raw, dict):
-            raise UserError(f"{where} is a {type(raw).__name__}; it must be an object.")
+        """Inverse of `to_json`.
+
+        Args:
+            text: JSON.
+            where: The place; begins every message.
+
+        Raises:
+            UserError: The text is not JSON, or a field is invalid.
+        """
+        raw = parse_object(text, where)
         known = {f.name for f in fields(DemoInfo)}
-        raw = {k: v for k, v in current_names(raw).items() if k in known}  # a newer version may have written more
+        raw = {
+            k: v for k, v in current_names(raw).items() if k in known
+        }  # a newer version may have written more
         later = _later(raw.pop("later", ()), where)
         info: DemoInfo = dataclasses.replace(build(DemoInfo, raw, where), later=later)
         return info.checked(where)
 
     def checked(self, where: str) -> DemoInfo:
-        """The same. Raises UserError, beginning with `where`, for text or times that cannot be meant."""
+        """Return self. Raises UserError, beginning with `where`, for invalid instructions or steps."""
         steps = [0, *(step for step, _ in self.later), self.steps]
         if any(b <= a for a, b in pairwise(steps)):
-            raise UserError(f"{where}: later instructions begin at the steps {steps[1:-1]} of {self.steps}.")
+            raise UserError(
+                f"{where}: later instructions begin at the steps {steps[1:-1]}. Steps must increase and be below "
+                f"{self.steps}."
+            )
         if self.key:
             build(Natural, self.key.init, f"{where}: key: init")
             build(Natural, self.key.seed, f"{where}: key: seed")
         for sentence in (self.instruction, *(sentence for _, sentence in self.later)):
             if not sentence.strip() or len(sentence) > MAX_TEXT:
                 raise UserError(
-                    f"{where}: an instruction has {len(sentence)} characters; 1 to {MAX_TEXT} are read."
+                    f"{where}: an instruction has {len(sentence)} characters; it must have 1 to {MAX_TEXT}."
                 )
         return self
 
@@ -107,14 +130,19 @@ def _later(raw: Any, where: str) -> tuple[tuple[int, str], ...]:
         isinstance(x, (list, tuple)) and [type(v) for v in x] == [int, str] for x in raw
     )
     if not fits:
-        raise UserError(f"{where}: later must be a list of pairs of a step and a sentence.")
+        raise UserError(f"{where}: later must be a list of pairs (step, instruction).")
     return tuple((step, sentence) for step, sentence in raw)
 
 
 @dataclass(frozen=True)
 class CameraTrack:
-    """One camera over T steps: `K` (3, 3) in pixels of the delivered image (negative focal length along x where that is
-    mirrored, as LIBERO's are); `pose` (T, 4, 4) camera (OpenCV axes) to world, metres."""
+    """One camera over T steps.
+
+    Attributes:
+        K: (3, 3) in pixels of the stored image. The focal length along x is negative where the image is mirrored, as
+            LIBERO's are.
+        pose: (T, 4, 4) Camera (OpenCV axes) to world, metres.
+    """
 
     K: np.ndarray
     pose: np.ndarray
@@ -124,9 +152,16 @@ class CameraTrack:
 class Demonstration:
     """T control steps of one episode.
 
-    images: uint8 (T, H, W, 3), upright RGB by camera name, as a policy gets them. state: float32 (T, 8), see
-    `Observation.state`. actions: float64 (T, 7) as executed. joints: (T, n) arm joints, rad. sim_states: (T, 1 + nq +
-    nv) time, qpos, qvel. segmentation: uint8 (T, H, W) by camera, 0 = background, i = `segments[i - 1]`.
+    Attributes:
+        info: Metadata.
+        images: uint8 (T, H, W, 3) by camera name: upright RGB, as a policy receives them.
+        state: float32 (T, 8), see `Observation.state`.
+        actions: float64 (T, 7), as executed.
+        cameras: Calibration by camera name.
+        joints: (T, n) Arm joints, rad.
+        sim_states: (T, 1 + nq + nv) Time, qpos, qvel.
+        segmentation: uint8 (T, H, W) by camera name: 0 = background, i = `segments[i - 1]`.
+        segments: Names of the segmented objects.
     """
 
     info: DemoInfo
@@ -144,7 +179,7 @@ class Demonstration:
 
     @property
     def instructions(self) -> list[str]:
-        """The sentence in force at each step."""
+        """The instruction in force at each step."""
         given = [(0, self.info.instruction), *self.info.later]
         ends = [step for step, _ in given[1:]] + [len(self)]
         return [
@@ -153,31 +188,32 @@ class Demonstration:
 
     @cached_property
     def achieved(self) -> np.ndarray:
-        """Measured end-effector pose before each action, (T, 4, 4) to world, metres."""
+        """(T, 4, 4) Measured end-effector pose before each action, to world, metres."""
         return make_poses(self.state[:, :3], Rotation.from_rotvec(self.state[:, 3:6]).as_matrix())
 
     @cached_property
     def commanded(self) -> np.ndarray:
-        """The pose that each action asks for, (T, 4, 4): current position plus the action's, and the action's rotation
+        """(T, 4, 4) Pose that each action commands: the current position plus the action's, and the action's rotation
         times the current one (from the left: the delta is in world axes; robosuite OSC, `set_goal`)."""
         return commanded_poses(self.achieved, self.actions)
 
     @property
     def gripper_target(self) -> np.ndarray:
-        """Commanded openness (T,), 1 = open, 0 = closed: (1 - a) / 2."""
+        """(T,) Commanded openness, 1 = open, 0 = closed: (1 - a) / 2."""
         return (1 - np.clip(self.actions[:, 6], -1, 1)) / 2
 
     @property
     def openness(self) -> np.ndarray:
-        """Measured openness (T,), 1 = open: the distance between the fingers as a fraction of the largest."""
+        """(T,) Measured openness, 1 = open: the distance between the fingers as a fraction of the largest."""
         return np.clip((self.state[:, 6] - self.state[:, 7]) / self.info.max_opening, 0, 1)
 
     @cached_property
     def noop(self) -> np.ndarray:
-        """bool (T,): actions that move nothing and leave the gripper's command as the last kept action had it.
+        """bool (T,): actions without motion that keep the gripper's command of the last kept action.
 
-        The rule by which LIBERO's `no_noops` data were filtered (openvla, `regenerate_libero_dataset.py`). It also
-        marks the steps in which a closing gripper is waited for: drop marked steps only where a shorter wait is meant.
+        This is the rule by which LIBERO's `no_noops` data were filtered (openvla, `regenerate_libero_dataset.py`). It
+        also marks the steps in which the arm waits for a closing gripper. Drop marked steps only where a shorter wait
+        is intended.
         """
         mask = np.zeros(len(self), dtype=bool)
         held: float | None = None

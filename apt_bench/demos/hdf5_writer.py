@@ -8,14 +8,15 @@
           joint_states (T, 7)
 
 Ours add, under `data/demo_i/apt`: achieved_pose, commanded_pose (T, 4, 4), gripper_target (T,), cameras/NAME/{K, pose},
-segmentation/NAME; and attributes that say what LIBERO leaves to the reader's knowledge:
+segmentation/NAME; and attributes for facts that LIBERO's files do not state:
 
-- `image_rotation`: degrees by which the stored images are turned against what a policy gets. 180, as LIBERO's own.
-- `observation_time`: `before_action` in ours. LIBERO's own script (scripts/create_dataset.py) stores in row t what was
-  seen AFTER action t; files regenerated for OpenVLA what was seen before. Files that do not say are tested: `states`
-  always holds the state before.
+- `image_rotation`: angle in degrees between the stored images and those that a policy receives. 180, as in LIBERO's
+  files.
+- `observation_time`: `before_action` in ours. LIBERO's own script (scripts/create_dataset.py) stores in row t the
+  observation AFTER action t; files regenerated for OpenVLA store the one before. Without the attribute the reader finds
+  out from `states`, which always hold the state before the action.
 
-The reader gives the same `Demonstration` for all of them.
+The reader returns the same `Demonstration` for all of them.
 """
 
 from __future__ import annotations
@@ -30,21 +31,29 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from apt_bench.core.errors import UserError
-from apt_bench.demos.distinct import without_doubles
-from apt_bench.demos.format import Demonstration
-from apt_bench.demos.hdf5_file import open_hdf5
-from apt_bench.demos.hdf5_new import new_hdf5
+from apt_bench.demos.demonstration import Demonstration
+from apt_bench.demos.duplicates import without_doubles
+from apt_bench.demos.hdf5_new_file import new_hdf5
 from apt_bench.demos.hdf5_reader import AFTER, BEFORE, FORMAT, RGB, index_hdf5
+from apt_bench.demos.hdf5_safe_file import open_hdf5
 
 IMAGE_CHUNK = (16, 32, 32)
-"""Steps and pixels of one compressed block: a still background repeats within gzip's window of 32 KiB. Third-person
-frames take 7 % of their size (whole frames as blocks: 51 %) and reading a whole demonstration is three times as fast;
-one single frame takes 1 to 3 ms (128 pixels)."""
+"""Steps and pixels of one compressed block. A still background repeats within gzip's window of 32 KiB: third-person
+frames shrink to 7 % of their size (with whole frames as blocks: 51 %), and reading a whole demonstration is three times
+as fast. Reading a single frame takes 1 to 3 ms (128 pixels)."""
 
 
 def write_hdf5(path: Path, demos: Iterable[Demonstration]) -> None:
-    """A new file with these demonstrations, there as a whole or not at all. They should share one instruction, as
-    LIBERO's readers take it from the file; ours reads each demonstration's own."""
+    """Write demonstrations into a new file, which exists completely or not at all.
+
+    Args:
+        path: The file.
+        demos: The demonstrations. They should share one instruction, because LIBERO's readers take it from the file;
+            our reader uses each demonstration's own.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
     with new_hdf5(path) as file:
         data = file.create_group("data")
         for i, demo in enumerate(demos):
@@ -55,15 +64,22 @@ def write_hdf5(path: Path, demos: Iterable[Demonstration]) -> None:
 
 
 def merge_hdf5(path: Path, sources: Iterable[Path]) -> None:
-    """A new file at `path` with all demonstrations of `sources` (`path` may be one), copied without recompressing, in
-    the order of their tasks' initial states. Of episodes that are the same byte for byte only the first is kept.
+    """Copy demonstrations into a new file without recompressing them, ordered by their initial states' numbers.
 
-    Raises UserError where the sources' images or rows follow different conventions."""
+    Copies that are equal byte for byte are written once.
+
+    Args:
+        path: The file; it may be one of `sources`.
+        sources: Files to copy from.
+
+    Raises:
+        UserError: The sources differ in the orientation of images or in when rows were observed.
+    """
     entries = [entry for source in sources for entry in index_hdf5(source)]
     for entry in entries:
         if (entry.late, entry.rotated) != (entries[0].late, entries[0].rotated):
             raise UserError(
-                f"{entry.path} and {entries[0].path} differ in how images are turned or when rows were observed "
+                f"{entry.path} and {entries[0].path} differ in image orientation or observation time "
                 "(attributes image_rotation, observation_time). Give `open_demos` both files instead."
             )
     kept = sorted(without_doubles(entries), key=lambda e: e.info.key.init if e.info.key else 0)
@@ -77,7 +93,9 @@ def merge_hdf5(path: Path, sources: Iterable[Path]) -> None:
                     data.attrs["observation_time"] = AFTER if entry.late else BEFORE
                 other.copy(f"data/{entry.name}", data, f"demo_{i}")
                 group = data[f"demo_{i}"]
-                group.attrs["apt"] = entry.info.to_json()  # others' sentence stood in the file's name
+                group.attrs["apt"] = (
+                    entry.info.to_json()
+                )  # files of others have the instruction in their name
                 group.attrs["num_samples"] = len(group["actions"])
         _count(data)
 

@@ -1,4 +1,4 @@
-"""Parquet files as they are found: columns of a declared kind, within a limit, and every failure with its file."""
+"""Safe reading of Parquet files: columns are checked for type and size, and every error names the file."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ FAILURES = (
     RuntimeError,
 )
 MAX_ROWS = 50_000_000
-"""Rows that are looked through for one episode, at most: lerobot's files of 100 MB have about a million."""
+"""Most rows that are searched for one episode; lerobot's files of 100 MB have about a million."""
 
 BATCH, IMAGE_BATCH = 16_384, 64
-"""Rows that are held at once; those of images are large."""
+"""Rows in memory at a time; rows with images are large."""
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def _guard(path: Path) -> Iterator[None]:
 
 def _open(path: Path) -> pq.ParquetFile:
     if not path.is_file():
-        raise UserError(f"No file {path}. The data set is incomplete: copy or download it again.")
+        raise UserError(f"No file {path}. The dataset is incomplete: copy or download it again.")
     with _guard(path):
         return pq.ParquetFile(path, memory_map=False)
 
@@ -68,7 +68,7 @@ def _check_size(
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None, optional: Sequence[str] = ()) -> pa.Table:
-    """The columns of a table of at most `MAX_DEMOS` rows (None: all). Raises UserError for what cannot be read."""
+    """Columns of a table of at most `MAX_DEMOS` rows (None = all). Raises UserError if they cannot be read."""
     file = _open(path)
     with _guard(path), file:
         there = file.schema_arrow.names
@@ -81,7 +81,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None, optional: Seque
 def episode_rows(
     path: Path, episode: int, steps: int, columns: Sequence[str], optional: Sequence[str]
 ) -> pa.Table:
-    """The rows of one episode, of which there must be `steps`, in order. Raises UserError for what cannot be read."""
+    """The rows of one episode, in order; there must be `steps`. Raises UserError if they cannot be read."""
     file = _open(path)
     kept: list[pa.RecordBatch] = []
     found = 0
@@ -135,7 +135,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def matrix(table: pa.Table, name: str, width: int, path: Path) -> np.ndarray:
-    """A column of numbers as (rows, width), finite. Raises UserError where it is anything else."""
+    """A column of finite numbers as (rows, width). Raises UserError for any other content."""
     with _guard(path):
         column = table[name].combine_chunks()
         flat = column

@@ -1,4 +1,4 @@
-"""Which demonstrations are one and the same, and names for those that are not but are called the same."""
+"""Duplicates: copies of a demonstration are dropped, different ones of the same name get distinct names."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 
-from apt_bench.demos.format import DemoInfo, Demonstration
+from apt_bench.demos.demonstration import DemoInfo, Demonstration
 
 
 class Entry(Protocol):
-    """A demonstration in a file, not read yet."""
+    """A demonstration in a file, without its arrays."""
 
     @property
     def info(self) -> DemoInfo:
-        """What is known without reading it."""
+        """Its metadata."""
         ...
 
     @property
@@ -28,7 +28,7 @@ class Entry(Protocol):
         ...
 
     def load(self, cameras: Iterable[str] | None = None) -> Demonstration:
-        """Read it; `cameras`: only these images (None = all, () = none)."""
+        """Read it with the images of `cameras` (None = all, () = none)."""
         ...
 
     def named(self, episode: str) -> Self:
@@ -40,8 +40,10 @@ E = TypeVar("E", bound=Entry)
 
 
 def without_doubles(entries: Sequence[E]) -> list[E]:
-    """The same without copies: demonstrations whose facts, numbers and images are equal byte for byte, whatever they
-    are called. Numbers are read only where the facts are equal, images only where the numbers are too."""
+    """Drop copies: demonstrations whose metadata, numbers and images are equal byte for byte, whatever their names.
+
+    Numbers are read only where the metadata are equal, images only where the numbers are equal too.
+    """
     copies: set[int] = set()
     for alike in _groups(range(len(entries)), lambda i: _facts(entries[i].info)):
         for close in _groups(alike, lambda i: numbers_digest(entries[i])):
@@ -51,8 +53,11 @@ def without_doubles(entries: Sequence[E]) -> list[E]:
 
 
 def with_own_names(entries: Sequence[E]) -> list[E]:
-    """The same, each with a name of its own. Names that several bear get a digest of what is in the episode, so they
-    depend neither on folders nor on the order of files."""
+    """Give each demonstration a name of its own.
+
+    A shared name gets a digest of the episode's content appended, which depends neither on folders nor on the order of
+    files.
+    """
     found = list(entries)
     for alike in _groups(range(len(found)), lambda i: found[i].info.episode):
         names = {i: numbers_digest(found[i])[:8] for i in alike}
@@ -65,7 +70,7 @@ def with_own_names(entries: Sequence[E]) -> list[E]:
 
 
 def _groups(indices: Iterable[int], key: Callable[[int], str]) -> Iterator[list[int]]:
-    """Those that share a key, where several do."""
+    """Groups of two or more indices that share a key."""
     found: dict[str, list[int]] = defaultdict(list)
     for i in indices:
         found[key(i)].append(i)
@@ -77,7 +82,7 @@ def _facts(info: DemoInfo) -> str:
 
 
 def numbers_digest(entry: Entry) -> str:
-    """Hex digits: of everything but the name and the images."""
+    """Hex digest of everything but the name and the images."""
     demo = entry.load(cameras=())
     arrays: dict[str, Any] = {"state": demo.state, "actions": demo.actions}
     arrays |= {"joints": demo.joints, "sim_states": demo.sim_states}
@@ -87,7 +92,7 @@ def numbers_digest(entry: Entry) -> str:
 
 
 def images_digest(entry: Entry) -> str:
-    """Hex digits: of all images and labels."""
+    """Hex digest of all images and segmentation labels."""
     demo = entry.load()
     labels = {f"{n} labels": a for n, a in demo.segmentation.items()}
     return _digest("\n".join(demo.segments), {**demo.images, **labels})

@@ -1,4 +1,4 @@
-"""Whether numbers from a file can be what they are said to be. Every message begins with the place."""
+"""Checks of numbers from a file. Every message begins with the place, `where`."""
 
 from __future__ import annotations
 
@@ -10,21 +10,19 @@ from apt_bench.core.errors import UserError
 from apt_bench.demos.limits import MAX_BYTES, MAX_SIDE, MAX_STEPS
 
 RIGID = 1e-2
-"""How far a rotation's matrix may be from orthonormal; files hold float32."""
+"""Largest deviation of a rotation matrix from orthonormal; files hold float32."""
 
 
 def check_steps(steps: int, where: str) -> None:
-    """Raises UserError for a demonstration without steps, or of too many."""
+    """Raises UserError for a demonstration with no steps or too many."""
     if not 1 <= steps <= MAX_STEPS:
         raise UserError(f"{where}: a demonstration has {steps:,} steps; 1 to {MAX_STEPS:,} are read.")
 
 
 def check_images(shape: tuple[int, ...], where: str) -> int:
-    """Bytes of images (T, H, W) or (T, H, W, 3). Raises UserError for sides that are none or too long."""
+    """Bytes of images (T, H, W) or (T, H, W, 3). Raises UserError for empty or too large images."""
     if not all(1 <= n <= MAX_SIDE for n in shape[1:3]):
-        raise UserError(
-            f"{where}: images have {shape[2]}x{shape[1]} pixels; sides of 1 to {MAX_SIDE} are read."
-        )
+        raise UserError(f"{where}: images have {shape[2]}x{shape[1]} pixels; sides must be 1 to {MAX_SIDE}.")
     check_total(size := prod(shape), where)
     return size
 
@@ -36,7 +34,7 @@ def check_total(size: int, where: str) -> None:
 
 
 def as_float32(values: np.ndarray, where: str) -> np.ndarray:
-    """The numbers, narrowed. Raises UserError where one is too large."""
+    """The numbers as float32. Raises UserError if one is too large."""
     with np.errstate(over="ignore"):
         narrow = values.astype(np.float32)
     if not np.isfinite(narrow).all():
@@ -45,11 +43,11 @@ def as_float32(values: np.ndarray, where: str) -> np.ndarray:
 
 
 def check_camera(K: np.ndarray, pose: np.ndarray, where: str) -> None:
-    """Raises UserError where `K` (3, 3) is no pinhole camera's or `pose` (..., 4, 4) no rigid one."""
+    """Raises UserError if `K` (3, 3) is not of a pinhole camera or `pose` (..., 4, 4) is not rigid."""
     if min(abs(K[0, 0]), abs(K[1, 1])) < 1e-6 or not np.allclose(K[2], [0, 0, 1]):
-        raise UserError(f"{where}: K {np.round(K, 3).tolist()} is no camera's.")
+        raise UserError(f"{where}: K {np.round(K, 3).tolist()} is not the matrix of a camera.")
     turn = pose[..., :3, :3].astype(float)
     with np.errstate(over="ignore", invalid="ignore"):
         rigid = np.abs(turn @ np.swapaxes(turn, -1, -2) - np.eye(3)).max() < RIGID
     if not rigid or not np.allclose(pose[..., 3, :], [0, 0, 0, 1]):
-        raise UserError(f"{where}: pose is no rigid one: 3x3 rotation, position, last row 0 0 0 1.")
+        raise UserError(f"{where}: pose is not rigid: it must be [3x3 rotation, position; 0 0 0 1].")

@@ -1,4 +1,4 @@
-"""Camera geometry of LIBERO's own demonstrations, which store the scene's XML but no cameras."""
+"""Camera calibration of LIBERO's own demonstrations, computed from the stored XML of the scene."""
 
 from __future__ import annotations
 
@@ -10,23 +10,33 @@ from scipy.spatial.transform import Rotation
 
 from apt_bench.core.errors import UserError
 from apt_bench.core.text import one_line
-from apt_bench.demos.format import CameraTrack
+from apt_bench.demos.demonstration import CameraTrack
 from apt_bench.envs.base import AGENTVIEW, WRIST
 
 _OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 _FOVY = 45.0  # MuJoCo's default, degrees
 _DEPTH = 100
-"""Bodies that hang on one another, at most: a robot's arm is ten."""
+"""Largest depth of nested bodies; a robot's arm has ten."""
 
 
 def cameras_from_mjcf(
     xml: str, size: tuple[int, int], achieved: np.ndarray, where: str
 ) -> dict[str, CameraTrack]:
-    """The third-person camera, fixed in the world, and the wrist camera, fixed to the hand whose poses are `achieved`
-    (T, 4, 4; position of the grip site, orientation of the hand). size: height and width of the images, which are
-    LIBERO's mirror images once upright. Cameras that the XML lacks are left out. Files that the XML names are not read.
+    """The third-person camera, fixed in the world, and the wrist camera, fixed to the hand.
 
-    Raises UserError, beginning with `where`, for text that is not XML or has an impossible camera.
+    Files that the XML names are not read.
+
+    Args:
+        xml: The scene's XML.
+        size: Height and width of the images, which are LIBERO's mirror images once upright.
+        achieved: (T, 4, 4) Poses of the hand: position of the grip site, orientation of the hand.
+        where: The place; begins every message.
+
+    Returns:
+        Calibration by camera name, without cameras that the XML lacks.
+
+    Raises:
+        UserError: The text is not XML, or a camera is invalid.
     """
     try:
         chains = {e.get("name"): chain for e, chain in _walk(ElementTree.fromstring(xml), [])}
@@ -36,7 +46,7 @@ def cameras_from_mjcf(
             tracks[AGENTVIEW] = CameraTrack(_K(chain[-1], size), np.tile(pose, (len(achieved), 1, 1)))
         camera, grip = chains.get("robot0_eye_in_hand"), chains.get("gripper0_grip_site")
         if camera and grip:
-            depth = len(camera) - 1  # the camera hangs on the hand, and so does, further down, the grip site
+            depth = len(camera) - 1  # camera and grip site are both below the hand
             to_hand = np.eye(4)
             to_hand[:3, 3] = -_product(grip[depth:])[:3, 3]
             tracks[WRIST] = CameraTrack(
@@ -44,8 +54,8 @@ def cameras_from_mjcf(
             )
     except (ElementTree.ParseError, ValueError) as error:  # UnicodeEncodeError among them
         raise UserError(
-            f"{where} does not describe a scene: {one_line(error, 200)}. Cameras are computed from it; without the "
-            "attribute the demonstrations are read, but have none."
+            f"{where} does not describe a scene: {one_line(error, 200)}. Cameras are computed from it. Remove the "
+            "attribute to read the demonstrations without cameras."
         ) from None
     return tracks
 
@@ -54,9 +64,9 @@ Chain = list[ElementTree.Element]
 
 
 def _walk(element: ElementTree.Element, above: Chain) -> Iterator[tuple[ElementTree.Element, Chain]]:
-    """Cameras and sites, each with the bodies that it hangs on, outermost first, and itself."""
+    """Cameras and sites, each with its chain: the bodies above it, outermost first, and itself."""
     if len(above) > _DEPTH:
-        raise ValueError(f"more than {_DEPTH} bodies hang on one another")
+        raise ValueError(f"bodies are nested more than {_DEPTH} deep")
     for child in element:
         if child.tag in ("worldbody", "body"):
             yield from _walk(child, [*above, child])
@@ -79,7 +89,7 @@ def _product(chain: Chain) -> np.ndarray:
         step[:3, 3] = _numbers(element, "pos", "0 0 0", 3)
         w, x, y, z = _numbers(element, "quat", "1 0 0 0", 4)
         if not w * w + x * x + y * y + z * z > 1e-12:
-            raise ValueError(f"{element.tag} '{element.get('name', '')}' has a quat without a length")
+            raise ValueError(f"{element.tag} '{element.get('name', '')}' has a quat of length 0")
         step[:3, :3] = Rotation.from_quat([x, y, z, w]).as_matrix()
         pose = pose @ step
     return pose

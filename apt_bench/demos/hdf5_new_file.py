@@ -1,4 +1,4 @@
-"""HDF5 files as they are written: whole or not at all, also where the disk is full."""
+"""Writing of HDF5 files: completely or not at all, even if the disk is full."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from typing import Any
 import h5py
 
 from apt_bench.core.files import PART, try_remove
-from apt_bench.demos.hdf5_file import FAILURES
+from apt_bench.demos.hdf5_safe_file import FAILURES
 
 
 class _Part(io.FileIO):
-    """A file that HDF5 writes through. The library dies (a segmentation fault) or goes on silently where a write
-    fails; so a failure is kept here, the library told that all is well, and the file thrown away."""
+    """A file that the HDF5 library writes through.
+
+    After a failed write the library crashes (a segmentation fault) or continues silently. The failure is therefore
+    stored here, the library is told that the write succeeded, and the file is deleted afterwards.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "w+")
         self.failure: OSError | None = None
-        self._unwritten: dict[int, bytes] = {}  # what the library may read again
+        self._unwritten: dict[int, bytes] = {}  # blocks that the library may read again
 
     def readinto(self, buffer: Any) -> int:
         at, view = self.tell(), memoryview(buffer).cast("B")
@@ -54,10 +57,10 @@ class _Part(io.FileIO):
             return size or 0
 
     def flush(self) -> None:
-        """Nothing is buffered."""
+        """Do nothing: there is no buffer."""
 
     def finish(self) -> None:
-        """Bring it to the disk. Raises the OSError that was met first."""
+        """Flush the file to the disk. Raises the first OSError that occurred."""
         if not self.failure:
             os.fsync(self.fileno())
         if self.failure:
@@ -66,9 +69,11 @@ class _Part(io.FileIO):
 
 @contextmanager
 def new_hdf5(path: Path) -> Iterator[h5py.File]:
-    """A file to fill, which takes the place of `path` when the block ends well, and is gone else.
+    """Create a file to fill. It replaces `path` when the block ends without an error, and is deleted otherwise.
 
-    Raises OSError where it cannot be written."""
+    Raises:
+        OSError: It cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     try:

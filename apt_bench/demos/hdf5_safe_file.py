@@ -1,7 +1,7 @@
-"""HDF5 files as they are found.
+"""Safe reading of HDF5 files.
 
-Nothing outside the file is opened (no external link, external storage or virtual data set), no size is believed before
-it is compared with what the file holds, and every failure names the file, the place in it and the mend.
+Nothing outside the file is opened (no external link, external storage or virtual dataset). A declared size is compared
+with the stored size before memory is allocated. Every error names the file, the place in it and the remedy.
 """
 
 from __future__ import annotations
@@ -23,17 +23,24 @@ from apt_bench.core.text import one_line
 from apt_bench.demos.limits import DEFLATE, FREE, MAX_ATTRIBUTE, MAX_BYTES, MAX_DEMOS, RATIO
 
 FAILURES = (OSError, KeyError, RuntimeError, ValueError, TypeError, ArithmeticError, MemoryError)
-"""What h5py raises for damaged files."""
+"""Exceptions that h5py raises for damaged files."""
 
 FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
 HEAP = b"GCOL"
 LINKS = 16
-"""Soft links that are followed one after the other."""
+"""Longest chain of soft links that is followed."""
 
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[Node]:
-    """The root of the file for reading. Raises UserError where it cannot be opened."""
+    """Open a file for reading.
+
+    Yields:
+        Its root group.
+
+    Raises:
+        UserError: It cannot be opened.
+    """
     if not path.is_file():
         raise UserError(f"No file {path}.")
     try:
@@ -41,7 +48,7 @@ def open_hdf5(path: Path) -> Iterator[Node]:
     except OSError as error:
         if isinstance(error, BlockingIOError):
             raise UserError(
-                f"{path} is open for writing in another process. Wait until that has closed it, and try again."
+                f"{path} is open for writing in another process. Try again when that process has closed it."
             ) from None
         raise UserError(f"Cannot read {path}: {reason(error)}.") from None
     with source:
@@ -49,7 +56,7 @@ def open_hdf5(path: Path) -> Iterator[Node]:
             file = h5py.File(source, "r")
         except FAILURES as error:
             raise UserError(
-                f"{path} is not a whole HDF5 file ({_first(error)}). If it was downloaded or copied, do that again."
+                f"{path} is not a complete HDF5 file ({_first(error)}). If it was downloaded or copied, do that again."
             ) from None
         try:
             yield Node(file, path, "", file)
@@ -59,11 +66,12 @@ def open_hdf5(path: Path) -> Iterator[Node]:
 
 
 class _Source(io.FileIO):
-    """The bytes of a file as the HDF5 library reads them, locked against writers as the library does it.
+    """The bytes of a file as the HDF5 library reads them, locked against writers in the same way as the library does.
 
-    The library never ends on a damaged global heap (where it keeps text): a block of that kind whose parts do not add
-    up loses its signature here, which the library then reports. Raises OSError; BlockingIOError where a writer has the
-    file."""
+    The library loops for ever on a damaged global heap (where it keeps text). A heap block whose parts do not add up
+    loses its signature here, which the library reports as an error. Raises OSError; BlockingIOError if a writer has the
+    file open.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "r")
@@ -74,7 +82,7 @@ class _Source(io.FileIO):
         except BlockingIOError:
             self.close()
             raise
-        except (ImportError, OSError):  # no locks here: then writers have none either
+        except (ImportError, OSError):  # without locks, writers have none either
             pass
 
     def readinto(self, buffer: Any) -> int:
@@ -82,22 +90,22 @@ class _Source(io.FileIO):
         done = 0
         while done < len(view) and (got := super().readinto(view[done:])):
             done += got
-        view[done:] = bytes(len(view) - done)  # the library does not look how much came
+        view[done:] = bytes(len(view) - done)  # the library does not check how many bytes it got
         if view[:4] == HEAP and not _adds_up(view):
             view[:4] = bytes(4)
         return len(view)
 
 
 def _adds_up(heap: memoryview) -> bool:
-    """Whether the parts of a global heap follow one another to its end (HDF5's format, III.E), as far as they are
-    here: header of 16 bytes, then per part its number, 6 bytes, its length, and that, padded to 8 bytes."""
+    """Whether the parts of a global heap follow one another to its end, as far as they are in `heap` (HDF5 file format,
+    III.E): a header of 16 bytes, then for each part its number, 6 bytes, its length, and its data padded to 8 bytes."""
     end, at = int.from_bytes(heap[8:16], "little"), 16
     while at + 16 <= min(end, len(heap)):
         number, size = (
             int.from_bytes(heap[at : at + 2], "little"),
             int.from_bytes(heap[at + 8 : at + 16], "little"),
         )
-        step = 16 + (size + 7) // 8 * 8 if number else size  # number 0: what is free
+        step = 16 + (size + 7) // 8 * 8 if number else size  # number 0: free space
         if step < 16 or at + step > end:
             return False
         at += step
@@ -117,7 +125,7 @@ class Node:
         return f"{self._path}: {'/'.join(n for n in (self.name, key) if n) or 'the root'}"
 
     def names(self) -> list[str]:
-        """Of everything in this group, sorted."""
+        """Names of everything in this group, sorted."""
         with self._guard():
             found: list[str] = []
             for name in self._group:
@@ -133,7 +141,7 @@ class Node:
         return "it has " + (one_line(", ".join(self.names()[:8]), 300) or "nothing")
 
     def has(self, key: str) -> bool:
-        """Whether something is there. Raises UserError for a link that leaves the file."""
+        """Whether the name exists. Raises UserError for a link out of the file."""
         return self._find(key, missing=True) is not None
 
     def group(self, key: str) -> Node:
@@ -150,14 +158,25 @@ class Node:
             found.file.copy(found, target, name)
 
     def shape(self, key: str) -> tuple[int, ...]:
-        """Of the array of this name, as it is declared."""
+        """Declared shape of the array of this name."""
         data = self._dataset(key)
         with self._guard(key):
             return tuple(data.shape or ())
 
     def check(self, key: str, shape: tuple[int | None, ...], kinds: str = "fiu") -> h5py.Dataset:
-        """The array of this name, if it can be read: of this shape (None: any length) and of one of these kinds of
-        numpy's dtypes, at most 8 bytes wide, whole, and of a size that the file can hold."""
+        """Check that an array can be read: its shape, type, completeness, and size.
+
+        Args:
+            key: Name of the array.
+            shape: Expected shape; None = any length.
+            kinds: Accepted kinds of numpy dtypes, at most 8 bytes wide; `u1` = uint8.
+
+        Returns:
+            The array, not read yet.
+
+        Raises:
+            UserError: It cannot be read.
+        """
         data = self._dataset(key)
         with self._guard(key):
             found, kind = data.shape, data.dtype
@@ -179,7 +198,7 @@ class Node:
         return data
 
     def read(self, key: str, shape: tuple[int | None, ...], kinds: str = "fiu") -> np.ndarray:
-        """The numbers of an array that `check` takes; finite."""
+        """The values of an array that passes `check`; they must be finite."""
         data = self.check(key, shape, kinds)
         with self._guard(key):
             self._check_blocks(key, data)
@@ -192,7 +211,7 @@ class Node:
         return np.asarray(values)
 
     def attribute(self, key: str) -> Any:
-        """A number or text (`str`), a list of either, or None where there is no such attribute."""
+        """The attribute of this name: a number, a `str`, a list of either, or None if it does not exist."""
         where = f"{self.where()}: attribute '{key}'"
         with self._guard():
             if not self._group.attrs.__contains__(key):
@@ -220,7 +239,7 @@ class Node:
         return {name: self.attribute(name) for name in names}
 
     def text(self, key: str) -> str | None:
-        """The attribute of this name, which must be text; None where there is none."""
+        """The attribute of this name, which must be text; None if it does not exist."""
         value = self.attribute(key)
         if value is not None and not isinstance(value, str):
             raise UserError(f"{self.where()}: attribute '{key}' is {value!r:.80}; it must be text.")
@@ -233,11 +252,11 @@ class Node:
         except FAILURES as error:
             raise UserError(
                 f"{self.where(key)} is damaged ({_first(error)}). If the file was downloaded or copied, do that "
-                "again; else make it again."
+                "again; otherwise create it again."
             ) from None
 
     def _find(self, key: str, missing: bool = False) -> Any:
-        """What is there; with `missing`, None where nothing is."""
+        """The object of this name; with `missing`, None if it does not exist."""
         if key in self._found:
             return self._found[key]
         with self._guard(key):
@@ -250,7 +269,7 @@ class Node:
         return found
 
     def _step(self, group: Any, name: str, left: int, key: str) -> Any:
-        """What this name leads to, never out of the file."""
+        """Resolve one name, never out of the file."""
         link = group.get(name, getlink=True) if isinstance(group, h5py.Group) else None
         if link is None:
             raise KeyError(f"there is no '{one_line(name, 80)}'")
@@ -258,8 +277,8 @@ class Node:
             return group[name]
         if not isinstance(link, h5py.SoftLink):
             raise UserError(
-                f"{self.where(key)} is a link to another file, which is not followed. Copy "
-                "what it means into this file."
+                f"{self.where(key)} is a link to another file, which is not followed. Copy the data into this "
+                "file."
             )
         if not left:
             raise UserError(f"{self.where(key)} is a link in a chain of more than {LINKS}.")
@@ -273,18 +292,18 @@ class Node:
         found = self._find(key)
         if not isinstance(found, h5py.Dataset):
             raise UserError(f"{self.where(key)} is not an array.")
-        with self._guard(key):  # before anything asks for its shape, which would open the other files
+        with self._guard(key):  # before its shape is read, which would open other files
             plan = found.id.get_create_plist()
             if plan.get_layout() == h5py.h5d.VIRTUAL or plan.get_external_count():
                 raise UserError(
-                    f"{self.where(key)} takes its data from other files, which are not opened. Copy "
-                    "them into this one."
+                    f"{self.where(key)} has its data in other files, which are not opened. Copy the data into "
+                    "this file."
                 )
             for i in range(plan.get_nfilters()):
                 if (number := plan.get_filter(i)[0]) not in FILTERS:
                     raise UserError(
-                        f"{self.where(key)} is packed with filter {number}, which is not read. "
-                        "`h5repack -f GZIP=4` packs it with gzip."
+                        f"{self.where(key)} is compressed with filter {number}, which is not supported. "
+                        "Convert it: h5repack -f GZIP=4."
                     )
         return found
 
@@ -292,7 +311,7 @@ class Node:
         size, stored = prod(data.shape) * data.dtype.itemsize, data.id.get_storage_size()
         if size and not stored:
             raise UserError(
-                f"{self.where(key)} was never written: the file holds its shape, {data.shape}, alone."
+                f"{self.where(key)} was never written: the file holds only its shape, {data.shape}."
             )
         if size > MAX_BYTES or size > max(FREE, RATIO * min(stored, self._path.stat().st_size)):
             raise UserError(
@@ -304,7 +323,7 @@ class Node:
             raise UserError(f"{self.where(key)} is stored in blocks of {block:,} bytes; it has {size:,}.")
 
     def _check_blocks(self, key: str, data: h5py.Dataset) -> None:
-        """That every block is there, and none unpacks to more than its size."""
+        """Check that every block exists and none unpacks to more than its declared size."""
         if not data.chunks or not data.size:
             return
         wanted = prod(-(-n // c) for n, c in zip(data.shape, data.chunks, strict=True))
@@ -314,20 +333,20 @@ class Node:
         suspects: list[tuple[int, ...]] = []
         seen = 0
 
-        def look(block: Any) -> None:
+        def visit(block: Any) -> None:
             nonlocal seen
             seen += 1
             if block.size * DEFLATE > FREE:
                 suspects.append(block.chunk_offset)
 
-        data.id.chunk_iter(look)
+        data.id.chunk_iter(visit)
         if seen < wanted:
             raise UserError(f"{self.where(key)}: {seen} of its {wanted} blocks were written.")
         if h5py.h5z.FILTER_DEFLATE not in filters:
             return
         if filters.count(h5py.h5z.FILTER_DEFLATE) > 1:
             raise UserError(
-                f"{self.where(key)} is packed with gzip twice. `h5repack -f GZIP=4` packs it once."
+                f"{self.where(key)} is compressed with gzip twice. Convert it: h5repack -f GZIP=4."
             )
         for offset in suspects:
             skipped, packed = data.id.read_direct_chunk(offset)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import write_json, write_whole
-from apt_bench.demos.format import DemoInfo, Demonstration
+from apt_bench.demos.demonstration import DemoInfo, Demonstration
 from apt_bench.demos.lerobot_layout import (
     DATA,
     EPISODES,
@@ -26,7 +26,7 @@ from apt_bench.demos.lerobot_layout import (
     VIDEO,
     read_info,
 )
-from apt_bench.demos.parquet import read_table
+from apt_bench.demos.parquet_safe_file import read_table
 from apt_bench.demos.video import CODEC, PIXELS, Mp4Writer
 
 DATA_MB, VIDEO_MB = 100, 200
@@ -37,8 +37,10 @@ ACTION_NAMES = ["x", "y", "z", "rx", "ry", "rz", "gripper"]
 
 
 class LeRobotWriter:
-    """Appends demonstrations to a new or existing data set. They count once `close` has written the index; a writer
-    that dies before leaves the data set as it was."""
+    """Appends demonstrations to a new or existing dataset.
+
+    They are part of it when `close` has written the index. If the process dies before, the dataset is unchanged.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -52,12 +54,12 @@ class LeRobotWriter:
         self._videos: dict[str, Mp4Writer] = {}
 
     def add(self, demo: Demonstration) -> None:
-        """Append one. Raises UserError where its cameras or sizes differ from the data set's."""
+        """Append a demonstration. Raises UserError if its cameras or sizes differ from the dataset's."""
         features = _features(demo)
         if not self._info:
             self._info = _new_info(features, demo.info)
         if self._info["features"] != json.loads(json.dumps(features)):
-            raise UserError(f"{self.root}: '{demo.info.episode}' has other features than the data set.")
+            raise UserError(f"{self.root}: '{demo.info.episode}' has other features than the dataset.")
         if any(_megabytes(v.path) >= VIDEO_MB for v in self._videos.values()):
             self._finish_files()
         first = self._rows[-1]["dataset_to_index"] if self._rows else 0
@@ -97,9 +99,11 @@ class LeRobotWriter:
         self._rows.append(row)
 
     def close(self) -> None:
-        """Finish the files, then write the index, all of it flushed to the disk. Nothing new: nothing is written.
+        """Finish the files and write the index, all flushed to the disk. Without new demonstrations nothing is written.
 
-        Raises OSError where something cannot be written; the data set is then as it was."""
+        Raises:
+            OSError: A file cannot be written; the dataset is unchanged then.
+        """
         self._finish_files()
         if self._info.get("total_episodes", 0) == len(self._rows):
             return
@@ -141,7 +145,7 @@ class LeRobotWriter:
 
 
 def _own_rows(path: Path) -> list[dict[str, Any]]:
-    """The episodes' table of a data set that this writer made."""
+    """The episodes' table of a dataset that this writer made."""
     rows: list[dict[str, Any]] = read_table(path).to_pylist()
     for row in rows:
         whole = all(
@@ -263,7 +267,7 @@ def _statistics(
 
 
 def _aggregate(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The data set's statistics from its episodes': exact but for quantiles: weighted means, as LeRobot's."""
+    """Statistics of the dataset from its episodes': exact, except quantiles, which are weighted means as LeRobot's."""
     merged: dict[str, dict[str, Any]] = {}
     for feature in dict.fromkeys(k.split("/")[1] for k in rows[0] if k.startswith("stats/")):
 
