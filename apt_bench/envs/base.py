@@ -243,7 +243,7 @@ def checked_actions(actions: np.ndarray, done: bool) -> np.ndarray:
         raise ValueError("actions must be finite")
     if done:
         raise ValueError("the episode is over: call reset")
-    return np.clip(actions, -1.0, 1.0)
+    return np.asarray(np.clip(actions, -1.0, 1.0))
 
 
 def action_towards(target: np.ndarray, state: np.ndarray) -> np.ndarray:

@@ -190,6 +190,15 @@ def _store(env, item):
     env.data.joint(f"{BOX}_lid").qpos[:] = 0.0
 
 
+def _plate(env):
+    """Put the second item on its plate and return the outcome 20 control steps later."""
+    plated, plate = env.scene.goal[0].args
+    x, y, _ = spot(env, plate)
+    _put(env, plated, x, y, 0.012)
+    wait(env, OPEN, 20)
+    return env.outcome()
+
+
 def test_coaching_gives_the_second_instruction_when_the_first_is_done(env):
     spec = episodes("composite", "coaching_seen")[0]
     first = env.reset(spec).instruction
@@ -200,11 +209,7 @@ def test_coaching_gives_the_second_instruction_when_the_first_is_done(env):
     wait(env, OPEN, 10)
     observation = env.step_chunk(np.array([[0, 0, 0, 0, 0, 0, OPEN]]), render=False)
     assert observation.instruction == spec.prompts["second"] != first
-    plated, plate = env.scene.goal[0].args
-    x, y, _ = spot(env, plate)
-    _put(env, plated, x, y, 0.012)
-    wait(env, OPEN, 20)
-    outcome = env.outcome()
+    outcome = _plate(env)
     assert outcome.success
     assert outcome.events["scores"] == {"t1": True, "t2": True, "t1_t2": True}
 
@@ -227,11 +232,7 @@ def test_coaching_gives_the_second_instruction_when_its_share_of_the_budget_is_s
     env.reset(spec)
     wait(env, OPEN, spec.max_steps // 2 - 1)
     assert env.step_chunk(np.zeros((1, 7)), render=False).instruction == spec.prompts["second"]
-    plated, plate = env.scene.goal[0].args
-    x, y, _ = spot(env, plate)
-    _put(env, plated, x, y, 0.012)
-    wait(env, OPEN, 20)
-    outcome = env.outcome()
+    outcome = _plate(env)
     assert outcome.done
     assert not outcome.success
     assert outcome.steps < spec.max_steps
