@@ -32,9 +32,9 @@ VERBS = {
     "replay": "replay",
     "train": "train",
     "probe": "probe",
-    "trials": "trials",
     "import": "import_run",
     "export": "import_run",
+    "trials": "trials",
 }
 """Verb -> module of this package that defines it, in the order of the help."""
 

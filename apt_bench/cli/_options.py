@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from apt_bench.cli._completion import COMPLETE
 from apt_bench.rollout.options import GROUPS, OPTIONS, Option, options_of, words
 
 __all__ = ["GroupedCommand", "read_words", "takes_options", "words"]
@@ -24,7 +25,9 @@ TITLES = dict(
 
 
 def _help(field: str) -> Any:
-    return typer.Option(f"--{OPTIONS[field].name}", help=OPTIONS[field].help.text)
+    return typer.Option(
+        f"--{OPTIONS[field].name}", help=OPTIONS[field].help.text, autocompletion=COMPLETE.get(field)
+    )
 
 
 SuiteName = Annotated[str, _help("suite")]
@@ -114,5 +117,12 @@ def _annotation(option: Option, names: tuple[str, ...] = (), default: Any = MISS
         kind, metavar = list[str], "<key=value>"
     elif option.base in (tuple, Path):
         metavar = "<path>" if option.base is Path else "<a,b,...>"
-    info = typer.Option(*(names or (f"--{option.name}",)), help=text, metavar=metavar, rich_help_panel=title)
+    complete = COMPLETE.get(option.field)
+    info = typer.Option(
+        *(names or (f"--{option.name}",)),
+        help=text,
+        metavar=metavar,
+        rich_help_panel=title,
+        autocompletion=complete,
+    )
     return Annotated[kind | None, info]
