@@ -19,9 +19,9 @@ step() { echo "[${SECONDS} s] $*"; }
 
 step "Building the source archive, and the wheel from it"
 "$python" -m venv "$folder/tools"
-"$folder/tools/bin/python" -m pip install -qq --disable-pip-version-check build twine "readme-renderer[md]"
+"$folder/tools/bin/python" -m pip install -qq --disable-pip-version-check build hatchling twine "readme-renderer[md]"
 rm -rf "$folder/dist"
-"$folder/tools/bin/python" -m build --outdir "$folder/dist" . >"$folder/build.log" 2>&1 || { cat "$folder/build.log"; exit 1; }
+"$folder/tools/bin/python" -m build --no-isolation --outdir "$folder/dist" . >"$folder/build.log" 2>&1 || { cat "$folder/build.log"; exit 1; }
 "$folder/tools/bin/twine" check --strict "$folder"/dist/*
 wheel=$(echo "$folder"/dist/*.whl)
 ls -l "$folder/dist"
