@@ -222,7 +222,7 @@ def pass_chance(pairs: int, margin: float, discordance: float, difference: float
         difference: True difference run minus baseline, a fraction; 0 for a rerun without change.
     """
     if not abs(difference) <= discordance <= 1:
-        raise ValueError("discordance must lie between |difference| and 1")
+        raise ValueError("discordance must be between |difference| and 1")
     up = (1 + difference / discordance) / 2 if discordance else 0.5
     low, high = sps.binom.interval(1 - 1e-9, pairs, discordance) if discordance else (0, 0)
     differing = np.arange(int(low), int(high) + 1)

@@ -1,7 +1,7 @@
-"""Looking at a growing comparison without fooling oneself: group-sequential tests of matched pairs.
+"""Group-sequential tests of matched pairs, for interim looks at a growing comparison.
 
-The maximum is declared in advance, and the error is spent over the looks. All of it is about other initial states of
-the same tasks: pairs are pooled, and nothing is said about other tasks (`differences` does that, and without looks).
+The maximum number of pairs is declared in advance, and the error is spent over the looks. Pairs are pooled, so the test
+is about other initial states of the same tasks. `differences` is about other tasks too, without interim looks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from apt_bench.analysis.stats import normal_quantile, tango_score
 
 
 class Look(NamedTuple):
-    """One interim look at a growing set of matched pairs: counts so far."""
+    """One interim look at a growing set of matched pairs: the counts at that time."""
 
     pairs: int
     only_a: int
@@ -25,17 +25,23 @@ class Look(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """Where a sequential comparison stands. `critical` = the excess |only_a - only_b| that would have decided; `p` is
-    valid once the comparison is over, and not for `equivalent`, which answers another question."""
+    """The state of a sequential comparison.
+
+    Attributes:
+        verdict: The decision.
+        final: The comparison is over: it is decided, or the declared maximum is reached.
+        critical: The excess |only_a - only_b| that decides at this look.
+        p: The p-value, valid when the comparison is over. It does not apply to `equivalent`.
+    """
 
     verdict: Literal["a better", "b better", "equivalent", "undecided"]
-    final: bool  # decided, or the declared maximum is reached
+    final: bool
     critical: float
     p: float
 
 
 def spent(time: float, alpha: float = 0.05) -> float:
-    """Error that may be spent up to this share of the maximum: Lan and DeMets' O'Brien-Fleming-like
+    """Error that may be spent up to a share `time` of the maximum: Lan and DeMets' O'Brien-Fleming-like function
     2(1 - Phi(z / sqrt(t))) (Biometrika 1983)."""
     return float(2 * sps.norm.sf(normal_quantile(1 - alpha) / np.sqrt(time))) if time > 0 else 0.0
 
@@ -45,18 +51,26 @@ def sequential_mcnemar(
 ) -> Decision:
     """Group-sequential exact McNemar test with a declared maximum number of pairs.
 
-    The two-sided error is spent as `spent` says. Given the discordant counts, the excess only_a - only_b is a fair
-    random walk under the null, so the boundary of each look follows exactly from convolutions: the error over all looks
-    is at most `alpha`, whatever the looks, provided that neither their times nor the maximum depend on who is ahead.
+    `spent` gives the two-sided error of each look. Given the discordant counts, the excess only_a - only_b is a fair
+    random walk under the null, so the boundary of each look follows exactly from convolutions. The error over all looks
+    is at most `alpha` for any looks, provided that neither their times nor the maximum depend on which side is ahead.
     `p` orders outcomes by the look that ends the comparison, then by excess (Fairbanks and Madsen, Biometrika 1982).
 
-    margin: also ends, as `equivalent`, where Tango's score statistic rejects both a difference of +margin and one of
-    -margin at the look's one-sided level; by normal theory each is wrong with probability `alpha` over all looks. It
-    only ever ends what would have gone on, and so leaves the error of the other verdicts as it is.
+    Args:
+        looks: The looks so far, with growing counts.
+        maximum: The declared maximum number of pairs.
+        alpha: Two-sided error over all looks.
+        margin: A fraction. The test also ends, as `equivalent`, where Tango's score statistic rejects differences of
+            +margin and of -margin at the look's one-sided level. By normal theory, each is wrong with probability
+            `alpha` over all looks. The error of the other verdicts does not change, because this rule only ends
+            comparisons that would otherwise continue.
+
+    Raises:
+        ValueError: The counts are impossible, or exceed the maximum.
     """
     if maximum < 1:
         raise ValueError("the declared maximum must be at least 1 pair")
-    walk = np.array([1.0])  # null distribution of the excess on -d, -d + 2, ..., d, not stopped before
+    walk = np.array([1.0])  # null distribution of the excess on -d, -d + 2, ..., d, of walks not stopped yet
     used, before, critical, p = 0.0, Look(0, 0, 0), float("inf"), 1.0
     shares = tuple(look.pairs / maximum for look in looks)
     levels = () if margin is None else sequential_levels(shares, alpha)
@@ -90,10 +104,10 @@ def sequential_mcnemar(
 
 @cache
 def sequential_levels(times: tuple[float, ...], alpha: float = 0.05) -> tuple[float, ...]:
-    """One-sided critical values of a standard normal score at these growing shares of the maximum, its error spent as
-    `spent` says: Brownian motion on a grid, look by look (Armitage, McPherson and Rowe, JRSS A 1969)."""
-    grid, step = np.linspace(-8.0, 8.0, 1601, retstep=True)  # of the motion, whose variance is the time
-    density = np.zeros_like(grid)  # of what has not stopped before
+    """One-sided critical values of a standard normal score at growing shares of the maximum, with the error of `spent`:
+    Brownian motion on a grid, look by look (Armitage, McPherson and Rowe, JRSS A 1969)."""
+    grid, step = np.linspace(-8.0, 8.0, 1601, retstep=True)  # values of the motion; its variance is the time
+    density = np.zeros_like(grid)  # of the paths that have not stopped yet
     levels: list[float] = []
     before = 0.0
     for time in times:

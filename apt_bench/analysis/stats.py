@@ -1,7 +1,7 @@
-"""Intervals and tests for success rates, on scipy and statsmodels where they have them.
+"""Intervals, tests, adjustments and power for success rates.
 
-Rates are fractions in [0, 1]. Empty cells are allowed everywhere: nothing observed gives the whole range as interval
-and p = 1. `docs/statistics.md` says which method the reports use where, and why.
+Rates are fractions in [0, 1]. Samples may be empty everywhere: the interval is then the whole range, and p = 1.
+docs/statistics.md says which method the reports use where, and why.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Estimate(NamedTuple):
 
 
 def normal_quantile(level: float) -> float:
-    """z of a central interval of this level."""
+    """The standard normal quantile z of a central interval of this level."""
     if not 0 < level < 1:
-        raise ValueError(f"confidence level must lie in (0, 1), not {level}")
+        raise ValueError(f"confidence level must be between 0 and 1, not {level}")
     return float(sps.norm.ppf(0.5 + level / 2))
 
 
@@ -67,8 +67,8 @@ def clopper_pearson(successes: int, n: int, level: float = 0.95) -> Interval:
 
 
 def jeffreys(successes: int, n: int, level: float = 0.95) -> Interval:
-    """Equal-tailed posterior interval under Jeffreys' prior, with the ends 0 and 1 kept at 0 and n successes (Brown,
-    Cai and DasGupta, Statistical Science 2001)."""
+    """Equal-tailed posterior interval under Jeffreys' prior; it ends at 0 for 0 successes and at 1 for n (Brown, Cai
+    and DasGupta, Statistical Science 2001)."""
     tail = (1 - level) / 2
     a, b = successes + 0.5, n - successes + 0.5
     low = 0.0 if successes == 0 else float(sps.beta.ppf(tail, a, b))
@@ -94,7 +94,7 @@ def newcombe_paired(
     both: float, only_a: float, only_b: float, neither: float, level: float = 0.95
 ) -> Interval:
     """Interval of p_a - p_b for matched pairs: Newcombe's method 10 (Stat Med 1998;17:2635), with its continuity
-    correction of phi. Counts of pairs in which both, only a, only b, neither succeeded."""
+    correction of phi. The counts are pairs in which both, only a, only b and neither succeeded."""
     n = both + only_a + only_b + neither
     if n <= 0:
         return Interval(-1.0, 1.0)
@@ -113,9 +113,12 @@ def newcombe_paired(
 
 
 def tango(pairs: float, only_a: float, only_b: float, level: float = 0.95) -> Interval:
-    """Score interval of p_a - p_b for matched pairs (Tango, Stat Med 1998;17:891): the differences that a score test
-    with the restricted variance does not reject. It keeps its error where few pairs differ, which non-inferiority
-    needs. Real counts are allowed, for weighted means with an effective number of pairs."""
+    """Score interval of p_a - p_b for matched pairs (Tango, Stat Med 1998;17:891).
+
+    It contains the differences that a score test with the restricted variance does not reject. It keeps its error rate
+    where few pairs differ, which a non-inferiority test needs. Real counts are allowed, for weighted means with an
+    effective number of pairs.
+    """
     if pairs <= 0:
         return Interval(-1.0, 1.0)
     z = normal_quantile(level)
@@ -133,11 +136,19 @@ def tango(pairs: float, only_a: float, only_b: float, level: float = 0.95) -> In
 
 
 def tango_score(d: float, n: float, a: ArrayLike, b: ArrayLike) -> Any:
-    """Tango's score statistic of the difference d from n pairs, a and b of them won by one side alone (any one shape):
-    falls from +inf to -inf with d. `q`: the restricted estimate of P(only b)."""
+    """Tango's score statistic of the difference d. It decreases from +inf to -inf with d.
+
+    Args:
+        d: The difference p_a - p_b.
+        n: Number of pairs.
+        a: Pairs in which only a succeeded; any shape.
+        b: Pairs in which only b succeeded; the same shape.
+    """
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     linear, constant = (2 * n - a + b) * d - a - b, -b * d * (1 - d)
-    q = (np.sqrt(np.maximum(0.0, linear * linear - 8 * n * constant)) - linear) / (4 * n)
+    q = (np.sqrt(np.maximum(0.0, linear * linear - 8 * n * constant)) - linear) / (
+        4 * n
+    )  # estimate of P(only b)
     variance = n * (2 * q + d * (1 - d))
     excess = a - b - n * d
     safe = np.where(variance > 1e-12, variance, 1.0)
@@ -147,8 +158,8 @@ def tango_score(d: float, n: float, a: ArrayLike, b: ArrayLike) -> Any:
 def mcnemar(only_a: float, only_b: float, alternative: Alternative = "two-sided") -> float:
     """Exact McNemar p-value: the binomial test of the discordant pairs against 1/2. `less`: a is worse than b.
 
-    Two-sided, fewer than 6 discordant pairs can never reach 0.05. Real counts are allowed: the binomial tail is an
-    incomplete beta function (Abramowitz and Stegun 26.5.24), which is there between whole numbers too.
+    A two-sided test with fewer than 6 discordant pairs never reaches 0.05. Real counts are allowed: the binomial tail
+    is an incomplete beta function (Abramowitz and Stegun 26.5.24), which is also defined between whole numbers.
     """
     if alternative == "less":
         return _half_tail(only_b, only_a)
@@ -158,7 +169,7 @@ def mcnemar(only_a: float, only_b: float, alternative: Alternative = "two-sided"
 
 
 def _half_tail(k: float, rest: float) -> float:
-    """P(X >= k) for X from k + rest throws of a fair coin."""
+    """P(X >= k), where X counts the heads of k + rest tosses of a fair coin."""
     return 1.0 if k <= 0 else float(sps.beta.cdf(0.5, k, rest + 1))
 
 
@@ -173,7 +184,7 @@ def fisher(k1: int, n1: int, k2: int, n2: int) -> float:
 
 
 def holm(pvalues: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values (family-wise error; Scand J Stat 1979), for the contrasts declared in advance."""
+    """Holm's adjusted p-values (family-wise error; Scand J Stat 1979), for contrasts that are declared in advance."""
     p = np.asarray(pvalues, dtype=float)
     order = np.argsort(p, kind="stable")
     steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
@@ -183,7 +194,7 @@ def holm(pvalues: Sequence[float]) -> list[float]:
 
 
 def benjamini_hochberg(pvalues: Sequence[float]) -> list[float]:
-    """Benjamini and Hochberg's adjusted p-values (false discovery rate), for exploring many tasks."""
+    """Benjamini and Hochberg's adjusted p-values (false discovery rate), to explore many tasks."""
     return [float(p) for p in sps.false_discovery_control(pvalues)] if len(pvalues) else []
 
 
@@ -200,25 +211,37 @@ def macro_mean(
 ) -> Estimate:
     """Mean over cells of the mean over tasks of the mean over episodes, with a task-clustered percentile bootstrap.
 
-    Each resample draws tasks within their cell, then episodes within each drawn task, both with replacement. The
-    bootstrap is blind where the sample does not vary (0 of 50 would get an interval of width 0), so the result is never
-    narrower than Wilson's interval at the effective number of episodes, which ignores the tasks.
+    Each resample draws tasks within their cell, then episodes within each drawn task, both with replacement. Where the
+    sample does not vary, a bootstrap interval has width 0 (for example 0 of 50). So the result is never narrower than
+    Wilson's interval at the effective number of episodes, which ignores the tasks.
 
-    success (n,): in [0, 1]. tasks, cells (n,): any integer labels. Empty: nan with the whole range.
+    Args:
+        success: (n,) values in [0, 1].
+        tasks: (n,) any integer labels.
+        cells: (n,) any integer labels; None = one cell.
+        level: Level of the interval.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        The mean and its interval; without any episode, nan with the whole range.
     """
     value = np.asarray(success, dtype=float)
     if len(value) == 0:
         return Estimate(float("nan"), 0.0, 1.0)
     weights = macro_weights(tasks, cells)
-    draws, spare = _bootstrap(value, tasks, cells, resamples, seed)
+    draws, freedom = _bootstrap(value, tasks, cells, resamples, seed)
     mean, n = float(weights @ value), _effective(weights)
-    return _estimate(mean, draws, spare, wilson(min(n, mean * n), n, level), level)
+    return _estimate(mean, draws, freedom, wilson(min(n, mean * n), n, level), level)
 
 
 def macro_weights(tasks: ArrayLike, cells: ArrayLike | None = None) -> np.ndarray:
-    """The weight of each episode in the mean over cells of the mean over tasks; their sum is 1.
+    """The weight of each episode in the mean over cells of the mean over tasks. The weights sum to 1.
 
-    tasks, cells (n,): any integer labels; a task belongs to one cell."""
+    Args:
+        tasks: (n,) any integer labels; a task belongs to one cell.
+        cells: (n,) any integer labels; None = one cell.
+    """
     group = np.asarray(tasks)
     cell = np.zeros(len(group), dtype=int) if cells is None else np.asarray(cells)
     weights, names = np.empty(len(group)), np.unique(cell)
@@ -230,15 +253,15 @@ def macro_weights(tasks: ArrayLike, cells: ArrayLike | None = None) -> np.ndarra
 
 
 def _effective(weights: np.ndarray) -> float:
-    return 1 / float(weights @ weights)  # Kish's effective sample size: n where all weights agree
+    return 1 / float(weights @ weights)  # Kish's effective sample size: n where all weights are equal
 
 
-def _estimate(mean: float, draws: np.ndarray, spare: int, floor: Interval, level: float) -> Estimate:
+def _estimate(mean: float, draws: np.ndarray, freedom: int, floor: Interval, level: float) -> Estimate:
     tail = (1 - level) / 2
     if (
-        spare
-    ):  # few tasks: widened to Student's t (after Hesterberg, Am Stat 2015;69:371), or coverage falls short
-        tail = float(sps.norm.cdf(sps.t.ppf(tail, spare)))
+        freedom
+    ):  # with few tasks the coverage is too small without Student's t (Hesterberg, Am Stat 2015;69:371)
+        tail = float(sps.norm.cdf(sps.t.ppf(tail, freedom)))
     low, high = np.quantile(draws, [tail, 1 - tail])
     return Estimate(mean, min(float(low), floor.low, mean), max(float(high), floor.high, mean))
 
@@ -252,18 +275,19 @@ def _bootstrap(
 ) -> tuple[np.ndarray, int]:
     """`resamples` bootstrap macro means, and the degrees of freedom between tasks.
 
-    Drawing n episodes with replacement = one multinomial draw over the distinct values: it costs nothing per episode.
+    To draw n episodes with replacement is one multinomial draw over the distinct values, which costs nothing per
+    episode.
     """
     group = np.asarray(tasks)
     cell = np.zeros(len(value), dtype=int) if cells is None else np.asarray(cells)
     rng = np.random.default_rng(seed)
-    draws, spare = np.zeros(resamples), 0
+    draws, freedom = np.zeros(resamples), 0
     names = np.unique(cell)
     for name in names:
         inside = np.flatnonzero(cell == name)
         labels, index = np.unique(group[inside], return_inverse=True)
         sizes = np.bincount(index)
-        spare += len(labels) - 1
+        freedom += len(labels) - 1
         picked = rng.integers(len(labels), size=(resamples, len(labels)))
         means = np.empty(picked.shape)
         for t in range(len(labels)):
@@ -272,32 +296,38 @@ def _bootstrap(
             drawn = rng.multinomial(sizes[t], counts / sizes[t], size=int(here.sum()))
             means[here] = drawn @ levels / sizes[t]
         draws += means.mean(axis=1) / len(names)
-    return draws, spare
+    return draws, freedom
 
 
 # --- power ------------------------------------------------------------------------------------------------------------
 
 
 MOST = 10**9
-"""Pairs, at most, that a power is computed for."""
+"""Most pairs for which a power is computed."""
 
 
 def mcnemar_critical(discordant: np.ndarray, alpha: float) -> np.ndarray:
-    """Largest count c of the rarer side, per number of discordant pairs, that the exact two-sided test still rejects;
-    -1 where none does."""
+    """Largest count of the rarer side that the exact two-sided test rejects, per number of discordant pairs; -1 where
+    it rejects none."""
     c = sps.binom.ppf(alpha / 2, discordant, 0.5)
     c = np.where(sps.binom.cdf(c, discordant, 0.5) > alpha / 2, c - 1, c)
     return np.where(discordant == 0, -1, c)
 
 
 def paired_power(pairs: int, difference: float, discordance: float, alpha: float = 0.05) -> float:
-    """Exact power of the two-sided exact McNemar test: `discordance` = share of pairs that differ, `difference` =
-    p_a - p_b."""
+    """Exact power of the two-sided exact McNemar test.
+
+    Args:
+        pairs: Number of matched episodes.
+        difference: True difference p_a - p_b.
+        discordance: Share of pairs in which only one side succeeds.
+        alpha: Size of the test.
+    """
     if not abs(difference) <= discordance <= 1:
-        raise ValueError("discordance must lie between |difference| and 1")
+        raise ValueError("discordance must be between |difference| and 1")
     if discordance == 0:
         return 0.0
-    low, high = sps.binom.interval(1 - 1e-12, pairs, discordance)  # what lies beyond is less than rounding
+    low, high = sps.binom.interval(1 - 1e-12, pairs, discordance)  # the rest is below rounding error
     d = np.arange(int(low), int(high) + 1)
     c = mcnemar_critical(d, alpha)
     p = (1 + difference / discordance) / 2
@@ -306,8 +336,19 @@ def paired_power(pairs: int, difference: float, discordance: float, alpha: float
 
 
 def paired_sample_size(difference: float, discordance: float, power: float = 0.8, alpha: float = 0.05) -> int:
-    """Smallest number of pairs from which on the exact McNemar test keeps this power. Starts at Connor's formula
-    (Biometrics 1987), which the exact test needs a little more than. Raises UserError above `MOST`."""
+    """Smallest number of pairs from which on the exact McNemar test has at least this power.
+
+    The search starts at Connor's formula (Biometrics 1987); the exact test needs slightly more pairs.
+
+    Args:
+        difference: True difference p_a - p_b, not 0.
+        discordance: Share of pairs in which only one side succeeds.
+        power: The power.
+        alpha: Size of the test.
+
+    Raises:
+        UserError: More than `MOST` pairs are needed.
+    """
     if difference == 0:
         raise ValueError("a difference of 0 can never be detected")
     za, zb = normal_quantile(1 - alpha), float(sps.norm.ppf(power))
@@ -315,15 +356,15 @@ def paired_sample_size(difference: float, discordance: float, power: float = 0.8
     n = max(6, int(np.ceil(min((root / difference) ** 2, 2.0 * MOST))))
     if n > MOST:
         raise UserError(f"More than {MOST:,} pairs would be needed. Ask about a larger difference.")
-    # The exact power is a saw of small teeth: ask for the whole next tooth to stay above.
+    # The exact power is not monotonic: it rises in small saw teeth. So the next five sizes must all have it.
     while min(paired_power(m, difference, discordance, alpha) for m in range(n, n + 5)) < power:
         n += max(1, n // 200)
     return n
 
 
 def unpaired_sample_size(p1: float, p2: float, power: float = 0.8, alpha: float = 0.05) -> float:
-    """Episodes per arm for the two-sided comparison of independent proportions: the formula of R's `power.prop.test`
-    (not rounded up)."""
+    """Episodes per policy for the two-sided comparison of independent proportions, not rounded up: the formula of R's
+    `power.prop.test`."""
     if p1 == p2:
         raise ValueError("a difference of 0 can never be detected")
     za, zb, mean = normal_quantile(1 - alpha), float(sps.norm.ppf(power)), (p1 + p2) / 2
@@ -332,7 +373,7 @@ def unpaired_sample_size(p1: float, p2: float, power: float = 0.8, alpha: float 
 
 
 def unpaired_power(n: int, p1: float, p2: float, alpha: float = 0.05) -> float:
-    """Power with `n` episodes per arm: the inverse of `unpaired_sample_size`."""
+    """Power with `n` episodes per policy: the inverse of `unpaired_sample_size`."""
     mean = (p1 + p2) / 2
     spread = np.sqrt(p1 * (1 - p1) + p2 * (1 - p2))
     if spread == 0:

@@ -24,11 +24,11 @@ def make_env(
     """One cell of a suite as a `gymnasium.Env`.
 
     Args:
-        suite: A name, the path of a YAML file, or a Suite, which is registered (`register_suite`).
+        suite: A suite's name, the path of its YAML file, or a Suite, which is then registered (`register_suite`).
         cell: The cell's name.
-        cameras: Cameras of the observation; () renders nothing and is fast.
+        cameras: Cameras of the observation; () renders no images, which is fast.
         render_mode: "rgb_array", or None.
-        unpinned: Use another simulator than the suite's.
+        unpinned: Allow another simulator than the suite's; scores then are not comparable.
 
     Returns:
         The environment; see `apt_bench.envs.gym.SuiteEnv` for its spaces and the options of `reset`.

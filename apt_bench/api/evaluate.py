@@ -50,30 +50,30 @@ def evaluate(
 
     Args:
         policy: A name (`apt-bench ls policies`), "module:Class", a class, or an instance. An instance, and a class that
-            other processes cannot import (one of a notebook), runs in this process with `workers=0`.
-        suite: A name, the path of a YAML file, or a Suite, which is registered (`register_suite`).
+            other processes cannot import (for example of a notebook), runs in this process with `workers=0`.
+        suite: A suite's name, the path of its YAML file, or a Suite, which is then registered (`register_suite`).
         cells: Cells of the suite; () = its headline cells.
         tasks: Names of tasks, parts of names, or indices in the cell; () = all.
-        episodes: Initial states per task; None = the suite's number.
+        episodes: Number of initial states per task; None = the suite's.
         seed: Seed of the scenes; None = the suite's.
-        execute: Actions executed of each chunk; None = the policy's number.
+        execute: Execute horizon: actions executed of each chunk; None = the policy's.
         probes: Language probes, in addition to the cells' own prompts.
         policy_args: Arguments of the policy's class.
         workers: Rollout processes, "auto" or a number; 0 = everything in this process.
         out: Run directory; None = a folder in results/runs, named after suite, policy and protocol. An instance without
             `out` gets a new directory in each call, because its arguments are not known.
-        unpinned: Run with another simulator than the suite's; scores then mean something else.
-        progress: Print progress.
+        unpinned: Allow another simulator than the suite's; scores then are not comparable.
+        progress: Print the progress.
         **more: Other fields of `rollout.options.RunOptions`: file, limit, instruction_source, video, save_actions,
             ray_address, attempts, hang_timeout, against, margin (a fraction), track.
 
     Returns:
-        The run, read from its directory. A RuntimeWarning says where episodes are missing.
+        The run, read from its directory. Missing episodes give a RuntimeWarning.
 
     Raises:
-        UserError: Bad input, a policy that cannot be used, or a run that had to stop (a full disk, lost episodes in a
-            row). What was recorded is safe.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; the episodes so far are recorded.
+        UserError: Bad input, a policy that cannot be used, or a run that had to stop (a full disk, several lost
+            episodes in a row). The recorded episodes are safe.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the finished episodes are recorded.
     """
     for name in more:
         if name not in OPTIONS or name in ("policy", "stop_when"):
@@ -83,7 +83,7 @@ def evaluate(
             more["against"].path if isinstance(more["against"], Run) else path_of(more["against"], "against")
         )
     elif "margin" in more:
-        raise UserError("margin goes with against=RUN.")
+        raise UserError("margin is only allowed with against=RUN.")
     if policy_args is not None and not isinstance(policy_args, Mapping):
         raise UserError("policy_args must be a mapping, such as {'seed': 1}.")
     options = RunOptions.of(
@@ -118,58 +118,58 @@ def evaluate(
 
 
 run = evaluate
-"""`evaluate` under the name of the command."""
+"""The same function under the name of the command."""
 
 
-# --- policies that no other process can import ----------------------------------------------------------------
+# --- policies that other processes cannot import ----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class HeldPolicy(PolicyRef):
-    """A policy that was made in this process and stays there."""
+    """A policy object of this process, which other processes cannot make."""
 
     made: GuardedPolicy | None = None
 
     def load(self) -> GuardedPolicy:
-        """The policy itself."""
+        """The policy object."""
         assert self.made is not None
         return self.made
 
     def declared(self) -> PolicySpec:
-        """What it declares."""
+        """The specification that it declares."""
         return self.load().spec
 
     def digest(self) -> None:
-        """Its weights are not hashed."""
+        """None: its weights cannot be hashed."""
 
     def of_directory(self, out: Path | None) -> HeldPolicy:
-        """The same, known by its run directory: two instances of a class are never taken for one policy."""
+        """The same policy with its run directory as an argument, so that two instances are never the same policy."""
         args = {**self.args, "instance": out.name if out else ""}
         return HeldPolicy(self.name, self.policy, args=args, placement="worker", made=self.made)
 
 
 def _reference(policy: AnyPolicy, args: Mapping[str, Any], options: RunOptions) -> PolicyRef:
-    """How the run makes its policy."""
+    """The reference from which the run makes its policy."""
     if isinstance(policy, str):
         return find_policy(policy, args, options.execution.file)
     name = _class_name(policy)
     if options.execution.file is not None:
-        raise UserError("`file` goes with the name of a policy that executes one.")
+        raise UserError("`file` is only allowed with the name of a policy that executes a file.")
     if isinstance(policy, type):
         if _importable(policy, name):
             return find_policy(name, args)
         made = PolicyRef(name, name, args=args).make(policy)
         return HeldPolicy(name, name, args=dict(args), made=made)
     if args:
-        raise UserError("policy_args go with a policy's name or class; an instance is made already.")
+        raise UserError("policy_args are only allowed with a policy's name or class, not with an instance.")
     return HeldPolicy(name, name, made=PolicyRef(name, name).checked(policy))
 
 
 def _in_this_process(options: RunOptions, ref: HeldPolicy) -> RunOptions:
-    """The options with `workers` 0, and a directory of its own where none is given."""
+    """The options with `workers` 0, and a new run directory where none is given."""
     if options.execution.workers not in ("auto", "0"):
         raise UserError(
-            f"{ref.name} runs in this process only: leave `workers` out, or give the policy by a name or as "
+            f"{ref.name} runs in this process only. Leave `workers` out, or give the policy by its name or as "
             "'module:Class'."
         )
     out = options.output.out or _fresh(
@@ -179,14 +179,14 @@ def _in_this_process(options: RunOptions, ref: HeldPolicy) -> RunOptions:
 
 
 def _fresh(stem: Path) -> Path:
-    """The first of stem-instance1, stem-instance2, ... that is not there."""
+    """The first of stem-instance1, stem-instance2, ... that does not exist."""
     return next(
         p for n in itertools.count(1) if not (p := stem.with_name(f"{stem.name}-instance{n}")).exists()
     )
 
 
 def _importable(kind: type, name: str) -> bool:
-    """Whether another process finds this class under its name."""
+    """Whether another process can import this class by its name."""
     if kind.__module__ == "__main__":
         return False
     try:

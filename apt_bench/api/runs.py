@@ -1,4 +1,4 @@
-"""Runs that are on disk: `load_run`, `Run`, `compare`."""
+"""Reads and compares run directories: `load_run`, `Run`, `compare`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ SUMMARY = [
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory, read. `evaluate` and `load_run` make it."""
+    """One run directory, read. `evaluate` and `load_run` return it. `data` is internal."""
 
-    data: data.Run  # what reports read
+    data: data.Run
 
     @property
     def path(self) -> Path:
@@ -47,26 +47,26 @@ class Run:
 
     @property
     def info(self) -> dict[str, Any]:
-        """`run.json`: policy, versions, command, machine, times, and what was asked for."""
+        """`run.json`: policy, versions, command, machine, times, and the requested episodes."""
         return dict(self.data.info)
 
     @cached_property
     def episodes(self) -> pd.DataFrame:
-        """One row per episode, those under language probes included (`prompt` is then the probe's name).
+        """One row per episode, including those under language probes (`prompt` is then the probe's name).
 
-        The columns have stable names; docs/api.md gives each one's meaning and unit. After the fixed columns come
-        `seconds_*` (seconds that a part of the episode took) and `score_*` (scores of a composite task), one for each
-        part that was recorded.
+        The columns have stable names; docs/api.md gives their meanings and units. After the fixed columns come
+        `seconds_*` (seconds per part of the episode) and `score_*` (scores of a composite task), one for each recorded
+        part.
         """
         frame = pd.concat([self.data.frame, self.data.probed]).sort_index().reset_index(drop=True)
         return frame.drop(columns=INTERNAL)
 
     def summary(self) -> pd.DataFrame:
-        """One row per cell, of episodes under the cells' own prompts.
+        """One row per cell, over the episodes under the cells' own prompts.
 
         Columns: `suite`, `cell`; `successes`, `episodes` (finished ones); `rate` = successes / episodes with its Wilson
-        95% interval `low`, `high`, all fractions (NaN, 0, 1 without a finished episode); `requested` (episodes that
-        were asked for), `coverage` = episodes / requested, `errors` (recorded episodes without a result).
+        95% interval `low`, `high`, all fractions (NaN, 0, 1 without a finished episode); `requested` episodes,
+        `coverage` = episodes / requested, `errors` (recorded episodes without a result).
         """
         rows = []
         for cell in cell_summaries(self.data).values():
@@ -111,12 +111,12 @@ def compare(
 
     Args:
         a: A run, or its directory.
-        b: The other; differences are a - b.
+        b: The other run, or its directory; differences are a - b.
         force: Compare although the protocols differ.
 
     Returns:
         The comparison: `overall`, `cells` and `tasks` hold `contrasts.Contrast` objects (rates, difference with its 95%
-        interval, p, verdict), `cautions` what limits them.
+        interval, p, verdict); `cautions` are sentences about limits.
 
     Raises:
         UserError: The runs share no cell, or their protocols differ and `force` is False.

@@ -129,8 +129,8 @@ def _bars(axis: Axes, values: Sequence[Any], rows: Sequence[Row], colours: Seque
 def heat_map(run: Run) -> Figure | None:
     """Success per task: one row per cell, one square per task.
 
-    A square is placed at the task's number (`apt-bench ls tasks`). If any task has no number, the squares are ordered as
-    in the per-task table.
+    A square is placed at the task's number (`apt-bench ls tasks`). If any task has no number, the squares have the
+    order of the per-task table.
     """
     frames = cell_frames(run, finished=True)
     found = {

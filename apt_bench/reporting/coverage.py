@@ -30,7 +30,8 @@ def missing(runs: Sequence[Run]) -> list[str]:
             lost, requested = sum(s.missing for s in few), sum(s.requested for s in few)
             found.append(
                 f"{run.label}: {lost} of {requested} episodes have no result, {sum(s.errors for s in few)} of them "
-                f"errors ({', '.join(s.label for s in few)}; each cell has at least {COVERAGE_GATE:.0%} of its episodes)."
+                f"errors ({', '.join(s.label for s in few)}; each cell has at least {COVERAGE_GATE:.0%} of its "
+                "episodes)."
             )
         for s in summaries.values():
             name = f"{run.label}, {s.label}"
@@ -143,8 +144,8 @@ def coverage_table(runs: Sequence[Run]) -> Table:
     ]  # fmt: skip
     note = (
         "Requested: episodes that the run was asked for, whether they ran or not. Errors (of a worker, the GL context "
-        f"or a server) are missing data. A cell enters averages if its coverage is at least {COVERAGE_GATE:.0%}. {WORST}: "
-        "success in % if every missing episode failed, and if every one succeeded."
+        f"or a server) are missing data. A cell enters averages if its coverage is at least {COVERAGE_GATE:.0%}. "
+        f"{WORST}: success in % if every missing episode failed, and if every one succeeded."
     )
     return Table("coverage", "Coverage", columns, rows, (note,))
 

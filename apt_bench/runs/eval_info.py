@@ -1,8 +1,8 @@
-"""lerobot's `eval_info.json`, in and out.
+"""Imports and exports lerobot's `eval_info.json`.
 
-The file holds per task a list of successes, one per episode in the order they ran, and their means per group of tasks
-and overall. It knows neither initial states nor errors, so imported episodes are never matched with those of another
-run: `compare` treats them as unpaired, `check` refuses them.
+For each task, the file has a list of successes, one per episode in the order in which they ran, and means per task
+group and overall. It has no initial states and no errors. So imported episodes are never matched with those of
+another run: `compare` treats them as unpaired, and `check` refuses them.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from apt_bench.runs.records import EpisodeRecord
 from apt_bench.suites import EpisodeKey, iter_suites
 
 IMPORTED = "imported"
-"""Prompt source of imported episodes: the file does not say what was sent."""
+"""Prompt source of imported episodes: the file does not give the instruction."""
 
 UNNAMED = "eval"
-"""Group of a file that names none: lerobot's before version 0.4."""
+"""Task group of a file that names none, which lerobot wrote before version 0.4."""
 
 NAME_LENGTH = 200
-"""Characters of a group or task of the file, at most."""
+"""Longest name of a task group or task in characters."""
 
 
 def benchmarks() -> dict[str, tuple[str, str]]:
-    """lerobot's task group (`libero_spatial`) -> the suite and cell it is here."""
+    """lerobot's task group (`libero_spatial`) -> the suite and the cell that are the same tasks here."""
     return {
         str(c.args["benchmark"]): (s.name, c.name)
         for s in iter_suites()
@@ -49,14 +49,22 @@ def benchmarks() -> dict[str, tuple[str, str]]:
 
 
 def read_eval_info(path: Path, policy: str, group: str | None = None) -> list[EpisodeRecord]:
-    """The episodes of an `eval_info.json`. Raises UserError, saying where the file is not as lerobot writes it.
+    """Read the episodes of an `eval_info.json`.
 
-    Episode i of task t becomes key (suite, cell, `task_t`, i, seed 0, prompt `default`). A group that no shipped suite
-    has is a cell of suite `lerobot`. group: of a file of lerobot before 0.4 (`per_episode`), which has one task and
-    does not name it; `UNNAMED` by default.
+    Episode i of task t gets the key (suite, cell, `task_t`, i, seed 0, prompt `default`). A task group that no suite
+    has becomes a cell of suite `lerobot`.
+
+    Args:
+        path: The file.
+        policy: Name of the policy in the records.
+        group: Task group of a file of lerobot before 0.4 (`per_episode`), which has one task and does not name it.
+            Default: `UNNAMED`.
+
+    Raises:
+        UserError: The file is not as lerobot writes it; the message says where.
     """
     try:
-        info = parse_json(read_text(path), constants=True)  # the mean of nothing is NaN there
+        info = parse_json(read_text(path), constants=True)  # lerobot writes NaN for a mean over no episodes
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}.") from None
     if isinstance(info, dict) and isinstance(info.get("per_task"), list):
@@ -88,7 +96,7 @@ def read_eval_info(path: Path, policy: str, group: str | None = None) -> list[Ep
 
 
 _Task = tuple[str, str, str, list[Any], Any]
-"""Where its successes lie, group, name, successes, videos."""
+"""Place in the file (for messages), group, name, successes, videos."""
 
 
 def _tasks(path: Path, items: list[Any]) -> Iterator[_Task]:
@@ -113,11 +121,11 @@ def _tasks(path: Path, items: list[Any]) -> Iterator[_Task]:
 
 
 def _single_task(path: Path, info: Mapping[str, Any], group: str) -> _Task:
-    """The file of lerobot before 0.4: one task, one object per episode."""
+    """The task of a file of lerobot before 0.4: one task, one object per episode."""
     episodes = info["per_episode"]
     for i, episode in enumerate(episodes):
         if not isinstance(episode, dict) or "success" not in episode:
-            raise UserError(f"{path}: per_episode[{i}] is no object with a 'success'.")
+            raise UserError(f"{path}: per_episode[{i}] is not an object with a 'success'.")
     where = f"{_literal(str(path))}: per_episode[{{i}}]: success"
     return where, _name(group, "--group"), "0", [e["success"] for e in episodes], info.get("video_paths")
 
@@ -151,9 +159,20 @@ def _record(key: EpisodeKey, policy: str, success: bool, video: str | None) -> E
 
 
 def import_eval_info(path: Path, out: Path, policy: str, group: str | None = None) -> int:
-    """Write a run directory from an `eval_info.json`, see `read_eval_info`; returns its number of episodes.
+    """Write a run directory from an `eval_info.json` (`read_eval_info`): completely or not at all.
 
-    The directory is there as a whole or not at all. Raises UserError where it holds anything already."""
+    Args:
+        path: The file.
+        out: The run directory: new or empty.
+        policy: Name of the policy.
+        group: Task group, for a file that names none.
+
+    Returns:
+        The number of episodes.
+
+    Raises:
+        UserError: The file is damaged, or `out` is not empty or cannot be written.
+    """
     records = read_eval_info(path, policy, group)
     requested: dict[str, dict[str, int]] = {}
     cells: dict[str, str] = {}
@@ -163,10 +182,10 @@ def import_eval_info(path: Path, out: Path, policy: str, group: str | None = Non
         tasks = requested.setdefault(r.key.cell, {})
         tasks[r.key.task] = tasks.get(r.key.task, 0) + 1
     protocol = {"suite": ", ".join(sorted(set(cells.values()))), IMPORTED: "lerobot eval_info.json"}
-    if cells == {UNNAMED: "lerobot"} and group is None:  # nobody knows whether two such files are comparable
+    if cells == {UNNAMED: "lerobot"} and group is None:  # two such files may be of different tasks
         protocol["unnamed task, import with --group NAME"] = sha256(path)[:8]
     run = {"policy": {"name": policy}, "requested": requested, "source": str(path)}
-    there = out.exists()
+    existed = out.exists()
     with exclusive(out, "apt-bench import"):
         if any(out.iterdir()):
             what = "already holds a run" if (out / "protocol.json").exists() else "is not empty"
@@ -183,15 +202,22 @@ def import_eval_info(path: Path, out: Path, policy: str, group: str | None = Non
             part.replace(out)
         except OSError as error:
             try_remove(part)
-            if not there:
+            if not existed:
                 try_remove(out)
             raise UserError(f"Cannot write the run directory {out}: {reason(error)}.") from None
     return len(records)
 
 
 def eval_info(records: Sequence[EpisodeRecord], wall_seconds: float | None = None) -> dict[str, Any]:
-    """The records as `eval_info.json`. Errors are left out, there is no place for them; so are probes, which are not
-    the task. LIBERO's reward is its success, so rewards are 0 or 1. Task ids count the task names in order."""
+    """The records as the content of an `eval_info.json`.
+
+    Errors are left out, since the file has no place for them, and so are episodes under language probes. LIBERO's
+    reward is its success, so rewards are 0 or 1. Task ids number the sorted task names.
+
+    Args:
+        records: Records of a run, one per key.
+        wall_seconds: Wall-clock time of the run.
+    """
     names = {cell: group for group, cell in benchmarks().items()}
     groups: dict[str, dict[str, list[EpisodeRecord]]] = {}
     for r in records:

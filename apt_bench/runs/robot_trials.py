@@ -1,11 +1,11 @@
-"""Real-robot trials: a randomised, blinded sheet to fill in by hand, and its way into the records of every other run.
+"""Real-robot trials: writes a randomised, blinded sheet to fill in by hand, and imports it as run directories.
 
-    plan.csv   what is to be tried: cell, task, instruction, trials       (written by a person)
-    sheet.csv  one line per trial in the order to run them, under a code  (filled in by a person)
-    key.csv    which policy hides behind each code                        (opened only by whoever starts the policy)
+    plan.csv   conditions to test: cell, task, instruction, trials        (a person writes it)
+    sheet.csv  one row per trial, in the order to run them, with a code   (a person fills it in)
+    key.csv    the policy of each code                                    (only for the person who starts the policy)
 
-Each initial condition is one block: every policy tries it, in random order, before the next one is set up. So
-conditions pair, and what drifts over the day (light, wear, the operator) meets all policies alike.
+Each initial condition is one block: every policy runs it, in random order, before the next condition is set up. So the
+policies' trials are matched, and drift over the day (light, wear, the operator) affects all policies alike.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ WORDS = {
     **dict.fromkeys(("0", "no", "n", "false"), "failure"),
 }
 MOST = 100_000
-"""Trials on a sheet."""
+"""Most trials of each policy on a sheet."""
 
 SPREADSHEET_DIGITS = 15
-"""A spreadsheet rounds whole numbers that have more."""
+"""A spreadsheet rounds whole numbers with more digits."""
 
-_LETTERS = "BCDFGHJKLMNPQRSTVWXZ"  # no vowels: no words by chance
+_LETTERS = "BCDFGHJKLMNPQRSTVWXZ"  # without vowels, so that no code is a word
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One line of the plan."""
+    """One row of the plan."""
 
     cell: str
     task: str
@@ -57,7 +57,7 @@ class Condition:
 
 
 def read_plan(path: Path) -> list[Condition]:
-    """The conditions of a plan. Raises UserError with every line that cannot be read."""
+    """Read the conditions of a plan. Raises UserError that names every row that is wrong."""
     rows = read_rows(path, PLAN)
     problems, found = [], []
     for number, row in rows:
@@ -70,32 +70,44 @@ def read_plan(path: Path) -> list[Condition]:
             found.append(Condition(row["cell"], row["task"], row["instruction"] or row["task"], int(count)))
     names = [(c.cell, c.task) for c in found]
     problems += [
-        f"task '{t}' of cell '{c}' stands there twice"
-        for c, t in sorted(set(names))
-        if names.count((c, t)) > 1
+        f"task '{t}' of cell '{c}' occurs twice" for c, t in sorted(set(names)) if names.count((c, t)) > 1
     ]
     refuse(path, problems)
     if sum(c.trials for c in found) > MOST:
         raise UserError(f"{path} asks for more than {MOST:,} trials of each policy.")
     if not found:
-        raise UserError(f"{path} holds no condition. Write at least one line: {', '.join(PLAN)}.")
+        raise UserError(f"{path} has no condition. Write at least one row: {', '.join(PLAN)}.")
     return found
 
 
 def new_sheet(
     plan: Sequence[Condition], policies: Sequence[str], suite: str, seed: int, scores: Sequence[str] = ()
 ) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """The lines of the sheet, in the order to run them, and of its key. The same seed gives the same order."""
+    """Make a trial sheet.
+
+    Args:
+        plan: The conditions.
+        policies: Names of the policies.
+        suite: The suite's name in the records.
+        seed: Seed of the random order; the same seed gives the same sheet.
+        scores: Names of stages to score, such as t1.
+
+    Returns:
+        The rows of the sheet in the order to run them, and the rows of its key.
+
+    Raises:
+        UserError: A name or the seed is wrong.
+    """
     if not policies or len(set(policies)) < len(policies):
         raise UserError("Name each policy once, and at least one.")
     _folders(policies)
     if not suite.strip():
-        raise UserError("Name the suite that the records are of.")
+        raise UserError("Name the suite of the records.")
     if not 0 <= seed < INTEGERS:
         raise UserError(f"The seed is {seed}; it must be a whole number from 0, below 2 to the power of 63.")
     for score in scores:
         if not re.fullmatch("[a-z0-9_]+", score):
-            raise UserError(f"'{score}' is no name of a score: small letters, digits and _ only.")
+            raise UserError(f"'{score}' is not a name of a score: use lower-case letters, digits and _ only.")
     rng = random.Random(seed)
     blocks = [(condition, init) for condition in plan for init in range(condition.trials)]
     rng.shuffle(blocks)
@@ -118,14 +130,12 @@ def new_sheet(
             blank = dict.fromkeys([*FILLED[:1], *(f"score_{s}" for s in scores), *FILLED[1:]], "")
             sheet.append({**dict(zip(FIXED, map(str, fixed), strict=True)), **blank})
             key.append({"code": code, "policy": policy})
-    key.sort(
-        key=lambda row: row["code"]
-    )  # in the order of the codes, which says nothing about the order of the trials
+    key.sort(key=lambda row: row["code"])  # so that the key does not show the order of the trials
     return sheet, key
 
 
 def _folders(policies: Sequence[str]) -> dict[str, str]:
-    """Policy -> name of the folder of its run. Raises UserError where two share one."""
+    """Policy -> name of its run's folder. Raises UserError where two policies have the same one."""
     found: dict[str, str] = {}
     for policy in policies:
         name = file_name(policy)
@@ -150,11 +160,23 @@ def _codes(count: int, rng: random.Random) -> Any:
 
 
 def write_sheets(out: Path, sheet: Sequence[Mapping[str, str]], key: Sequence[Mapping[str, str]]) -> Path:
-    """Write the sheet, and its key beside it as NAME.key.csv, whose path is returned: both or none."""
+    """Write the sheet and its key, which is called NAME.key.csv: both or neither.
+
+    Args:
+        out: Path of the sheet.
+        sheet: Rows of the sheet.
+        key: Rows of the key.
+
+    Returns:
+        The path of the key.
+
+    Raises:
+        UserError: One of the files exists, or cannot be written.
+    """
     hidden = key_path(out)
     for path in (out, hidden):
         if os.path.lexists(path):
-            raise UserError(f"{path} is already there, perhaps filled in. Give another name.")
+            raise UserError(f"{path} already exists and may be filled in. Give another name.")
     write_csv(hidden, key)
     try:
         write_csv(out, sheet)
@@ -165,35 +187,42 @@ def write_sheets(out: Path, sheet: Sequence[Mapping[str, str]], key: Sequence[Ma
 
 
 def key_path(sheet: Path) -> Path:
-    """Where a sheet's key lies: NAME.key.csv."""
+    """Path of a sheet's key: NAME.key.csv."""
     try:
         return sheet.with_suffix(".key.csv")
     except ValueError:
-        raise UserError(f"'{sheet}' is not the name of a file. Give one, e.g. sheet.csv.") from None
+        raise UserError(f"'{sheet}' is not the name of a file. Give a file name, e.g. sheet.csv.") from None
 
 
 @dataclass(frozen=True)
 class Filled:
-    """A sheet that was read back."""
+    """A sheet that was read. `requested`: policy -> cell -> task -> trials. `open`: trials without an outcome yet."""
 
     records: tuple[EpisodeRecord, ...]
-    requested: Mapping[str, Mapping[str, Mapping[str, int]]]  # policy -> cell -> task -> trials on the sheet
+    requested: Mapping[str, Mapping[str, Mapping[str, int]]]
     suite: str
     seed: int
-    open: int  # trials without an outcome yet
+    open: int
 
 
 def read_sheet(sheet: Path, key: Path) -> Filled:
-    """Read a filled sheet. Raises UserError with every row that is wrong; nothing is taken from a sheet with errors.
+    """Read a sheet that was filled in.
 
-    outcome: success, failure, timeout, error (the trial does not count, e.g. a hardware fault), or 1 / 0 / yes / no;
-    empty = not tried yet. score_*: 0 or 1 (stages of the task).
+    `outcome` is success, failure, timeout, error (the trial does not count, for example because of a hardware fault),
+    or 1 / 0 / yes / no; an empty one means that the trial has not run yet. `score_*` is 0 or 1 for a stage of the task.
+
+    Args:
+        sheet: The sheet.
+        key: Its key.
+
+    Raises:
+        UserError: It names every row that is wrong.
     """
     policies: dict[str, str] = {}
     problems = []
     for number, row in read_rows(key, KEY):
         if row["code"] in policies:
-            problems.append(f"row {number}: code '{row['code']}' stands there twice")
+            problems.append(f"row {number}: code '{row['code']}' occurs twice")
         if not row["policy"]:
             problems.append(f"row {number}: 'policy' must not be empty")
         policies[row["code"]] = row["policy"]
@@ -205,7 +234,7 @@ def read_sheet(sheet: Path, key: Path) -> Filled:
             f"all rows must be of one suite and one seed, not {sorted(suites)} and {sorted(seeds)}"
         )
     if any(re.fullmatch(r"\d[.,]\d*[eE]\+?\d+", seed) for seed in seeds):
-        problems.append("a spreadsheet has rounded the seed: put back what `trials new` was given")
+        problems.append("a spreadsheet has rounded the seed: restore the seed that `trials new` was given")
     records: dict[tuple[str, EpisodeKey], EpisodeRecord] = {}
     requested: dict[str, dict[str, dict[str, int]]] = {}
     codes: set[str] = set()
@@ -221,7 +250,7 @@ def read_sheet(sheet: Path, key: Path) -> Filled:
         tasks[row["task"]] = tasks.get(row["task"], 0) + 1
         record = _record(row, policy)
         if (policy, record.key) in records:
-            problems.append(f"row {number}: this policy has tried {record.key.id} in an earlier row")
+            problems.append(f"row {number}: an earlier row has the same trial {record.key.id} of this policy")
         if row["outcome"]:
             records[policy, record.key] = record
         else:
@@ -242,7 +271,7 @@ def _problems(row: Mapping[str, str], policies: Mapping[str, str], codes: set[st
             f"code '{row['code']}' is not in the key. {did_you_mean(row['code'], policies)}".rstrip(".")
         )
     elif row["code"] in codes:
-        found.append(f"code '{row['code']}' stands there twice")
+        found.append(f"code '{row['code']}' occurs twice")
     outcome = _outcome(row)
     if outcome and outcome not in OUTCOMES:
         found.append(f"outcome '{row['outcome']}' is not one of {', '.join(OUTCOMES)}")
@@ -265,7 +294,7 @@ def _whole(text: str) -> bool:
 
 
 def _flag(text: str) -> str:
-    """`1,0` and `1.00`, as a spreadsheet may write them, as `1`."""
+    """`1` for `1,0` and `1.00`, as a spreadsheet may write it."""
     return re.sub(r"^([01])[.,]0*$", r"\1", text)
 
 
@@ -307,10 +336,23 @@ def _record(row: Mapping[str, str], policy: str) -> EpisodeRecord:
 
 
 def import_sheet(sheet: Path, key: Path, out: Path) -> list[Path]:
-    """Write one run directory per policy under `out`. A sheet that was imported before and filled in further adds what
-    is new; a trial that was changed since is refused."""
+    """Import a sheet as one run directory per policy.
+
+    If the sheet was imported before, only its new trials are added.
+
+    Args:
+        sheet: The sheet.
+        key: Its key.
+        out: Folder of the run directories.
+
+    Returns:
+        The run directories.
+
+    Raises:
+        UserError: A row is wrong, or a trial was changed since an earlier import. Nothing is written.
+    """
     filled = read_sheet(sheet, key)
-    with exclusive(out, "apt-bench trials import"):  # before what is there is read
+    with exclusive(out, "apt-bench trials import"):  # lock before the earlier records are read
         return _import(filled, hashlib.sha256(read_bytes(sheet)).hexdigest(), out)
 
 
@@ -335,11 +377,13 @@ def _import(filled: Filled, digest: str, out: Path) -> list[Path]:
                 )
             fresh.append(record)
         todo.append((path, info, fresh))
-    for path, info, fresh in todo:  # only once all of it is known to be right
+    for path, info, fresh in todo:  # after everything was checked
         try:
             store = RunStore.create(path, protocol, info)
             for record in fresh:
                 store.append(record)
         except OSError as error:
-            raise UserError(f"Cannot write {path}: {reason(error)}. The same command goes on.") from None
+            raise UserError(
+                f"Cannot write {path}: {reason(error)}. Rerun the same command to resume."
+            ) from None
     return [path for path, _, _ in todo]

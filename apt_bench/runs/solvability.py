@@ -1,8 +1,8 @@
-"""Can a task be solved at all? What the oracle's episodes say, task by task.
+"""Evidence that each task can be solved: the results of the oracle (the scripted expert), task by task.
 
-`apt-bench validate --suite S --solvable` plays every task with the oracle and makes one `Evidence` of each. The files
-`suites/<suite>_solvable.json` hold what it made for the shipped suites. A task that the oracle solves is solvable; the
-reverse does not hold, unless a figure in `proof` says why.
+`apt-bench validate --suite S --solvable` runs every task with the oracle and makes one `Evidence` per task. The files
+`suites/<suite>_solvable.json` contain the evidence for the shipped suites. A task that the oracle solves is solvable. A
+task that it does not solve may still be solvable, unless a figure in `proof` shows that it is not.
 """
 
 from __future__ import annotations
@@ -23,29 +23,42 @@ from apt_bench.runs.records import EpisodeRecord
 from apt_bench.suites import EpisodeSpec, suite_names
 from apt_bench.suites.findings import Finding
 
-Proof = Mapping[str, Mapping[str, Any]]  # defect -> figure -> value
+Proof = Mapping[str, Mapping[str, Any]]
+"""Defect -> name of a measured figure -> its value."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """One task of one cell. Counts are episodes."""
+    """The oracle's episodes of one task of one cell. Counts are numbers of episodes.
+
+    Attributes:
+        cell: The cell.
+        task: The task.
+        episodes: Episodes with a result.
+        solved: Successful episodes.
+        steps: Median number of control steps of the successful episodes.
+        missing: Requested episodes that ended in an error.
+        start_solved: Episodes in which the whole goal was true before the policy acted.
+        start_atoms: Goal atom -> episodes in which it was true before the policy acted.
+        failures: Class of failure -> episodes.
+        parts: Part of a composite task -> episodes in which it was completed.
+        part_steps: Median control step at which each part was completed.
+        defects: Flag -> episodes.
+        proof: Measured figures that show a defect.
+    """
 
     cell: str
     task: str
     episodes: Natural
     solved: Natural
-    steps: Natural | None  # median control steps of the solved ones
-    missing: Natural = 0  # lost to errors
-    start_solved: Natural = 0  # the whole goal held before the policy acted
-    start_atoms: Mapping[str, int] = field(
-        default_factory=dict
-    )  # goal atoms that held before the policy acted
-    failures: Mapping[str, int] = field(default_factory=dict)  # class of failure -> count
-    parts: Mapping[str, int] = field(
-        default_factory=dict
-    )  # of composite tasks: part -> how often it was done
-    part_steps: tuple[int | None, ...] = ()  # median control step at which each part was done
-    defects: Mapping[str, int] = field(default_factory=dict)  # flag -> count
+    steps: Natural | None
+    missing: Natural = 0
+    start_solved: Natural = 0
+    start_atoms: Mapping[str, int] = field(default_factory=dict)
+    failures: Mapping[str, int] = field(default_factory=dict)
+    parts: Mapping[str, int] = field(default_factory=dict)
+    part_steps: tuple[int | None, ...] = ()
+    defects: Mapping[str, int] = field(default_factory=dict)
     proof: Proof = field(default_factory=dict)
 
     @property
@@ -55,7 +68,7 @@ class Evidence:
 
     @property
     def why(self) -> str:
-        """What became of the episodes that were not solved."""
+        """How the episodes ended that were not solved."""
         ends = ", ".join(f"{name} {count}" for name, count in self.failures.items())
         parts = ", ".join(
             f"{name.upper()} done {count}" for name, count in self.parts.items() if "_" not in name
@@ -66,18 +79,27 @@ class Evidence:
 def gather(
     specs: Sequence[EpisodeSpec], records: Iterable[EpisodeRecord], proofs: Mapping[tuple[str, str], Proof]
 ) -> list[Evidence]:
-    """One `Evidence` per task, in the order of the episodes asked for. `proofs`: by (cell, task)."""
+    """Make one `Evidence` per task.
+
+    Args:
+        specs: The requested episodes.
+        records: Their records.
+        proofs: (cell, task) -> measured figures that show a defect.
+
+    Returns:
+        The evidence, in the order of the requested episodes.
+    """
     found = {r.key: r for r in records if r.outcome != "error"}
-    asked: dict[tuple[str, str], list[EpisodeSpec]] = {}
+    requested: dict[tuple[str, str], list[EpisodeSpec]] = {}
     for spec in specs:
-        asked.setdefault((spec.key.cell, spec.key.task), []).append(spec)
+        requested.setdefault((spec.key.cell, spec.key.task), []).append(spec)
     return [
         _evidence(place, [found[s.key] for s in mine if s.key in found], len(mine), proofs.get(place, {}))
-        for place, mine in asked.items()
+        for place, mine in requested.items()
     ]
 
 
-def _evidence(place: tuple[str, str], records: list[EpisodeRecord], asked: int, proof: Proof) -> Evidence:
+def _evidence(place: tuple[str, str], records: list[EpisodeRecord], requested: int, proof: Proof) -> Evidence:
     solved = [r for r in records if r.outcome == "success"]
     goals = [_mapping(r.events.get("goal")) for r in records]
     atoms = [[atom for atom, truth in goal.items() if _mapping(truth).get("start") is True] for goal in goals]
@@ -90,7 +112,7 @@ def _evidence(place: tuple[str, str], records: list[EpisodeRecord], asked: int, 
         episodes=len(records),
         solved=len(solved),
         steps=_median([r.steps for r in solved]),
-        missing=asked - len(records),
+        missing=requested - len(records),
         start_solved=sum(len(held) == len(goal) > 0 for held, goal in zip(atoms, goals, strict=True)),
         start_atoms=dict(Counter(atom for held in atoms for atom in held)),
         failures=dict(
@@ -114,7 +136,7 @@ def _median(values: Sequence[int]) -> int | None:
 
 
 def findings(evidence: Iterable[Evidence]) -> Iterator[Finding]:
-    """What `apt-bench validate` says about them: solved or never, and what was so before the policy acted."""
+    """Findings for `apt-bench validate`: how often each task is solved, and goals that are true at the start."""
     for e in evidence:
         if e.start_solved:
             yield Finding(
@@ -139,7 +161,7 @@ def findings(evidence: Iterable[Evidence]) -> Iterator[Finding]:
 
 
 def write(path: Path, suite: str, evidence: Sequence[Evidence]) -> None:
-    """One task per line, so that a change shows as one; tasks that are not in `evidence` keep their lines."""
+    """Write evidence to a file, one task per line. Other tasks in the file stay. Raises UserError if that fails."""
     merged = {(e.cell, e.task): e for e in (*(read(path) if path.is_file() else ()), *evidence)}
     lines = ",\n  ".join(json.dumps(_sparse(e)) for e in merged.values())
     text = f'{{"suite": {json.dumps(suite)}, "policy": "oracle", "tasks": [\n  {lines}\n]}}\n'
@@ -155,12 +177,12 @@ def _sparse(evidence: Evidence) -> dict[str, Any]:
 
 
 def read(path: Path) -> list[Evidence]:
-    """What `write` wrote. Raises UserError, naming the task and the key, where it is something else."""
+    """Read a file that `write` made. Raises UserError if it is damaged; the message names the task and the key."""
     text = read_text(path)
     try:
         rows = parse_json(text)["tasks"]
         if not isinstance(rows, list):
-            raise TypeError("'tasks' is no list")
+            raise TypeError("'tasks' is not a list")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is not what `apt-bench validate --solvable --out` writes: {error}."
@@ -168,7 +190,7 @@ def read(path: Path) -> list[Evidence]:
     found = [_read(row, f"{path}: tasks[{i}]") for i, row in enumerate(rows)]
     places = [(e.cell, e.task) for e in found]
     if twice := {p for p in places if places.count(p) > 1}:
-        raise UserError(f"{path} has task '{min(twice)[1]}' of cell '{min(twice)[0]}' twice.")
+        raise UserError(f"{path} has task '{min(twice)[1]}' of cell '{min(twice)[0]}' twice. Remove one.")
     return found
 
 
@@ -186,7 +208,7 @@ def _read(row: Any, where: str) -> Evidence:
 
 def on_record(suite: str) -> dict[tuple[str, str], Evidence]:
     """The shipped evidence of a suite by (cell, task); {} where there is none."""
-    if suite not in suite_names():  # it may be a text from anyone's file
+    if suite not in suite_names():  # the name may come from a run directory, and must not become a path
         return {}
     path = data_dir("suites") / f"{suite}_solvable.json"
     return {(e.cell, e.task): e for e in read(path)} if path.is_file() else {}

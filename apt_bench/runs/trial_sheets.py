@@ -1,4 +1,4 @@
-"""CSV files that people fill in: read as spreadsheets save them, written without a formula."""
+"""Reads CSV files as spreadsheets save them, and writes CSV files without formulas."""
 
 from __future__ import annotations
 
@@ -15,18 +15,28 @@ from apt_bench.core.files import read_bytes, reason, try_remove
 from apt_bench.core.text import csv_cell, csv_text
 
 MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
-"""How a file begins that says its encoding."""
+"""Byte-order mark at the start of a file -> the encoding that it means."""
 
 _SEPARATOR = re.compile(r"\s*sep=([^\r\n]?)[,;\t ]*(?:\r\n|\r|\n)", re.IGNORECASE)
-"""A first line that says which character separates the cells."""
+"""A first line `sep=;`, which gives the character that separates cells."""
 
 
 def read_rows(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """Row numbers as a spreadsheet shows them, and stripped cells by column, whose names are in lower case.
+    """Read a CSV file.
 
-    Cells are separated by commas, semicolons or tabs, whichever the file's first line says (`sep=;`) or the headings
-    have. Empty rows and columns do not count. Raises UserError where it is no such file, where a column of `needed` is
-    missing, and where a row has more cells than there are headings."""
+    Commas, semicolons or tabs separate the cells: the character of a first line `sep=;`, or the one in the headings.
+    Empty rows and columns are left out.
+
+    Args:
+        path: The file: UTF-8, or UTF-16 with a byte-order mark.
+        needed: Columns that must exist.
+
+    Returns:
+        For each row its number, as a spreadsheet shows it, and its stripped cells by lower-case heading.
+
+    Raises:
+        UserError: It is no such file, a column is missing, or a row has more cells than there are headings.
+    """
     text = _decoded(path)
     said = _SEPARATOR.match(text)
     if said:
@@ -52,12 +62,12 @@ def read_rows(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, st
         raise UserError(f"{path} has two columns '{twice[0]}'. Remove one.")
     problems, found = [], []
     for number, row in numbered[1:]:
-        spare = [
+        extra = [
             cell for cell, name in zip(row, [*head, *[""] * len(row)], strict=False) if cell and not name
         ]
-        if spare:
+        if extra:
             counts = f"{_width(row)} cells under {_width(head)} headings"
-            problems.append(f"row {number}: {counts}; '{spare[0]:.40}' stands under none")
+            problems.append(f"row {number}: {counts}; '{extra[0]:.40}' has no heading")
         cells = [*row, *[""] * len(head)]
         found.append((number, {n: c for n, c in zip(head, cells, strict=False) if n}))
     refuse(path, problems)
@@ -65,7 +75,7 @@ def read_rows(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, st
 
 
 def _width(row: Sequence[str]) -> int:
-    """Cells up to the last that is not empty."""
+    """Number of cells up to the last one that is not empty."""
     return max((i for i, cell in enumerate(row, 1) if cell), default=0)
 
 
@@ -76,23 +86,31 @@ def _decoded(path: Path) -> str:
         text = content[len(mark) :].decode(MARKS.get(mark, "utf-8"))
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}). Save it from the spreadsheet as "
+            f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}). In the spreadsheet, save it as "
             "'CSV UTF-8'."
         ) from None
     if "\0" in text:
-        raise UserError(f"{path} is not a CSV file in UTF-8: it holds null bytes. Save it as 'CSV UTF-8'.")
+        raise UserError(f"{path} is not a CSV file in UTF-8: it contains null bytes. Save it as 'CSV UTF-8'.")
     return text
 
 
 def refuse(path: Path, problems: Sequence[str]) -> None:
-    """Raises UserError that lists the problems, where there are any."""
+    """Raise UserError with the first 20 problems, if there are any."""
     if problems:
         more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
         raise UserError(f"{path}:\n  " + "\n  ".join(problems[:20]) + more)
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
-    """Write lines, all with the first one's columns. Never over an existing file: it may be filled in."""
+    """Write rows to a new CSV file.
+
+    Args:
+        path: The file. An existing one is never replaced, because it may be filled in.
+        rows: The rows; all have the columns of the first one.
+
+    Raises:
+        UserError: The file exists or cannot be written.
+    """
     made = False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,6 +122,8 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
     except (OSError, ValueError) as error:
         if made:
             try_remove(path)
-        elif isinstance(error, FileExistsError) and os.path.lexists(path):  # else a folder's name is a file's
-            raise UserError(f"{path} is already there, perhaps filled in. Give another name.") from None
+        elif isinstance(error, FileExistsError) and os.path.lexists(
+            path
+        ):  # else a folder of the path is a file
+            raise UserError(f"{path} already exists and may be filled in. Give another name.") from None
         raise UserError(f"Cannot write {path}: {reason(error)}.") from None

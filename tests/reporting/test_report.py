@@ -126,7 +126,7 @@ def test_a_folder_of_runs_with_a_link_to_one_of_them_has_it_once(tmp_path: Path)
 def test_empty_run_says_so(tmp_path: Path) -> None:
     path = write_run(tmp_path / "r", lambda c, t, i: True, {})
     text = write_report([load_run(path)], tmp_path / "out").read_text()
-    assert "no episode was asked for and none is recorded" in text
+    assert "no episode was requested and none is recorded" in text
     (path / "episodes.jsonl").unlink()
     assert len(load_run(path).frame) == 0
 

@@ -1,16 +1,24 @@
-"""The per-task table: sentences and numbers that are true."""
+"""What reports take from suites: sentences, task numbers, labels; shipped suites and others."""
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from pathlib import Path
 
+import pytest
 from runs import add, record, write_run
 
+from apt_bench.analysis.cell_summary import cell_summaries
 from apt_bench.analysis.run import load_run
-from apt_bench.analysis.suite_labels import find_suite, task_numbers
+from apt_bench.analysis.suite_labels import _installed_suite, find_suite, task_numbers
+from apt_bench.core.errors import UserError
+from apt_bench.core.plugins import Plugin
 from apt_bench.reporting import charts
 from apt_bench.reporting.episode_tables import task_table
-from apt_bench.suites import load_suite
+from apt_bench.reporting.headline_tables import suite_tables
+from apt_bench.reporting.report import write_tables
+from apt_bench.suites import Suite, load_suite, register_suite, registry
 
 
 def test_a_task_whose_initial_states_have_their_own_sentences_shows_how_many(tmp_path: Path) -> None:
@@ -74,3 +82,73 @@ def test_a_run_cannot_name_a_suite_file_that_its_reader_would_open(tmp_path: Pat
         path = write_run(tmp_path / f"run{len(list(tmp_path.iterdir()))}", lambda c, t, i: True, {})
         add(path, record("so", "t", 0, True, suite=name))
         assert len(task_table([load_run(path)]).rows) == 1
+
+
+@pytest.fixture
+def nothing_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_registered", {})
+    _installed_suite.cache_clear()
+
+
+def mine(label: str) -> Suite:
+    shipped = load_suite("rigid_pick_place")
+    cells = tuple(dataclasses.replace(c, label=f"{label} {c.name}") for c in shipped.cells)
+    return dataclasses.replace(shipped, name="mine", title=label, cells=cells)
+
+
+@pytest.mark.usefixtures("nothing_registered")
+def test_a_report_names_cells_as_a_suite_that_this_process_registered(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run", lambda c, t, i: True, {})
+    add(path, record("uo", "t", 0, True, suite="mine"), record("so", "t", 0, True, suite="mine"))
+    run = load_run(path)
+    assert list(cell_summaries(run)) == [("mine", "so"), ("mine", "uo")]  # unknown: by name
+    assert {s.label for s in cell_summaries(run).values()} == {"SO", "UO"}
+    register_suite(mine("First"))
+    assert {s.label for s in cell_summaries(run).values()} == {"First so", "First uo"}
+    register_suite(mine("Second"))  # the same name again replaces it
+    assert {s.label for s in cell_summaries(run).values()} == {"Second so", "Second uo"}
+    assert suite_tables([run], "mine")[0].title == "Second"
+    assert task_numbers("mine", "so")
+
+
+@pytest.mark.usefixtures("nothing_registered")
+@pytest.mark.parametrize(
+    "code", ["suite = None", "raise ValueError('broken')", "raise SystemExit(3)", "import absent"]
+)
+def test_a_package_whose_suite_cannot_be_loaded_breaks_no_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    (tmp_path / "broken_suites.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "broken_suites", raising=False)
+    added = {"theirs": Plugin("broken_suites:suite", "broken-suites")}
+    monkeypatch.setattr(registry, "find_plugins", lambda group: added if group == "apt_bench.suites" else {})
+    with pytest.raises(UserError, match="broken-suites"):
+        load_suite("theirs")
+    path = write_run(tmp_path / "run", lambda c, t, i: True, {})
+    add(path, record("x", "t", 0, True, suite="theirs"))
+    write_tables([load_run(path)], tmp_path / "out")
+    assert "theirs" in (tmp_path / "out" / "tables" / "theirs.md").read_text()
+
+
+@pytest.mark.usefixtures("nothing_registered")
+def test_a_report_uses_the_suite_of_a_package_whatever_its_parts_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "import dataclasses; from apt_bench.suites import load_suite\n"
+        "suite = dataclasses.replace(load_suite('rigid_pick_place'), name='theirs', title='Theirs', "
+        "tasks='their_suites:tasks', published='nothing_that_ships.csv')\n"
+        "def tasks(cell): raise RuntimeError('no tasks here')\n"
+    )
+    (tmp_path / "their_suites.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "their_suites", raising=False)
+    added = {"theirs": Plugin("their_suites:suite", "their-suites")}
+    monkeypatch.setattr(registry, "find_plugins", lambda group: added if group == "apt_bench.suites" else {})
+    path = write_run(tmp_path / "run", lambda c, t, i: True, {})
+    add(path, record("so", "t", 0, True, suite="theirs"))
+    run = load_run(path)
+    write_tables([run], tmp_path / "out")
+    assert (tmp_path / "out" / "tables" / "theirs.md").read_text().startswith("**Theirs**")
+    assert "number" not in [c.key for c in task_table([run]).columns]

@@ -162,7 +162,7 @@ def test_groups_are_lerobots_names() -> None:
         ([], "no list 'per_task'"),
         ({"per_task": []}, "holds no episode"),
         ({"per_episode": [], "aggregated": {}}, "holds no episode"),
-        ({"per_episode": [{"pc_success": 100}]}, r"per_episode\[0\] is no object with a 'success'"),
+        ({"per_episode": [{"pc_success": 100}]}, r"per_episode\[0\] is not an object with a 'success'"),
         ({"per_episode": [{"success": 2}]}, r"per_episode\[0\]: success is 2, not true"),
         (
             {"per_task": [{"task_group": "x", "task_id": 0, "metrics": {"successes": []}}]},

@@ -93,7 +93,7 @@ def test_from_sheet_to_table_three(tmp_path: Path) -> None:
 
 def test_a_sheet_can_be_imported_as_it_fills(tmp_path: Path) -> None:
     sheet, key = write_sheet(tmp_path, fill=False)
-    with pytest.raises(UserError, match="already there"):
+    with pytest.raises(UserError, match="already exists"):
         write_sheet(tmp_path)
     change(sheet, 3, outcome="1")
     change(sheet, 5, outcome="error", notes="gripper jammed")
@@ -139,12 +139,12 @@ def test_a_lost_row_is_noticed(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "no column 'cell'"),
-        ("cell,task,instruction,trials\n", "holds no condition"),
+        ("cell,task,instruction,trials\n", "has no condition"),
         (
             "cell,task,instruction,trials\nso,cup,,many\n,x,,1\n",
             "row 2: 'trials'.*\n.*row 3: 'cell' and 'task'",
         ),
-        ("cell,task,instruction,trials\nso,cup,,1\nso,cup,,2\n", "stands there twice"),
+        ("cell,task,instruction,trials\nso,cup,,1\nso,cup,,2\n", "occurs twice"),
         ("cell,task,instruction,trials\nso,cup,,1,extra\n", "5 cells under 4 headings"),
     ],
 )

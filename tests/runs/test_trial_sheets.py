@@ -61,7 +61,7 @@ def test_a_plan_is_understood_however_a_spreadsheet_saves_it(
         ("cell,task,instruction,trials\nso,caf\u00e9,x,1\n".encode("cp1252"), "not text in UTF-8 .*'CSV UTF-8'"),
         (PLAN.encode("utf-16-le"), "null bytes"),
         (b"cell,task,task,instruction,trials\na,b,c,d,1\n", "two columns 'task'"),
-        (b"cell,task,instruction,trials\na,b,c,1,,x\n", "row 2: 6 cells under 4 headings; 'x' stands under none"),
+        (b"cell,task,instruction,trials\na,b,c,1,,x\n", "row 2: 6 cells under 4 headings; 'x' has no heading"),
         (b'cell,task,instruction,trials\na,"b,c,1\n', "is not a CSV file"),
         (b"cell,task,instruction,trials\n" + b"".join(b"a,%d,c,10000\n" % i for i in range(11)), "than 100,000"),
         (b"cell,tasks,instruction,trials\n", "no column 'task'.*Did you mean 'tasks'"),
@@ -115,7 +115,7 @@ def test_a_seed_of_19_digits_comes_back_and_one_that_a_spreadsheet_rounded_is_na
     text = (tmp_path / "sheet.csv").read_text().replace(str(seed), "1.23457E+18")
     (tmp_path / "rounded.csv").write_text(text)
     with pytest.raises(
-        UserError, match="a spreadsheet has rounded the seed: put back what `trials new` was given"
+        UserError, match="a spreadsheet has rounded the seed: restore the seed that `trials new` was given"
     ):
         read_sheet(tmp_path / "rounded.csv", hidden)
 
@@ -145,7 +145,7 @@ def test_numbers_and_words_as_a_spreadsheet_writes_them(
         ({"suite": " "}, "Name the suite"),
         ({"seed": 2**63}, "below 2 to the power of 63"),
         ({"seed": -1}, "a whole number from 0"),
-        ({"scores": ["t 1"]}, "'t 1' is no name of a score"),
+        ({"scores": ["t 1"]}, "'t 1' is not a name of a score"),
     ],
 )
 def test_what_could_not_be_imported_is_refused_before_any_trial(
@@ -159,7 +159,7 @@ def test_what_could_not_be_imported_is_refused_before_any_trial(
 def test_sheet_and_key_are_written_both_or_not_at_all(tmp_path: Path) -> None:
     sheet, key = new_sheet([Condition("so", "cup", "go", 1)], ["a"], "s", 0)
     (tmp_path / "s.key.csv").write_text("mine")
-    with pytest.raises(UserError, match=r"s\.key\.csv is already there"):
+    with pytest.raises(UserError, match=r"s\.key\.csv already exists"):
         write_sheets(tmp_path / "s.csv", sheet, key)
     assert [p.name for p in tmp_path.iterdir()] == ["s.key.csv"]
     with pytest.raises(UserError, match="is not the name of a file"):
