@@ -1,1 +1,1 @@
-"""Policies: what is evaluated."""
+"""Policies: the contract, the shipped ones, and how a name becomes a policy."""

@@ -1,5 +1,4 @@
-"""The policy `apt`: a trained VLA network (APT, or a rival architecture) that answers observations with chunks of
-end-effector poses."""
+"""The policy `apt`: a trained VLA network (APT or a baseline) that predicts chunks of end-effector poses."""
 
 from __future__ import annotations
 
@@ -25,8 +24,8 @@ from apt_bench.models.vlm import Prompt
 from apt_bench.policies.base import PolicySpec, Provenance, Resources, Steps, noise_seed
 from apt_bench.policies.preprocessing import shrink
 
-PANDA_OPENING = 0.08  # metres between the finger joints' positions when fully open
-OPEN_ABOVE = 0.8  # predicted openness from which the gripper is told to open
+PANDA_OPENING = 0.08  # m between the finger joints' positions with the gripper fully open
+OPEN_ABOVE = 0.8  # predicted openness above which the gripper opens
 
 
 Pixels = Annotated[int, Range(least=1, most=4096)]
@@ -34,8 +33,8 @@ Pixels = Annotated[int, Range(least=1, most=4096)]
 
 @dataclass(frozen=True)
 class Trained:
-    """What a checkpoint says of the data that it was trained on, see `checkpoint.provenance`; what it does not say, or
-    the authors' files do not, is as here. image_size: height and width; None: they differed."""
+    """The data that a checkpoint was trained on, see `checkpoint.provenance`. The defaults apply where it has no such
+    entry, as in the authors' files. image_size: height and width; None: the images differed in size."""
 
     stride: Stride = 1
     image_size: tuple[Pixels, Pixels] | None = None
@@ -44,7 +43,7 @@ class Trained:
 
     @staticmethod
     def read(weights: str | Path) -> Trained:
-        """Raises UserError, naming the entry, where one cannot be meant."""
+        """Read them from a checkpoint. Raises UserError, naming the entry, for an invalid value."""
         said = checkpoint.provenance(weights)
         found: Trained = build(
             Trained,
@@ -55,17 +54,30 @@ class Trained:
 
 
 class AptPolicy:
-    """Predicts 32 end-effector poses and answers with them, one per control step; the loop turns each into an action
-    against the arm's live pose, as the released evaluator does (`PolicySpec.actions`).
+    """A trained network. Each chunk has one end-effector pose per control step (`PolicySpec.actions` is "pose"), as in
+    the authors' evaluator.
 
-    cameras, the size of the images and the steps between two predictions (`stride`; poses between them are
-    interpolated) are those of the checkpoint's training; `cameras` overrides the first, which the authors' files do not
-    tell. Mirror images are turned back, as in training. The reference camera is drawn per decision, as
-    in training, or the one that the checkpoint was trained with. All draws are seeded by (noise key, step, seed): the
-    same scene under the same sentence gets the same chunk, bit for bit, whatever its cell or prompt is called. A batch
-    equals the single calls up to float32 rounding only, which a rollout makes visible. So a run asks for one chunk at a
-    time on a CPU, where a batch saves little, and for up to 16 on a GPU; `max_batch=1` makes it exact there too.
-    `sample_steps`: denoising steps per decision.
+    The cameras, the image size and the control steps between two predicted poses (the stride; poses between them are
+    interpolated) are those of the checkpoint's training. Mirrored images are mirrored back, as in training. The
+    reference camera is the one of the training; where the training drew it, it is drawn for each decision.
+
+    All draws are seeded by (noise key, control step, seed). The same scene with the same instruction therefore gets the
+    same chunk, bit for bit, in any cell and under any prompt name. A batch equals single calls up to float32 rounding
+    only, and a rollout amplifies the difference. So `max_batch` is 1 on a CPU, where a batch saves little, and 16 on a
+    GPU; `max_batch=1` makes results exact there too.
+
+    Args:
+        weights: Checkpoint folder, hub id, the authors' file, or the name of a shipped checkpoint.
+        device: Name of a torch device; None = "cuda" where there is one, otherwise "cpu".
+        cameras: Cameras instead of those of the training, which the authors' files do not name.
+        execute: Execute horizon.
+        sample_steps: Denoising steps per decision; a divisor of the noise levels of training.
+        seed: Seed of the noise.
+        max_batch: Observations in one call, at most; None = the default above.
+        model: The network, instead of loading `weights`.
+
+    Raises:
+        UserError: An argument is outside its range, or does not fit the checkpoint.
     """
 
     def __init__(
@@ -91,7 +103,7 @@ class AptPolicy:
         self.stride, self.size = trained.stride, trained.image_size
         horizon = (self.model.expert.config.horizon - 1) * self.stride + 1
         if execute > horizon:
-            raise UserError(f"execute={execute}; its chunks have {horizon} steps.")
+            raise UserError(f"execute={execute}; the policy's chunks have {horizon} steps.")
         if TRAIN_STEPS % sample_steps:
             raise UserError(
                 f"sample_steps={sample_steps} must divide the {TRAIN_STEPS} noise levels of training."
@@ -102,8 +114,8 @@ class AptPolicy:
             raise UserError(f"{weights} names no camera. Give --policy-arg cameras=[{AGENTVIEW}].")
         if reference and reference not in views:
             raise UserError(
-                f"{weights} codes its actions in the axes of '{reference}', which is not among the cameras "
-                f"{', '.join(views)}."
+                f"{weights} encodes its actions in the frame of the camera '{reference}', which is not among the "
+                f"cameras {', '.join(views)}. Add it to --policy-arg cameras=[...]."
             )
         self._reference = views.index(reference) if reference else None
         self.spec = PolicySpec(
@@ -125,7 +137,7 @@ class AptPolicy:
 
     @staticmethod
     def digest(weights: str | Path, **others: object) -> str:
-        """Hash of the weights, without loading them: what tells whether a finished run is of this policy."""
+        """Hash of the weights, found without loading them. It shows whether a finished run used these weights."""
         return checkpoint.sha256(weights)
 
     def reset(self, episodes: Sequence[str]) -> None:
@@ -150,7 +162,7 @@ class AptPolicy:
     def inputs(
         self, observations: Sequence[Observation], reference: Sequence[int]
     ) -> tuple[Prompt, RobotState]:
-        """What the network is given, on the CPU; `reference`: index of each one's reference camera."""
+        """The inputs of the network, on the CPU. `reference`: index of each observation's reference camera."""
         seen = [[self._view(obs, camera) for camera in self.spec.cameras] for obs in observations]
         prompt = self.model.vlm.prepare(
             [[image for image, _ in views] for views in seen],
@@ -175,10 +187,10 @@ class AptPolicy:
         return prompt, robot
 
     def _view(self, obs: Observation, camera: str) -> tuple[np.ndarray, Tensor]:
-        """A camera's image as in training, and its intrinsics in fractions of the image."""
+        """A camera's image as in training, and its intrinsics as fractions of the image size."""
         if camera not in obs.images or camera not in obs.cameras:
             raise UserError(
-                f"needs image and calibration of '{camera}'; it got {', '.join(obs.cameras) or 'none'}."
+                f"needs image and calibration of '{camera}'; the observation has {', '.join(obs.cameras) or 'none'}."
             )
         image, K = unmirrored(obs.images[camera], obs.cameras[camera].K)
         height, width = image.shape[:2]
@@ -186,8 +198,8 @@ class AptPolicy:
         if self.size and max(height, width) > max(self.size):
             if height != width or self.size[0] != self.size[1] or height % self.size[0]:
                 raise UserError(
-                    f"was trained on images of {self.size[1]}x{self.size[0]} pixels, which those of "
-                    f"'{camera}', {width}x{height}, do not shrink to by a whole number."
+                    f"was trained on images of {self.size[1]}x{self.size[0]} pixels. Those of '{camera}', "
+                    f"{width}x{height}, cannot be reduced to that size by a whole factor."
                 )
             image = shrink(image, self.size[0])
         return image, intrinsics
@@ -202,8 +214,17 @@ class AptPolicy:
 
 
 def steps(poses: np.ndarray, openness: np.ndarray, stride: int = 1) -> np.ndarray:
-    """Targets (T, 4, 4) and openness (T,), `stride` control steps apart -> one row (7,) per control step: position,
-    rotation vector, -1 (open) or +1 (close). Between targets: linear, and the shortest turn."""
+    """Predicted poses as the rows of a chunk.
+
+    Args:
+        poses: Poses (T, 4, 4), `stride` control steps apart.
+        openness: Openness of the gripper (T,), 1 = fully open.
+        stride: Control steps between two poses. Between them, positions are interpolated linearly and rotations along
+            the shortest arc.
+
+    Returns:
+        Rows ((T - 1) * stride + 1, 7): position (m), rotation vector (rad), -1 (open) or +1 (close).
+    """
     known = stride * np.arange(len(poses))
     at = np.arange(known[-1] + 1)
     position = np.stack([np.interp(at, known, poses[:, i, 3]) for i in range(3)], -1)

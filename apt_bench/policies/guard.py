@@ -1,7 +1,7 @@
-"""Calls into a policy, guarded: whatever it raises or answers becomes a checked chunk, its own fault, or a lost server.
+"""Guarded calls into a policy: each gives a checked chunk, a fault of the policy, or a lost server.
 
-A policy is somebody else's code. It may raise `SystemExit`, answer with a tensor that requires grad, or lose its server
-in the words of any client library. Every call of the harness goes through `GuardedPolicy`.
+A policy is foreign code. It may raise `SystemExit`, return a tensor that requires grad, or raise the exception of any
+client library when its server is gone. Every call of the harness goes through `GuardedPolicy`.
 """
 
 from __future__ import annotations
@@ -23,23 +23,29 @@ from apt_bench.policies.base import Policy, PolicySpec
 from apt_bench.policies.servers import server_lost
 
 ERROR_LENGTH = 2000
-"""Characters of what a policy raised that a message keeps."""
+"""Characters of an exception's text that a message keeps, at most."""
 
 
 @dataclass(frozen=True)
 class GuardedPolicy:
-    """A policy that raises PolicyFault, ServerLost, UserError, or what a signal raised, and nothing else; each with a
-    plain message of bounded length that can cross processes. Its chunks are checked, float64."""
+    """A policy whose calls raise only PolicyFault, ServerLost, UserError, or what a signal handler raised.
+
+    The messages are plain text of bounded length, and the exceptions can be pickled. Chunks are checked, float64.
+
+    Args:
+        policy: The policy.
+        spec: Its spec, read once: a property may raise, or change.
+    """
 
     policy: Policy
-    spec: PolicySpec  # read once: a property may raise, or change
+    spec: PolicySpec
 
     def reset(self, episodes: Sequence[str]) -> None:
         """`Policy.reset`."""
         self._guarded(lambda: self.policy.reset(episodes))
 
     def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
-        """`Policy.act`. Raises the first fault among the answers."""
+        """`Policy.act`. Raises the first PolicyFault among the chunks."""
         chunks = []
         for answer in self.answers(observations):
             if isinstance(answer, PolicyFault):
@@ -48,10 +54,20 @@ class GuardedPolicy:
         return chunks
 
     def answers(self, observations: Sequence[Observation]) -> list[np.ndarray | PolicyFault]:
-        """The same, with the fault in the place of each chunk that is none: a bad answer is not its neighbours'."""
+        """`Policy.act`, with a PolicyFault in the place of each invalid chunk. The other chunks stay valid.
+
+        Args:
+            observations: One per episode.
+
+        Returns:
+            One chunk (n, 7) float64, or one fault, per observation.
+
+        Raises:
+            PolicyFault: The whole call failed: it raised, or returned another number of chunks.
+        """
         chunks = self._guarded(lambda: list(self.policy.act(observations)))
         if len(chunks) != len(observations):
-            raise PolicyFault(f"answered {len(chunks)} chunks to {len(observations)} observations")
+            raise PolicyFault(f"returned {len(chunks)} chunks for {len(observations)} observations")
         found: list[np.ndarray | PolicyFault] = []
         for chunk in chunks:
             try:
@@ -70,7 +86,7 @@ class GuardedPolicy:
 
 
 def guard(policy: Policy) -> GuardedPolicy:
-    """The policy, guarded. Raises PolicyFault where it has no `spec`."""
+    """Wrap a policy. Raises PolicyFault where it has no `spec`."""
     if isinstance(policy, GuardedPolicy):
         return policy
     spec = guarded(lambda: policy.spec)
@@ -80,11 +96,21 @@ def guard(policy: Policy) -> GuardedPolicy:
 
 
 def guarded(call: Callable[[], Any]) -> Any:
-    """The result of a call into a policy's code.
+    """Call a policy's code.
 
-    Whatever that raises becomes a PolicyFault that says what and where, `SystemExit` and `KeyboardInterrupt` included;
-    a ServerLost where its server is gone; a UserError stays one. What a signal raised (Ctrl-C, the end of a worker) is
-    the harness's and passes."""
+    Args:
+        call: The call, without arguments.
+
+    Returns:
+        What the call returns.
+
+    Raises:
+        PolicyFault: The code raised something else, `SystemExit` and `KeyboardInterrupt` included. The message names
+            the exception and its line.
+        ServerLost: The exception means that the policy's server is gone (`servers.server_lost`).
+        UserError: The code raised one.
+        BaseException: What the handler of a signal raised (Ctrl-C, the end of a worker).
+    """
     try:
         with _signals_seen():
             return call()
@@ -100,7 +126,7 @@ def guarded(call: Callable[[], Any]) -> Any:
 
 
 def described(error: BaseException) -> str:
-    """What was raised, and where, in one bounded line; a UserError's message is written for people and stands alone."""
+    """An exception and the line that raised it, in one line of bounded length; of a UserError only its message."""
     try:
         text = one_line(error, ERROR_LENGTH)
     except BaseException:  # its __str__ raises
@@ -113,11 +139,21 @@ def described(error: BaseException) -> str:
 
 
 def check_chunk(chunk: Any, horizon: int) -> np.ndarray:
-    """The chunk as float64 (n, 7), 1 <= n <= horizon, finite. Raises PolicyFault otherwise. Nothing larger than such a
-    chunk is ever copied."""
+    """Check a chunk. Nothing larger than a valid chunk is ever copied.
+
+    Args:
+        chunk: What a policy returned: an array, a tensor, or lists of numbers.
+        horizon: Actions in a chunk, at most.
+
+    Returns:
+        The chunk as finite float64 (n, 7), 1 <= n <= horizon.
+
+    Raises:
+        PolicyFault: It is anything else.
+    """
     actions: np.ndarray = guarded(lambda: _chunk(chunk, horizon))
     if not np.isfinite(actions).all():
-        raise PolicyFault("answered a chunk with NaN or infinite values")
+        raise PolicyFault("returned a chunk with NaN or infinite values")
     return actions
 
 
@@ -125,12 +161,12 @@ def _chunk(value: Any, horizon: int) -> np.ndarray:
     def fits(shape: Sequence[int]) -> None:
         if len(shape) != 2 or shape[1] != ACTION_DIM or not 1 <= shape[0] <= horizon:
             raise PolicyFault(
-                f"answered a chunk of shape {tuple(shape)} instead of (n, {ACTION_DIM}) with 1 <= n <= {horizon}"
+                f"returned a chunk of shape {tuple(shape)} instead of (n, {ACTION_DIM}) with 1 <= n <= {horizon}"
             )
 
     if not isinstance(value, list | tuple):
         return _numbers(value, fits)
-    if len(value) > horizon:  # before its rows are looked at: there may be a billion
+    if len(value) > horizon:  # before its rows are read: there may be a billion
         fits((len(value),))
     rows = [
         _floats(row)
@@ -143,21 +179,21 @@ def _chunk(value: Any, horizon: int) -> np.ndarray:
 
 
 def _numbers(value: Any, fits: Callable[[Sequence[int]], None]) -> np.ndarray:
-    """An array, a tensor or what turns into one, as float64; `fits` raises where its shape is not one to copy."""
+    """An array, a tensor or what converts to one, as float64; `fits` raises where its shape is invalid."""
     given = value
-    if hasattr(value, "detach"):  # torch's, on any device, of any dtype: numpy knows no bfloat16
+    if hasattr(value, "detach"):  # a torch tensor on any device, of any dtype: numpy has no bfloat16
         value = value.detach()
         fits(value.shape)
         value = (value.double() if value.is_floating_point() else value).numpy(force=True)
     if np.ma.is_masked(value):
-        raise PolicyFault("answered a chunk with masked values")
+        raise PolicyFault("returned a chunk with masked values")
     array = np.asarray(value)
     if array.dtype.kind not in "iufVO" or (array.dtype.kind == "O" and not array.shape):
         raise _no_numbers(given)
     fits(array.shape)
     if array.dtype.kind == "O":
         return _floats(array.ravel().tolist()).reshape(array.shape)
-    with np.errstate(over="ignore"):  # a long double becomes infinite, and is refused as such
+    with np.errstate(over="ignore"):  # a long double becomes infinite and is then refused
         return array.astype(np.float64)
 
 
@@ -172,12 +208,12 @@ def _floats(row: Sequence[Any]) -> np.ndarray:
 
 
 def _no_numbers(value: Any) -> PolicyFault:
-    return PolicyFault(f"answered a {one_line(type(value).__name__, 100)} that is not an array of numbers")
+    return PolicyFault(f"returned a {one_line(type(value).__name__, 100)} that is not an array of numbers")
 
 
 @contextmanager
 def _signals_seen() -> Iterator[None]:
-    """Ctrl-C raises from a handler with a frame of its own, which tells it from a policy's own KeyboardInterrupt."""
+    """Handle Ctrl-C in `_interrupt`, whose frame distinguishes it from a KeyboardInterrupt that the policy raises."""
     ours = (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -198,8 +234,8 @@ def _interrupt(number: int, frame: Any) -> None:
 
 
 def let_signals_pass(error: BaseException) -> None:
-    """Raises what a handler of SIGINT or SIGTERM raised, where that is what ended the call, even if the policy caught
-    it and raised something else: this module's handler, `stop_on_signals`', or Ray's in a worker."""
+    """Raise what a handler of SIGINT or SIGTERM raised, if that ended the call, even if the policy caught it and raised
+    something else. The handler is this module's, that of `stop_on_signals`, or Ray's in a worker."""
     handlers = (_interrupt, signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
     codes = {getattr(handler, "__code__", None) for handler in handlers} - {None}
     one: BaseException | None = error
@@ -208,4 +244,4 @@ def let_signals_pass(error: BaseException) -> None:
         seen.add(id(one))
         if any(frame.f_code in codes for frame, _ in traceback.walk_tb(one.__traceback__)):
             raise one
-        one = one.__context__  # what was handled when it was raised, `from None` or not
+        one = one.__context__  # the exception that was being handled, `from None` or not

@@ -1,4 +1,4 @@
-"""Images as a policy takes them."""
+"""Resizing of images for policies."""
 
 from __future__ import annotations
 
@@ -11,8 +11,18 @@ from apt_bench.core.errors import UserError
 
 
 def shrink(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (H, H, 3) -> (size, size, 3): means over square blocks, rounded. Raises UserError where no whole number of
-    pixels goes into one."""
+    """Reduce a square image by averaging square blocks of pixels.
+
+    Args:
+        image: uint8 (H, H, 3).
+        size: Height and width of the result; a divisor of H.
+
+    Returns:
+        uint8 (size, size, 3), means rounded to the nearest integer.
+
+    Raises:
+        UserError: `size` does not divide H, or the image is not square.
+    """
     height, width = image.shape[:2]
     if height == width == size:
         return image

@@ -1,5 +1,8 @@
-"""Policies by name: one YAML each in `baselines/`, what installed packages add, or any class as
-`my_module:MyPolicy`."""
+"""Find a policy by its name and make it.
+
+A name is that of a YAML file in `baselines/`, of an entry point of an installed package, the path of a YAML file, or a
+class as `my_module:MyPolicy`.
+"""
 
 from __future__ import annotations
 
@@ -25,35 +28,50 @@ from apt_bench.policies.guard import GuardedPolicy, guard, guarded
 
 @dataclass(frozen=True)
 class PolicyRef:
-    """How to make a policy. Small and picklable: weights are loaded where the policy runs.
+    """How to make a policy: a class, its arguments, and where it runs. It is small and can be pickled; the weights are
+    loaded in the process that runs the policy.
 
-    placement and num_gpus: where it will run, for classes that only know their spec once loaded.
+    The fields are the keys of a policy's YAML file, whose name gives `name`. `placement` and `num_gpus` mean what they
+    mean in `Resources`. They are needed here for a class whose `spec` exists only after loading.
+
+    Args:
+        name: The name that was asked for. "module:Class" stands for the name in the class's spec.
+        policy: "module:Class".
+        about: One sentence for `apt-bench ls policies`.
+        args: Arguments of the class.
+        file: Name of the argument that `--policy NAME FILE` fills; None where it takes no file.
+        placement: "actor" or "worker".
+        num_gpus: GPUs of one actor.
+        published: The policy's row in the tables of the paper.
+        conventions: What the policy's protocol or weights expect, for readers of the file.
     """
 
-    name: str  # as it was asked for: of a YAML, then also its spec's; or "module:Class", whose spec names itself
-    policy: str  # "module:Class"
+    name: str
+    policy: str
     about: str = ""
     args: Mapping[str, Any] = field(default_factory=dict)
-    file: str | None = None  # the argument that `--policy NAME FILE` fills
+    file: str | None = None
     placement: Literal["worker", "actor"] = "actor"
     num_gpus: Annotated[float, Range(least=0, most=1024)] = 0.0
-    published: str | None = None  # its row in the paper's tables
-    conventions: Mapping[str, str] = field(
-        default_factory=dict
-    )  # what its wire or weights expect, for people
+    published: str | None = None
+    conventions: Mapping[str, str] = field(default_factory=dict)
 
     def load(self) -> GuardedPolicy:
-        """Make the policy. Raises UserError where the class or its arguments do not fit, whatever the class raises."""
+        """Import the class and make the policy.
+
+        Raises:
+            UserError: The class cannot be imported, is not a policy, does not take these arguments, or raised anything.
+        """
         return self.make(load_object(self.policy))
 
     def make(self, kind: Any) -> GuardedPolicy:
-        """The same of the class `kind`, which need not be importable."""
+        """`load` with the class `kind`, which need not be importable."""
         return self._ready(lambda: self._made(kind))
 
     def checked(self, policy: Policy) -> GuardedPolicy:
-        """The same of a policy that is made already."""
+        """`load` with an instance, which is only checked."""
         if not (hasattr(policy, "act") and hasattr(policy, "reset")):
-            raise UserError(f"'{self.policy}' is no policy: it needs `spec`, `reset` and `act`.")
+            raise UserError(f"'{self.policy}' is not a policy: it needs `spec`, `reset` and `act`.")
         return self._ready(lambda: policy)
 
     def _ready(self, make: Callable[[], Policy]) -> GuardedPolicy:
@@ -73,34 +91,40 @@ class PolicyRef:
         return dataclasses.replace(found, spec=spec)
 
     def named(self, spec: PolicySpec) -> PolicySpec:
-        """The spec under the name that people see: of a YAML the one that they typed."""
+        """The spec with the name that reports show: the one that was asked for, unless that was a class."""
         return spec if ":" in self.name else dataclasses.replace(spec, name=self.name)
 
     def check(self) -> None:
-        """Raises UserError where the class is no policy or the arguments do not fit it. Makes nothing."""
+        """Raise UserError where the class is not a policy or does not take these arguments. Makes nothing."""
         try:
             self._fits(load_object(self.policy))
         except UserError as error:
             raise UserError(f"Policy '{self.name}': {error}") from error
 
     def declared(self) -> PolicySpec | None:
-        """What the class declares before it is made; None where only the made policy says."""
+        """The class's own `spec`; None where only the instance has one."""
         kind = load_object(self.policy)
         try:
             found = guarded(lambda: getattr(kind, "spec", None))
-        except (PolicyFault, ServerLost):  # `load` says what is wrong
+        except (PolicyFault, ServerLost):  # `load` reports the error
             return None
         return found if isinstance(found, PolicySpec) else None
 
     def digest(self) -> str | None:
-        """Hash of the weights that the policy would load, found without loading them: of the class's own
-        `digest(**args)`, where it has one. Raises UserError where there are none."""
+        """Hash of the weights that the policy would load, from the class's own `digest(**args)`.
+
+        Returns:
+            The hash; None where the class has no `digest` or it fails.
+
+        Raises:
+            UserError: The weights are missing.
+        """
         kind = load_object(self.policy)
         if not callable(getattr(kind, "digest", None)):
             return None
         try:
             return str(guarded(lambda: kind.digest(**self.args)))
-        except (PolicyFault, ServerLost):  # `load` says what is wrong
+        except (PolicyFault, ServerLost):  # `load` reports the error
             return None
 
     def _made(self, kind: Any) -> Policy:
@@ -111,14 +135,14 @@ class PolicyRef:
 
     def _fits(self, kind: Any) -> None:
         if not (callable(kind) and hasattr(kind, "act") and hasattr(kind, "reset")):
-            raise UserError(f"'{self.policy}' is no policy: it needs `spec`, `reset` and `act`.")
+            raise UserError(f"'{self.policy}' is not a policy: it needs `spec`, `reset` and `act`.")
         try:
             inspect.signature(kind).bind(**self.args)
         except TypeError as error:
             raise UserError(f"{error}. Give arguments as --policy-arg key=value.") from None
 
     def resolve(self) -> PolicyRef:
-        """The same with `placement` and `num_gpus` of the class's own spec, where the class has one."""
+        """A copy with `placement` and `num_gpus` of the class's own spec, where the class has one."""
         declared = self.declared()
         if declared is not None:
             return dataclasses.replace(
@@ -127,11 +151,11 @@ class PolicyRef:
         return self
 
     def identity(self, spec: PolicySpec) -> dict[str, Any]:
-        """What `run.json` keeps: enough to say whether two runs are of one policy."""
+        """The `policy` entry of `run.json`, which shows whether two runs are of one policy."""
         return {"policy": self.policy, "args": dict(self.args), **spec.to_record()}
 
     def label(self, spec: PolicySpec) -> str:
-        """A folder's name: the policy's, and six hex digits where arguments or weights tell two apart."""
+        """The policy's part of a run directory's name. Six hex digits distinguish arguments and weights."""
         name = file_name(spec.name)
         if not self.args and spec.provenance.weights is None:
             return name
@@ -140,21 +164,31 @@ class PolicyRef:
 
 
 def baseline_names() -> list[str]:
-    """Names of the shipped policies."""
+    """Names of the shipped policies, sorted."""
     return sorted(p.stem for p in data_dir("baselines").glob("*.yaml"))
 
 
 def policy_names() -> list[str]:
-    """Every name that `--policy` takes: shipped policies, then those that installed packages add. Imports none."""
+    """Names of the shipped policies, then of those that installed packages add. Imports none of them."""
     shipped = baseline_names()
     return [*shipped, *(name for name in find_plugins("apt_bench.policies") if name not in shipped)]
 
 
 def load_baseline(name: str) -> PolicyRef:
-    """A shipped policy by name, one that an installed package adds, or any by the path of its YAML file."""
+    """Find a policy by its name or the path of its YAML file.
+
+    Args:
+        name: A shipped policy, one that an installed package adds, or a path that ends in .yaml or .yml.
+
+    Returns:
+        The reference, without the user's arguments.
+
+    Raises:
+        UserError: There is no such policy, or its YAML file is invalid.
+    """
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
-        if not os.path.isfile(path):  # False also for what is too long to be a path
+        if not os.path.isfile(path):  # False also for a text that is too long for a path
             raise UserError(
                 f"No file '{name}'. Give --policy the path of a YAML file, or a name of `apt-bench ls policies`."
             )
@@ -174,9 +208,18 @@ def load_baseline(name: str) -> PolicyRef:
 def find_policy(
     name: str, args: Sequence[str] | Mapping[str, Any] = (), file: str | None = None
 ) -> PolicyRef:
-    """The policy that the command line means.
+    """Find a policy and give it arguments, as `--policy NAME FILE --policy-arg KEY=VALUE` does.
 
-    args: `key=value` texts, values read as YAML scalars; or a mapping of values. file: for policies that execute one.
+    Args:
+        name: A name or path, see `load_baseline`, or "module:Class".
+        args: Texts `key=value`, whose values are read as YAML; or a mapping of values.
+        file: The file of a policy that takes one.
+
+    Returns:
+        The reference, with `placement` and `num_gpus` of the class's spec.
+
+    Raises:
+        UserError: There is no such policy, an argument is invalid or given twice, or `file` is missing or not wanted.
     """
     ref = PolicyRef(name, name) if ":" in name else load_baseline(name)
     given: dict[str, Any] = dict(args) if isinstance(args, Mapping) else {}
@@ -200,7 +243,7 @@ def find_policy(
 
 
 def _argument(text: str, where: str) -> Any:
-    """The value that a person typed. YAML reads 1e-4 as text; it is a number."""
+    """The value of an argument. YAML reads 1e-4 as text; here it is a number."""
     value = parse_yaml(text, where)
     if value == text.strip() and value.lstrip("+-.")[:1].isdigit():
         with suppress(ValueError):
@@ -209,7 +252,7 @@ def _argument(text: str, where: str) -> Any:
 
 
 def _check_argument(value: Any, where: str) -> None:
-    """Arguments go into `run.json`. Raises UserError for what JSON has no word for: dates, NaN, infinity."""
+    """Raise UserError for a value that `run.json` cannot store: dates, NaN, infinity."""
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):

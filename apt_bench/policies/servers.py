@@ -1,7 +1,7 @@
-"""Which exceptions say that a policy's server is gone, whatever client library the policy uses.
+"""Which exceptions mean that a policy's server is gone, for the common client libraries.
 
-`core.errors.ServerLost` is what a policy raises on purpose. Most let the exception of their client through. Its class
-is known by package and name along the inheritance, so that no client needs to be installed here.
+A policy can raise `core.errors.ServerLost` itself. Most policies do not catch the exception of their client. Its class
+and base classes are compared by package and name, so no client library needs to be installed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ NETWORK_ERRORS = frozenset(
         errno.ETIMEDOUT,
     )
 )
-"""Numbers of an OSError that speak of the network."""
+"""Numbers of an OSError that mean a network error."""
 
 CLIENTS = {
     "aiohttp": ("ClientError",),
@@ -64,33 +64,37 @@ CLIENTS = {
     "websockets": ("ConnectionClosed", "InvalidHandshake"),
     "zmq": ("Again", "ZMQError"),
 }
-"""Package -> base classes. The package is the first part of the class's module, so that `httpx.TransportError` and
-`httpcore._exceptions.NetworkError` are found wherever the package keeps them."""
+"""Package -> base classes. The package is the first part of the class's module: `httpcore` for
+`httpcore._exceptions.NetworkError`."""
 
 CLIENTS |= {"httpcore2": CLIENTS["httpcore"], "httpx2": CLIENTS["httpx"]}
 
 ANSWERED = {"ray": ("RayTaskError",)}
-"""Classes below those that mean the opposite: the other side is there, and its code raised."""
+"""Subclasses of those that mean the opposite: the server answers, and its code raised."""
 
 GATEWAY = frozenset((408, 425, 429, 502, 503, 504, 529))
-"""HTTP status codes that come from a server that is away, overloaded or late, and not from its policy."""
+"""HTTP status codes of a server that is unreachable, overloaded or late; they do not come from its policy."""
 
 GRPC = frozenset(("CANCELLED", "DEADLINE_EXCEEDED", "UNAVAILABLE"))
-"""gRPC status codes that mean the same."""
+"""gRPC status codes with the same meaning."""
 
 
 def server_lost(error: BaseException) -> bool:
-    """Whether this error, or one that it was raised from or while handling, says that a server is gone.
+    """Whether an exception means that a server is gone.
 
-    `raise RuntimeError("inference failed") from error` says so too, and so does the same without `from`; `from None`
-    cuts the link. Of a group every member must. An answer with an HTTP or gRPC status is a lost server only where the
-    status says so: 503 does, 500 is the policy's own fault on the other side.
+    Args:
+        error: The exception. Its causes count too: `raise RuntimeError("inference failed") from error`, or the same
+            without `from`. `from None` cuts the chain. Of an exception group, every member must mean it.
+
+    Returns:
+        True for a connection error, a timeout or the error of a client library. With an HTTP or gRPC status, the status
+        decides: 503 is a lost server, 500 is a fault of the policy on the server.
     """
     return any(_lost(one) for one in _chain(error))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, what it was raised from or while handling, what that was raised from, and so on."""
+    """The exception and its chain of causes (`__cause__`, or `__context__` where it is not suppressed)."""
     seen: set[int] = set()
     now: BaseException | None = error
     while now is not None and id(now) not in seen:
@@ -119,7 +123,7 @@ def _named(error: BaseException, table: Mapping[str, tuple[str, ...]]) -> bool:
 
 
 def _status(error: BaseException) -> int | str | None:
-    """The HTTP status, or the name of the gRPC status, that an error carries."""
+    """The HTTP status or the name of the gRPC status of an error; None where it has none."""
     if _named(error, {"grpc": ("RpcError",)}):
         code = _called(getattr(error, "code", None))
         return None if code is None else str(getattr(code, "name", code))

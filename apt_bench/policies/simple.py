@@ -22,12 +22,12 @@ from apt_bench.policies.base import PolicySpec, Provenance, Resources, noise_see
 
 
 class ZeroPolicy:
-    """Stands still."""
+    """Answers zero actions: the arm keeps its pose."""
 
     spec = PolicySpec("zero", resources=Resources(placement="worker"))
 
     def reset(self, episodes: Sequence[str]) -> None:
-        """Keeps nothing."""
+        """Nothing is kept between decisions."""
 
     def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
         """Ten zero actions each."""
@@ -35,7 +35,14 @@ class ZeroPolicy:
 
 
 class RandomPolicy:
-    """Uniform actions in [-1, 1], a function of the scene, the step and `seed` alone."""
+    """Uniform actions in [-1, 1]. They depend on the scene, the control step and `seed`, and on nothing else.
+
+    Args:
+        seed: Seed of the actions.
+
+    Raises:
+        UserError: `seed` is not a whole number from 0.
+    """
 
     spec = PolicySpec("random", resources=Resources(placement="worker"))
 
@@ -43,7 +50,7 @@ class RandomPolicy:
         self._seed = build(Natural, seed, "seed")
 
     def reset(self, episodes: Sequence[str]) -> None:
-        """Keeps nothing."""
+        """Nothing is kept between decisions."""
 
     def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
         """Ten random actions each."""
@@ -54,10 +61,14 @@ class RandomPolicy:
 
 
 class ReplayPolicy:
-    """Executes stored actions open loop, then stands still.
+    """Executes stored actions open loop, then zero actions.
 
-    path: a folder that `--save-actions` wrote (each episode gets its own actions), or one .npz of it (every episode
-    gets these). Raises UserError where two files hold other actions for the same episode.
+    Args:
+        path: A folder that `--save-actions` wrote (each episode gets its own actions), or one .npz file of it (every
+            episode gets these).
+
+    Raises:
+        UserError: There are no stored actions at `path`, or two files differ for the same episode.
     """
 
     spec = PolicySpec("replay", resources=Resources(placement="worker"))
@@ -70,7 +81,7 @@ class ReplayPolicy:
             episode, actions = load_actions(file)
             if not np.array_equal(self._actions.setdefault(episode, actions), actions):
                 raise UserError(
-                    f"{file} holds other actions for episode {episode} than another file of '{path}'."
+                    f"{file} has other actions for episode {episode} than another file in '{path}'."
                 )
             self._only = None if source.is_dir() else actions
         self.spec = dataclasses.replace(
@@ -86,7 +97,7 @@ class ReplayPolicy:
         return found.hexdigest()
 
     def reset(self, episodes: Sequence[str]) -> None:
-        """Keeps nothing."""
+        """Nothing is kept between decisions."""
 
     def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
         """The next ten stored actions each."""
@@ -108,30 +119,30 @@ def _stored(source: Path) -> list[Path]:
         files = sorted(source.rglob("*.npz")) if source.is_dir() else [source]
         if files and all(f.is_file() for f in files):
             return files
-    except (OSError, ValueError):  # not ours to read; a null byte in the name
+    except (OSError, ValueError):  # no permission; a null byte in the name
         pass
     raise UserError(f"No stored actions (.npz) at '{source}'. `apt-bench run --save-actions` writes them.")
 
 
 STEPS = 10**6
-"""Of stored actions, at most."""
+"""Control steps in one file of stored actions, at most."""
 
 
 def packed_actions(episode: str, actions: np.ndarray) -> bytes:
-    """An .npz of the executed actions (steps, 7) of one episode."""
+    """The content of an .npz file with the executed actions (steps, 7) of one episode."""
     file = io.BytesIO()
     np.savez_compressed(file, actions=actions, meta=np.array(json.dumps({"episode": episode})))
     return file.getvalue()
 
 
 def save_actions(path: Path, episode: str, actions: np.ndarray) -> None:
-    """Store the executed actions (steps, 7) of one episode. Raises OSError."""
+    """Write the executed actions (steps, 7) of one episode. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, packed_actions(episode, actions))
 
 
 def load_actions(path: Path) -> tuple[str, np.ndarray]:
-    """The episode's id and its actions (steps, 7) float64. Raises UserError for anything else."""
+    """Read an episode's id and its actions (steps, 7), float64. Raises UserError where the file is damaged."""
     content = read_bytes(path)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as stored:
@@ -142,15 +153,15 @@ def load_actions(path: Path) -> tuple[str, np.ndarray]:
         episode = parse_json(str(meta))["episode"]
         if not isinstance(episode, str):
             raise ValueError("it does not name its episode")
-    except Exception as error:  # zipfile and numpy raise a dozen kinds for damaged files
-        raise UserError(f"{path} holds no stored actions: {one_line(error, 300)}.") from None
+    except Exception as error:  # zipfile and numpy raise many types for damaged files
+        raise UserError(f"{path} is not a file of stored actions: {one_line(error, 300)}.") from None
     if actions.ndim != 2 or actions.shape[1] != ACTION_DIM or not np.isfinite(actions).all():
         raise UserError(f"{path}: expected finite actions of shape (n, {ACTION_DIM}), found {actions.shape}.")
     return episode, actions.astype(np.float64)
 
 
 def _array(stored: zipfile.ZipFile, name: str, limit: int) -> np.ndarray:
-    """One array of an .npz, of at most so many bytes, whatever its header claims. Raises ValueError and others."""
+    """One array of an .npz file, of at most `limit` bytes, whatever its header claims. Raises ValueError and others."""
     with stored.open(name) as file:
         content = file.read(limit + 1)
     if len(content) > limit:

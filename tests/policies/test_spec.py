@@ -117,7 +117,7 @@ def test_a_number_from_an_array_and_a_list_of_cameras_are_fine() -> None:
         ("oracle", "variation=3", "variation is 3.*at most 2"),
         ("oracle", "seed=-5", "Policy 'oracle': seed is -5"),
         ("apt_mini", "execute=0", "Policy 'apt_mini': execute is 0; it must be at least 1"),
-        ("apt_mini", "execute=17", "Policy 'apt_mini': execute=17; its chunks have 16 steps"),
+        ("apt_mini", "execute=17", "Policy 'apt_mini': execute=17; the policy's chunks have 16 steps"),
         ("apt_mini", "sample_steps=true", "Policy 'apt_mini': sample_steps is True"),
         ("apt_mini", "sample_steps=7", "sample_steps=7 must divide"),
         ("apt_mini", "seed=-1", "Policy 'apt_mini': seed is -1"),
@@ -164,9 +164,9 @@ def test_a_policy_bears_the_name_that_was_typed(tmp_path) -> None:
         ("../baselines/random", "No policy"),
         ("x" * 5000, "No policy"),
         ("nul\0.yaml", "nul"),
-        ("tests.toy:WORLD", "is no policy"),
+        ("tests.toy:WORLD", "is not a policy"),
         ("tests.toy:Nothing", "has no 'Nothing'"),
-        ("builtins:type", "is no policy"),
+        ("builtins:type", "is not a policy"),
     ],
 )
 def test_a_name_that_is_no_policy_is_one_message(name: str, message: str) -> None:
