@@ -1,12 +1,12 @@
-"""Action chunks as numbers: poses to codes for the network, and back.
+"""Encode action chunks as numbers for the network, and decode them.
 
-A chunk is coded relative to the *current* end-effector pose, in the axes of a reference camera, without any dataset
+A chunk is encoded relative to the *current* end-effector pose, in the axes of a reference camera, without any dataset
 statistics. With current pose (R0, p0), camera (Rc, pc) and target (Rk, pk), openness o in [0, 1]:
 
     code = [ Rc^T (pk - p0) ; rot6d(Rc^T Rk R0^T Rc) ; 2 o - 1 ]          3 + 6 + 1 numbers, metres
 
-(released APT). All poses are 4x4, metres, and map their own frame to the world. The code does not depend
-on the choice of world frame, nor on a constant rotation of the end-effector frame.
+This is the action format of the released APT code. All poses are 4x4 matrices that map their own frame to the world, in
+metres. The code depends neither on the choice of the world frame nor on a constant rotation of the end-effector frame.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from apt_bench.core.config import Range
 
 Stride = Annotated[int, Range(least=1, most=1000)]
-"""Control steps from one action of a chunk to the next."""
+"""Number of control steps between consecutive actions of a chunk."""
 
 CODE_DIM = 10
 POSITION, ROTATION, GRIPPER = slice(0, 3), slice(3, 9), slice(9, 10)
@@ -31,7 +31,7 @@ def rot6d(R: Tensor) -> Tensor:
 
 
 def rot6d_to_matrix(code: Tensor) -> Tensor:
-    """(..., 6) -> (..., 3, 3), by Gram-Schmidt on the two triples, which become the first two rows."""
+    """(..., 6) -> (..., 3, 3), by Gram-Schmidt on the two triples, which give the first two rows."""
     first = torch.nn.functional.normalize(code[..., :3], dim=-1)
     second = code[..., 3:] - (first * code[..., 3:]).sum(-1, keepdim=True) * first
     second = torch.nn.functional.normalize(second, dim=-1)
@@ -39,7 +39,7 @@ def rot6d_to_matrix(code: Tensor) -> Tensor:
 
 
 def make_pose(R: Tensor, p: Tensor) -> Tensor:
-    """(..., 3, 3) and (..., 3) -> (..., 4, 4)."""
+    """Rotation (..., 3, 3) and position (..., 3) -> pose (..., 4, 4)."""
     bottom = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=R.dtype, device=R.device).expand(*R.shape[:-2], 1, 4)
     return torch.cat([torch.cat([R, p.unsqueeze(-1)], -1), bottom], -2)
 
@@ -51,7 +51,17 @@ def rigid_inverse(T: Tensor) -> Tensor:
 
 
 def encode_chunk(pose: Tensor, openness: Tensor, ee_pose: Tensor, ref_pose: Tensor) -> Tensor:
-    """Code targets `pose` (..., T, 4, 4) and `openness` (..., T) against `ee_pose`, `ref_pose` (..., 4, 4)."""
+    """Encode an action chunk; see the module's docstring.
+
+    Args:
+        pose: Target end-effector poses, (..., T, 4, 4), metres.
+        openness: Target gripper openness, (..., T), 0 = closed, 1 = open.
+        ee_pose: Current end-effector pose, (..., 4, 4).
+        ref_pose: Pose of the reference camera, (..., 4, 4).
+
+    Returns:
+        Codes, (..., T, 10).
+    """
     R0, Rc = ee_pose[..., None, :3, :3], ref_pose[..., None, :3, :3]
     Rc_t = Rc.transpose(-1, -2)
     shift = (Rc_t @ (pose[..., :3, 3] - ee_pose[..., None, :3, 3]).unsqueeze(-1))[..., 0]
@@ -60,7 +70,16 @@ def encode_chunk(pose: Tensor, openness: Tensor, ee_pose: Tensor, ref_pose: Tens
 
 
 def decode_chunk(code: Tensor, ee_pose: Tensor, ref_pose: Tensor) -> tuple[Tensor, Tensor]:
-    """The inverse of `encode_chunk`: codes (..., T, 10) -> poses (..., T, 4, 4) and openness (..., T), not clipped."""
+    """Decode an action chunk; the inverse of `encode_chunk`.
+
+    Args:
+        code: Codes, (..., T, 10).
+        ee_pose: Current end-effector pose, (..., 4, 4).
+        ref_pose: Pose of the reference camera, (..., 4, 4).
+
+    Returns:
+        Poses (..., T, 4, 4) in metres and gripper openness (..., T), which is not clipped to [0, 1].
+    """
     R0, Rc = ee_pose[..., None, :3, :3], ref_pose[..., None, :3, :3]
     p = ee_pose[..., None, :3, 3] + (Rc @ code[..., POSITION].unsqueeze(-1))[..., 0]
     R = Rc @ rot6d_to_matrix(code[..., ROTATION]) @ Rc.transpose(-1, -2) @ R0
@@ -68,7 +87,7 @@ def decode_chunk(code: Tensor, ee_pose: Tensor, ref_pose: Tensor) -> tuple[Tenso
 
 
 def camera_position(code: Tensor, ee_pose: Tensor, ref_pose: Tensor) -> Tensor:
-    """Where a code puts the end effector, in the reference camera's frame: Rc^T (p0 - pc) + t. (..., T, 3), metres."""
+    """The end-effector position of a code in the reference camera's frame, (..., T, 3), m: Rc^T (p0 - pc) + t."""
     Rc_t = ref_pose[..., :3, :3].transpose(-1, -2)
     here = (Rc_t @ (ee_pose[..., :3, 3:] - ref_pose[..., :3, 3:])).transpose(-1, -2)
     return here + code[..., POSITION]

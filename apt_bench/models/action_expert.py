@@ -1,7 +1,7 @@
-"""What every architecture shares: how actions become tokens, the loss, and the sampler.
+"""The base class of all action experts: action tokens, loss and sampler.
 
-An expert answers in two steps. `observe` digests vision, language and robot state into a `Context`, once per decision.
-`denoise` reads that context in every denoising step. Training uses the same two steps.
+An expert works in two steps. `encode_context` encodes vision, language and robot state into a `Context`, once per
+decision. `denoise` uses that context in every denoising step. Training uses the same two steps.
 """
 
 from __future__ import annotations
@@ -38,28 +38,27 @@ from apt_bench.models.inputs import ACTION, PAD, RobotState, VLFeatures
 
 @dataclass(frozen=True)
 class Memory:
-    """What one block's action tokens need: their position code, whom they may see, and the keys and values of
-    others."""
+    """Inputs of one block besides the action tokens."""
 
-    mask: Tensor  # (B, A, keys) bool
-    code: PositionCode | None = None
-    past: KV | None = None
+    mask: Tensor  # (B, A, keys) bool, see `attention_mask`
+    code: PositionCode | None = None  # of the action tokens
+    past: KV | None = None  # keys and values of other tokens
 
 
 @dataclass(frozen=True)
 class Context:
-    """A decision's digest, reused by every denoising step."""
+    """The encoded inputs of a decision, used in every denoising step."""
 
     robot: RobotState
-    prefix: Tensor  # (B, E, P, width): the tokens before the noisy steps
+    prefix: Tensor  # (B, E, P, width): the tokens before the noisy actions
     memory: tuple[Memory, ...]  # one per block
 
 
 class ActionTokens(nn.Module):
-    """Encodes an arm's history and its (noisy) chunk as tokens, per arm [history, (proprio), T steps].
+    """Encodes an arm's state and its noisy action chunk as tokens: per arm [history, (proprio), T actions].
 
-    Every token also says where its action puts the end effector in the reference camera's frame; together with
-    the arm's embedding that is all the network knows of the robot in the released form.
+    Every token also encodes the position that its action gives the end effector in the reference camera's frame. In the
+    released form this position and the arm's embedding are all that the network gets about the robot.
     """
 
     def __init__(self, config: ExpertConfig, step_index: bool) -> None:
@@ -81,14 +80,16 @@ class ActionTokens(nn.Module):
         return tokens + self.position_encoder(position) + self.arm_embed[:, : tokens.shape[1]]
 
     def prefix(self, robot: RobotState, ee_world: Tensor) -> Tensor:
-        """(B, E, P, width). History of length 1 is a constant code without its gripper number.
+        """The tokens before the actions, (B, E, P, width): history, and proprioception if the config has it.
 
-        ee_world: end-effector poses (B, E, 4, 4) in the world as the robot knows it, its z upwards."""
+        The history has length 1: the code of the current pose without its gripper number.
+
+        ee_world: end-effector poses (B, E, 4, 4) in the robot's own world frame, z upwards."""
         code = standstill(robot.openness)[:, :, None]
         tokens = self._placed(self.history_encoder(code[..., :-1]), code, robot)
         if self.proprio_encoder is None:
             return tokens
-        # Pose and gripper, coded like an action that would bring the hand there from the world's origin.
+        # Pose and gripper, encoded like an action that moves the end effector there from the world's origin.
         origin = torch.eye(4, dtype=ee_world.dtype, device=ee_world.device).repeat(*ee_world.shape[:2], 1, 1)
         origin[..., 2, 3] = self.floor
         here = encode_chunk(ee_world[:, :, None], robot.openness[..., None], origin, origin)
@@ -96,15 +97,15 @@ class ActionTokens(nn.Module):
         return torch.cat([tokens, self._placed(self.proprio_encoder(here), code, robot)], 2)
 
     def steps(self, noisy: Tensor, robot: RobotState) -> Tensor:
-        """noisy (B, E, T, 10), positions in metres * position_scale -> (B, E, T, width)."""
+        """Noisy codes (B, E, T, 10), positions in metres * position_scale -> tokens (B, E, T, width)."""
         tokens = self._placed(self.action_encoder(noisy), scaled(noisy, 1 / self.position_scale), robot)
         return tokens if self.step_embed is None else tokens + self.step_embed[: noisy.shape[2]]
 
 
 class ActionExpert(nn.Module, ABC):
-    """A denoiser of action chunks under vision, language and robot state."""
+    """Denoises action chunks, conditioned on vision, language and robot state."""
 
-    needs_kv = False  # whether VLFeatures must carry the VLM's keys and values
+    needs_kv = False  # whether VLFeatures must contain the VLM's keys and values
 
     def __init__(self, config: ExpertConfig, step_index: bool) -> None:
         super().__init__()
@@ -118,32 +119,47 @@ class ActionExpert(nn.Module, ABC):
 
     @property
     def sources(self) -> tuple[int | None, ...]:
-        """Which Stage-1 block each block inherits from; the rivals insert no new ones."""
+        """Index of the Stage-1 block that each block inherits from; None for new blocks (APT only)."""
         return tuple(range(len(self.blocks)))
 
     def make_new_blocks_identity(self) -> None:
-        """Let blocks without a source begin as the identity."""
+        """Make blocks that inherit nothing start as the identity."""
 
     @property
     @abstractmethod
     def needed_layers(self) -> tuple[int, ...]:
-        """VLM layers whose outputs this expert reads."""
+        """Indices of the VLM layers whose outputs this expert uses."""
 
     @abstractmethod
     def encode_context(
         self, features: VLFeatures, robot: RobotState, rotation: Tensor | None = None
     ) -> Context:
-        """Digest what is seen, read and felt. `rotation` (B, 3, 3) turns the world (training)."""
+        """Encode vision, language and robot state, once per decision.
+
+        Args:
+            features: The VLM's features, B samples.
+            robot: Cameras and arms, B samples.
+            rotation: Rotations of the world frame, (B, 3, 3), for augmentation in training.
+        """
 
     def decode(self, context: Context, x: Tensor, step: Step) -> Tensor:
-        """Action tokens x (B, A, width) through all blocks."""
+        """Run action tokens x (B, A, width) through all blocks."""
         for block, memory in zip(self.blocks, context.memory, strict=True):
             x, _ = block(x, memory.code, memory.mask, step, memory.past)
         return x
 
     def predict(self, context: Context, noisy: Tensor, t: Tensor, step: Step | None = None) -> Tensor:
-        """What the network says about codes `noisy` (B, E, T, 10) at diffusion steps `t` (B,): their noise, or the
-        clean codes, as `config.prediction` has it; float32. `step`: what to make of `t`, if known already."""
+        """Predict the noise, or the clean codes if `config.prediction` is `sample`.
+
+        Args:
+            context: The encoded inputs of the decision.
+            noisy: Noisy codes, (B, E, T, 10).
+            t: Diffusion steps, (B,).
+            step: The embedding of `t`, if it is already computed.
+
+        Returns:
+            The prediction, (B, E, T, 10), float32.
+        """
         _, E, T, _ = noisy.shape
         x = torch.cat([context.prefix, self.tokens.steps(noisy, context.robot)], 2)
         x = self.decode(context, x.flatten(1, 2), step or Step(self.step(t)))
@@ -151,7 +167,7 @@ class ActionExpert(nn.Module, ABC):
         return self.head(self.final_norm(x)).float()
 
     def denoise(self, context: Context, noisy: Tensor, t: Tensor, step: Step | None = None) -> Tensor:
-        """Predicted noise, (B, E, T, 10)."""
+        """Predict the noise, (B, E, T, 10), whatever the network itself predicts; arguments as in `predict`."""
         predicted = self.predict(context, noisy, t, step)
         return predicted if self.config.prediction == "noise" else implied_noise(noisy, predicted, t)
 
@@ -167,9 +183,20 @@ class ActionExpert(nn.Module, ABC):
         generator: torch.Generator | None = None,
         draws: int = 1,
     ) -> dict[str, Tensor]:
-        """Denoising losses (see `code_losses`) of target codes (B, E, T, 10); what is not given is drawn, on the CPU.
+        """Compute the denoising losses.
 
-        `draws` > 1 averages over that many (noise, t) per sample; what is seen is digested only once for all of them.
+        Args:
+            features: The VLM's features, B samples.
+            robot: Cameras and arms, B samples.
+            target: Codes of the demonstrated action chunks, (B, E, T, 10).
+            noise: The noise, (B, E, T, 10). By default it is drawn on the CPU.
+            t: Diffusion steps, (B,). By default they are drawn on the CPU.
+            rotation: Rotations of the world frame, (B, 3, 3).
+            generator: Random generator for the draws.
+            draws: Number of (noise, t) per sample to average over. The context is encoded once for all of them.
+
+        Returns:
+            The losses by name; see `code_losses`.
         """
         context = self.encode_context(features, robot, rotation)
         target = scaled(target, self.config.position_scale)
@@ -186,7 +213,17 @@ class ActionExpert(nn.Module, ABC):
     def sample(
         self, features: VLFeatures, robot: RobotState, noise: Tensor, steps: int = SAMPLE_STEPS
     ) -> Tensor:
-        """Denoise `noise` (B, E, T, 10) into action codes. All that does not depend on the noise is computed once."""
+        """Sample action codes. All that does not depend on the noise is computed once.
+
+        Args:
+            features: The VLM's features, B samples.
+            robot: Cameras and arms, B samples.
+            noise: Gaussian noise, (B, E, T, 10).
+            steps: Number of denoising steps.
+
+        Returns:
+            Codes, (B, E, T, 10), positions in metres.
+        """
         context = self.encode_context(features, robot)
         schedule = ddim_timesteps(steps)
         table = TabulatedStep.tabulate(self, self.step(torch.tensor(schedule, device=noise.device)))
@@ -198,7 +235,7 @@ class ActionExpert(nn.Module, ABC):
         return scaled(ddim_sample(denoise, noise, steps), 1 / self.config.position_scale)
 
     def _action_types(self, robot: RobotState, length: int) -> Tensor:
-        """Types (B, E * length) of the action tokens: an absent arm's tokens count as padding."""
+        """Types (B, E * length) of the action tokens. Tokens of an absent arm are padding."""
         types = torch.where(robot.arm_valid, ACTION, PAD)
         return types[..., None].expand(*types.shape, length).flatten(1)
 
@@ -209,7 +246,7 @@ class ActionExpert(nn.Module, ABC):
 
 
 def scaled(code: Tensor, factor: float) -> Tensor:
-    """Codes (..., 10) with their positions multiplied."""
+    """Multiply the positions of codes (..., 10) by a factor."""
     if factor == 1:
         return code
     return torch.cat([code[..., POSITION] * factor, code[..., POSITION.stop :]], -1)
@@ -221,12 +258,19 @@ def inherit(
     what: Literal["all", "blocks"] = "all",
     new_blocks: Literal["random", "identity"] = "random",
 ) -> list[str]:
-    """Start Stage 2 (`policy`) from Stage 1 (`prior`); returns the names that were taken over.
+    """Initialise Stage 2 from Stage 1.
 
-    `blocks` takes only the transformer blocks, as the released loader does by mistake; `all` takes everything that
-    exists in both. New blocks keep their own start (`random`, as released), or begin by doing nothing (`identity`), so
-    that the policy begins as the prior: their outputs are zero, and the VLM layers that are fused behind them hardly
-    count (NEW_GATE).
+    Args:
+        prior: The Stage-1 expert.
+        policy: The Stage-2 expert; it is changed in place.
+        what: `blocks` copies only the transformer blocks, as the released loader does by mistake. `all` copies every
+            parameter that exists in both.
+        new_blocks: `random` (released) keeps the random initialisation of the new blocks. `identity` makes them start
+            as the identity: their outputs are zero, and the fusion after them keeps most of the stream (`NEW_GATE`), so
+            that the policy starts close to the prior.
+
+    Returns:
+        The names of the parameters that were copied, sorted.
     """
     old, new = prior.state_dict(), policy.state_dict()
     taken: dict[str, Tensor] = {}
@@ -243,6 +287,8 @@ def inherit(
 
 
 def is_decayed(name: str) -> bool:
-    """Whether the released optimiser decays this expert parameter: no biases, and nothing whose path says norm,
-    which spares the step modulation too. Gates, embeddings and the small MLPs' LayerNorm weights are decayed."""
+    """Whether the released optimiser applies weight decay to this parameter of an expert.
+
+    It does not decay biases and parameters with `norm` in their names, which include the step modulation. It decays
+    gates, embeddings and the LayerNorm weights of the small MLPs."""
     return not (name.endswith(".bias") or "norm" in name)

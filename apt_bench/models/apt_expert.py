@@ -1,8 +1,8 @@
-"""The APT action expert: a diffusion transformer that keeps its own stream of vision-language tokens.
+"""The APT action expert (arXiv 2606.12366): a diffusion transformer with its own stream of vision-language tokens.
 
-Stage 1 is a prior over actions given vision alone: N/2 blocks in which vision and action tokens cannot see
-language. Stage 2 puts one new, language-seeing block beside each of them. Released form of APT (arXiv
-2606.12366).
+Stage 1 is a prior over actions given vision only. It has N/2 blocks in which vision and action tokens do not attend to
+language. Stage 2 adds one new block, with the full mask, beside each of them. The defaults are those of the released
+code.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from apt_bench.models.fusion import LayerwiseFusion
 from apt_bench.models.inputs import RobotState, VLFeatures, image_plane, plane_points
 
 NEW_GATE = 2.0
-"""Of the fusion behind a new block that begins as the identity: 0.88 of the stream is kept."""
+"""Initial fusion gate after a new block that starts as the identity: sigmoid(2) = 0.88 of the stream is kept."""
 
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """One block: the tap fused behind it, its position code and mask, and the Stage-1 block it inherits from."""
+    """One block: the index of the tap fused after it, its position code and mask, and its Stage-1 block."""
 
     tap: int
     code: Literal["prope", "rope"]
@@ -34,7 +34,7 @@ class BlockPlan:
 
 
 def plan_blocks(config: ExpertConfig) -> tuple[BlockPlan, ...]:
-    """The blocks of either stage. Stage-1 block i stands where it will stand in Stage 2, so it keeps its tap."""
+    """The blocks of a stage, in order. A Stage-1 block uses the same tap in both stages."""
     half = range(config.depth // 2)
     place = 0 if config.insertion == "after" else 1
     inherited = [BlockPlan(2 * i + place, "prope", True, i) for i in half]
@@ -47,7 +47,7 @@ def plan_blocks(config: ExpertConfig) -> tuple[BlockPlan, ...]:
 
 
 class APTExpert(ActionExpert):
-    """The joint stream [VL tokens | action tokens] with layer-wise gated fusion of VLM features into its VL part."""
+    """A joint stream [VL tokens | action tokens], with layer-wise gated fusion of VLM features into its VL part."""
 
     def __init__(self, config: ExpertConfig) -> None:
         super().__init__(config, config.step_index)
@@ -63,12 +63,12 @@ class APTExpert(ActionExpert):
 
     @property
     def sources(self) -> tuple[int | None, ...]:
-        """Stage-1 block of each block, None for new ones."""
+        """Index of the Stage-1 block that each block inherits from; None for new blocks."""
         return tuple(plan.source for plan in self.plan)
 
     @torch.no_grad()
     def make_new_blocks_identity(self) -> None:
-        """See `inherit`."""
+        """Make the new blocks the identity; see `inherit`."""
         for block, plan in zip(self.blocks, self.plan, strict=True):
             if plan.source is None:
                 assert isinstance(block, Block)
@@ -78,7 +78,7 @@ class APTExpert(ActionExpert):
 
     @property
     def needed_layers(self) -> tuple[int, ...]:
-        """The taps of all blocks but the last, behind which nothing reads the VL stream."""
+        """The taps of all blocks but the last one, since nothing uses the VL stream after it."""
         return tuple(dict.fromkeys(self.taps[plan.tap] for plan in self.plan[:-1]))
 
     def vl_stream(self, features: VLFeatures, robot: RobotState) -> Tensor:
@@ -93,7 +93,7 @@ class APTExpert(ActionExpert):
     def encode_context(
         self, features: VLFeatures, robot: RobotState, rotation: Tensor | None = None
     ) -> Context:
-        """Run the VL part of the stream, keeping each block's keys and values for the action tokens."""
+        """Run the VL part of the stream and keep each block's keys and values for the action tokens."""
         x = self.vl_stream(features, robot)
         ee_world, robot = robot.ee_pose, robot.recentred(rotation)
         prefix = self.tokens.prefix(robot, ee_world)
@@ -127,11 +127,12 @@ class APTExpert(ActionExpert):
 
 
 def token_poses(features: VLFeatures, robot: RobotState, per_arm: int) -> tuple[Tensor, Tensor]:
-    """The pose of every token, for PRoPE: (B, L, 4, 4) and (B, E * per_arm, 4, 4).
+    """Poses for PRoPE of the VL tokens, (B, L, 4, 4), and of the action tokens, (B, E * per_arm, 4, 4).
 
-    A visual token has its camera's, an action token its arm's reference camera's, any other the identity."""
+    A visual token has the pose of its camera, an action token that of its arm's reference camera, any other token the
+    identity."""
     batch = torch.arange(len(features.view), device=features.view.device)[:, None]
     camera = robot.camera_pose[batch, features.view.clamp(min=0)]
-    still = torch.eye(4, device=camera.device, dtype=camera.dtype)
-    vl = torch.where(features.is_visual[..., None, None], camera, still)
+    identity = torch.eye(4, device=camera.device, dtype=camera.dtype)
+    vl = torch.where(features.is_visual[..., None, None], camera, identity)
     return vl, robot.ref_pose.repeat_interleave(per_arm, 1)

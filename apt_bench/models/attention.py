@@ -1,9 +1,9 @@
-"""The pieces of the expert's transformer: norms, position codes, masks, attention and the block.
+"""Parts of the expert's transformer: norms, position codes, masks, attention and the block.
 
-The stream has two parts, vision-language (VL) tokens and action tokens. VL tokens never attend to action tokens, so the
-two parts run one after the other with the same weights: first the VL part, which leaves its keys and values behind,
-then the action part, which reads them. The result is that of one joint pass under the block-causal mask, but at
-sampling time the VL part runs once per decision instead of once per denoising step.
+The token stream has two parts, vision-language (VL) tokens and action tokens. VL tokens never attend to action tokens.
+So the two parts run one after the other with the same weights: the VL part first, whose keys and values are kept, then
+the action part, which attends to them. The result equals one joint pass under the block-causal mask. In sampling, the
+VL part runs once per decision instead of once per denoising step.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class RMSNorm(nn.Module):
 
 
 class AdaRMSNorm(nn.Module):
-    """RMS normalisation whose scale and shift come from a condition: norm(x) (1 + a) + b, (a, b) = Linear(c).
+    """RMS norm whose scale and shift come from a condition c: norm(x) (1 + a) + b, (a, b) = Linear(c).
 
-    The linear starts at zero, so an untrained block ignores the condition (adaLN-zero, arXiv 2212.09748)."""
+    The linear layer starts at zero, so an untrained block ignores the condition (adaLN-zero, arXiv 2212.09748)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -56,25 +56,25 @@ class AdaRMSNorm(nn.Module):
 
 
 class Step:
-    """The diffusion step of each sample, by its embedding (B, width)."""
+    """The diffusion step of each sample as an embedding (B, width)."""
 
     def __init__(self, embedding: Tensor) -> None:
         self.embedding = embedding
 
     def modulation(self, norm: AdaRMSNorm) -> Tensor:
-        """What `norm` makes of it, (B, 2 * width)."""
+        """Scale and shift for `norm`, (B, 2 * width)."""
         return norm.modulation(self.embedding)
 
 
 class TabulatedStep(Step):
-    """A step of the sampler: the same for all samples, with the modulations of all steps computed in one go."""
+    """A step of the sampler, the same for all samples. The modulations of all steps are computed once."""
 
     def __init__(self, table: dict[AdaRMSNorm, Tensor], row: int) -> None:
         self.table, self.row = table, row
 
     @staticmethod
     def tabulate(expert: nn.Module, embeddings: Tensor) -> dict[AdaRMSNorm, Tensor]:
-        """Modulations by norm for step embeddings (steps, width)."""
+        """Scales and shifts of every adaptive norm of `expert`, for step embeddings (steps, width)."""
         return {m: m.modulation(embeddings) for m in expert.modules() if isinstance(m, AdaRMSNorm)}
 
     def modulation(self, norm: AdaRMSNorm) -> Tensor:
@@ -83,8 +83,7 @@ class TabulatedStep(Step):
 
 
 class StreamNorm(nn.Module):
-    """One norm for each part of the stream: plain for VL tokens, conditioned on the diffusion step for action
-    tokens."""
+    """A plain norm for VL tokens, and one conditioned on the diffusion step for action tokens."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -92,7 +91,7 @@ class StreamNorm(nn.Module):
         self.action = AdaRMSNorm(width)
 
     def forward(self, x: Tensor, step: Step | None) -> Tensor:
-        """`step` for action tokens, None for VL tokens."""
+        """x (B, L, width); `step` is None for VL tokens."""
         return self.vl(x) if step is None else self.action(x, step)
 
 
@@ -116,8 +115,8 @@ def small_mlp(inputs: int, width: int) -> nn.Sequential:
 
 
 class StepEmbedding(nn.Module):
-    """Diffusion step t (integer) -> (B, width): sinusoids [sin(t f), cos(t f)], f_k = 1000^(-k/(width/2 - 1)),
-    small MLP."""
+    """Embed the diffusion step t (integer): sinusoids [sin(t f), cos(t f)], f_k = 1000^(-k/(width/2 - 1)), then
+    `small_mlp`."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -137,19 +136,19 @@ class StepEmbedding(nn.Module):
 
 
 class PositionCode(Protocol):
-    """Marks queries, keys and values (B, L, heads, head_dim) with where their token is, and unmarks the output."""
+    """Encodes token positions into queries, keys and values (B, L, heads, head_dim) and decodes the output."""
 
     def encode(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Before attention."""
+        """Apply the code before attention."""
         ...
 
     def decode(self, out: Tensor) -> Tensor:
-        """After attention."""
+        """Undo the code of the values after attention."""
         ...
 
 
 def _transform(M: Tensor, x: Tensor) -> Tensor:
-    """Apply M (B, L, 4, 4) to each group of 4 channels in the first half of the heads of x (B, L, H, d)."""
+    """Apply M (B, L, 4, 4) to each group of 4 channels in the first half of each head of x (B, L, H, d)."""
     B, L, H, d = x.shape
     first, second = x.chunk(2, -1)
     with torch.autocast(x.device.type, enabled=False):
@@ -159,11 +158,10 @@ def _transform(M: Tensor, x: Tensor) -> Tensor:
 
 
 class PRoPE:
-    """Projective positional encoding (Li et al. 2025, arXiv 2507.10496), extrinsics only, on the FIRST half of
-    each head.
+    """Projective positional encoding (Li et al. 2025, arXiv 2507.10496) on the FIRST half of each head.
 
-    With token poses M_i (B, L, 4, 4), for every group of 4 channels: q <- M_i^-T q, k <- M_j k, v <- M_j v, and after
-    attention o <- M_i^-1 o, so that only relative poses M_i^-1 M_j matter.
+    Only extrinsics are encoded. With token poses M_i (B, L, 4, 4), for every group of 4 channels: q <- M_i^-T q,
+    k <- M_j k, v <- M_j v, and after attention o <- M_i^-1 o. The result depends only on relative poses M_i^-1 M_j.
     """
 
     def __init__(self, pose: Tensor) -> None:
@@ -171,20 +169,20 @@ class PRoPE:
         self.inverse = rigid_inverse(self.pose)
 
     def encode(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Before attention."""
+        """Apply the code before attention."""
         inverse_t = self.inverse.transpose(-1, -2)
         return _transform(inverse_t, q), _transform(self.pose, k), _transform(self.pose, v)
 
     def decode(self, out: Tensor) -> Tensor:
-        """After attention."""
+        """Undo the code of the values after attention."""
         return _transform(self.inverse, out)
 
 
 class RoPE:
-    """Rotary code (Su et al., arXiv 2104.09864) of 1-D positions (B, L) on the SECOND half of each head, queries
-    and keys.
+    """Rotary position code (Su et al., arXiv 2104.09864) on the SECOND half of each head of queries and keys.
 
-    n = head_dim / 2 channels, neighbouring pairs turn by position * 10000^(-2m/n), m = 0 ... n/2 - 1.
+    Positions are 1-D, (B, L). Of the n = head_dim / 2 channels, neighbouring pairs are rotated by
+    position * 10000^(-2m/n), m = 0 ... n/2 - 1.
     """
 
     def __init__(self, position: Tensor, head_dim: int) -> None:
@@ -193,48 +191,53 @@ class RoPE:
         angle = position.float()[..., None] * frequency
         self.cos, self.sin = angle.cos(), angle.sin()  # (B, L, n/2)
 
-    def _turn(self, x: Tensor) -> Tensor:
-        still, moving = x.chunk(2, -1)
-        a, b = moving.unflatten(-1, (-1, 2)).unbind(-1)
+    def _rotate(self, x: Tensor) -> Tensor:
+        unchanged, rotated = x.chunk(2, -1)
+        a, b = rotated.unflatten(-1, (-1, 2)).unbind(-1)
         cos, sin = self.cos[:, :, None], self.sin[:, :, None]
         pairs = torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2)
-        return torch.cat([still, pairs.to(x.dtype)], -1)
+        return torch.cat([unchanged, pairs.to(x.dtype)], -1)
 
     def encode(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Before attention."""
-        return self._turn(q), self._turn(k), v
+        """Apply the code before attention."""
+        return self._rotate(q), self._rotate(k), v
 
     def decode(self, out: Tensor) -> Tensor:
-        """After attention: nothing to undo."""
+        """Return the output unchanged: values are not coded."""
         return out
 
 
 class NoCode:
-    """No position code: position is in the tokens themselves."""
+    """No position code: the tokens contain their positions."""
 
     def encode(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Before attention."""
+        """Apply the code before attention."""
         return q, k, v
 
     def decode(self, out: Tensor) -> Tensor:
-        """After attention."""
+        """Return the output unchanged."""
         return out
 
 
 def visual_positions(is_visual: Tensor) -> Tensor:
-    """Rotary positions of VL tokens: p_j = j - max(c_j - 1, 0), c_j = visual tokens up to and including j. (B, L).
+    """Rotary positions of VL tokens, (B, L): p_j = j - max(c_j - 1, 0), c_j = number of visual tokens up to and with j.
 
-    All tokens of the first view share one position; the two ends of later views move on by one."""
+    All visual tokens of a view share one position."""
     j = torch.arange(is_visual.shape[1], device=is_visual.device)
     return j - (is_visual.long().cumsum(1) - 1).clamp(min=0)
 
 
 def attention_mask(query: Tensor, key: Tensor, isolated: bool) -> Tensor:
-    """Who may attend to whom: token types (B, Q) and (B, K) -> bool (B, Q, K), true = may attend.
+    """The attention mask, (B, Q, K) bool, True = may attend.
 
-    full: every query sees every valid key. isolated: vision and action do not see language, language sees neither;
-    type-0 queries keep everything, as nobody reads them. That VL queries see no action keys is not decided here: the VL
-    part of the stream runs before there are any.
+    VL queries attend to no action keys because the VL part of the stream runs before them; the mask does not say so.
+
+    Args:
+        query: Token types of the queries, (B, Q).
+        key: Token types of the keys, (B, K). Padding is never attended to.
+        isolated: False (full mask): every query attends to every valid key. True: vision and action tokens do not
+            attend to language tokens, and language tokens attend only to language tokens. Padding queries are not
+            restricted, as their output is not used.
     """
     q, k = query[..., :, None], key[..., None, :]
     allowed = (k != PAD).expand(*q.shape[:-1], k.shape[-1])
@@ -245,7 +248,7 @@ def attention_mask(query: Tensor, key: Tensor, isolated: bool) -> Tensor:
 
 
 def joint_mask(vl_type: Tensor, action_type: Tensor, isolated: bool) -> Tensor:
-    """The block-causal mask of the whole stream, (B, L+A, L+A): `attention_mask` minus VL queries on action keys."""
+    """The block-causal mask of the whole stream, (B, L+A, L+A): `attention_mask` without VL queries on action keys."""
     types = torch.cat([vl_type, action_type], 1)
     mask = attention_mask(types, types, isolated).clone()
     L = vl_type.shape[1]
@@ -254,10 +257,18 @@ def joint_mask(vl_type: Tensor, action_type: Tensor, isolated: bool) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, code: PositionCode) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v: q (B, Q, H, d); k, v (B, K, H', d), H' dividing H; mask bool (B, Q, K) -> (B,
-    Q, H d).
+    """softmax(q k^T / sqrt(d)) v, (B, Q, H d).
 
-    Always sdpa: eager implementations would ADD a bool mask, and language would leak into vision."""
+    It always uses `scaled_dot_product_attention`. Eager implementations would ADD a bool mask, so that vision tokens
+    would see language.
+
+    Args:
+        q: (B, Q, H, d), position-coded.
+        k: (B, K, H', d), where H' divides H.
+        v: (B, K, H', d).
+        mask: (B, Q, K) bool.
+        code: The position code to undo in the output.
+    """
     q, k, v = q.transpose(1, 2), k.to(q.dtype).transpose(1, 2), v.to(q.dtype).transpose(1, 2)
     grouped = q.shape[1] != k.shape[1]
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None], enable_gqa=grouped)
@@ -265,7 +276,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, code: PositionCode) ->
 
 
 class Attention(nn.Module):
-    """Multi-head attention with one q|k|v linear and QK-RMSNorm over the head dimension, before the position code."""
+    """Multi-head attention with one q|k|v linear layer and RMSNorm on q and k per head, before the position code."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -292,7 +303,7 @@ class Block(nn.Module):
         self.ffn = FeedForward(width)
 
     def make_identity(self) -> None:
-        """Make it the identity; what it would add begins at zero and learns from there."""
+        """Make the block the identity by setting its output layers to zero."""
         for p in (*self.attn.out.parameters(), *self.ffn.down_proj.parameters()):
             p.zero_()
 
@@ -305,10 +316,18 @@ class Block(nn.Module):
         past: KV | None = None,
         kv_only: bool = False,
     ) -> tuple[Tensor, KV]:
-        """One part of the stream, x (B, Q, width), through the block; `past` holds the other part's keys and values.
+        """Run one part of the stream through the block.
 
-        mask (B, Q, K), K = past + own. Returns the new stream and the own keys and values. `kv_only` stops once
-        those are known: nothing reads the VL stream behind the last block.
+        Args:
+            x: One part of the stream, (B, Q, width).
+            code: The position code of its tokens.
+            mask: (B, Q, K) bool, K = keys in `past` + own keys.
+            step: The diffusion step for action tokens, None for VL tokens.
+            past: Keys and values of the other part.
+            kv_only: Compute only keys and values: nothing reads the VL stream after the last block.
+
+        Returns:
+            The new stream, (B, Q, width), and its own keys and values.
         """
         q, k, v = self.attn.project(self.norm1(x, step), code)
         own = (k, v)

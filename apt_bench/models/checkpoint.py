@@ -1,7 +1,7 @@
-"""Saving and loading: our checkpoint folders and the authors' released files.
+"""Save and load checkpoints: apt-bench's folders and the APT authors' released files.
 
-A checkpoint is a folder: `model.safetensors` (expert, and of the VLM whatever differs from its published weights),
-`config.json` (how to build the network) and `provenance.json` (where it comes from). Nothing here ever unpickles code.
+A checkpoint is a folder with `model.safetensors` (the expert, and those VLM weights that differ from the published
+ones), `config.json` (how to build the network) and `provenance.json` (how it was trained). No code is ever unpickled.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from apt_bench.core import files
+from apt_bench.core.config import build
 from apt_bench.core.digests import check_digests
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import read_json, write_json
@@ -38,8 +39,21 @@ WEIGHTS, CONFIG, PROVENANCE = "model.safetensors", "config.json", "provenance.js
 
 
 def save(folder: Path, model: VLA, provenance: Mapping[str, Any]) -> Path:
-    """Write a checkpoint folder. It appears under its name only when complete, so a full disk costs no older
-    checkpoint."""
+    """Write a checkpoint folder.
+
+    The folder gets its name only when it is complete, so that an older checkpoint of that name survives a full disk.
+
+    Args:
+        folder: The folder; an existing one is replaced.
+        model: The network.
+        provenance: How the network was trained, for `provenance.json`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: The checkpoint cannot be written.
+    """
     tensors = {f"expert.{k}": v for k, v in model.expert.state_dict().items()}
     tensors |= {f"vlm.{k}": v for k, v in _own_weights(model.vlm, model.spec).items()}
     config = {
@@ -63,7 +77,7 @@ def save(folder: Path, model: VLA, provenance: Mapping[str, Any]) -> Path:
         shutil.rmtree(fresh, ignore_errors=True)
         _recover(folder)
         raise UserError(
-            f"Could not save {folder}: {files.reason(error)}. An older checkpoint of that name is untouched; free some "
+            f"Could not save {folder}: {files.reason(error)}. An older checkpoint of that name is unchanged. Free some "
             "space."
         ) from error
     shutil.rmtree(old, ignore_errors=True)
@@ -71,18 +85,18 @@ def save(folder: Path, model: VLA, provenance: Mapping[str, Any]) -> Path:
 
 
 OLD = ".old"
-"""Suffix of a checkpoint while another takes its name."""
+"""Suffix of a checkpoint while a new one replaces it."""
 
 
 def _recover(folder: Path) -> None:
-    """Give a checkpoint its name back that a kill between two renames took from it."""
+    """Restore the name of a checkpoint if the process was killed between the two renames of `save`."""
     old = folder.with_name(folder.name + OLD)
     if old.is_dir() and not folder.exists():
         os.replace(old, folder)
 
 
 def _own_weights(vlm: VLM, spec: VLMSpec) -> dict[str, Tensor]:
-    """Frozen hub models are named, not stored; of adapted ones only what was added; the rest is stored whole."""
+    """VLM weights to store: none of a frozen hub model, adapters and queries in mode `lora`, otherwise all."""
     state = vlm.state_dict()
     if spec.name == "mini" or spec.mode == "full":
         return state
@@ -90,11 +104,18 @@ def _own_weights(vlm: VLM, spec: VLMSpec) -> dict[str, Tensor]:
 
 
 def load(source: str | Path, vlm: VLM | None = None) -> VLA:
-    """Load a checkpoint folder, a hub id (`owner/name`, or `owner/name/path/in/repository`), or an authors'
-    `ckpt_*.pt`.
+    """Load a checkpoint. No more memory is allocated than the files need.
 
-    `vlm` replaces the vision-language model that the checkpoint names. The result is in evaluation mode, on the CPU.
-    Nothing is allocated that the file does not hold. Raises UserError for what is missing, damaged or does not fit.
+    Args:
+        source: A checkpoint folder, `mini`, a hub id (`owner/name` or `owner/name/path/in/repository`), or a
+            `ckpt_*.pt` file of the APT authors.
+        vlm: Use this vision-language model instead of the one that the checkpoint names.
+
+    Returns:
+        The network, in evaluation mode, on the CPU.
+
+    Raises:
+        UserError: A file is missing or damaged, or its tensors do not fit the network.
     """
     path = locate(source)
     if path.is_file():
@@ -116,7 +137,11 @@ def load(source: str | Path, vlm: VLM | None = None) -> VLA:
 
 
 def read_config(folder: Path) -> tuple[ExpertConfig, VLMSpec]:
-    """What a checkpoint's `config.json` says. Raises UserError where it says nothing that can be built."""
+    """Read a checkpoint's `config.json`.
+
+    Raises:
+        UserError: The file is missing or damaged, or has an unknown key or a wrong value.
+    """
     path = folder / CONFIG
     if not path.is_file():
         raise UserError(f"{path} is missing. Is {folder} a checkpoint folder?")
@@ -127,13 +152,13 @@ def read_config(folder: Path) -> tuple[ExpertConfig, VLMSpec]:
         if key not in config:
             raise UserError(f"{path}: key '{key}' is missing. Copy the checkpoint again.")
     return (
-        ExpertConfig.from_dict(config["expert"], f"{path}: expert"),
-        VLMSpec.from_dict(config["vlm"], f"{path}: vlm"),
+        build(ExpertConfig, config["expert"], f"{path}: expert"),
+        build(VLMSpec, config["vlm"], f"{path}: vlm"),
     )
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; its size bounds theirs. Raises UserError where it is missing or damaged."""
+    """Read a safetensors file. Raises UserError if it is missing or damaged."""
     try:
         files.open_regular(path).close()  # opening a pipe would wait for ever
         return load_file(path)
@@ -144,13 +169,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def provenance(source: str | Path) -> dict[str, Any]:
-    """What a checkpoint folder says of where it comes from; {} for the authors' files."""
+    """A checkpoint's `provenance.json`; {} if it has none, as the authors' files."""
     path = locate(source) / PROVENANCE
     return read_json(path) if path.is_file() else {}
 
 
 def sha256(source: str | Path) -> str:
-    """Hash of a checkpoint's weights."""
+    """SHA-256 of a checkpoint's weights, in hex. Raises UserError if they cannot be read."""
     path = locate(source)
     path = path if path.is_file() else path / WEIGHTS
     try:
@@ -160,15 +185,19 @@ def sha256(source: str | Path) -> str:
 
 
 SHIPPED = weights_dir("mini_policy")
-"""A policy trained by the mini recipe."""
+"""The checkpoint `mini` that ships with the package: a policy trained with the recipe `mini`."""
 
 LABELS = {"apt": "APT", "pi": "pi-style", "groot": "GR00T-style"}
 
 
 def about(source: str | Path) -> dict[str, Any]:
-    """What reports compare a checkpoint by: `architecture`, `two_stage`, `knowledge_insulation` (no action gradient
-    reaches the VLM, which a frozen one gives too), `finetune_vlm`, `step` it was saved after. What it does not say is
-    left out; an authors' file says nothing of how it was trained."""
+    """Describe a checkpoint for reports.
+
+    Returns:
+        `architecture`, `two_stage`, `knowledge_insulation` (no action gradient reaches the VLM, which also holds for a
+        frozen one), `finetune_vlm`, and `step`, after which it was saved. Unknown entries are left out. The authors'
+        files do not say how they were trained.
+    """
     path = locate(source)
     if path.is_file():
         return {"architecture": LABELS["apt"]}
@@ -185,7 +214,17 @@ def about(source: str | Path) -> dict[str, Any]:
 
 
 def locate(source: str | Path) -> Path:
-    """The local path of a checkpoint: of a folder or file, of the one that ships (`mini`), or fetched from the hub."""
+    """Find a checkpoint, and download it from the hub if needed.
+
+    Args:
+        source: As for `load`.
+
+    Returns:
+        The local path of its folder or file.
+
+    Raises:
+        UserError: There is no such checkpoint.
+    """
     if str(source) == "mini":
         return SHIPPED
     try:
@@ -210,18 +249,21 @@ def locate(source: str | Path) -> Path:
         )
     except (OSError, HfHubHTTPError, HFValidationError, ValueError) as error:
         raise UserError(
-            f"'{source}' is neither here nor could it be fetched from the hub ({type(error).__name__}). "
-            "Check the name, or download it where there is a network and give the folder."
+            f"'{source}' does not exist here and could not be downloaded from the hub ({type(error).__name__}). "
+            "Check the name, or download it on a machine with network access and give the folder."
         ) from error
 
 
 PICKLE = 64 * 2**20
-"""Bytes of a torch file's pickle, which names its tensors, at most."""
+"""Maximum size in bytes of the pickle in a torch file, which lists its tensors."""
 
 
 def safe_load(path: Path) -> dict[str, Any]:
-    """torch.load of tensors and plain values only; tensors stay on the disk until they are read. A pickle that would
-    run code is refused, and one that is compressed: torch writes none."""
+    """Load a torch file of tensors and plain values. Tensors stay on the disk until they are used.
+
+    Raises:
+        UserError: The file would run code, is compressed (torch never writes that), is damaged, or holds no dictionary.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             if any(
@@ -236,7 +278,7 @@ def safe_load(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} was refused: it holds more than tensors and numbers, and loading it could run code. "
-            "If you trust its author, have them save the weights alone."
+            "If you trust its author, ask them to save only the weights."
         ) from error
     except Exception as error:  # a damaged pickle may raise anything
         why = files.reason(error).splitlines()[0] or type(error).__name__
@@ -247,17 +289,17 @@ def safe_load(path: Path) -> dict[str, Any]:
 
 
 def load_official(path: Path, vlm: VLM | None = None) -> VLA:
-    """Load one of the authors' files. Sizes are read off the tensors; LoRA adapters are merged into the VLM."""
+    """Load a file of the APT authors: infer sizes from the tensors, and merge LoRA adapters into the VLM."""
     content = safe_load(path)
     if "weights" not in content:
         raise UserError(f"{path} has no 'weights'; it is not a checkpoint of the released APT.")
     size = path.stat().st_size
     weights = from_file(content["weights"], f"{path}: weights", size)
     state = {from_official(k): v for k, v in strip_wrappers(weights).items()}
-    # Tied token embeddings are there twice, over one storage.
+    # Tied token embeddings are listed twice and share one storage.
     tuned = from_file(content.get("vlm_weights", {}), f"{path}: vlm_weights", 2 * size)
     base = VLMSpec()
-    official_config(state, VLMShape())  # before gigabytes are loaded
+    official_config(state, VLMShape())  # fail before gigabytes are loaded
     vlm = vlm or base.load()
     expert = expert_on_meta_device(official_config(state, vlm.shape))
     fill(expert, state, str(path))
@@ -267,7 +309,7 @@ def load_official(path: Path, vlm: VLM | None = None) -> VLA:
 
 
 def official_config(state: Mapping[str, Tensor], vlm: VLMShape) -> ExpertConfig:
-    """The configuration that an official expert's tensors (under our names) belong to."""
+    """Infer the configuration of a released expert from its tensors (under our names). Raises UserError."""
     try:
         depth, width = state["fusion.gate"].shape
         (head_dim,) = state["blocks.0.attn.q_norm.weight"].shape
@@ -278,7 +320,7 @@ def official_config(state: Mapping[str, Tensor], vlm: VLMShape) -> ExpertConfig:
         raise UserError(f"This is not a released APT expert: its width {width} has heads of {head_dim}.")
     if blocks not in (depth, depth // 2):
         raise UserError(
-            f"This expert has {blocks} blocks for {depth} taps; APT has as many, or half as many (Stage 1)."
+            f"This expert has {blocks} blocks for {depth} taps; it must have {depth} or {depth // 2} (Stage 1)."
         )
     return ExpertConfig(
         stage=2 if blocks == depth else 1, vlm=vlm, width=width, heads=width // head_dim, depth=depth
@@ -286,7 +328,7 @@ def official_config(state: Mapping[str, Tensor], vlm: VLMShape) -> ExpertConfig:
 
 
 def _official_vlm(weights: Mapping[str, Tensor], vlm: VLM, path: Path) -> dict[str, Tensor]:
-    """The VLM tensors a file replaces, under the names of `vlm`: `vlm._qwen.model.*` is its inner model."""
+    """The VLM tensors that a file replaces, under the names of `vlm`. In the file they are `vlm._qwen.model.*`."""
     prefix = "vlm._qwen."
     inner = {k.removeprefix(prefix): v for k, v in strip_wrappers(weights).items()}
     own = vlm.state_dict()
@@ -296,11 +338,11 @@ def _official_vlm(weights: Mapping[str, Tensor], vlm: VLM, path: Path) -> dict[s
             continue  # a second copy of the tied token embeddings
         name, _, adapter = key.partition(".lora_A.default.")
         if ".lora_B.default." in key:
-            continue  # taken together with its A
+            continue  # handled together with its A
         target = f"{name}.weight" if adapter else key
         if target not in own:
             raise UserError(
-                f"{path}: tensor '{prefix}{key}' has no place in the VLM. Is it of another base model?"
+                f"{path}: tensor '{prefix}{key}' has no place in the VLM. Does it belong to another base model?"
             )
         if not adapter:
             _check_shape(key, tensor, tuple(own[target].shape), path)
@@ -323,7 +365,7 @@ def _check_shape(name: str, tensor: Tensor, wanted: tuple[int, ...], path: Path)
             f"{path}: VLM tensor '{name}' is {tuple(tensor.shape)} of {tensor.dtype}; it must be {wanted}, of floats."
         )
     if not tensor.is_meta and not all_finite(tensor):
-        raise UserError(f"{path}: VLM tensor '{name}' holds NaN or infinity. The weights are of no use.")
+        raise UserError(f"{path}: VLM tensor '{name}' contains NaN or infinity. The weights are unusable.")
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

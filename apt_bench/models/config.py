@@ -1,58 +1,64 @@
-"""Sizes and switches of an action expert. Everything that decides its shape is here and travels in `config.json`."""
+"""Sizes and options of an action expert, as stored in the `config.json` of a checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import torch
 from torch import nn
 
-from apt_bench.core.config import Positive, Range, build, check_fields
+from apt_bench.core.config import Positive, Range, check_fields
 from apt_bench.core.errors import UserError
 
 Width = Annotated[int, Range(least=8, most=16_384)]
 Layers = Annotated[int, Range(least=1, most=256)]
 Heads = Annotated[int, Range(least=1, most=256)]
-"""Sizes that no network of ours exceeds. They bound the modules that are made before `sketch` counts parameters."""
+"""Upper limits of sizes. They bound the number of modules that are made before `on_meta_device` counts parameters."""
 
 PARAMETERS = 4 * 10**9
-"""Parameters of an expert, or of a mini VLM, at most: 16 GB."""
+"""Maximum number of parameters of an expert or of a mini VLM (16 GB)."""
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
 def on_meta_device(make: Callable[[], Module], what: str) -> Module:
-    """The network that `make` makes, without memory for its parameters (on the meta device).
+    """Make a network on torch's meta device, which allocates no memory for its parameters.
 
-    what: for the message. Raises UserError where it has more than `PARAMETERS`."""
+    Args:
+        make: Makes the network.
+        what: Names the network in the error message.
+
+    Raises:
+        UserError: The network has more than `PARAMETERS` parameters.
+    """
     with torch.device("meta"):
         network = make()
     count = sum(p.numel() for p in network.parameters())
     if count > PARAMETERS:
         raise UserError(
-            f"{what} would have {count / 1e9:.1f} thousand million parameters; at most "
-            f"{PARAMETERS / 1e9:g} are built. Choose smaller sizes."
+            f"{what} would have {count / 1e9:.1f} billion parameters; the maximum is {PARAMETERS / 1e9:g} billion. "
+            "Choose smaller sizes."
         )
     return network
 
 
 @dataclass(frozen=True)
 class VLMShape:
-    """The geometry of a vision-language model's decoder. The default is Qwen3-VL-2B."""
+    """Sizes of a vision-language model's decoder. The default is Qwen3-VL-2B."""
 
     width: Annotated[int, Range(least=1, most=65_536)] = 2048
     layers: Layers = 28
     kv_heads: Heads = 8
     head_dim: Annotated[int, Range(least=2, most=4096)] = 128
-    rope_theta: Positive | None = 5e6  # None: no rotary code
+    rope_theta: Positive | None = 5e6  # None: no rotary position code
 
     def __post_init__(self) -> None:
         check_fields(self, "VLM shape")
 
     def evenly(self, count: int) -> tuple[int, ...]:
-        """`count` layers at even distance from first to last: 0, 3, ..., 27 for 10 of 28."""
+        """`count` evenly spaced layers from the first to the last one: 0, 3, ..., 27 for 10 of 28."""
         if count == 1:
             return (self.layers - 1,)
         step = (self.layers - 1) / (count - 1)
@@ -63,27 +69,29 @@ class VLMShape:
 class ExpertConfig:
     """An action expert. The defaults are the released APT, Stage 2, on Qwen3-VL-2B.
 
-    - arch: `apt`, or the rivals `pi` and `groot`, which share every input and output with it.
-    - stage: 1 = language-blind prior, 2 = language-conditioned policy.
-    - depth: N, the blocks of Stage 2 and the tapped VLM layers (paper: 20); even. For the rivals the number of
-      blocks, which for `pi` is that of the VLM's layers.
-    - fusion: `convex` (released) or `additive` (paper's equation 3).
-    - insertion: where Stage 2 puts its new blocks: `before` their partner (released), `after` it (paper), or
-      `tokens`: no new blocks, language is un-masked in the old ones (the paper's ablation).
-    - taps: the VLM layer fused behind each block; () = `depth` layers evenly from first to last (released). The new
-      blocks of a small expert on a small VLM would else read words before the VLM has found what they mean.
-    - proprio: an extra token with end-effector pose in the world and gripper opening (paper, which does not say in
-      which frame); the released form has none.
-    - step_index: a learned embedding of each step's index in the chunk. The released Stage 1 has nothing that tells
-      one step from another (its blocks have no RoPE), so it can only learn what all steps have in common.
-    - prediction: what the network answers, and where its L1 loss is taken: the `noise` (released) or the clean
-      `sample`, which learns small data far faster.
-    - position_scale: what positions (m) are multiplied with inside the network, the loss and the noise. At 1
-      (released) centimetres drown in unit noise, and the gripper's number outweighs them in the loss.
-    - plane: height (m, world z) of the plane that visual tokens lie on, roughly that of the things on a table; the
-      proprio token counts heights from there. Each token is told where its ray meets the plane, seen from the end
-      effector in the reference camera's axes: where an action would have to go to reach what is seen there. None
-      (released): depth must be learned.
+    "Released" and "paper" say where a value comes from: the authors' released code, or arXiv 2606.12366.
+
+    - arch: `apt`, or one of its rivals `pi` and `groot`, which have the same inputs and outputs.
+    - stage: 1 = prior without language, 2 = policy conditioned on language.
+    - depth: N, the number of Stage-2 blocks and of tapped VLM layers (paper: 20); even. For the rivals the number of
+      blocks; for `pi` it equals the number of VLM layers.
+    - fusion: `convex` (released) or `additive` (paper, equation 3).
+    - insertion: where Stage 2 inserts its new blocks: `before` their Stage-1 block (released), `after` it (paper), or
+      `tokens`: no new blocks, the Stage-1 blocks get the full mask (an ablation in the paper).
+    - taps: the VLM layer that is fused after each block; () = `depth` evenly spaced layers from the first to the last
+      (released). With a small expert on a small VLM, evenly spaced taps let the new blocks use word features from
+      layers that have not yet resolved the words' meaning.
+    - proprio: an extra token with the end-effector pose in the world frame and the gripper opening (paper, which does
+      not name the frame). The released form has no such token.
+    - step_index: a learned embedding of each action's index in the chunk. The released Stage 1 cannot distinguish the
+      actions of a chunk (its blocks have no RoPE), so it learns only what they have in common.
+    - prediction: what the network predicts and its L1 loss compares: the `noise` (released) or the clean `sample`,
+      which learns small datasets far faster.
+    - position_scale: factor on positions (m) inside the network, the loss and the noise. At 1 (released), positions of
+      centimetres are small against the unit noise, and the gripper dominates the loss.
+    - plane: height (m, world z) of a plane near the objects on a table; the proprio token measures heights from it.
+      Each visual token gets the point where its ray meets this plane, relative to the end effector in the reference
+      camera's axes, which is the position code of an action that moves there. None (released): no such input.
     """
 
     arch: Literal["apt", "pi", "groot"] = "apt"
@@ -132,9 +140,3 @@ class ExpertConfig:
     def head_dim(self) -> int:
         """Channels per head."""
         return self.width // self.heads
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], where: str = "Expert config") -> ExpertConfig:
-        """Read from plain values, those of `config.json` for one; `where` begins the message about a bad one."""
-        config: ExpertConfig = build(cls, values, where)
-        return config

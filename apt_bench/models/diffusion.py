@@ -1,7 +1,7 @@
 """Denoising diffusion over action codes: the noise schedule, the training target and the 20-step sampler.
 
-Equal to diffusers' DDIMScheduler(num_train_timesteps=100, beta_schedule="squaredcos_cap_v2",
-prediction_type="epsilon", clip_sample=False), which the released APT uses for training and sampling alike. Schedule:
+It equals diffusers' DDIMScheduler(num_train_timesteps=100, beta_schedule="squaredcos_cap_v2",
+prediction_type="epsilon", clip_sample=False), which the released APT uses for training and sampling. Schedule:
 Nichol & Dhariwal 2021 (arXiv 2102.09672), equation 17; sampler: Song et al. 2020 (arXiv 2010.02502), equation 12
 with eta = 0.
 """
@@ -24,7 +24,7 @@ LOSS_WEIGHTS = {"position": 30.0, "rotation": 10.0, "gripper": 10.0}
 
 @cache
 def signal_levels(steps: int = TRAIN_STEPS) -> Tensor:
-    """abar_t, t = 0 ... steps-1: the share of signal variance left after t+1 noising steps. float32 (steps,)."""
+    """abar_t, t = 0 ... steps-1: fraction of signal variance after t+1 noising steps. float32, (steps,)."""
 
     def f(u: float) -> float:
         return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
@@ -38,25 +38,25 @@ def _per_sample(values: Tensor, like: Tensor) -> Tensor:
 
 
 def add_noise(clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """x_t = sqrt(abar_t) a + sqrt(1 - abar_t) eps; `t` (B,) integer, others (B, ...)."""
+    """x_t = sqrt(abar_t) a + sqrt(1 - abar_t) eps, for a = `clean` and eps = `noise` (B, ...), `t` (B,) integer."""
     level = _per_sample(signal_levels()[t.cpu()], clean)
     return level.sqrt() * clean + (1 - level).sqrt() * noise
 
 
 def implied_noise(noisy: Tensor, clean: Tensor, t: Tensor) -> Tensor:
-    """The eps of `add_noise` that goes with x_t = `noisy` and a = `clean`."""
+    """The noise eps for which `add_noise` gives x_t = `noisy` from a = `clean`."""
     level = _per_sample(signal_levels()[t.cpu()], noisy)
     return (noisy - level.sqrt() * clean) / (1 - level).sqrt()
 
 
 def ddim_timesteps(steps: int = SAMPLE_STEPS) -> list[int]:
-    """ "leading" spacing: 95, 90, ..., 0 for 20 steps."""
+    """Diffusion steps of the sampler, with "leading" spacing: 95, 90, ..., 0 for 20 steps."""
     stride = TRAIN_STEPS // steps
     return [i * stride for i in reversed(range(steps))]
 
 
 def ddim_step(x: Tensor, eps: Tensor, t: int, stride: int) -> Tensor:
-    """One deterministic step t -> t - stride; below 0 the signal level is 1, so the last step returns x0."""
+    """One deterministic step t -> t - stride. Below 0 the signal level is 1, so the last step returns x0."""
     levels = signal_levels()
     now, then = levels[t], levels[t - stride] if t >= stride else torch.ones(())
     clean = (x - (1 - now).sqrt() * eps) / now.sqrt()
@@ -64,7 +64,16 @@ def ddim_step(x: Tensor, eps: Tensor, t: int, stride: int) -> Tensor:
 
 
 def ddim_sample(denoise: Callable[[Tensor, int], Tensor], noise: Tensor, steps: int = SAMPLE_STEPS) -> Tensor:
-    """Run `denoise(x_t, t) -> eps` from pure `noise` down to a clean sample. float32 throughout."""
+    """Sample with DDIM, in float32.
+
+    Args:
+        denoise: Predicts the noise: `denoise(x_t, t) -> eps`.
+        noise: Gaussian noise, (B, ...).
+        steps: Number of denoising steps.
+
+    Returns:
+        The clean sample, of the shape of `noise`.
+    """
     x = noise
     for t in ddim_timesteps(steps):
         x = ddim_step(x, denoise(x, t).float(), t, TRAIN_STEPS // steps)
@@ -72,10 +81,15 @@ def ddim_sample(denoise: Callable[[Tensor, int], Tensor], noise: Tensor, steps: 
 
 
 def code_losses(predicted: Tensor, wanted: Tensor, arm_valid: Tensor) -> dict[str, Tensor]:
-    """L1, 30 position + 10 rotation + 10 gripper, each a mean over all elements of the valid arms.
+    """L1 losses: total = 30 position + 10 rotation + 10 gripper, each a mean over all elements of the valid arms.
 
-    predicted, wanted: (B, E, T, 10), in the released form the noise; arm_valid: (B, E) bool. Keys: position, rotation,
-    gripper (plain means), total.
+    Args:
+        predicted: The network's output, (B, E, T, 10); in the released form the noise.
+        wanted: The target, (B, E, T, 10).
+        arm_valid: Arms that exist, (B, E) bool.
+
+    Returns:
+        `position`, `rotation` and `gripper` (unweighted means) and `total`.
     """
     error = (predicted - wanted).abs()[arm_valid]
     parts = {

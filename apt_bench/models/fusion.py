@@ -1,4 +1,4 @@
-"""Layer-wise fusion: after every block the VL part of the stream is mixed with a layer of the vision-language model."""
+"""Layer-wise fusion: after each block, a layer of the VLM is mixed into the VL part of the stream."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ FusionKind = Literal["convex", "additive"]
 
 
 class LayerwiseFusion(nn.Module):
-    """x_vl <- fuse(x_vl, P_j(phi_j)): phi_j the j-th tapped VLM layer, P_j its own linear.
+    """x_vl <- fuse(x_vl, P_j(phi_j)), where phi_j is the j-th tapped VLM layer and P_j a linear layer of its own.
 
-    convex (released code): s * x + (1 - s) * P, s = sigmoid(g_j), one gate per channel, starting at 0.5. additive
-    (paper, equation 3): x + sigmoid(w_j) * P, one scalar per layer; the paper gives no start, here w_j = -4, so
-    that an untrained stream is nearly unfused.
+    - convex (released code): s * x + (1 - s) * P with s = sigmoid(g_j). One gate per channel, s starts at 0.5.
+    - additive (paper, equation 3): x + sigmoid(w_j) * P. One scalar per layer. The paper gives no initial value; here
+      w_j = -4, so that fusion starts close to zero.
     """
 
     def __init__(self, taps: int, vlm_width: int, width: int, kind: FusionKind) -> None:
@@ -27,7 +27,7 @@ class LayerwiseFusion(nn.Module):
         )
 
     def forward(self, x: Tensor, tap: Tensor, j: int) -> Tensor:
-        """x (B, L, width), tap (B, L, vlm_width)."""
+        """Fuse tap number j, (B, L, vlm_width), into x, (B, L, width)."""
         s = torch.sigmoid(self.gate[j])
         update = self.project[j](tap.to(x.dtype))
         return s * x + (1 - s) * update if self.kind == "convex" else x + s * update

@@ -1,9 +1,9 @@
 """The GR00T-style rival: a diffusion transformer that cross-attends to one hidden layer of the VLM.
 
-As in GR00T N1 (arXiv 2503.14734) and starVLA's rendering of it: blocks alternate between cross-attention to the
-VLM's last layer (even) and self-attention among [state, 32 learned tokens, noisy actions] (odd), under adaptive
-norms on the diffusion step. Inputs, outputs and loss are APT's, so that only the architecture varies; Stage 1
-hides language keys from the cross-attention, Stage 2 shows them, and no blocks are inserted.
+It follows GR00T N1 (arXiv 2503.14734) and its version in starVLA. Even blocks cross-attend to the VLM's last layer, odd
+blocks self-attend over [state, 32 learned tokens, noisy actions]; norms are conditioned on the diffusion step. Inputs,
+outputs and loss are those of APT, so that only the architecture differs. Stage 1 masks language keys in the
+cross-attention, Stage 2 does not, and Stage 2 has no new blocks.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LEARNED_TOKENS = 32
 
 
 class CrossAttention(nn.Module):
-    """Attention to a foreign sequence, whose keys and values are computed once."""
+    """Attention to VLM features, whose keys and values are computed once."""
 
     def __init__(self, config: ExpertConfig) -> None:
         super().__init__()
@@ -43,14 +43,14 @@ class CrossAttention(nn.Module):
         self.q_norm, self.k_norm = RMSNorm(config.head_dim), RMSNorm(config.head_dim)
         self.out = nn.Linear(width, width)
 
-    def remember(self, features: Tensor) -> KV:
+    def keys_and_values(self, features: Tensor) -> KV:
         """(B, L, vlm width) -> keys and values (B, L, heads, head_dim)."""
         k, v = self.kv(self.context_norm(features)).unflatten(-1, (2, self.heads, -1)).unbind(2)
         return self.k_norm(k), v
 
 
 class DiTBlock(nn.Module):
-    """Adaptive pre-norm block; with `past` it cross-attends to it, without it attends among its own tokens."""
+    """Pre-norm block with adaptive norms, and either cross-attention or self-attention."""
 
     def __init__(self, config: ExpertConfig, cross: bool) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class DiTBlock(nn.Module):
     def forward(
         self, x: Tensor, code: PositionCode | None, mask: Tensor, step: Step, past: KV | None
     ) -> tuple[Tensor, KV | None]:
-        """x (B, A, width), mask (B, A, keys)."""
+        """x (B, A, width); mask (B, A, keys); past = keys and values for cross-attention."""
         h = self.norm1(x, step)
         attn = self.attn
         if isinstance(attn, CrossAttention):
@@ -75,7 +75,7 @@ class DiTBlock(nn.Module):
 
 
 class GR00TExpert(ActionExpert):
-    """See the module's text. `config.depth` blocks; the released size is 16 x width 768."""
+    """See the module's docstring. It has `config.depth` blocks; the released size is 16 blocks of width 768."""
 
     def __init__(self, config: ExpertConfig) -> None:
         super().__init__(config, step_index=True)
@@ -84,13 +84,13 @@ class GR00TExpert(ActionExpert):
 
     @property
     def needed_layers(self) -> tuple[int, ...]:
-        """The last one, before the VLM's final norm (the cross-attention has its own)."""
+        """The last layer, before the VLM's final norm (the cross-attention has a norm of its own)."""
         return (self.config.vlm.layers - 1,)
 
     def encode_context(
         self, features: VLFeatures, robot: RobotState, rotation: Tensor | None = None
     ) -> Context:
-        """Compute every cross-attention's keys and values."""
+        """Compute the keys and values of all cross-attentions."""
         ee_world, robot = robot.ee_pose, robot.recentred(rotation)
         prefix = self.tokens.prefix(robot, ee_world)
         types = self._action_types(robot, prefix.shape[2] + self.config.horizon)
@@ -99,7 +99,7 @@ class GR00TExpert(ActionExpert):
         among = attention_mask(own, own, isolated=False)
         seen = features.tap(self.needed_layers[0]).to(self.head.weight.dtype)
         memory = tuple(
-            Memory(cross, None, block.attn.remember(seen))
+            Memory(cross, None, block.attn.keys_and_values(seen))
             if isinstance(block.attn, CrossAttention)
             else Memory(among)
             for block in self.blocks
@@ -107,6 +107,6 @@ class GR00TExpert(ActionExpert):
         return Context(robot, prefix, memory)
 
     def decode(self, context: Context, x: Tensor, step: Step) -> Tensor:
-        """The learned tokens go in front and are dropped again."""
+        """Put the learned tokens before x, run all blocks, and remove them."""
         x = torch.cat([self.learned.expand(len(x), -1, -1), x], 1)
         return super().decode(context, x, step)[:, LEARNED_TOKENS:]

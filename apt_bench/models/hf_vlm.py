@@ -1,8 +1,7 @@
-"""Hugging Face vision-language models behind the `VLM` interface: Qwen3-VL, Qwen2.5-VL, PaliGemma, SmolVLM2.
+"""Hugging Face vision-language models with the `VLM` interface: Qwen3-VL, Qwen2.5-VL, PaliGemma, SmolVLM2.
 
-Images are resized and normalised here, as the models' own processors do (the Qwen ones need torchvision), and
-prompts are written out; only the tokenizer comes from the hub. Verified against transformers' own classes in the
-tests.
+This module resizes and normalises images and applies the chat templates as the models' own processors do (those of Qwen
+need torchvision). Only the tokenizer comes from the hub. Tests compare the results with transformers' own classes.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ _CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757771
 
 
 class HFBackbone(VLM):
-    """Shared machinery: run the model without its language head, listening at the decoder layers."""
+    """Base class: it runs the model without its language head and captures outputs of decoder layers."""
 
-    normalisation = _HALF  # mean, standard deviation per channel, of pixels in 0 ... 1
+    normalisation = _HALF  # mean and standard deviation per channel, for pixels in [0, 1]
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()
@@ -44,7 +43,7 @@ class HFBackbone(VLM):
 
     @property
     def text_model(self) -> Any:
-        """The language model proper."""
+        """The language model, without the vision tower."""
         return self.model.language_model
 
     @property
@@ -59,39 +58,39 @@ class HFBackbone(VLM):
 
     @property
     def final_norm(self) -> nn.Module:
-        """The norm behind the last decoder layer."""
+        """The norm after the last decoder layer."""
         return self.text_model.norm
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a piece of prompt, special tokens by name."""
+        """Token ids of a part of a prompt, which may contain special tokens."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def normalised(self, images: list[np.ndarray]) -> Tensor:
-        """uint8 images -> float (n, 3, H, W)."""
+        """uint8 images -> normalised floats (n, 3, H, W)."""
         if not images:
             return torch.zeros(0, 3, *self.image_size)
         mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in self.normalisation)
         return (torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255 - mean) / std
 
     def positions(self, prompt: Prompt) -> Tensor:
-        """Rotary positions: (B, L), or whatever the model takes."""
+        """Rotary positions, (B, L) or as the model expects them."""
         return (prompt.present.long().cumsum(1) - 1).clamp(min=0)
 
     def extra(self, prompt: Prompt) -> dict[str, Tensor]:
-        """Further arguments of the model."""
+        """Additional arguments of the model."""
         return {}
 
     def read(self, prompt: Prompt, layers: tuple[int, ...], kv: bool) -> VLFeatures:
-        """phi_0 is the input of the first layer; the features are what each tapped layer hands on.
+        """Capture the input of the first layer, and what each tapped layer passes to the next one.
 
-        Nothing above the last tapped layer is run: the hook behind it stops the forward pass."""
-        heard: dict[int, Tensor] = {}
+        A hook stops the forward pass after the last tapped layer."""
+        captured: dict[int, Tensor] = {}
         stop_at = None if kv else max(layers, default=-1)
 
         def catch(layer: int, hidden: Tensor) -> None:
-            heard[layer] = hidden
+            captured[layer] = hidden
             if layer == stop_at:
-                raise _Enough
+                raise _StopForward
 
         followers = [*self.decoder_layers, self.text_model.norm]
         hooks = [_on_input(followers[0], catch, -1)]
@@ -118,15 +117,15 @@ class HFBackbone(VLM):
                 **pixels,
                 **self.extra(prompt),
             ).past_key_values
-        except _Enough:
+        except _StopForward:
             pass
         finally:
             for handle in hooks:
                 handle.remove()
-        embeds = heard[-1]
+        embeds = captured[-1]
         return VLFeatures(
             embeds=embeds,
-            taps=torch.stack([heard[layer] for layer in layers])
+            taps=torch.stack([captured[layer] for layer in layers])
             if layers
             else embeds.new_zeros(0, *embeds.shape),
             layers=tuple(layers),
@@ -138,12 +137,12 @@ class HFBackbone(VLM):
         )
 
     def tap_inside(self, layer: int) -> bool:
-        """Whether to tap the layer's own output instead of what the next module receives."""
+        """Whether to tap the layer's own output instead of the next module's input."""
         return False
 
 
-class _Enough(Exception):
-    """Thrown by a hook when the last wanted layer has been heard."""
+class _StopForward(Exception):
+    """A hook raises it when the last tapped layer is captured."""
 
 
 def _on_input(module: nn.Module, catch: Callable[[int, Tensor], None], layer: int) -> RemovableHandle:
@@ -163,10 +162,10 @@ def _on_output(module: nn.Module, catch: Callable[[int, Tensor], None], layer: i
 class QwenVLM(HFBackbone):
     """Qwen3-VL and Qwen2.5-VL.
 
-    Qwen3-VL adds deep-stack image features behind its first layers. `deepstack_in_taps`: whether a tap there
-    contains that addition, i.e. what the next layer receives. With the transformers version that APT's release
-    was developed on (4.57) it did, because the addition was in place; in 5.x the layer's output does not.
-    Concerns tap 0 only, which Stage 1 never reads; which of the two trained the released weights is unknown.
+    Qwen3-VL adds deep-stack image features after its first layers. `deepstack_in_taps` says whether a tap of such a
+    layer includes them, as the next layer's input does. In transformers 4.57, on which the released APT was developed,
+    the tap includes them because the addition is in place. In 5.x the layer's output does not. This affects only tap 0,
+    which Stage 1 does not use. Which variant trained the released weights is unknown.
     """
 
     def __init__(
@@ -185,7 +184,7 @@ class QwenVLM(HFBackbone):
         self.brackets = config.vision_start_token_id, config.vision_end_token_id
 
     def turn(self, text: str) -> Turn:
-        """One user turn, generation prompt on; Qwen2.5's template opens with a system turn."""
+        """One user turn with the generation prompt. Qwen2.5's template starts with a system turn."""
         system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n" if self.old else ""
         start, end = self.brackets
         return Turn(
@@ -197,7 +196,7 @@ class QwenVLM(HFBackbone):
         )
 
     def pack(self, images: list[list[np.ndarray]]) -> dict[str, Tensor]:
-        """Patches in the order in which merged tokens leave the tower, each repeated over the temporal patch of 2."""
+        """Patches in the order of the tower's merged tokens, each repeated over the temporal patch of 2."""
         pixels = self.normalised([image for sample in images for image in sample])
         n, (rows, cols), m, p = len(pixels), self.grid, self.merge, self.patch
         x = pixels.reshape(n, 1, 3, rows, m, p, cols, m, p).expand(-1, 2, -1, -1, -1, -1, -1, -1, -1)
@@ -208,7 +207,7 @@ class QwenVLM(HFBackbone):
         }
 
     def extra(self, prompt: Prompt) -> dict[str, Tensor]:
-        """Which tokens are images, for the 3-D positions."""
+        """Mark image tokens, for the 3-D positions."""
         return {"mm_token_type_ids": (prompt.view >= 0).int()}
 
     def positions(self, prompt: Prompt) -> Tensor:
@@ -222,12 +221,12 @@ class QwenVLM(HFBackbone):
         return position
 
     def tap_inside(self, layer: int) -> bool:
-        """Inside, deep-stack features are not yet added."""
+        """The layer's own output does not include deep-stack features."""
         return not self.deepstack_in_taps
 
 
 class PaliGemmaVLM(HFBackbone):
-    """PaliGemma: its prompt attends in both directions, so vision sees language unless the prompt is blind."""
+    """PaliGemma. Its prompt attends in both directions, so vision tokens see language unless the prompt is blind."""
 
     causal = False
 
@@ -239,7 +238,7 @@ class PaliGemmaVLM(HFBackbone):
         self.image_id = self.model.config.image_token_id
 
     def turn(self, text: str) -> Turn:
-        """Images, then <bos>, the text and a line break."""
+        """Images, then <bos>, the text and a newline."""
         return Turn(lead=[self.tokenizer.bos_token_id], text=self.encode(text), after=self.encode("\n"))
 
     def pack(self, images: list[list[np.ndarray]]) -> dict[str, Tensor]:
@@ -247,11 +246,11 @@ class PaliGemmaVLM(HFBackbone):
         return {"pixel_values": self.normalised([image for sample in images for image in sample])}
 
     def positions(self, prompt: Prompt) -> Tensor:
-        """Counted from 1."""
+        """Rotary positions, from 1."""
         return super().positions(prompt) + 1
 
     def extra(self, prompt: Prompt) -> dict[str, Tensor]:
-        """Type 0 = prefix, attended in both directions."""
+        """Token type 0: a prefix with attention in both directions."""
         return {"token_type_ids": torch.zeros_like(prompt.ids)}
 
 
@@ -267,11 +266,11 @@ class SmolVLM(HFBackbone):
 
     @property
     def text_model(self) -> Any:
-        """The language model proper."""
+        """The language model, without the vision tower."""
         return self.model.text_model
 
     def turn(self, text: str) -> Turn:
-        """One user turn, generation prompt on."""
+        """One user turn with the generation prompt."""
         around = self.encode("<fake_token_around_image>")
         opening = around + self.encode("<global-img>")
         return Turn(
@@ -283,7 +282,7 @@ class SmolVLM(HFBackbone):
         )
 
     def pack(self, images: list[list[np.ndarray]]) -> dict[str, Tensor]:
-        """(B, most images, 3, H, W); the model drops all-zero pictures, which fill up shorter samples."""
+        """(B, maximum number of images, 3, H, W). Missing images are zero; the model drops them."""
         most = max(len(sample) for sample in images)
         out = torch.zeros(len(images), most, 3, *self.image_size)
         for row, sample in zip(out, images, strict=True):
@@ -301,7 +300,7 @@ _FAMILIES = {
 
 
 def wrap(model: Any, tokenizer: Any, **options: Any) -> HFBackbone:
-    """Put a loaded transformers model behind the interface."""
+    """Wrap a loaded transformers model. Raises UserError for an unsupported one."""
     kind = model.config.model_type
     if kind not in _FAMILIES:
         raise _unsupported(kind)
@@ -309,7 +308,7 @@ def wrap(model: Any, tokenizer: Any, **options: Any) -> HFBackbone:
 
 
 def shape_of(config: Any) -> VLMShape:
-    """The geometry that a model's configuration describes."""
+    """The decoder's sizes from a model's configuration."""
     text = config.get_text_config()
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return VLMShape(
@@ -322,8 +321,11 @@ def shape_of(config: Any) -> VLMShape:
 
 
 def check_hf(name: str) -> VLMShape:
-    """The shape of a model that `load_hf` would load, from its configuration alone. Raises UserError where that cannot
-    be found, or is of no supported kind."""
+    """The decoder's sizes of a model that `load_hf` would load, from its configuration only.
+
+    Raises:
+        UserError: The configuration cannot be found or loaded, or the model is not supported.
+    """
     from transformers import AutoConfig
 
     try:
@@ -341,19 +343,29 @@ def _unsupported(kind: str) -> UserError:
 
 def _unloadable(name: str, error: Exception) -> UserError:
     where = (
-        "the folder is there but could not be read"
+        "the folder exists but could not be read"
         if Path(name).exists()
-        else "no such folder, and the hub gave nothing"
+        else "there is no such folder, and it could not be downloaded"
     )
     return UserError(
         f"VLM '{name}' could not be loaded ({where}: {reason(error).splitlines()[0]}). "
-        "Give a folder with a downloaded model, or go online once so that it is cached."
+        "Give a folder with a downloaded model, or connect to the network once so that it is cached."
     )
 
 
 def load_hf(name: str = DEFAULT, dtype: torch.dtype = torch.float32, **options: Any) -> HFBackbone:
-    """Load by hub id or folder, with sdpa attention. Raises UserError if it cannot be found, or would need code that
-    comes with the model: left to itself, transformers asks on the terminal whether to run it."""
+    """Load a model by hub id or folder, with sdpa attention.
+
+    Code that comes with a model is never run (by default, transformers asks on the terminal).
+
+    Args:
+        name: Hub id or folder.
+        dtype: Type of the weights.
+        **options: Arguments of the wrapper class.
+
+    Raises:
+        UserError: The model cannot be found or loaded, is not supported, or needs code of its own.
+    """
     from transformers import AutoModelForImageTextToText, AutoTokenizer
 
     check_hf(name)

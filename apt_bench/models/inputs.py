@@ -1,6 +1,6 @@
-"""What an action expert is given: vision-language features and the robot's state.
+"""Inputs of an action expert: vision-language features and the robot's state.
 
-Everything is batched: B samples, L vision-language tokens, V cameras, E arms, T steps of the horizon.
+Shapes: B samples, L vision-language tokens, V cameras, E arms, T actions per chunk.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from torch import Tensor
 
 from apt_bench.models.action_codes import make_pose, rigid_inverse
 
-PAD, VISION, LANGUAGE, ACTION = 0, 1, 2, 3  # token types; "language" includes the chat template
+PAD, VISION, LANGUAGE, ACTION = 0, 1, 2, 3  # token types; LANGUAGE includes the chat template
 
 R = TypeVar("R", bound="TensorRecord")
 
 
 class TensorRecord:
-    """A frozen dataclass of tensors that moves as one."""
+    """A frozen dataclass of tensors."""
 
     def map(self: R, fn: Callable[[Tensor], Tensor]) -> R:
-        """The record with `fn` applied to every tensor in it."""
+        """Apply `fn` to every tensor."""
 
         def walk(value: object) -> object:
             if isinstance(value, Tensor):
@@ -37,19 +37,24 @@ class TensorRecord:
         return type(self)(**fields)
 
     def to(self: R, device: torch.device | str) -> R:
-        """The record on another device."""
+        """Move every tensor to a device."""
         return self.map(lambda tensor: tensor.to(device))
 
 
 @dataclass(frozen=True)
 class VLFeatures(TensorRecord):
-    """What a vision-language model says about one prompt (images, then the instruction).
+    """Features of a vision-language model for a batch of prompts (images, then the instruction).
 
-    embeds: (B, L, C) its input embeddings with the image features spliced in. taps: (n, B, L, C) outputs of the decoder
-    layers named in `layers`. token_type: (B, L) PAD (also: a visual token nothing valid is seen through), VISION or
-    LANGUAGE. view: (B, L) index of the camera a visual token belongs to, -1 elsewhere. uv: (B, L, 2) centre of a visual
-    token's patch, as a fraction of the image's width and height. kv: per layer (keys, values), each (B, L, kv_heads,
-    head_dim), after the model's own rotary code; only for the pi-style expert. position: (B, L) the rotary positions.
+    Attributes:
+        embeds: (B, L, C), the input embeddings, with image features at the visual tokens.
+        taps: (n, B, L, C), outputs of the decoder layers in `layers`.
+        layers: Indices of the n tapped decoder layers.
+        token_type: (B, L), PAD, VISION or LANGUAGE. A visual token that covers only letterbox bars is PAD.
+        view: (B, L), index of the camera of a visual token, -1 for other tokens.
+        uv: (B, L, 2), centre of a visual token's patch, as fractions of the image's width and height.
+        kv: Keys and values of each layer, each (B, L, kv_heads, head_dim), after the model's own rotary code. Only for
+            the pi-style expert.
+        position: (B, L), the rotary positions of the tokens.
     """
 
     embeds: Tensor
@@ -63,15 +68,15 @@ class VLFeatures(TensorRecord):
 
     @property
     def is_visual(self) -> Tensor:
-        """(B, L) bool: visual tokens, valid or not."""
+        """(B, L) bool: visual tokens, including those of type PAD."""
         return self.view >= 0
 
     def tap(self, layer: int) -> Tensor:
-        """Output of decoder layer `layer`, (B, L, C)."""
+        """The output of decoder layer `layer`, (B, L, C)."""
         return self.taps[self.layers.index(layer)]
 
     def at(self, chosen: Tensor) -> VLFeatures:
-        """Of some text tokens alone: chosen (B, L) bool, equally many (K) in each row; without keys and values."""
+        """The features of some text tokens, without keys and values. chosen: (B, L) bool, K tokens in every row."""
         B, K = len(chosen), int(chosen[0].sum())
         place = chosen.nonzero()[:, 1].reshape(B, K, 1).expand(-1, -1, self.embeds.shape[-1])
         return VLFeatures(
@@ -86,11 +91,16 @@ class VLFeatures(TensorRecord):
 
 @dataclass(frozen=True)
 class RobotState(TensorRecord):
-    """Cameras and arms at the moment of decision. Poses map to the world, metres.
+    """Cameras and arms at a decision. Poses map to the world frame, in metres.
 
-    camera_pose: (B, V, 4, 4), OpenCV axes. intrinsics: (B, V, 3, 3) in fractions of the image
-    (`fractional_intrinsics`). camera_present: (B, V) bool. ee_pose: (B, E, 4, 4). ref_pose: (B, E, 4, 4) the
-    camera in whose axes actions are coded. openness: (B, E) gripper, 0 closed ... 1 open. arm_valid: (B, E) bool.
+    Attributes:
+        camera_pose: (B, V, 4, 4), OpenCV axes.
+        intrinsics: (B, V, 3, 3), for coordinates in fractions of the image; see `fractional_intrinsics`.
+        camera_present: (B, V) bool.
+        ee_pose: (B, E, 4, 4), end-effector poses.
+        ref_pose: (B, E, 4, 4), pose of each arm's reference camera, in whose axes actions are encoded.
+        openness: (B, E), gripper, 0 = closed, 1 = open.
+        arm_valid: (B, E) bool.
     """
 
     camera_pose: Tensor
@@ -102,10 +112,10 @@ class RobotState(TensorRecord):
     arm_valid: Tensor
 
     def recentred(self, rotation: Tensor | None = None) -> RobotState:
-        """The same state in a world whose origin is the mean camera, turned by `rotation` (B, 3, 3).
+        """Move the world's origin to the mean camera position and rotate the world by `rotation` (B, 3, 3).
 
-        Numerically kind, and a true augmentation only where absolute poses are seen (token insertion); everywhere else
-        poses enter as relative ones and the network's output does not depend on it.
+        This keeps numbers small. It changes the network's output only where absolute poses are an input (`insertion:
+        tokens`), where it is an augmentation. Elsewhere only relative poses are used.
         """
         weight = self.camera_present.float()[..., None]
         mean = (self.camera_pose[..., :3, 3] * weight).sum(1) / weight.sum(1).clamp(min=1)
@@ -114,7 +124,7 @@ class RobotState(TensorRecord):
         return self.moved(rigid_inverse(make_pose(rotation, mean)))
 
     def moved(self, transform: Tensor) -> RobotState:
-        """Every pose multiplied from the left by `transform` (B, 4, 4)."""
+        """Multiply every pose from the left by `transform` (B, 4, 4)."""
         T = transform[:, None]
         return dataclasses.replace(
             self, camera_pose=T @ self.camera_pose, ee_pose=T @ self.ee_pose, ref_pose=T @ self.ref_pose
@@ -122,7 +132,7 @@ class RobotState(TensorRecord):
 
 
 def random_rotations(count: int, generator: torch.Generator | None = None) -> Tensor:
-    """Uniform rotations (count, 3, 3) from normalised 4-D Gaussians, quaternions (w, x, y, z)."""
+    """Uniformly distributed rotations (count, 3, 3), from quaternions (w, x, y, z) that are normalised Gaussians."""
     w, x, y, z = torch.nn.functional.normalize(torch.randn(count, 4, generator=generator), dim=-1).unbind(-1)
     rows = [
         [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
@@ -133,8 +143,10 @@ def random_rotations(count: int, generator: torch.Generator | None = None) -> Te
 
 
 def fractional_intrinsics(K: Tensor, width: int, height: int) -> Tensor:
-    """Pixel intrinsics (..., 3, 3) -> intrinsics for coordinates that are 0 at the left (top) edge and 1 at the right
-    (bottom) one. Pixel centres lie at integers, so the left edge is at -0.5."""
+    """Convert pixel intrinsics (..., 3, 3) to fractions of the image.
+
+    In fractions, the left (top) edge is 0 and the right (bottom) edge is 1. In pixels, pixel centres are integers, so
+    the left edge is -0.5."""
     size = torch.tensor([width, height], dtype=K.dtype, device=K.device)
     out = K.clone()
     out[..., 0, 0], out[..., 1, 1] = K[..., 0, 0] / width, K[..., 1, 1] / height
@@ -143,9 +155,9 @@ def fractional_intrinsics(K: Tensor, width: int, height: int) -> Tensor:
 
 
 def image_plane(features: VLFeatures, robot: RobotState) -> Tensor:
-    """Normalised image-plane coordinates ((u - cx)/fx, (v - cy)/fy) of every visual token's centre, 0 elsewhere.
+    """Normalised image-plane coordinates ((u - cx)/fx, (v - cy)/fy) of every visual token's centre, (B, L, 2).
 
-    (B, L, 2). Equals the mean over the token's pixel grid, as the coordinates are linear in the pixel."""
+    0 for other tokens. It equals the mean over the token's pixels, as the coordinates are linear in the pixel."""
     view = features.view.clamp(min=0)
     K = robot.intrinsics[torch.arange(len(view), device=view.device)[:, None], view]
     focal = torch.stack([K[..., 0, 0], K[..., 1, 1]], -1)
@@ -153,16 +165,17 @@ def image_plane(features: VLFeatures, robot: RobotState) -> Tensor:
 
 
 def plane_points(features: VLFeatures, robot: RobotState, height: float, reach: float = 1.0) -> Tensor:
-    """Where each visual token's ray meets the plane z = `height` (m) of the world, relative to the first arm's end
-    effector, in the axes of its reference camera, as action codes are: (B, L, 3), metres.
+    """Points where the visual tokens' rays meet the plane z = `height` (m) of the world, (B, L, 3), metres.
 
-    Cut to `reach` per axis; rays that meet no plane before them count as very long. 0 at other tokens."""
+    Points are relative to the first arm's end effector, in the axes of its reference camera, as in action codes. Each
+    coordinate is clipped to [-reach, reach]. A ray that does not meet the plane in front of the camera counts as very
+    long. Other tokens have 0."""
     batch = torch.arange(len(features.view), device=features.view.device)[:, None]
     camera = robot.camera_pose[batch, features.view.clamp(min=0)]
     xy = image_plane(features, robot)
     ray = (camera[..., :3, :3] @ torch.cat([xy, torch.ones_like(xy[..., :1])], -1)[..., None])[..., 0]
     start = camera[..., :3, 3]
-    steps = (height - start[..., 2]) / ray[..., 2].clamp(max=-1e-3)  # the plane lies below
+    steps = (height - start[..., 2]) / ray[..., 2].clamp(max=-1e-3)  # the plane is below the camera
     point = start + steps.clamp(min=0)[..., None] * ray
     axes = robot.ref_pose[:, 0, None, :3, :3].transpose(-1, -2)
     local = (axes @ (point - robot.ee_pose[:, 0, None, :3, 3])[..., None])[..., 0]

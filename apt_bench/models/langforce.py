@@ -1,22 +1,22 @@
-"""LangForce, a rival training recipe: learned queries, read with and without the instruction before them.
+"""LangForce, a rival training recipe: learned queries, evaluated with and without the instruction before them.
 
-The VLM gets K extra tokens, and the action expert (GR00T-style) sees nothing but the VLM's last layer at these. Every
-sample is read twice:
+The VLM gets K learned tokens (queries). The action expert (GR00T-style) uses only the VLM's last layer at the queries.
+Every sample is evaluated in two branches, with different prompts:
 
-    posterior   images, instruction, queries    the queries know what is asked
-    prior       images, queries, instruction    the queries know what is seen, and the instruction comes after them
+    posterior   images, instruction, queries    the queries attend to images and instruction
+    prior       images, queries, instruction    the queries attend to images only
 
-With L the denoising loss of actions under the queries of a branch, and nll = -log p(instruction | what stands before
-it) per word,
+L is the denoising loss of the actions given the queries of a branch. nll is -log p(instruction | tokens before it), a
+mean over the instruction's tokens.
 
     loss = (1 - prior_share) L_post + prior_share L_prior - llr_weight (nll_post - nll_prior)
 
-L_prior trains the expert alone (its queries are detached), nll_post is a constant (detached): there the queries come
-later, so it estimates -log p(l | v). What is left of the last term raises log p(l | v, queries): queries that see no
-instruction must tell it, which vision alone answers only with the action that was meant. A policy acts on the
-posterior branch.
+L_prior trains only the expert, as its queries are detached. nll_post is detached too. There the queries come after the
+instruction, so it estimates -log p(l | v). The rest of the last term raises log p(l | v, queries): the prior's queries,
+which do not see the instruction, must predict it, and beyond the image only the intended action predicts it. A policy
+acts on the posterior branch.
 
-Formulas: LangForce (ZGC-EmbodyAI/LangForce, and its rendering in starVLA). docs/model.md says what differs.
+Formulas: LangForce (repository ZGC-EmbodyAI/LangForce and its version in starVLA). docs/model.md lists the differences.
 """
 
 from __future__ import annotations
@@ -43,10 +43,15 @@ class Branches(TensorRecord):
 
 
 def instruction_nll(vlm: VLM, hidden: Tensor, prompt: Prompt) -> Tensor:
-    """-log p of the instruction's tokens given what stands before each, mean over tokens, then over samples.
+    """-log p of the instruction's tokens given the tokens before them, a mean over tokens, then over samples.
 
-    hidden (B, L, width): outputs of the last decoder layer. A token is scored where the one before it stands; template,
-    image and padding tokens are not scored."""
+    Template, image and padding tokens are not scored.
+
+    Args:
+        vlm: The model.
+        hidden: Outputs of its last decoder layer, (B, L, width).
+        prompt: The prompts.
+    """
     row, at = prompt.word.nonzero().unbind(1)
     h = vlm.final_norm(hidden[row, at - 1])
     logits = h @ vlm.word_embedding.weight.to(h.dtype).T
@@ -65,8 +70,21 @@ def langforce_loss(
     llr_weight: float,
     **options: Any,
 ) -> dict[str, Tensor]:
-    """The recipe's loss (`total`), the posterior's action losses, and `llr` = nll_post - nll_prior: how much better the
-    instruction is guessed from the prior's queries than from vision. `options` go to `ActionExpert.loss`."""
+    """Compute the LangForce loss; see the module's docstring.
+
+    Args:
+        model: The network.
+        branches: The prompts of both branches.
+        robot: Cameras and arms.
+        target: Codes of the demonstrated action chunks, (B, E, T, 10).
+        prior_share: Weight of the prior branch's action loss, in [0, 1].
+        llr_weight: Weight of the log-likelihood ratio.
+        **options: Further arguments of `ActionExpert.loss`.
+
+    Returns:
+        `total`; the posterior's action losses; and `llr` = nll_post - nll_prior, which says how much better the prior's
+        queries predict the instruction than the images do.
+    """
     layers = (model.vlm.shape.layers - 1,)
     read = [model.vlm(prompt, layers) for prompt in (branches.posterior, branches.prior)]
     action = model.expert.loss(read[0].at(branches.posterior.query), robot, target, **options)
@@ -80,10 +98,10 @@ def langforce_loss(
 
 
 def check(vlm: VLM) -> None:
-    """Raises UserError for a VLM that cannot serve."""
+    """Raise UserError for a VLM that LangForce cannot use."""
     if not vlm.causal:
         raise UserError(
-            "LangForce needs a causal VLM: in this one the prior's queries would see the instruction behind them. Use "
+            "LangForce needs a causal VLM: in this one the prior's queries would see the instruction after them. Use "
             "a Qwen VLM, SmolVLM or the mini VLM."
         )
     if not vlm.tied:

@@ -11,7 +11,7 @@ RANK, ALPHA = 16, 16
 
 
 class LoRALinear(nn.Module):
-    """A frozen linear with a trained low-rank correction, kept in float32."""
+    """A frozen linear layer with a trained low-rank correction in float32."""
 
     def __init__(self, base: nn.Linear, rank: int = RANK, alpha: float = ALPHA) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class LoRALinear(nn.Module):
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
-        """The plain linear that computes the same."""
+        """Merge the correction into the linear layer and return it."""
         merge(self.base.weight, self.lora_A.weight, self.lora_B.weight, self.scale)
         return self.base
 
@@ -49,14 +49,14 @@ def _slots(root: nn.Module, kind: type[nn.Module]) -> Iterator[tuple[nn.Module, 
 
 
 def add_lora(layers: nn.ModuleList) -> None:
-    """Give every linear of these decoder layers an adapter."""
+    """Add an adapter to every linear layer of these decoder layers."""
     for parent, name, child in _slots(layers, nn.Linear):
         assert isinstance(child, nn.Linear)
         setattr(parent, name, LoRALinear(child))
 
 
 def merge_lora(layers: nn.ModuleList) -> None:
-    """Fold all adapters into their linears."""
+    """Merge all adapters into their linear layers."""
     for parent, name, child in _slots(layers, LoRALinear):
         assert isinstance(child, LoRALinear)
         setattr(parent, name, child.merged())

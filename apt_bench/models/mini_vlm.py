@@ -1,9 +1,9 @@
-"""A vision-language model of about a million parameters, for learning and tests without a hub or a GPU.
+"""A vision-language model of about a million parameters, for training and tests without a hub or a GPU.
 
-A convolutional stem turns each view into a grid of visual tokens; a small decoder lets the tokens of a view see
-each other and text see all views and the text before it. Visual tokens never see text, as in SmolVLM or Qwen-VL,
-so features of a frame do not depend on the instruction. Known words are one token each, any other word is spelled
-in bytes: a new noun stays distinguishable from every other.
+A convolutional stem turns each view into a grid of visual tokens. In a small decoder, the tokens of a view attend to
+each other, and text attends to all views and to the text before it. Visual tokens never attend to text, as in SmolVLM
+or Qwen-VL, so the features of an image do not depend on the instruction. A word of the vocabulary is one token. Any
+other word is a sequence of bytes, so that new nouns stay distinguishable.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from apt_bench.models.inputs import VLFeatures
 from apt_bench.models.vlm import VLM, Prompt, Turn
 
 Side = Annotated[int, Range(least=8, most=4096)]
-"""Pixels of an image's side."""
+"""Height or width of an image in pixels."""
 
 PAD_ID, BOS_ID, END_ID, IMAGE_ID, FIRST_BYTE = 0, 1, 2, 3, 4
 FIRST_WORD = FIRST_BYTE + 256
@@ -34,8 +34,18 @@ FIRST_WORD = FIRST_BYTE + 256
 
 @dataclass(frozen=True)
 class MiniVLMConfig:
-    """`words` are the known words; image_size is (height, width) in pixels, both multiples of `stride` (a power
-    of 2). views: how many views it can tell apart; any further ones look like the last."""
+    """Sizes of a mini VLM.
+
+    Attributes:
+        words: The vocabulary.
+        width: Channels of a token.
+        heads: Attention heads.
+        layers: Decoder layers.
+        image_size: (height, width) in pixels, both multiples of `stride`.
+        stride: Pixels per visual token, a power of 2.
+        max_text: Maximum number of text tokens.
+        views: Number of views with an embedding of their own; further views share the last one.
+    """
 
     words: tuple[str, ...] = ()
     width: Annotated[int, Range(least=16, most=4096)] = 128
@@ -58,14 +68,14 @@ class MiniVLMConfig:
 
 
 class MiniTokenizer:
-    """Lower-case words and punctuation; what is not in `words` becomes its UTF-8 bytes."""
+    """Splits text into lower-case words and punctuation. What is not in `words` becomes its UTF-8 bytes."""
 
     def __init__(self, words: tuple[str, ...]) -> None:
         self.ids = {word: FIRST_WORD + i for i, word in enumerate(words)}
         self.size = FIRST_WORD + len(words)
 
     def __call__(self, text: str) -> list[int]:
-        """Token ids, without begin and end."""
+        """Token ids, without begin and end tokens."""
         out = []
         for piece in re.findall(r"\w+|[^\w\s]", text.lower()):
             known = self.ids.get(piece)
@@ -83,14 +93,14 @@ class MiniBlock(nn.Module):
         self.ffn = FeedForward(width)
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, KV, Tensor]:
-        """x (B, L, width), mask (B, L, L) -> the new x, keys and values, and the queries."""
+        """x (B, L, width), mask (B, L, L) -> the new x, keys and values, and queries."""
         q, k, v = self.attn.project(self.norm1(x), NoCode())
         x = x + self.attn.out(attend(q, k, v, mask, NoCode()))
         return x + self.ffn(self.norm2(x)), (k, v), q
 
 
 class Stem(nn.Module):
-    """Strided convolutions down to one vector per visual token, then a residual block."""
+    """Strided convolutions to one vector per visual token, then a residual block."""
 
     def __init__(self, width: int, stride: int) -> None:
         super().__init__()
@@ -109,7 +119,7 @@ class Stem(nn.Module):
 
 
 class MiniVLM(VLM):
-    """See the module's text. `decode` is the whole model; `read` is its view through the `VLM` interface."""
+    """See the module's docstring. `decode` runs the decoder; `read` implements the `VLM` interface with it."""
 
     def __init__(self, config: MiniVLMConfig) -> None:
         super().__init__()
@@ -136,46 +146,54 @@ class MiniVLM(VLM):
 
     @property
     def word_embedding(self) -> nn.Embedding:
-        """Of words and bytes."""
+        """The embeddings of words and bytes."""
         return self.word_embed
 
     @property
     def final_norm(self) -> nn.Module:
-        """Behind the last block."""
+        """The norm after the last block."""
         return self.norm
 
     def turn(self, text: str) -> Turn:
-        """Images, then begin, text, end."""
+        """Images, then begin token, text and end token. Raises UserError for a text that is too long."""
         ids = self.tokenizer(text)
         if len(ids) + 2 > self.config.max_text:
             raise UserError(
-                f"Instruction of {len(ids) + 2} tokens: '{text[:60]}...'; the mini VLM reads at most "
+                f"Instruction of {len(ids) + 2} tokens: '{text[:60]}...'; the mini VLM accepts at most "
                 f"{self.config.max_text}. "
                 "Shorten it, or raise max_text and pretrain again."
             )
         return Turn(lead=[BOS_ID], text=ids, after=[END_ID])
 
     def pack(self, images: list[list[np.ndarray]]) -> dict[str, Tensor]:
-        """All present images in order, (n, 3, H, W) in -1 ... 1."""
+        """All present images in order, (n, 3, H, W), values in [-1, 1]."""
         flat = [image for sample in images for image in sample]
         stacked = np.stack(flat) if flat else np.zeros((0, *self.image_size, 3), np.uint8)
         return {"images": torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 127.5 - 1}
 
     def embed_images(self, images: Tensor, view: Tensor) -> Tensor:
-        """(n, 3, H, W) in -1 ... 1, and which view each is, (n,) -> (n, cells, width), row-major."""
+        """Images (n, 3, H, W) in [-1, 1] and their views (n,) -> visual tokens (n, cells, width), row-major."""
         whose = self.view_embed[view.clamp(max=self.config.views - 1)]
         return self.stem(images).flatten(2).transpose(1, 2) + self.cell_embed + whose[:, None]
 
     def embed_text(self, ids: Tensor, index: Tensor) -> Tensor:
-        """Token ids and their index in their sentence, (B, L) -> (B, L, width)."""
+        """Token ids and their indices in their sentence, (B, L) -> embeddings (B, L, width)."""
         return self.word_embed(ids) + self.text_embed(index.clamp(0, self.config.max_text - 1))
 
     def decode(
         self, x: Tensor, mask: Tensor, layers: int | None = None
     ) -> tuple[list[Tensor], list[KV], list[Tensor]]:
-        """The first `layers` (default all) over tokens x (B, L, width) under `mask` (B, L, L): outputs, keys and
-        values, and queries per layer (queries and keys give the attention maps that pretraining may
-        supervise)."""
+        """Run the decoder.
+
+        Args:
+            x: Tokens, (B, L, width).
+            mask: (B, L, L) bool, True = may attend.
+            layers: Number of layers to run; by default all.
+
+        Returns:
+            For each layer its output, its keys and values, and its queries. Queries and keys give the attention maps
+            that pretraining may supervise.
+        """
         outputs, kv, queries = [], [], []
         for layer in self.layers[:layers]:
             x, pair, q = layer(x, mask)
@@ -185,10 +203,10 @@ class MiniVLM(VLM):
         return outputs, kv, queries
 
     def read(self, prompt: Prompt, layers: tuple[int, ...], kv: bool) -> VLFeatures:
-        """One pass over images and text."""
+        """Run the model on images and text."""
         visual = prompt.view >= 0
         text = prompt.present & ~visual
-        # Queries have no place in the sentence: word n is word n whether they stand before it or behind.
+        # Queries do not count as words: word n has index n whether they come before or after it.
         x = self.embed_text(prompt.ids, (text & ~prompt.query).long().cumsum(1) - 1)
         x = self.with_queries(x, prompt)
         view = prompt.view[visual].reshape(-1, len(self.cell_embed))[:, 0]
@@ -208,11 +226,14 @@ class MiniVLM(VLM):
 
 
 def mini_mask(view: Tensor, sentence: Tensor) -> Tensor:
-    """Who sees whom, (B, L, L) bool: a visual token its own view; a word all views and the words before it in its
-    sentence.
+    """The attention mask, (B, L, L) bool, True = may attend.
 
-    view (B, L), -1 off images; sentence (B, L), 0 off text, else 1, 2, ...: several sentences may share one
-    image's pass.
+    A visual token attends to its own view. A word attends to all views and to the words before it in its sentence.
+
+    Args:
+        view: (B, L), index of the view of a visual token, -1 for other tokens.
+        sentence: (B, L), number of the sentence of a text token, from 1; 0 for other tokens. Several sentences may
+            share one pass over the images.
     """
     q_view, k_view = view[:, :, None], view[:, None, :]
     q_text, k_text = sentence[:, :, None], sentence[:, None, :]
@@ -220,5 +241,5 @@ def mini_mask(view: Tensor, sentence: Tensor) -> Tensor:
     before = torch.ones(L, L, dtype=torch.bool, device=view.device).tril()
     within_view = (q_view >= 0) & (q_view == k_view)
     of_word = (q_text > 0) & ((k_view >= 0) | ((q_text == k_text) & before))
-    alone = torch.eye(L, dtype=torch.bool, device=view.device)  # so that padding has something to see
+    alone = torch.eye(L, dtype=torch.bool, device=view.device)  # so that padding attends to something
     return within_view | of_word | alone

@@ -1,8 +1,8 @@
-"""Names of the authors' released checkpoints and ours, one to one."""
+"""Translate tensor names between the APT authors' released checkpoints and apt-bench."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from apt_bench.core.errors import UserError
@@ -27,13 +27,10 @@ _INSIDE = {".norm_vl.": ".vl.", ".norm_a.film.": ".action.", ".to_qkv.": ".qkv."
 
 
 def from_official(key: str) -> str:
-    """Our name of an official expert tensor. Raises UserError for a name the release does not have."""
+    """Our name of a tensor of a released expert. Raises UserError for a name that the release does not have."""
     for theirs, ours in _ROOTS.items():
         if key.startswith(theirs):
-            key = ours + key.removeprefix(theirs)
-            for inner, our_inner in _INSIDE.items():
-                key = key.replace(inner, our_inner)
-            return key
+            return _renamed(key, (theirs, ours), _INSIDE.items())
     raise UserError(
         f"'{key}' is not a tensor of the released APT expert (expected context_encoder.* or dp_head.*). "
         "Is this a checkpoint of another project?"
@@ -41,16 +38,21 @@ def from_official(key: str) -> str:
 
 
 def to_official(key: str) -> str:
-    """The inverse of `from_official`."""
+    """The released name of one of our tensors; the inverse of `from_official`."""
     for theirs, ours in _ROOTS.items():
         if key.startswith(ours):
-            key = theirs + key.removeprefix(ours)
-            for inner, our_inner in _INSIDE.items():
-                key = key.replace(our_inner, inner)
-            return key
+            return _renamed(key, (ours, theirs), ((new, old) for old, new in _INSIDE.items()))
     raise UserError(f"'{key}' has no counterpart in the released APT expert.")
 
 
+def _renamed(key: str, root: tuple[str, str], inside: Iterable[tuple[str, str]]) -> str:
+    """Replace the prefix of a name, and parts inside it; each pair is (old, new)."""
+    key = root[1] + key.removeprefix(root[0])
+    for old, new in inside:
+        key = key.replace(old, new)
+    return key
+
+
 def strip_wrappers(state: Mapping[str, T]) -> dict[str, T]:
-    """Without what DistributedDataParallel (`module.`) and torch.compile (`_orig_mod.`) put into names."""
+    """Remove what DistributedDataParallel (`module.`) and torch.compile (`_orig_mod.`) add to names."""
     return {key.replace("_orig_mod.", "").removeprefix("module."): value for key, value in state.items()}

@@ -1,9 +1,9 @@
-"""The pi-style rival: action tokens join the VLM's own attention, layer by layer.
+"""The pi-style rival: action tokens attend to the VLM's keys and values, layer by layer.
 
-As in pi0 (arXiv 2410.24164; openpi): one expert block per VLM layer, whose queries see the VLM's keys and values
-of that layer and the other action tokens. The expert shares the VLM's key-value geometry (heads, head size,
-rotary code), not its weights. Inputs, outputs and loss are APT's, so that only the architecture varies; Stage 1
-hides language keys, Stage 2 shows them, and no blocks are inserted.
+It follows pi0 (arXiv 2410.24164; openpi): one expert block per VLM layer, whose queries attend to the VLM's keys and
+values of that layer and to the other action tokens. The expert has the VLM's number of key-value heads, head size and
+rotary code, but its own weights. Inputs, outputs and loss are those of APT, so that only the architecture differs.
+Stage 1 masks language keys, Stage 2 does not, and Stage 2 has no new blocks.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from apt_bench.models.inputs import RobotState, VLFeatures
 
 
 class HalfSplitRoPE:
-    """The VLMs' rotary code: channel m pairs with m + head_dim/2, angle position * theta^(-2m/head_dim)."""
+    """The VLMs' rotary code: channels m and m + head_dim/2 rotate by position * theta^(-2m/head_dim)."""
 
     def __init__(self, position: Tensor, head_dim: int, theta: float) -> None:
         exponent = torch.arange(0, head_dim, 2, device=position.device, dtype=torch.float32) / head_dim
         angle = position.float()[..., None] * theta**-exponent
         self.cos, self.sin = angle.cos()[:, :, None], angle.sin()[:, :, None]
 
-    def _turn(self, x: Tensor) -> Tensor:
+    def _rotate(self, x: Tensor) -> Tensor:
         a, b = x.float().chunk(2, -1)
         return torch.cat([a * self.cos - b * self.sin, b * self.cos + a * self.sin], -1).to(x.dtype)
 
     def encode(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Before attention."""
-        return self._turn(q), self._turn(k), v
+        """Apply the code before attention."""
+        return self._rotate(q), self._rotate(k), v
 
     def decode(self, out: Tensor) -> Tensor:
-        """After attention: nothing to undo."""
+        """Return the output unchanged: values are not coded."""
         return out
 
 
 class PiBlock(nn.Module):
-    """A transformer block whose keys and values have the VLM's geometry; queries are grouped over them."""
+    """A transformer block whose key-value heads match the VLM's; queries are grouped over them."""
 
     def __init__(self, config: ExpertConfig) -> None:
         super().__init__()
@@ -65,8 +65,7 @@ class PiBlock(nn.Module):
         self.ffn = FeedForward(width)
 
     def forward(self, x: Tensor, code: PositionCode, mask: Tensor, step: Step, past: KV) -> tuple[Tensor, KV]:
-        """x (B, A, width); past = the VLM's keys and values of this layer, (B, L, kv_heads, head_dim); mask (B,
-        A, L+A)."""
+        """x (B, A, width); mask (B, A, L+A); past = the VLM's keys and values, (B, L, kv_heads, head_dim)."""
         h = self.norm1(x, step)
         q = self.q_norm(self.q(h).unflatten(-1, (-1, self.head_dim)))
         k, v = self.kv(h).unflatten(-1, (2, self.kv_heads, self.head_dim)).unbind(2)
@@ -77,7 +76,7 @@ class PiBlock(nn.Module):
 
 
 class PiExpert(ActionExpert):
-    """See the module's text."""
+    """See the module's docstring."""
 
     needs_kv = True
 
@@ -87,13 +86,13 @@ class PiExpert(ActionExpert):
 
     @property
     def needed_layers(self) -> tuple[int, ...]:
-        """No outputs: this expert reads keys and values."""
+        """None: this expert uses keys and values, not outputs."""
         return ()
 
     def encode_context(
         self, features: VLFeatures, robot: RobotState, rotation: Tensor | None = None
     ) -> Context:
-        """Take over the VLM's keys and values."""
+        """Use the VLM's keys and values as context."""
         ee_world, robot = robot.ee_pose, robot.recentred(rotation)
         prefix = self.tokens.prefix(robot, ee_world)
         types = self._action_types(robot, prefix.shape[2] + self.config.horizon)
@@ -103,8 +102,8 @@ class PiExpert(ActionExpert):
         return Context(robot, prefix, tuple(Memory(mask, code, kv) for kv in features.kv))
 
     def _code(self, features: VLFeatures, prefix: Tensor, vlm: VLMShape) -> PositionCode:
-        """Action tokens stand right behind the last visual token, whatever text follows it: a prior's positions
-        must not tell how long the instruction is."""
+        """The position code of action tokens. Their positions follow the last visual token, whatever text comes after
+        it, so that a prior's positions do not reveal the length of the instruction."""
         if vlm.rope_theta is None or features.position is None:
             return NoCode()
         last = torch.where(features.is_visual, features.position, 0).amax(1, keepdim=True)

@@ -1,15 +1,15 @@
-"""A whole policy network: a vision-language model and an action expert on it."""
+"""The whole policy network: a vision-language model and an action expert."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import nn
 
-from apt_bench.core.config import Range, build, check_fields
+from apt_bench.core.config import Range, check_fields
 from apt_bench.core.errors import UserError
 from apt_bench.models.action_expert import ActionExpert
 from apt_bench.models.apt_expert import APTExpert
@@ -30,27 +30,29 @@ ARCHITECTURES: dict[str, Callable[[ExpertConfig], ActionExpert]] = {
 
 @dataclass(frozen=True)
 class VLMSpec:
-    """Which vision-language model, and how it is trained. `name`: hub id or folder, or `mini`. `queries`: learned
-    tokens that alone the expert sees (LangForce); 0 = none."""
+    """Which vision-language model to use, and which of its weights train.
+
+    Attributes:
+        name: Hub id or folder, or `mini`.
+        mode: `frozen`, `lora` or `full`; see `VLM.set_mode`.
+        mini: Configuration of the mini VLM, for the name `mini`.
+        deepstack_in_taps: For Qwen3-VL; see `QwenVLM`.
+        dtype: Type of the weights.
+        queries: Number of learned tokens that replace all other tokens as the expert's input (LangForce); 0 = none.
+    """
 
     name: str = DEFAULT
     mode: VLMMode = "frozen"
     mini: MiniVLMConfig = field(default_factory=MiniVLMConfig)
-    deepstack_in_taps: bool = True  # Qwen3-VL only, see QwenVLM
+    deepstack_in_taps: bool = True
     dtype: Literal["float32", "bfloat16"] = "float32"
     queries: Annotated[int, Range(least=0, most=4096)] = 0
 
     def __post_init__(self) -> None:
         check_fields(self, "VLM config")
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], where: str = "VLM config") -> VLMSpec:
-        """Read from plain values, those of `config.json` for one; `where` begins the message about a bad one."""
-        spec: VLMSpec = build(cls, values, where)
-        return spec
-
     def on_meta_device(self) -> VLM:
-        """The mini VLM without memory for its weights. Raises UserError where it would be too large."""
+        """Make the mini VLM without memory for its weights. Raises UserError if it would be too large."""
 
         def make() -> VLM:
             return self._equipped(MiniVLM(self.mini))
@@ -58,7 +60,11 @@ class VLMSpec:
         return on_meta_device(make, "The mini VLM")
 
     def load(self) -> VLM:
-        """The model, in its mode; the mini one comes without weights."""
+        """Load the model and set its mode. The mini VLM is initialised at random.
+
+        Raises:
+            UserError: The model cannot be found, is not supported, or would be too large.
+        """
         if self.name == "mini":
             self.on_meta_device()
             vlm: VLM = MiniVLM(self.mini)
@@ -76,34 +82,34 @@ class VLMSpec:
 
 
 class VLA(nn.Module):
-    """VLM and expert. A Stage-1 network is `blind`: its prompts carry no instruction."""
+    """A VLM and an expert. A Stage-1 network is `blind`: its prompts contain no instruction."""
 
     def __init__(self, vlm: VLM, expert: ActionExpert, spec: VLMSpec) -> None:
         super().__init__()
         if vlm.shape != expert.config.vlm:
             raise UserError(
-                f"The expert was built for a VLM of shape {expert.config.vlm}, but this one has {vlm.shape}. "
-                "Use the VLM it was trained with."
+                f"The expert was built for a VLM of shape {expert.config.vlm}, but this VLM has {vlm.shape}. "
+                "Use the VLM that the expert was trained with."
             )
         self.vlm, self.expert, self.spec = vlm, expert, spec
 
     @property
     def blind(self) -> bool:
-        """Whether language is withheld."""
+        """Whether prompts must contain no instruction."""
         return self.expert.config.stage == 1
 
     def features(self, prompt: Prompt) -> VLFeatures:
-        """What the expert needs to know of a prompt; without gradients if the VLM is frozen."""
+        """Compute the features of a prompt that the expert uses; without gradients if the VLM is frozen."""
         features = self.vlm(prompt, self.expert.needed_layers, self.expert.needs_kv)
         return features if self.vlm.queries is None else features.at(prompt.query)
 
 
 def build_expert(config: ExpertConfig) -> ActionExpert:
-    """A fresh expert of the architecture that `config.arch` names. Raises UserError where it would be too large."""
+    """Make an expert of the architecture `config.arch`, initialised at random. Raises UserError if it is too large."""
     expert_on_meta_device(config)
     return ARCHITECTURES[config.arch](config)
 
 
 def expert_on_meta_device(config: ExpertConfig) -> ActionExpert:
-    """The same without memory for its parameters."""
+    """Make the same expert without memory for its parameters."""
     return on_meta_device(lambda: ARCHITECTURES[config.arch](config), f"The {config.arch} expert")

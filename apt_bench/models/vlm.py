@@ -1,8 +1,8 @@
-"""One interface over vision-language models: a prompt in, embeddings and tapped layer features out.
+"""The interface of vision-language models: it takes a prompt and returns embeddings and features of tapped layers.
 
-The prompt is one user turn: the images of the present views in a fixed order, then the instruction, in the model's own
-chat template, padded on the left. Views come first, so a causal model's visual features hold no language; to make a
-prior blind to language with any model (PaliGemma attends both ways), prepare its prompts with `blind=True`.
+A prompt is one user turn in the model's own chat template, padded on the left: the images of the present views in a
+fixed order, then the instruction. Views come first, so the visual features of a causal model contain no language. For
+a prior without language with any model (PaliGemma is not causal), prepare prompts with `blind=True`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,18 @@ Views = Sequence[np.ndarray | None]  # uint8 (H, W, 3) per camera, None where a 
 
 @dataclass(frozen=True)
 class Prompt(TensorRecord):
-    """Tokenised prompts. ids (B, L); token_type, view (B, L) and uv (B, L, 2) as in `VLFeatures`; `present` (B, L) bool
-    = not padding; `word`, `query` (B, L) bool = tokens of the instruction itself, and learned queries; `pixels` what
-    the vision tower eats, by the model's own argument names."""
+    """A batch of tokenised prompts.
+
+    Attributes:
+        ids: Token ids, (B, L).
+        present: Tokens that are not padding, (B, L) bool.
+        token_type: (B, L), see `VLFeatures`.
+        view: (B, L), see `VLFeatures`.
+        uv: (B, L, 2), see `VLFeatures`.
+        word: Tokens of the instruction itself, (B, L) bool.
+        query: Learned queries, (B, L) bool.
+        pixels: Inputs of the vision tower, by the model's own argument names.
+    """
 
     ids: Tensor
     present: Tensor
@@ -45,8 +54,8 @@ class Prompt(TensorRecord):
 
 @dataclass(frozen=True)
 class Turn:
-    """A turn's token ids: `before`, then `opening` + visual tokens + `closing` per view, then `lead`, the instruction
-    `text`, and `after`."""
+    """Token ids of a user turn, in this order: `before`; for each view `opening`, visual tokens, `closing`; `lead`, the
+    instruction `text`, `after`."""
 
     text: list[int]
     before: Sequence[int] = ()
@@ -58,7 +67,7 @@ class Turn:
 
 @dataclass
 class _Row:
-    """One sample's prompt while it is being written."""
+    """The prompt of one sample, while it is built."""
 
     ids: list[int] = field(default_factory=list)
     token_type: list[int] = field(default_factory=list)
@@ -68,7 +77,7 @@ class _Row:
     uv: Tensor = field(default_factory=lambda: torch.zeros(0, 2))
     images: list[np.ndarray] = field(default_factory=list)
 
-    def say(self, ids: Sequence[int], word: bool = False, query: bool = False) -> None:
+    def add_text(self, ids: Sequence[int], word: bool = False, query: bool = False) -> None:
         self.add(ids, [LANGUAGE] * len(ids), -1, torch.zeros(len(ids), 2), word, query)
 
     def add(
@@ -91,8 +100,13 @@ class _Row:
 def letterbox(
     image: np.ndarray, height: int, width: int
 ) -> tuple[np.ndarray, tuple[float, float, float, float]]:
-    """Scale to fit, keeping the aspect, with black bars. Returns the image and (left, top, right, bottom) of the true
-    picture, in fractions of it. Downscaling averages areas; upscaling is bicubic."""
+    """Resize an image with its aspect ratio kept, and pad it with black bars.
+
+    Downscaling averages areas; upscaling is bicubic.
+
+    Returns:
+        The padded image, and (left, top, right, bottom) of the original image in it, in fractions of the padded image.
+    """
     h, w = image.shape[:2]
     scale = min(height / h, width / w)
     new_h, new_w = round(h * scale), round(w * scale)
@@ -109,17 +123,17 @@ def letterbox(
 
 
 class VLM(nn.Module, ABC):
-    """A vision-language model as the experts see it."""
+    """A vision-language model, as the experts use it."""
 
     shape: VLMShape
-    image_size: tuple[int, int]  # height, width that the vision tower gets
+    image_size: tuple[int, int]  # height, width of the vision tower's input
     grid: tuple[int, int]  # rows, columns of visual tokens per view
     image_id: int
     pad_id: int
     mode: VLMMode = "frozen"
-    tied = True  # whether its words are read off with its input embeddings
-    causal = True  # whether a token sees only what stands before it (and its own view)
-    queries: nn.Parameter | None  # learned tokens beside the instruction, (K, width); see langforce.py
+    tied = True  # whether the input embeddings are also the output layer
+    causal = True  # whether a token attends only to earlier tokens (and to its own view)
+    queries: nn.Parameter | None  # learned tokens next to the instruction, (K, width); see langforce.py
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,19 +152,19 @@ class VLM(nn.Module, ABC):
     @property
     @abstractmethod
     def final_norm(self) -> nn.Module:
-        """The norm behind the last decoder layer."""
+        """The norm after the last decoder layer."""
 
     @abstractmethod
     def turn(self, text: str) -> Turn:
-        """The chat template around images and `text`."""
+        """Tokenise `text` in the model's chat template."""
 
     @abstractmethod
     def pack(self, images: list[list[np.ndarray]]) -> dict[str, Tensor]:
-        """Images per sample, uint8 (*image_size, 3), as the vision tower's arguments."""
+        """Convert the images of each sample, uint8 (*image_size, 3), to the vision tower's arguments."""
 
     @abstractmethod
     def read(self, prompt: Prompt, layers: tuple[int, ...], kv: bool) -> VLFeatures:
-        """Run the model as far up as `layers` ask (all the way for `kv`)."""
+        """Run the model up to the last layer in `layers` (all layers if `kv`)."""
 
     def prepare(
         self,
@@ -159,8 +173,17 @@ class VLM(nn.Module, ABC):
         blind: bool = False,
         queries_first: bool = False,
     ) -> Prompt:
-        """Tokenise a batch, on the CPU. `blind` leaves the instructions out, so that nothing downstream can know
-        them. Queries, if the model has any, stand behind the instruction, or before it (`queries_first`)."""
+        """Tokenise a batch of prompts, on the CPU.
+
+        Args:
+            views: For each sample the images of its views, uint8 (H, W, 3), or None for a missing camera.
+            instructions: The instruction of each sample.
+            blind: Leave the instructions out.
+            queries_first: Put the learned queries before the instruction instead of after it.
+
+        Raises:
+            UserError: An image has the wrong type or shape, or an instruction is too long for the model.
+        """
         rows = [
             self._sample(v, "" if blind else text, queries_first)
             for v, text in zip(views, instructions, strict=True)
@@ -183,38 +206,44 @@ class VLM(nn.Module, ABC):
         )
 
     def _sample(self, views: Views, text: str, queries_first: bool) -> _Row:
-        """One prompt, not yet padded."""
+        """Build one prompt, without padding."""
         rows, cols = self.grid
         v, u = np.meshgrid((np.arange(rows) + 0.5) / rows, (np.arange(cols) + 0.5) / cols, indexing="ij")
         centre, half = np.stack([u, v], -1).reshape(-1, 2), np.array([0.5 / cols, 0.5 / rows])
         turn, row = self.turn(text), _Row()
-        row.say(turn.before)
+        row.add_text(turn.before)
         for index, image in enumerate(views):
             if image is None:
                 continue
             picture, (left, top, right, bottom) = letterbox(_checked(image, index), *self.image_size)
             low, high = np.array([left, top]), np.array([right, bottom])
-            seen = ((centre + half > low) & (centre - half < high)).all(-1)  # one true pixel suffices
-            row.say(turn.opening)
+            seen = ((centre + half > low) & (centre - half < high)).all(-1)  # not only letterbox bars
+            row.add_text(turn.opening)
             uv = torch.from_numpy((centre - low) / (high - low)).float()
             row.add([self.image_id] * len(centre), np.where(seen, VISION, PAD).tolist(), index, uv)
-            row.say(turn.closing)
+            row.add_text(turn.closing)
             row.images.append(picture)
-        row.say(turn.lead)
+        row.add_text(turn.lead)
         queries = [] if self.queries is None else [self.pad_id] * len(self.queries)
-        row.say(queries if queries_first else [], query=True)
-        row.say(turn.text, word=True)
-        row.say([] if queries_first else queries, query=True)
-        row.say(turn.after)
+        row.add_text(queries if queries_first else [], query=True)
+        row.add_text(turn.text, word=True)
+        row.add_text([] if queries_first else queries, query=True)
+        row.add_text(turn.after)
         return row
 
     def forward(self, prompt: Prompt, layers: tuple[int, ...], kv: bool = False) -> VLFeatures:
-        """Features of `prompt` at the decoder layers `layers` (and all keys and values, if `kv`)."""
+        """Compute the features of a prompt; without gradients if the model is frozen.
+
+        Args:
+            prompt: A batch of prompts, on the model's device.
+            layers: Indices of the decoder layers to tap.
+            kv: Whether to return the keys and values of all layers.
+        """
         with torch.no_grad() if self.mode == "frozen" else nullcontext():
             return self.read(prompt, layers, kv)
 
     def add_queries(self, count: int) -> None:
-        """Give the model `count` queries: the mean word and noise of deviation 0.02, always the same."""
+        """Add `count` learned queries: the mean word embedding plus noise of deviation 0.02 from a fixed seed."""
         words = self.word_embedding.weight.detach()
         generator = torch.Generator().manual_seed(42)
         noise = torch.randn(count, words.shape[1], generator=generator, device="cpu")
@@ -222,14 +251,14 @@ class VLM(nn.Module, ABC):
         self.set_mode(self.mode)
 
     def with_queries(self, x: Tensor, prompt: Prompt) -> Tensor:
-        """Embeddings x (B, L, width) with the queries in their places."""
+        """Insert the queries into embeddings x (B, L, width)."""
         if self.queries is None:
             return x
         index = (prompt.query.long().cumsum(1) - 1).clamp(min=0)
         return torch.where(prompt.query[..., None], self.queries.to(x.dtype)[index], x)
 
     def set_mode(self, mode: VLMMode) -> None:
-        """frozen: nothing trains. lora: adapters in every linear of the decoder layers train. full: everything does."""
+        """Set what trains. frozen: nothing. lora: adapters in all linear layers of the decoder. full: all weights."""
         if mode not in ("frozen", "lora", "full"):
             raise UserError(f"VLM mode '{mode}' is unknown; it must be frozen, lora or full.")
         merge_lora(self.decoder_layers)
@@ -242,7 +271,7 @@ class VLM(nn.Module, ABC):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> VLM:
-        """As usual, but a frozen model stays in evaluation mode."""
+        """As in torch, but a frozen model stays in evaluation mode."""
         return super().train(mode and self.mode != "frozen")
 
 

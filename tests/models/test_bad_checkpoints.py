@@ -21,6 +21,7 @@ from tiny import vla, vlm
 
 from apt_bench.core.errors import UserError
 from apt_bench.models import checkpoint
+from apt_bench.models.config import ExpertConfig
 from apt_bench.models.official_names import to_official
 from apt_bench.models.vla import VLA, VLMSpec
 from apt_bench.models.weight_loading import from_file
@@ -60,7 +61,7 @@ EXPERT: list[tuple[dict[str, Any], str]] = [
     ({"width": 960_000}, "expert: width is 960000"),
     ({"depth": 10**9}, "expert: depth is 1000000000"),
     ({"depth": -2}, "expert: depth is -2"),
-    ({"width": 16_384, "heads": 128, "depth": 200, "taps": []}, "thousand million parameters"),
+    ({"width": 16_384, "heads": 128, "depth": 200, "taps": []}, "billion parameters"),
     ({"width": 2048, "heads": 4}, "another architecture"),
     ({"taps": [0, 1]}, "taps"),
     ({"vlm": {"width": -1}}, "vlm: width is -1"),
@@ -96,6 +97,12 @@ def test_an_expert_that_cannot_be_built_is_named(folder: Path, change: dict[str,
             "width is 960000",
         ),
         ('{"format": 1, "expert": {}, "vlm": {"name": "mini", "mini": {"words": 3}}}', "words is 3"),
+        (
+            '{"format": 1, "expert": {}, "vlm": {"modee": "lora"}}',
+            "vlm: unknown key 'modee'. Did you mean 'mode'",
+        ),
+        ('{"format": 1, "expert": {}, "vlm": {"mode": "half"}}', "vlm: mode is 'half'"),
+        ('{"format": 1, "expert": {}, "vlm": {"queries": -1}}', "vlm: queries is -1"),
         ('{"format": 1, "format": 2}', "repeated"),
         ("[" * 100_000, "nested too deeply"),
     ],
@@ -105,6 +112,11 @@ def test_a_strange_config_is_named(folder: Path, text: str, says: str) -> None:
     for call in (checkpoint.load, checkpoint.about):
         with pytest.raises(UserError, match=says):
             call(folder)
+
+
+def test_keys_that_an_older_version_did_not_write_have_their_defaults(folder: Path) -> None:
+    (folder / "config.json").write_text('{"format": 1, "expert": {"depth": 4}, "vlm": {"mode": "lora"}}')
+    assert checkpoint.read_config(folder) == (ExpertConfig(depth=4), VLMSpec(mode="lora"))
 
 
 def change(folder: Path, edit: Callable[[dict[str, torch.Tensor]], Any]) -> None:

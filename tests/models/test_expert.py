@@ -9,6 +9,7 @@ import torch
 from tiny import images, robot, vla
 from torch.testing import assert_close
 
+from apt_bench.core.config import build
 from apt_bench.core.errors import UserError
 from apt_bench.models.action_codes import decode_chunk, encode_chunk, make_pose
 from apt_bench.models.action_expert import inherit, is_decayed
@@ -209,7 +210,7 @@ def test_bad_configs_are_named() -> None:
         with pytest.raises(UserError, match=word):
             dataclasses.replace(SMALL, **change)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="Did you mean 'depth'"):
-        ExpertConfig.from_dict({"depht": 4})
+        build(ExpertConfig, {"depht": 4}, "expert")
 
 
 @pytest.mark.slow
