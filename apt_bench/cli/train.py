@@ -1,4 +1,4 @@
-"""`apt-bench train`: demonstrations to a policy, in one stage or two."""
+"""`apt-bench train`: train a policy on demonstrations, in one stage or two."""
 
 from __future__ import annotations
 
@@ -34,38 +34,40 @@ def train_command(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            help="Demonstrations: a file, a folder or a hub id; PATH=2 draws from it twice as often. May be repeated."
+            help="Demonstrations: a file, a folder or a hub id. PATH=2 samples it twice as often. May be repeated."
         ),
     ] = None,
     recipe_name: Annotated[
         str | None,
-        typer.Option("--recipe", help="plain, or langforce: a rival recipe (GR00T-style, one stage)."),
+        typer.Option("--recipe", help="plain, or langforce (GR00T-style expert, one stage)."),
     ] = None,
     arch: Annotated[str | None, typer.Option(help="apt, pi or groot.")] = None,
     two_stage: Annotated[
         bool | None,
-        typer.Option("--two-stage/--no-two-stage", help="A language-blind prior first, or all at once."),
+        typer.Option(
+            "--two-stage/--no-two-stage", help="Train a language-blind prior first, or everything at once."
+        ),
     ] = None,
     ki: Annotated[
-        bool, typer.Option("--ki", help="Keep action gradients out of the VLM (= frozen).")
+        bool, typer.Option("--ki", help="Block action gradients into the VLM (it is then frozen).")
     ] = False,
     vlm_mode: Annotated[str | None, typer.Option(help="The VLM in Stage 2: frozen, lora or full.")] = None,
     inherit: Annotated[
         str | None,
-        typer.Option(help="What Stage 2 takes from Stage 1: all, or blocks as the released code does."),
+        typer.Option(help="What Stage 2 takes from Stage 1: all, or blocks (as the released code)."),
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="Steps of a one-stage run: joint = those of Stage 2, total = those of both."),
+        typer.Option(help="Steps of a one-stage run: joint = as Stage 2, total = as both stages."),
     ] = None,
     prior: Annotated[Path | None, typer.Option(help="Start from this Stage-1 checkpoint.")] = None,
     vlm: Annotated[
         str | None, typer.Option(help="Hub id or folder of a VLM, or folder of a pretrained mini VLM.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of each stage.")] = None,
-    stage1_steps: Annotated[int | None, typer.Option(help="Steps of Stage 1, where they differ.")] = None,
+    stage1_steps: Annotated[int | None, typer.Option(help="Steps of Stage 1, if they differ.")] = None,
     batch: Annotated[int | None, typer.Option(help="Samples per step.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, samples and noise.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, samples and noise.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any other setting, e.g. stage2.lr=1e-4. May be repeated."),
@@ -77,19 +79,23 @@ def train_command(
         int,
         typer.Option(
             callback=checked(Processes, "--workers"),
-            help="Processes (GPUs) that train together, by Ray Train.",
+            help="Processes (GPUs) that train together, with Ray Train.",
         ),
     ] = 1,
     ray_address: RayAddress = None,
-    pretrain: Annotated[Path | None, typer.Option(help="Only pretrain a mini VLM, into this folder.")] = None,
+    pretrain: Annotated[
+        Path | None, typer.Option(help="Pretrain a mini VLM into this folder; train no policy.")
+    ] = None,
     track: TrackName = "none",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the configuration and stop.")] = False,
 ) -> None:
-    """Train a policy on demonstrations. The same command again goes on where it stopped."""
+    """Train a policy on demonstrations. Rerun the same command to resume."""
     from apt_bench.training.recipe import load_recipe
 
     if find_tracker(track) and (workers > 1 or ray_address):
-        raise UserError("--track goes with one process. Leave out --workers and --ray-address, or --track.")
+        raise UserError(
+            "--track works with one process only. Remove --track, or --workers and --ray-address."
+        )
     over: dict[str, Any] = {}
     given: set[str] = set()
     for text in settings or []:
@@ -125,8 +131,8 @@ def train_command(
         if not isinstance(error, ConnectionError | TimeoutError) and error.errno is not None:
             at = f" ({error.filename})" if error.filename else ""
             raise UserError(
-                f"Training in {folder} stopped: {reason(error)}{at}. What was saved is whole; the same command "
-                "goes on from there."
+                f"Training in {folder} stopped: {reason(error)}{at}. Saved files are intact. Rerun the same command to "
+                "resume."
             ) from error
         raise
 
@@ -141,7 +147,7 @@ def _pretrain(recipe: Recipe, session: Session, folder: Path) -> None:
         check_writable(folder, "--pretrain")
         check_writable(session.cache, "--cache")
         if made_by(folder, recipe.vlm.mini, recipe.pretrain):
-            session.report.say("This mini VLM is pretrained already.")
+            session.report.say("The folder already holds this pretrained mini VLM.")
         else:
             pretrain_mini(new_mini(recipe.vlm.mini), recipe.pretrain, folder, session.report, session.cache)
     session.report.say(f"Mini VLM: {folder}\nNext: apt-bench train --vlm {shlex.quote(str(folder))}")
@@ -175,7 +181,7 @@ def _train(recipe: Recipe, session: Session, workers: int, ray_address: str | No
 
 
 def _session(out: Path, cache: Path | None, device: str, elsewhere: bool) -> Session:
-    """elsewhere: the device is that of other machines, and cannot be looked at here."""
+    """elsewhere: training runs on other machines, whose device cannot be checked here."""
     import torch
 
     from apt_bench.training.cache import default_cache
@@ -200,7 +206,7 @@ def _put(into: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _data(data: list[str] | None) -> dict[str, Any]:
-    """`PATH` or `PATH=WEIGHT`."""
+    """Settings of --data, each `PATH` or `PATH=WEIGHT`."""
     if not data:
         return {}
     paths, weights = [], []
@@ -209,13 +215,13 @@ def _data(data: list[str] | None) -> dict[str, Any]:
         try:
             weights.append(float(weight) if equals else 1.0)
         except ValueError:
-            raise UserError(f"--data {text}: what follows '=' must be a weight, a number.") from None
+            raise UserError(f"--data {text}: the text after '=' must be a number, the weight.") from None
         paths.append(path if equals else text)
     return {"data.data": paths, "data.weights": weights}
 
 
 def _vlm(vlm: str | None) -> dict[str, Any]:
-    """A folder with `mini.json` is a pretrained mini VLM, anything else a Hugging Face model."""
+    """Settings of --vlm: a folder with `mini.json` is a mini VLM, anything else a Hugging Face model."""
     if vlm is None:
         return {}
     if (Path(vlm) / "mini.json").is_file():

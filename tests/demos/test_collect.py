@@ -54,7 +54,7 @@ def test_only_successes_are_kept_and_all_replay_bit_for_bit(tmp_path: Path) -> N
     assert all(replayer.replay(e).reproduced for e in demos.entries)
 
 
-def test_fewer_looks_change_nothing_but_the_images_between_them(tmp_path: Path) -> None:
+def test_fewer_images_change_nothing_but_the_images_between_them(tmp_path: Path) -> None:
     toy(tmp_path / "all", limit=6)
     toy(tmp_path / "some", limit=6, image_every=3)
     everything, some = (open_demos(tmp_path / d) for d in ("all", "some"))
@@ -67,7 +67,7 @@ def test_fewer_looks_change_nothing_but_the_images_between_them(tmp_path: Path) 
         assert not np.array_equal(b.images[AGENTVIEW], a.images[AGENTVIEW])
     with pytest.raises(UserError, match="image_every: 3 there, 1 now"):
         toy(tmp_path / "some", limit=6)
-    with pytest.raises(UserError, match="--image-every goes with --format hdf5"):
+    with pytest.raises(UserError, match="--image-every above 1 needs --format hdf5"):
         toy(tmp_path / "lerobot", limit=2, image_every=2, format="lerobot")
 
 
@@ -216,7 +216,16 @@ def test_a_smaller_image_has_a_camera_that_fits_it() -> None:
 def test_a_killed_collector_leaves_a_readable_folder_and_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "d"
     command = [sys.executable, "-m", "apt_bench", "collect", "--suite", SUITE, "--cells", "push"]
-    command += ["--policy", OPTIONS.policy, "--cameras", AGENTVIEW, "--size", "64", "--workers", "0"]
+    command += [
+        "--policy",
+        OPTIONS.execution.policy,
+        "--cameras",
+        AGENTVIEW,
+        "--size",
+        "64",
+        "--workers",
+        "0",
+    ]
     killed = subprocess.Popen([*command, "--out", str(out)], env={**os.environ, "TOY_SLOW": "0.02"})
     while killed.poll() is None and len(list(out.glob("loose/*.hdf5"))) < 2:
         time.sleep(0.02)

@@ -26,6 +26,10 @@ from tests.demos.test_collect import OPTIONS, SUITE, toy
 QUIET = Console(file=io.StringIO())
 
 
+PUSH = ["collect", "--suite", SUITE, "--cells", "push", "--policy", OPTIONS.execution.policy]
+"""The command of a collection; `--out` is missing."""
+
+
 def tree(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
@@ -110,17 +114,7 @@ main()
 @pytest.mark.parametrize("format", ["hdf5", "lerobot"])
 def test_a_full_disk_stops_with_a_message_and_the_same_command_goes_on(tmp_path: Path, format: str) -> None:
     out = tmp_path / "d"
-    command = [
-        "collect",
-        "--suite",
-        SUITE,
-        "--cells",
-        "push",
-        "--policy",
-        OPTIONS.policy,
-        "--cameras",
-        "agentview",
-    ]
+    command = [*PUSH, "--cameras", "agentview"]
     command += ["--size", "64", "--workers", "0", "--limit", "4", "--format", format, "--out", str(out)]
     whole = toy(tmp_path / "whole", limit=4, format=format)
     files = [f for f in tree(tmp_path / "whole").items() if f[0].endswith(("hdf5", "mp4", "parquet"))]
@@ -223,13 +217,7 @@ def test_numbers_that_cannot_be_meant_are_refused_before_anything_runs(
     words = {"--workers": 0, "--cameras": "agentview", "--size": 64, option: value}
     out = tmp_path / "d"
     cli(
-        "collect",
-        "--suite",
-        SUITE,
-        "--cells",
-        "push",
-        "--policy",
-        OPTIONS.policy,
+        *PUSH,
         "--out",
         out,
         *sum(words.items(), ()),
@@ -245,18 +233,17 @@ def test_an_odd_size_is_refused_for_mp4_at_once(tmp_path: Path) -> None:
 
 def test_a_second_collector_does_not_disturb_the_first(tmp_path: Path) -> None:
     out = tmp_path / "d"
-    command = [
-        sys.executable,
-        "-m",
-        "apt_bench",
-        "collect",
-        "--suite",
-        SUITE,
-        "--cells",
-        "push",
-        "--policy",
+    command = [sys.executable, "-m", "apt_bench", *PUSH]
+    command += [
+        "--cameras",
+        "agentview",
+        "--size",
+        "64",
+        "--workers",
+        "0",
+        "--out",
+        str(out),
     ]
-    command += [OPTIONS.policy, "--cameras", "agentview", "--size", "64", "--workers", "0", "--out", str(out)]
     first = subprocess.Popen(command, env={**os.environ, "TOY_SLOW": "0.02"}, stdout=subprocess.DEVNULL)
     while first.poll() is None and not list(out.glob("loose/*.hdf5")):
         time.sleep(0.02)
@@ -271,6 +258,6 @@ def test_merging_into_a_source_keeps_it_where_it_fails(tmp_path: Path) -> None:
     write_hdf5(tmp_path / "a.hdf5", [sample(0, steps=4, size=16)])
     before = tree(tmp_path)
     (tmp_path / "b.hdf5").write_bytes(b"not HDF5")
-    with pytest.raises(UserError, match=r"b\.hdf5 is not a whole HDF5 file"):
+    with pytest.raises(UserError, match=r"b\.hdf5 is not a complete HDF5 file"):
         merge_hdf5(tmp_path / "a.hdf5", [tmp_path / "a.hdf5", tmp_path / "b.hdf5"])
     assert (tmp_path / "a.hdf5").read_bytes() == before["a.hdf5"]

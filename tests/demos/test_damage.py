@@ -124,21 +124,23 @@ def test_a_fact_of_a_demonstration_exchanged_for_an_odd_one(home: Path, rng: ran
     read(path, "fact.hdf5")
 
 
+def copied(home: Path, name: str) -> Path:
+    """A fresh copy of the dataset, in a folder of this name."""
+    shutil.rmtree(home / name, ignore_errors=True)
+    return Path(shutil.copytree(home / "set", home / name))
+
+
 @given(rng=RANDOM)
-def test_a_data_set_with_damaged_bytes(home: Path, rng: random.Random) -> None:
-    root = home / "damaged"
-    shutil.rmtree(root, ignore_errors=True)
-    shutil.copytree(home / "set", root)
+def test_a_dataset_with_damaged_bytes(home: Path, rng: random.Random) -> None:
+    root = copied(home, "damaged")
     path = rng.choice(sorted(p for p in root.rglob("*") if p.is_file()))
     path.write_bytes(damage(rng, path.read_bytes()))
     read(root, str(root))
 
 
 @given(rng=RANDOM)
-def test_a_data_set_with_an_odd_value_in_its_info(home: Path, rng: random.Random) -> None:
-    root = home / "odd"
-    shutil.rmtree(root, ignore_errors=True)
-    shutil.copytree(home / "set", root)
+def test_a_dataset_with_an_odd_value_in_its_info(home: Path, rng: random.Random) -> None:
+    root = copied(home, "odd")
     info = json.loads((root / "meta/info.json").read_text())
     place = info
     while isinstance(place, dict) and place:
@@ -152,10 +154,8 @@ def test_a_data_set_with_an_odd_value_in_its_info(home: Path, rng: random.Random
 
 
 @given(rng=RANDOM)
-def test_a_data_set_with_a_column_dropped_or_retyped(home: Path, rng: random.Random) -> None:
-    root = home / "column"
-    shutil.rmtree(root, ignore_errors=True)
-    shutil.copytree(home / "set", root)
+def test_a_dataset_with_a_column_dropped_or_retyped(home: Path, rng: random.Random) -> None:
+    root = copied(home, "column")
     path = root / rng.choice(("data", "meta/episodes")) / "chunk-000/file-000.parquet"
     table = pq.read_table(path)
     name = rng.choice(table.column_names)

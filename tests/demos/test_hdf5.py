@@ -144,7 +144,7 @@ def test_bad_files_are_named_with_their_mend(tmp_path: Path) -> None:
     write_hdf5(tmp_path / "a.hdf5", [sample()])
     content = (tmp_path / "a.hdf5").read_bytes()
     (tmp_path / "b.hdf5").write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match=r"b\.hdf5 is not a whole HDF5 file"):
+    with pytest.raises(UserError, match=r"b\.hdf5 is not a complete HDF5 file"):
         open_demos(tmp_path / "b.hdf5")
     with h5py.File(tmp_path / "c.hdf5", "w") as file:
         file["other"] = 1

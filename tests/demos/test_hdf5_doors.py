@@ -75,7 +75,7 @@ def test_numbers_that_lie_in_another_file_are_not_read(file: Path) -> None:
         f["data/demo_0"].create_dataset(
             "actions", (4, 7), "f8", external=[(str(file.parent / "raw"), 0, h5py.h5f.UNLIMITED)]
         )
-    with pytest.raises(UserError, match=r"demo_0/actions takes its data from other files"):
+    with pytest.raises(UserError, match=r"demo_0/actions has its data in other files"):
         open_demos(file)
 
 
@@ -85,7 +85,7 @@ def test_a_virtual_array_is_not_read(file: Path) -> None:
     with h5py.File(file, "a") as f:
         del f["data/demo_0/actions"]
         f["data/demo_0"].create_virtual_dataset("actions", layout)
-    with pytest.raises(UserError, match=r"demo_0/actions takes its data from other files"):
+    with pytest.raises(UserError, match=r"demo_0/actions has its data in other files"):
         open_demos(file)
 
 

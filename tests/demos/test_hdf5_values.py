@@ -127,7 +127,7 @@ CHANGES: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
     ("init", lambda i: i | {"key": i["key"] | {"init": -1}}),
     ("control_hz", lambda i: i | {"control_hz": 0}),
     ("control_hz", lambda i: i | {"control_hz": 2.5}),
-    ("look_every", lambda i: i | {"look_every": -1}),
+    ("image_every", lambda i: i | {"look_every": -1}),
     ("max_opening", lambda i: i | {"max_opening": 0}),
     ("scene", lambda i: i | {"scene": []}),
     ("episode", lambda i: {k: v for k, v in i.items() if k != "episode"}),
@@ -209,7 +209,7 @@ def test_a_file_that_is_being_written_is_not_called_damaged(file: Path) -> None:
     ) as writer:
         assert writer.stdout is not None
         writer.stdout.readline()
-        with pytest.raises(UserError, match=r"open for writing in another process\. Wait") as error:
+        with pytest.raises(UserError, match=r"open for writing in another process\. Try again") as error:
             open_demos(file)
         assert "copied" not in str(error.value)
         writer.communicate()

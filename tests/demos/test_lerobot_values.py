@@ -235,8 +235,8 @@ def test_stored_images_must_be_what_info_says(root: Path) -> None:
     for cells, message in (
         ([png(16)] * 2 * T, None),
         ([png(20)] * 2 * T, "has 20x20 pixels; info.json says 16x16"),
-        ([{"bytes": b"GIF89a", "path": None}] * 2 * T, "is no whole image"),
-        ([{"bytes": png(16)["bytes"][:60], "path": None}] * 2 * T, "is no whole image"),
+        ([{"bytes": b"GIF89a", "path": None}] * 2 * T, "is not a complete image"),
+        ([{"bytes": png(16)["bytes"][:60], "path": None}] * 2 * T, "is not a complete image"),
         ([{"bytes": None, "path": "/etc/passwd"}] * 2 * T, "must hold the bytes of PNG or JPEG"),
     ):
         kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -251,12 +251,12 @@ def test_stored_images_must_be_what_info_says(root: Path) -> None:
 # --- It cannot make its reader leave it
 
 
-def test_the_episodes_table_cannot_lie_behind_a_link_out_of_the_data_set(root: Path, tmp_path: Path):
+def test_the_episodes_table_cannot_lie_behind_a_link_out_of_the_dataset(root: Path, tmp_path: Path):
     (table,) = (root / "meta/episodes").glob("*/*.parquet")
     elsewhere = tmp_path / "elsewhere.parquet"
     table.rename(elsewhere)
     table.symlink_to(elsewhere)
-    with pytest.raises(UserError, match="leaves the data set"):
+    with pytest.raises(UserError, match="is a link out of the dataset"):
         open_demos(root)
 
 
@@ -296,7 +296,7 @@ def test_an_escape_in_a_cameras_name_stays_inside(root: Path) -> None:
     for name in ("chunk_index", "file_index", "from_timestamp"):
         table = table.append_column(f"videos/{key}/{name}", table[f"videos/{WRIST}/{name}"])
     pq.write_table(table, root / EPISODES)
-    with pytest.raises(UserError, match="leaves the data set"):
+    with pytest.raises(UserError, match="outside the dataset"):
         open_demos(root)[0]
 
 

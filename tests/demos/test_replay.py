@@ -40,7 +40,7 @@ def test_a_file_cannot_choose_what_is_imported(
         demo.info, key=dataclasses.replace(demo.info.key, suite=name), scene={"env": f"evil_{n}:Env"}
     )
     write_hdf5(tmp_path / "x.hdf5", [dataclasses.replace(demo, info=info)])
-    assert "does not ship. Give its file with --suite" in cli("replay", "x.hdf5")
+    assert "is not shipped. Give its file with --suite" in cli("replay", "x.hdf5")
     assert not (tmp_path / "ran").exists()
     cli("replay", "x.hdf5", "--suite", "evil.yaml")  # the user's own word: refused for what is in it
     assert (tmp_path / "ran").exists()

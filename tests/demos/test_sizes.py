@@ -116,7 +116,7 @@ def test_gzip_twice_is_not_read(file: Path) -> None:
         space = h5py.h5s.create_simple((T, 7))
         data = h5py.h5d.create(f[D].id, b"actions", h5py.h5t.IEEE_F64LE, space, plan)
         data.write(h5py.h5s.ALL, h5py.h5s.ALL, np.zeros((T, 7)))
-    with pytest.raises(UserError, match="packed with gzip twice"):
+    with pytest.raises(UserError, match="compressed with gzip twice"):
         open_demos(file)[0]
 
 

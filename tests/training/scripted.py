@@ -7,6 +7,7 @@ action.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -65,3 +66,10 @@ def write(path: Path, count: int, first: int = 0, size: int = SIZE) -> Path:
     """A file with `count` of them."""
     write_hdf5(path, [demonstration(first + i, size=size) for i in range(count)])
     return path
+
+
+def endless(config: Path, cache: Path, out: Path, *words: str) -> list[str]:
+    """The command of a training that takes too long to end and saves no checkpoint before it is interrupted."""
+    command = [sys.executable, "-m", "apt_bench", "train", "--config", str(config), "--device", "cpu"]
+    command += ["--out", str(out), "--cache", str(cache), "--no-two-stage", "--steps", "100000"]
+    return [*command, "--set", "train.save_every=100000", "--set", "train.eval_every=100000", *words]

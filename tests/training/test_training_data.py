@@ -201,7 +201,7 @@ def _not_finite(tmp: Path) -> Path:
     ("make", "says"),
     [
         (_missing, "No file or folder .*nowhere.hdf5"),
-        (_truncated, "cut.hdf5 is not a whole HDF5 file"),
+        (_truncated, "cut.hdf5 is not a complete HDF5 file"),
         (_two_sizes, "are 32x32 pixels, those before it 64x64"),
         (_no_calibration, "no calibration"),
         (_not_finite, "NaN or infinity"),
@@ -214,7 +214,9 @@ def test_bad_data_is_named(make, says: str, cache: Path, tmp_path: Path) -> None
 
 def test_a_hub_name_without_a_network_says_what_to_do(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="neither a file or folder here nor a dataset that could be fetched"):
+    with pytest.raises(
+        UserError, match="neither a local file or folder nor a dataset that can be downloaded"
+    ):
         samples(cache, Path("nobody/no-such-demonstrations"))
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from scripted import endless
 
 from apt_bench.training.distributed import run_distributed
 from apt_bench.training.metrics import read_metrics
@@ -47,19 +47,7 @@ def test_two_workers_get_the_weights_that_one_gets(config: Path, cache: Path, tm
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_ctrl_c_saves_the_step_that_all_workers_are_at(config: Path, cache: Path, tmp_path: Path) -> None:
-    words = [
-        "--config",
-        config,
-        "--device",
-        "cpu",
-        "--out",
-        tmp_path / "run",
-        "--cache",
-        cache,
-        "--no-two-stage",
-    ]
-    words += ["--set", "train.save_every=100000", "--set", "train.eval_every=100000", "--steps", 100_000]
-    command = [sys.executable, "-m", "apt_bench", "train", *map(str, words), "--workers", "2"]
+    command = endless(config, cache, tmp_path / "run", "--workers", "2")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload]
     metrics = tmp_path / "run" / "stage2" / "metrics.jsonl"

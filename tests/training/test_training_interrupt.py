@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from scripted import endless
 from test_training_pretrain import SIZES, pictures
 
 from apt_bench.core.errors import UserError
@@ -88,19 +88,7 @@ def test_a_second_signal_forces() -> None:
 def test_an_interrupted_command_ends_with_130_and_says_what_is_kept(
     config: Path, cache: Path, tmp_path: Path
 ) -> None:
-    words = [
-        "--config",
-        config,
-        "--device",
-        "cpu",
-        "--out",
-        tmp_path / "run",
-        "--cache",
-        cache,
-        "--no-two-stage",
-    ]
-    words += ["--set", "train.save_every=100000", "--set", "train.eval_every=100000", "--steps", 100_000]
-    command = [sys.executable, "-m", "apt_bench", "train", *map(str, words)]
+    command = endless(config, cache, tmp_path / "run")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics = tmp_path / "run" / "stage2" / "metrics.jsonl"
     until(lambda: metrics.exists() and metrics.read_bytes().count(b"\n") >= 3, process)

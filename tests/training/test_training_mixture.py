@@ -46,8 +46,8 @@ def test_an_empty_dataset_takes_its_weight_with_it(cache: Path, tmp_path: Path) 
     share = float((stream.pick(range(1000)).rows < first).mean())
     assert 0.45 < share < 0.55  # three standard errors about 0.5
     assert said == [
-        f"{data[0]} holds no successful demonstration to train on. It is left out of the mixture, and its weight 8 "
-        "with it."
+        f"{data[0]} has no successful demonstration. It is left out of the mixture, together with its weight "
+        "8."
     ]
 
 

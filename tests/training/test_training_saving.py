@@ -144,7 +144,7 @@ def test_a_disk_that_is_full_at_any_write_costs_no_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(module, name, full)
         with pytest.raises(
-            UserError, match=r"step 4 could not be saved.*No space left.*step_0000002 is whole"
+            UserError, match=r"step 4 could not be saved.*No space left.*step_0000002 is intact"
         ):
             go_on(config, cache, run)
     folder = stage_checkpoint(run, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,14 @@ from apt_bench.core.errors import UserError
 from apt_bench.models.config import PARAMETERS, ExpertConfig, VLMShape
 from apt_bench.models.mini_vlm import MiniVLMConfig
 from apt_bench.models.vla import VLMSpec, build_expert
-from apt_bench.training.config import AugmentConfig, DataConfig, PretrainConfig, SuiteEpisodes, TrainConfig
+from apt_bench.training.config import (
+    AugmentConfig,
+    DataConfig,
+    PretrainConfig,
+    SuiteEpisodes,
+    TrainConfig,
+    stored_fields,
+)
 from apt_bench.training.recipe import load_recipe
 
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -63,6 +71,32 @@ def test_a_setting_that_cannot_be_meant_is_refused(over: dict[str, Any], says: s
     with pytest.raises(UserError) as error:
         load_recipe("mini", over).expert_config(2, VLMShape(128, 3, 4, 32, None))
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["batch", "steps"])
+def test_a_shared_setting_is_checked_though_both_stages_override_it(name: str) -> None:
+    over = {"train": {name: -1}, "stage1": {name: 4}, "stage2": {name: 4}}
+    with pytest.raises(UserError, match=rf"mini\.yaml: train: {name} is -1; it must be at least 1"):
+        load_recipe("mini", over)
+    load_recipe("mini", over | {"train": {"micro": 3}, "stage1": {"batch": 3}, "stage2": {"batch": 3}})
+
+
+def test_an_unknown_shared_setting_is_named() -> None:
+    with pytest.raises(UserError, match=r"mini\.yaml: train: unknown key 'step'. Did you mean 'steps'"):
+        load_recipe("mini", {"train": {"step": 3}})
+
+
+def test_files_with_the_old_name_of_image_every_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "old.yaml"
+    path.write_text("data: {look_every: 3}\ncollect: {look_every: 2}\n")
+    recipe = load_recipe(str(path))
+    assert (recipe.data.image_every, recipe.collect.image_every) == (3, 2)
+    assert load_recipe(str(path), {"data": {"image_every": 5}}).data.image_every == 5
+    assert "look_every" not in recipe.to_yaml()
+    assert stored_fields(recipe.data)["look_every"] == 3  # digests of older versions stay valid
+    path.write_text("data: {look_every: 3, image_every: 2}\n")
+    with pytest.raises(UserError, match="'look_every' is the old name of 'image_every'"):
+        load_recipe(str(path))
 
 
 @pytest.mark.parametrize(
