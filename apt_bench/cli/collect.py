@@ -47,10 +47,10 @@ def collect_command(
         int, typer.Option(help="Store a new image every N control steps; steps between repeat it (hdf5).")
     ] = 1,
 ) -> None:
-    """Collect demonstrations: run the scripted expert and keep its successes.
+    """Collect demonstrations.
 
-    Rerun the same command to resume, or with a larger --episodes to add demonstrations.
-    """
+    Runs the scripted expert and keeps its successes. Rerun the same command to resume, or with a larger --episodes to
+    add demonstrations."""
     from apt_bench.demos.collect import Format, collect
     from apt_bench.rollout.options import RunOptions
 

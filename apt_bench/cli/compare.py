@@ -1,4 +1,4 @@
-"""`apt-bench compare`, `check` and `power`: is it better, has it got worse, and how many episodes would tell."""
+"""`apt-bench compare`, `check` and `power`: compare two runs, check for a regression, plan the number of episodes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def compare_command(
     tasks: Annotated[bool, typer.Option("--tasks", help="Print the per-task table too.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare two runs, matched episode by episode: difference, interval, p and verdict per cell and overall."""
+    """Compare two runs, matched episode by episode.
+
+    Prints the difference with its 95% interval, the p-value and the verdict, for each cell and overall."""
     from apt_bench.analysis.compare import compare
     from apt_bench.analysis.run import load_runs
     from apt_bench.reporting.chart_style import save
@@ -88,7 +90,7 @@ def check_command(
     coverage: Annotated[
         float,
         typer.Option(
-            callback=checked(Percent, "--coverage"), help="Least share of episodes that must be there, in %."
+            callback=checked(Percent, "--coverage"), help="Smallest share of finished episodes, in %."
         ),
     ] = 98.0,
     force: Annotated[bool, typer.Option("--force", help="Check although the protocols differ.")] = False,
@@ -99,7 +101,9 @@ def check_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Has this run got worse than its baseline? Exit code 0 pass, 1 regressed, 3 inconclusive (2 is bad input)."""
+    """Check whether a run is worse than its baseline.
+
+    Exit code: 0 pass, 1 regressed, 3 inconclusive; 2 is bad input."""
     from apt_bench.analysis.check import check
     from apt_bench.analysis.run import load_runs
     from apt_bench.reporting import comparisons
@@ -143,30 +147,34 @@ def power_command(
         float | None,
         typer.Option(
             callback=checked(Percent, "--discordance"),
-            help="Share of matched episodes in which they differ, in %. Default: that of independent ones.",
+            help="Share of matched episodes in which they differ, in %. Default: as if they were independent.",
         ),
     ] = None,
     episodes: Annotated[
         int | None,
         typer.Option(
-            callback=checked(Count, "--episodes"), help="Power with so many, instead of how many are needed."
+            callback=checked(Count, "--episodes"),
+            help="Print the power with this number, instead of the number that is needed.",
         ),
     ] = None,
     power: Annotated[
         float, typer.Option(callback=checked(Chance, "--power"), help="Wanted power, in %.")
     ] = 80.0,
     alpha: Annotated[
-        float, typer.Option(callback=checked(Size, "--alpha"), help="Size of the two-sided test.")
+        float,
+        typer.Option(callback=checked(Size, "--alpha"), help="Significance level of the two-sided test."),
     ] = 0.05,
     margin: Annotated[
         float | None,
         typer.Option(
             callback=checked(Margin, "--margin"),
-            help="Ask about `check` with this margin, in points: when does A pass against B?",
+            help="Plan for `check` with this margin, in points: does A pass against B?",
         ),
     ] = None,
 ) -> None:
-    """How many episodes tell two success rates apart on the same tasks, matched and not; or the power of a given
+    """Compute how many episodes tell two success rates apart.
+
+    The numbers hold for the same tasks, with matched and with independent episodes. With --episodes: the power of that
     number."""
     from apt_bench.analysis import stats
 

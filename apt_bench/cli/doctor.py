@@ -1,4 +1,4 @@
-"""`apt-bench doctor`: does everything work here that a run needs?"""
+"""`apt-bench doctor`: check everything on this machine that a run needs."""
 
 from __future__ import annotations
 
@@ -31,10 +31,12 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor_command(
-    suite: Annotated[str, typer.Option(help="The suite to try one episode of.")] = "libero_pro",
+    suite: Annotated[str, typer.Option(help="Suite of which one episode is run.")] = "libero_pro",
     as_json: AsJson = False,
 ) -> None:
-    """Check this machine: versions, rendering, one real episode, Ray, memory, disk. Exit code 1 if something fails."""
+    """Check this machine.
+
+    Checks versions, rendering, memory, disk and Ray, and runs one real episode. Exit code 1: a check failed."""
     chosen = load_suite(suite)
     console = plain_console(sys.stderr if as_json else None)
     checks: dict[str, Callable[[], str]] = {

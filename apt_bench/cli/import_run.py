@@ -19,13 +19,13 @@ def register(app: typer.Typer) -> None:
 
 
 def import_command(
-    path: Annotated[Path, typer.Argument(help="eval_info.json of lerobot-eval.")],
+    path: Annotated[Path, typer.Argument(help="File eval_info.json of lerobot-eval.")],
     out: Annotated[Path, typer.Option(help="Run directory to write.")],
     policy: Annotated[str, typer.Option(help="Name of the policy that was evaluated.")],
     group: Annotated[
         str | None,
         typer.Option(
-            help="What was evaluated (`pusht`), for a file of lerobot before 0.4, which does not name it."
+            help="What was evaluated, e.g. pusht; needed for files of lerobot before 0.4, which do not name it."
         ),
     ] = None,
 ) -> None:

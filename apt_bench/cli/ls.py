@@ -39,7 +39,9 @@ def register(app: typer.Typer) -> None:
 def ls_command(
     kind: Annotated[Kind, typer.Argument(help="What to list.")] = Kind.suites,
     suite: Annotated[str | None, typer.Option(help="Only this suite (a name or a YAML file).")] = None,
-    cells: Annotated[str | None, typer.Option(help="Only these cells, for tasks.")] = None,
+    cells: Annotated[
+        str | None, typer.Option(help="With tasks: only these cells, separated by commas.")
+    ] = None,
     path: Annotated[Path, typer.Option(help="Folder of the run directories.")] = Path("results/runs"),
     as_json: AsJson = False,
 ) -> None:

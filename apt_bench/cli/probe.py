@@ -1,4 +1,4 @@
-"""`apt-bench probe`: does the first chunk change when the sentence does? Minutes, no rollout."""
+"""`apt-bench probe`: whether the first action chunk changes with the instruction. It takes minutes; no rollout."""
 
 from __future__ import annotations
 
@@ -38,12 +38,16 @@ def probe_command(
     cells: CellList = None,
     tasks: TaskList = None,
     episodes: Annotated[int, typer.Option(help="Initial states per task.")] = 2,
-    probe: Annotated[str, typer.Option(help="Comma list of probes.")] = ",".join(PROBES),
+    probe: Annotated[str, typer.Option(help="Language probes, separated by commas.")] = ",".join(PROBES),
     policy_arg: PolicyArgs = None,
-    out: Annotated[Path | None, typer.Option(help="Write one row per episode and probe to this CSV.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write one row per episode and probe to this CSV file.")
+    ] = None,
     unpinned: Unpinned = False,
 ) -> None:
-    """Compare the policy's first chunk under other sentences, at the same initial states, and under the same one."""
+    """Compare first action chunks under other instructions.
+
+    The initial states are the same. The probe `repeat` sends the same instruction again and gives the noise floor."""
     check_names(words(probe))
     if out and not out.parent.is_dir():
         raise UserError(f"Folder {out.parent} does not exist.")

@@ -23,15 +23,23 @@ def register(app: typer.Typer) -> None:
 def replay_command(
     demo: Annotated[Path, typer.Argument(help="HDF5 file, LeRobotDataset folder, or folder of HDF5 files.")],
     index: Annotated[
-        int | None, typer.Option(help="Only this one. Default: all, or with --video the first.")
+        int | None,
+        typer.Option(help="Only the demonstration with this index. Default: all; with --video, the first."),
     ] = None,
-    video: Annotated[Path | None, typer.Option(help="Write an mp4 of it.")] = None,
+    video: Annotated[Path | None, typer.Option(help="Write a video of it to this mp4 file.")] = None,
     limit: Annotated[
-        int | None, typer.Option(help="Only so many, spread evenly.", callback=checked(Count, "--limit"))
+        int | None,
+        typer.Option(
+            help="Only this number of demonstrations, spread evenly.", callback=checked(Count, "--limit")
+        ),
     ] = None,
-    suite: Annotated[str | None, typer.Option(help="The suite's YAML file, where it does not ship.")] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="YAML file of the suite, if it is not a shipped one.")
+    ] = None,
 ) -> None:
-    """Execute stored actions again, open loop, and say whether they succeed and end in the same state, bit for bit."""
+    """Execute the stored actions of demonstrations again, open loop.
+
+    Reports which ones succeed and end in the same state, bit for bit. Exit code 1: one does not."""
     from apt_bench.demos.dataset import open_demos
     from apt_bench.demos.replay import Replayer
 

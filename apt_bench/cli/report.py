@@ -33,7 +33,9 @@ def report_command(
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
     published: Annotated[bool, typer.Option(help="Show the paper's rows beside the measured ones.")] = True,
 ) -> None:
-    """Write tables, figures and a page that opens offline. Without runs: the paper's own results."""
+    """Write tables, figures and an HTML page that opens offline.
+
+    Without runs, the report shows the results of the paper alone."""
     from apt_bench.analysis.run import load_runs
     from apt_bench.reporting.coverage import missing
     from apt_bench.reporting.report import write_report

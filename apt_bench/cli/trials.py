@@ -14,25 +14,31 @@ from apt_bench.core.text import plain_console, say
 
 def register(app: typer.Typer) -> None:
     """Add `trials new` and `trials import`."""
-    group = typer.Typer(
-        no_args_is_help=True, help="Real-robot trials: a blinded sheet, and its way into the records."
-    )
+    group = typer.Typer(no_args_is_help=True, help="Write and read blinded sheets of real-robot trials.")
     group.command("new")(new_command)
     group.command("import")(import_command)
     app.add_typer(group, name="trials")
 
 
 def new_command(
-    plan: Annotated[Path, typer.Argument(help="CSV of what to try: cell, task, instruction, trials.")],
-    policies: Annotated[str, typer.Option(help="Comma list of the policies to try.")],
-    out: Annotated[Path, typer.Option(help="Sheet to write; the key goes beside it as NAME.key.csv.")] = Path(
-        "sheet.csv"
-    ),
-    suite: Annotated[str, typer.Option(help="Suite the records will name.")] = "real_pick_place",
-    scores: Annotated[str, typer.Option(help="Comma list of stages to score 0 / 1, e.g. t1,t2,t1_t2.")] = "",
-    seed: Annotated[int, typer.Option(help="Of the random order.", callback=checked(Natural, "--seed"))] = 0,
+    plan: Annotated[
+        Path, typer.Argument(help="CSV file of the plan, with the columns cell, task, instruction, trials.")
+    ],
+    policies: Annotated[str, typer.Option(help="Policies to try, separated by commas.")],
+    out: Annotated[
+        Path, typer.Option(help="Sheet to write. The key is written beside it, as NAME.key.csv.")
+    ] = Path("sheet.csv"),
+    suite: Annotated[str, typer.Option(help="Name of the suite in the records.")] = "real_pick_place",
+    scores: Annotated[
+        str, typer.Option(help="Stages to score 0 or 1, separated by commas, e.g. t1,t2,t1_t2.")
+    ] = "",
+    seed: Annotated[
+        int, typer.Option(help="Seed of the random order.", callback=checked(Natural, "--seed"))
+    ] = 0,
 ) -> None:
-    """Write a trial sheet in random order, policies hidden behind codes, and the key to the codes."""
+    """Write a blinded trial sheet and its key.
+
+    The trials are in random order. Codes stand for the policies; the key says which code is which policy."""
     from apt_bench.runs.robot_trials import SPREADSHEET_DIGITS, new_sheet, read_plan, write_sheets
 
     sheet, key = new_sheet(read_plan(plan), words(policies), suite, seed, words(scores))
@@ -54,7 +60,9 @@ def import_command(
         Path | None, typer.Option(help="Key of the codes. Default: NAME.key.csv beside the sheet.")
     ] = None,
 ) -> None:
-    """Read a filled sheet into run directories, for `report`, `compare` and `check`."""
+    """Read a filled sheet into run directories.
+
+    `report`, `compare` and `check` take these directories."""
     from apt_bench.analysis.run import load_run
     from apt_bench.runs.robot_trials import import_sheet, key_path
 

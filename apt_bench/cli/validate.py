@@ -1,4 +1,4 @@
-"""`apt-bench validate`: is the suite here what the protocol says, and can its tasks be solved?"""
+"""`apt-bench validate`: check a suite against the protocol, and whether its tasks can be solved."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def validate_command(
     solvable: Annotated[
         bool,
         typer.Option(
-            "--solvable", help="Instead: play every task with the oracle; name what it never solves."
+            "--solvable",
+            help="Instead: run every task with the oracle and name the tasks that it never solves.",
         ),
     ] = False,
     cells: CellList = None,
@@ -45,12 +46,14 @@ def validate_command(
     run: Annotated[
         Path | None,
         typer.Option(
-            help="With --solvable: the oracle's run directory, new or to go on with. Default: run's own."
+            help="With --solvable: run directory of the oracle, new or to resume. Default: results/runs/..."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="With --solvable: write the evidence here (JSON).")] = None,
 ) -> None:
-    """Check a suite's files, sentences and initial states; name every problem. Exit code 1 if there is an error."""
+    """Check the files, instructions and initial states of a suite.
+
+    Every problem is named. Exit code 1: there is an error."""
     console = plain_console()
     if solvable:
         found = _solvable(suite, words(cells), words(tasks), episodes, workers, run, out, console)

@@ -40,6 +40,13 @@ def _verbs(group, path=()):
         yield from _verbs(command, (*path, name))
 
 
+def test_the_list_of_verbs_says_what_each_does_in_whole_sentences(cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    listed = cli("--help", code=0).partition("Commands:")[2]
+    assert len(listed.splitlines()) > 12
+    assert "..." not in listed
+
+
 def test_h_is_help_on_every_verb(cli):
     import typer
 
