@@ -151,7 +151,7 @@ def test_a_killed_pretraining_goes_on_to_the_same_weights(
         raise Killed
 
     shown = pictures(4 * OBSERVATIONS_PER_SCENE)
-    monkeypatch.setattr("apt_bench.training.pretrain.open_scene_images", lambda *_: shown)
+    monkeypatch.setattr("apt_bench.training.vlm_pretraining.loop.open_scene_images", lambda *_: shown)
     rule = TrainConfig(steps=4, batch=4, warmup=1, schedule="cosine", lr=1e-3, log_every=1, save_every=2)
     config = PretrainConfig(scenes=4, held_out=1, sentences=3, train=rule)
     whole = new_mini(SIZES)
