@@ -101,6 +101,14 @@ def test_the_architecture_page_names_what_its_files_define():
         )
 
 
+def test_files_that_the_pages_name_exist():
+    place = r"(?:apt_bench|baselines|benchmarks|docs|scripts|suites|tests)"
+    for page in PAGES:
+        for path in re.findall(rf"`({place}/[\w./-]+\.\w+)`", page.read_text()):
+            there = (ROOT / path).exists() or (ROOT / "apt_bench" / path).exists()
+            assert there or "NAME" in path, f"{page.name}: {path}"
+
+
 def prose(page: Path) -> Iterator[tuple[int, str]]:
     """Number and text of the lines of a page outside code blocks, tables and definitions of links."""
     code = False
