@@ -120,8 +120,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 (tmp_path / named[1]).write_text(code)
             elif language == "python" and "class MyPolicy" in code:
                 (tmp_path / "my_module.py").write_text(code)
-    if not (tmp_path / "my_run.yaml").exists():
-        (tmp_path / "my_run.yaml").write_text("suite: rigid_pick_place\npolicy: zero\n")
+    for name in ("my_run.yaml", "run.yaml"):
+        if not (tmp_path / name).exists():
+            (tmp_path / name).write_text("suite: rigid_pick_place\npolicy: zero\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     before = {*sys.modules}
