@@ -111,7 +111,7 @@ def test_an_interrupted_entry_leaves_nothing_and_says_so(tmp_path: Path) -> None
     with pytest.raises(KeyboardInterrupt):
         frames(tmp_path, said, load=interrupted)
     assert not list((tmp_path / "frames").iterdir())
-    assert "Nothing of it is kept" in said[0]
+    assert "The partial entry is deleted" in said[0]
 
 
 def test_a_full_disk_is_named(tmp_path: Path) -> None:

@@ -100,8 +100,8 @@ def test_a_checkpoint_of_an_older_version_goes_on_with_a_note(config: Path, cach
     ("name", "change", "says"),
     [
         ("training.json", {"step": None}, "it must be a whole number"),
-        ("training.json", {"step": 3}, "does not say what was trained"),
-        ("training.json", {"config": []}, "does not say what was trained"),
+        ("training.json", {"step": 3}, "it must hold the settings"),
+        ("training.json", {"config": []}, "it must hold the settings"),
         ("config.json", {"expert": 3}, "expert: expected a mapping"),
         ("config.json", {"vlm": {"mode": "half"}}, "mode is 'half'"),
     ],
