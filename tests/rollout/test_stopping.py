@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from apt_bench.reporting.details import missing
+from apt_bench.reporting.coverage import missing
 from typer.testing import CliRunner
 
 from apt_bench.analysis.compare import compare
