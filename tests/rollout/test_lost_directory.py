@@ -77,7 +77,7 @@ def episodes_are_a_folder(out: Path, safe: Path) -> Callable[[], None]:
 
 @pytest.mark.parametrize("fault", [gone, unmounted, a_file_instead, episodes_are_a_folder])
 @pytest.mark.parametrize("extras", [{}, {"save_actions": True, "video": "all"}], ids=["plain", "films"])
-def test_a_directory_that_is_lost_stops_the_run_and_the_same_command_goes_on(
+def test_a_directory_that_is_lost_stops_the_run_and_the_same_command_resumes(
     fault, extras, here, after_three, tmp_path
 ):
     out, back = tmp_path / "run", []
@@ -86,7 +86,7 @@ def test_a_directory_that_is_lost_stops_the_run_and_the_same_command_goes_on(
     stopped = here(**asked)
     assert (stopped.stopped, stopped.exit_code, len(stopped.records)) == ("disk", 1, CUT)
     assert "Cannot write the run directory" in stopped.advice
-    assert "the same command goes on" in stopped.advice
+    assert "rerun the same command to resume" in stopped.advice.lower()
     assert ("are safe" in stopped.advice) == (fault is episodes_are_a_folder)
     back[0]()
     assert len(results(out)) == CUT
