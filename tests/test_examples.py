@@ -12,7 +12,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PRINTED = {
-    "compare_runs.py": r"overall: 100% - 0% = \+100 points, .*: undecided\nFigure: comparison\.png\n",
+    "compare_runs.py": r"Overall: 100% - 0% = \+100 points, .*: undecided\nFigure: comparison\.png\n",
     "environment_loop.py": r"40 steps, reward 0, gripper lowered by 0\.\d+ m\nImage \(256, 256, 3\): last_image\.png\n",
     "evaluate_policy.py": r"uo +0 +1 +0\.0 .*\nSeconds per episode: \d+\.\d\nNext: apt-bench report results/runs/",
 }
