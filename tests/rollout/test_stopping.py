@@ -7,13 +7,13 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from apt_bench.reporting.coverage import missing
 from typer.testing import CliRunner
 
 from apt_bench.analysis.compare import compare
 from apt_bench.analysis.run import load_runs
 from apt_bench.cli import build
 from apt_bench.core.errors import UserError
+from apt_bench.reporting.coverage import missing
 from apt_bench.rollout import runner
 from apt_bench.runs.eval_info import import_eval_info
 from apt_bench.runs.metadata import sequential_words
@@ -67,7 +67,7 @@ def test_a_better_policy_stops_early_and_says_so(here, rival, tmp_path):
     assert (plain.overall.only_a, plain.overall.only_b) == (last["only_run"], last["only_against"])
     assert "do not account for the interim looks" in plain.cautions[0]
     assert any("better after" in line for line in missing(load_runs([str(tmp_path / "run")])))
-    assert not any("have no score" in line for line in missing(load_runs([str(tmp_path / "run")])))
+    assert not any("have no result" in line for line in missing(load_runs([str(tmp_path / "run")])))
 
     before = (tmp_path / "run/episodes.jsonl").read_bytes()
     assert here(**steady).sequential == card  # decided: nothing runs again
