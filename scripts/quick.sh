@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a clean machine to a LIBERO-PRO table in a few minutes: the scripted expert, all 8 cells, a few tasks of each.
+# Installs everything, runs the scripted expert on a few tasks of all 8 LIBERO-PRO cells, and writes a report.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets everything up in .venv: Debian's rendering packages where they are missing, apt-bench and what it needs.
-# Run again at any time; it does only what is left to do. PYTHON=python3.12 picks another interpreter.
+# Installs everything: missing Debian packages for rendering, then apt-bench and its dependencies into .venv.
+# Run it again at any time: it skips what is done. PYTHON=python3.12 picks the interpreter of a new .venv.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -33,7 +33,7 @@ if [ ! -x .venv/bin/python ]; then
   "$python" -m venv .venv
 fi
 
-# A torch that is already there (a CUDA build, say) stays as it is.
+# Keep a torch that is already installed, for example a CUDA build.
 stamp=.venv/installed
 if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ constraints.txt -nt "$stamp" ]; then
   echo "Installing apt-bench into .venv (about 3 GB with LIBERO's assets; a few minutes) ..."
