@@ -128,7 +128,7 @@ def test_a_setting_made_in_python_is_checked_as_well(kind: Any, values: dict[str
 
 def test_a_network_too_large_is_refused_before_it_is_made() -> None:
     """960 GB of weights would kill the machine; the count takes no memory."""
-    with pytest.raises(UserError, match=f"at most {PARAMETERS / 1e9:g} are built"):
+    with pytest.raises(UserError, match=f"the maximum is {PARAMETERS / 1e9:g} billion"):
         build_expert(ExpertConfig(width=16_384, heads=128, depth=64))
     with pytest.raises(UserError, match="The mini VLM would have"):
         VLMSpec(name="mini", mini=MiniVLMConfig(width=4096, layers=256)).load()
