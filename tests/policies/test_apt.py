@@ -158,7 +158,7 @@ def test_the_network_is_fed_as_its_checkpoint_was_trained(tmp_path: Path) -> Non
     both = AptPolicy(tmp_path / "policy", device="cpu", cameras=[AGENTVIEW, WRIST])
     assert both.spec.cameras == (AGENTVIEW, WRIST)
     odd = dataclasses.replace(obs, images={WRIST: obs.images[WRIST][:48, :48]})
-    with pytest.raises(UserError, match="trained on images of 32x32 pixels. Those of 'wrist', 48x48"):
+    with pytest.raises(UserError, match=r"trained on images of 32x32 pixels\. Those of 'wrist', 48x48"):
         policy.act([odd])
 
 

@@ -38,7 +38,7 @@ class Scenes:
         pairs = zip(self.envs, self.specs, strict=True)
         return [env.reset(spec, self._spec.cameras, self._spec.privileged) for env, spec in pairs]
 
-    def go_on(self, chunks: list[np.ndarray]) -> list[Observation]:
+    def step(self, chunks: list[np.ndarray]) -> list[Observation]:
         return [
             env.step_chunk(c[: self._spec.execute]) for env, c in zip(self.envs, chunks, strict=True)
         ]  # fmt: skip
@@ -57,7 +57,7 @@ def scenes(policy: GuardedPolicy) -> Iterator[Scenes]:
         env.close()
 
 
-def played(policy: GuardedPolicy, scenes: Scenes, batch: bool = True) -> np.ndarray:
+def chunks_of(policy: GuardedPolicy, scenes: Scenes, batch: bool = True) -> np.ndarray:
     """Chunks (decision, episode, horizon, 7) of the episodes' first decisions."""
     observations = scenes.begin()
     names = [o.episode for o in observations]
@@ -67,7 +67,7 @@ def played(policy: GuardedPolicy, scenes: Scenes, batch: bool = True) -> np.ndar
     for _ in range(DECISIONS):
         chunks = policy.act(observations) if batch else [policy.act([o])[0] for o in observations]
         found.append([_padded(c, policy.spec.horizon) for c in chunks])
-        observations = scenes.go_on(chunks)
+        observations = scenes.step(chunks)
     return np.array(found)
 
 
@@ -82,8 +82,8 @@ def test_the_shipped_policies_are_covered() -> None:
 
 
 def test_a_batch_gives_what_single_calls_give(policy: GuardedPolicy, scenes: Scenes) -> None:
-    together = played(policy, scenes)
-    alone = played(made(policy.spec.name), scenes, batch=False)
+    together = chunks_of(policy, scenes)
+    alone = chunks_of(made(policy.spec.name), scenes, batch=False)
     np.testing.assert_allclose(alone, together, rtol=0, atol=ROUNDING.get(policy.spec.name, 0.0))
 
 
@@ -101,13 +101,13 @@ def test_the_order_of_a_batch_does_not_matter(policy: GuardedPolicy, scenes: Sce
 def test_after_a_reset_an_episode_starts_as_if_it_were_the_first(
     policy: GuardedPolicy, scenes: Scenes
 ) -> None:
-    first = played(policy, scenes)
-    np.testing.assert_array_equal(played(policy, scenes), first)
+    first = chunks_of(policy, scenes)
+    np.testing.assert_array_equal(chunks_of(policy, scenes), first)
 
 
 def test_two_policies_of_the_same_arguments_do_the_same(policy: GuardedPolicy, scenes: Scenes) -> None:
-    first = played(policy, scenes)
-    np.testing.assert_array_equal(played(made(policy.spec.name), scenes), first)
+    first = chunks_of(policy, scenes)
+    np.testing.assert_array_equal(chunks_of(made(policy.spec.name), scenes), first)
 
 
 def test_what_it_sees_is_left_as_it_was(policy: GuardedPolicy, scenes: Scenes) -> None:

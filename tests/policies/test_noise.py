@@ -1,4 +1,4 @@
-"""Noise comes from the scene: the same scene under another sentence, or in another cell, gets the same."""
+"""Noise depends on the scene: the same scene has the same noise under another instruction and in another cell."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from apt_bench.rollout.runner import RunOptions, run
 from apt_bench.suites import EpisodeSpec, load_suite
 from tests.toy import PushPolicy, ToyEnv
 
-SUITE = "rigid_pick_place"
+SUITE, TOY = "rigid_pick_place", "tests/toy_suite.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def spec(init: int = 0) -> EpisodeSpec:
 
 
 def elsewhere(observation: Observation) -> Observation:
-    """The same decision in an episode that bears another cell's and prompt's name."""
+    """The same decision in an episode of another cell and prompt."""
     return dataclasses.replace(observation, episode="suite/other_cell/task/init0/seed7/null")
 
 
@@ -65,7 +65,9 @@ def test_random_draws_the_same_under_another_sentence_and_other_elsewhere() -> N
 
 def test_apt_answers_bit_for_bit_the_same_to_the_same_sentence(env: Env) -> None:
     policy = find_policy("apt_mini", ("device=cpu", "sample_steps=2")).load()
-    assert policy.spec.resources.max_batch == 1  # a run asks for one at a time: a batch is equal up to rounding only
+    assert (
+        policy.spec.resources.max_batch == 1
+    )  # a run asks for one at a time: a batch is equal up to rounding only
     obs = env.reset(spec(), policy.spec.cameras)
     (first,) = policy.act([obs])
     np.testing.assert_array_equal(policy.act([elsewhere(obs)])[0], first)
@@ -88,18 +90,25 @@ def test_the_oracles_variation_is_that_of_the_scene(env: Env) -> None:
     assert not np.array_equal(actions(lambda obs: dataclasses.replace(obs, noise_key="another")), plain)
 
 
-def test_a_probe_of_random_has_no_sensitivity(tmp_path: Path) -> None:
+def probed(
+    out: Path, suite: str, policy: str, cell: str, tasks: tuple[str, ...] = (), episodes: int = 2
+) -> None:
+    """Run a cell under its own prompt and under the probe `null`."""
     options = RunOptions.of(
-        suite=SUITE,
-        policy="random",
-        cells=("so",),
-        tasks=("0",),
-        episodes=2,
+        suite=suite,
+        policy=policy,
+        cells=(cell,),
+        tasks=tasks,
+        episodes=episodes,
         probes=("null",),
         workers="0",
-        out=tmp_path / "run",
+        out=out,
     )
     run(options, Console(quiet=True))
+
+
+def test_a_probe_of_random_has_no_sensitivity(tmp_path: Path) -> None:
+    probed(tmp_path / "run", SUITE, "random", "so", tasks=("0",))
     table = probe_table([load_run(tmp_path / "run")])
     assert table
     assert [(r.values["probe"], r.values["pairs"], r.values["sensitivity"].value) for r in table.rows] == [
@@ -110,7 +119,7 @@ def test_a_probe_of_random_has_no_sensitivity(tmp_path: Path) -> None:
 
 
 def test_the_loop_fills_in_what_an_environment_leaves_empty() -> None:
-    """So that no scene has another's noise."""
+    """Otherwise all scenes would have the same noise."""
     seen: list[Observation] = []
 
     class Recorder(PushPolicy):
@@ -119,7 +128,7 @@ def test_the_loop_fills_in_what_an_environment_leaves_empty() -> None:
             return super()._one(o)
 
     env, policy = ToyEnv(), Recorder()
-    specs = load_suite("tests/toy_suite.yaml").select(["push"], episodes=2)
+    specs = load_suite(TOY).select(["push"], episodes=2)
     for one in specs:
         run_episode(env, LocalClient(policy), one, policy.spec, execute=3)
     assert not env.reset(specs[0]).noise_key
@@ -128,7 +137,7 @@ def test_the_loop_fills_in_what_an_environment_leaves_empty() -> None:
 
 
 class SceneNoise(PushPolicy):
-    """Deaf, with noise as docs/running.md recommends it."""
+    """Ignores the instruction; its noise is seeded as docs/running.md recommends."""
 
     spec = PolicySpec("scene_noise", horizon=4, execute=3, resources=Resources(placement="worker"))
 
@@ -137,7 +146,7 @@ class SceneNoise(PushPolicy):
 
 
 class OwnNoise(SceneNoise):
-    """Deaf, with noise that nobody can seed."""
+    """Ignores the instruction; its noise has no seed."""
 
     def _one(self, o: Observation) -> np.ndarray:
         return np.random.default_rng().uniform(-1, 1, (4, 7))
@@ -145,16 +154,7 @@ class OwnNoise(SceneNoise):
 
 @pytest.mark.parametrize(("policy", "changed"), [("SceneNoise", 0.0), ("OwnNoise", 1.0)])
 def test_the_noise_floor_tells_noise_from_reading(policy: str, changed: float, tmp_path: Path) -> None:
-    options = RunOptions.of(
-        suite="tests/toy_suite.yaml",
-        policy=f"tests.policies.test_noise:{policy}",
-        cells=("push",),
-        episodes=2,
-        probes=("null",),
-        workers="0",
-        out=tmp_path / "run",
-    )
-    run(options, Console(quiet=True))
+    probed(tmp_path / "run", TOY, f"tests.policies.test_noise:{policy}", "push")
     table = probe_table([load_run(tmp_path / "run")])
     assert table
     values: dict[str, Any] = {str(r.values["probe"]): r.values for r in table.rows}
@@ -163,20 +163,11 @@ def test_the_noise_floor_tells_noise_from_reading(policy: str, changed: float, t
 
 
 def test_a_run_without_repeats_says_that_its_noise_was_not_measured(tmp_path: Path) -> None:
-    options = RunOptions.of(
-        suite="tests/toy_suite.yaml",
-        policy="tests.policies.test_noise:SceneNoise",
-        cells=("push",),
-        episodes=1,
-        probes=("null",),
-        workers="0",
-        out=tmp_path / "run",
-    )
-    run(options, Console(quiet=True))
+    probed(tmp_path / "run", TOY, "tests.policies.test_noise:SceneNoise", "push", episodes=1)
     path = tmp_path / "run" / "episodes.jsonl"
     lines = [line for line in path.read_text().splitlines() if '"repeat"' not in line]
     path.write_text("".join(f"{line}\n" for line in lines))
     table = probe_table([load_run(tmp_path / "run")])
     assert table
     assert [r.values["floor"] for r in table.rows] == ["not measured"]
-    assert any("noise floor was not measured" in note for note in table.notes)
+    assert any("noise floor is not measured yet" in note for note in table.notes)
