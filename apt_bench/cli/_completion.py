@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import typer
 
@@ -50,5 +50,5 @@ def _starting(incomplete: str, names: Iterable[str]) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
-COMPLETE = {"suite": suites, "policy": policies, "cells": cells}
+COMPLETE: dict[str, Callable[..., list[str]]] = {"suite": suites, "policy": policies, "cells": cells}
 """Field of an option -> function that completes its value."""

@@ -103,11 +103,8 @@ def check(recipe: Recipe, session: Session, workers: int = 1) -> None:
         check_prior(recipe.prior, recipe, shape)
     _check_data(recipe)
     if recipe.evaluate.suite:
-        select(
-            dataclasses.replace(
-                evaluation_options(recipe, Path("policy"), session.out), policy="random", policy_args=()
-            )
-        )
+        options = evaluation_options(recipe, Path("policy"), session.out)
+        select(options.replace(policy="random", policy_args=()))
         _check_policy(recipe, shape)
 
 

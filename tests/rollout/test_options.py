@@ -180,8 +180,8 @@ def test_help_groups_the_options_and_fits_80_columns(cli: Any, monkeypatch: pyte
 
 
 def test_the_documentation_lists_every_key() -> None:
-    rows = re.findall(r"^\| `([a-z-]+)` \|", (ROOT / "docs/running.md").read_text(), re.M)
-    assert [row for row in rows if row in VALUES] == list(VALUES)
+    section = (ROOT / "docs/running.md").read_text().partition("## Options and")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `([a-z-]+)` \|", section, re.M) == list(VALUES)
 
 
 def test_the_documented_file_can_be_read(tmp_path: Path) -> None:
