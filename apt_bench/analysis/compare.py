@@ -116,9 +116,8 @@ def unfinished(*runs: Run) -> list[str]:
     for run in runs:
         finished, requested = int(run.frame.finished.sum()), sum(run.requested.values())
         if finished < requested and not run.sequential:
-            found.append(
-                f"{run.label} is not finished: {finished} of the {requested} requested episodes are there."
-            )
+            share = f"{finished} of the {requested} requested episodes have a result"
+            found.append(f"{run.label} is not finished: {share}.")
     return found
 
 
