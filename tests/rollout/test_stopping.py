@@ -137,7 +137,7 @@ def test_episodes_without_a_partner_are_left_out(here, rival, tmp_path):
     [
         ({"against": Path("nowhere")}, "nowhere holds no run"),
         ({"seed": 8}, r"another protocol \(this run / that one: seed: 8 / 7\)"),
-        ({"probes": ("null",)}, "neither --probe nor --limit"),
+        ({"probes": ("null",)}, "excludes --probe and --limit"),
         ({"margin": 2.0}, "--margin .* must be above 0 and below 1"),
         ({"margin": float("nan")}, "--margin .* must be finite"),
     ],
@@ -177,7 +177,7 @@ def test_the_command_line(rival):
         "--stop-when", "decided", "--against", str(rival), "--episodes", "40", "--workers", "0", "--dry-run"
     )
     assert "At most 80 pairs with" in done.output
-    assert "looked at 10 times" in done.output
+    assert "tested 10 times" in done.output
     assert "needs --against" in str(call("--stop-when", "decided").exception)
     assert "complete or decided" in str(call("--stop-when", "soon").exception)
     assert json.loads((rival / "run.json").read_text()).get("sequential") is None
