@@ -179,7 +179,7 @@ def test_the_command_line(rival):
     assert "At most 80 pairs with" in done.output
     assert "tested 10 times" in done.output
     assert "needs --against" in str(call("--stop-when", "decided").exception)
-    assert "complete or decided" in str(call("--stop-when", "soon").exception)
+    assert "one of complete, decided" in str(call("--stop-when", "soon").exception)
     assert json.loads((rival / "run.json").read_text()).get("sequential") is None
 
 
