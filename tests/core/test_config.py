@@ -1,4 +1,4 @@
-"""YAML and options become typed values, or one message that names the place."""
+"""YAML and options become typed values, or give one message that names the place."""
 
 from __future__ import annotations
 

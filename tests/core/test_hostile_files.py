@@ -1,4 +1,4 @@
-"""What somebody may put where a file is expected: nothing that is read ends in waiting, in memory or elsewhere."""
+"""Hostile files: reading one never blocks, fills the memory or writes elsewhere."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_json_that_would_fill_the_memory_is_not_parsed():
 
 
 LIMIT = 1000
-"""Values of a text in the tests below: reading as many as are really allowed would take seconds."""
+"""Maximum number of values in the tests below. Reading as many as are allowed otherwise takes seconds."""
 
 DOUBLED = "a0: &a0 {x: 1}\n" + "\n".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}" for i in range(1, 40))
 WIDE = "a: &a {" + ",".join(f"k{i}: 1" for i in range(100)) + "}\nb: {<<: [" + "*a," * 500 + "]}"

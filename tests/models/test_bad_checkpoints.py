@@ -1,4 +1,4 @@
-"""Checkpoints of others: whatever they hold, the answer is one message, in seconds and without their gigabytes."""
+"""Damaged and hostile checkpoints give one message, within seconds and without large allocations."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def folder(good: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def bounded() -> Iterator[None]:
-    """At most a gigabyte more than now, and half a minute for all inputs of a test together."""
+    """A test allocates at most one gigabyte and takes at most 30 s of CPU time."""
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.process_time()
     yield

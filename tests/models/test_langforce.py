@@ -133,9 +133,9 @@ def test_a_vlm_that_sees_ahead_or_has_a_head_of_its_own_is_refused() -> None:
         check(net)
 
 
-def test_queries_that_need_not_hear_the_instruction_learn_to_tell_it() -> None:
-    """Vision says which of two instructions goes with it, so the prior's queries can: the ratio rises above 0, and the
-    action, which the instruction alone decides, is learned from the posterior."""
+def test_queries_before_the_instruction_learn_to_predict_it() -> None:
+    """Each image belongs to one of two instructions, so the prior's queries can predict it: the ratio rises above 0.
+    The posterior learns the action."""
     torch.set_num_threads(1)
     net = network("mini", queries=4)
     words = ["red cube to the bowl", "move the bowl"] * 4

@@ -1,5 +1,5 @@
-"""A checkpoint may name the vision-language model that it needs, and that one may be somebody else's: its code is not
-run, nobody is asked to run it, and nothing in the folders is waited for."""
+"""A checkpoint may name a vision-language model of another author. Its code is never run, apt-bench does not ask
+whether to run it, and no file in its folder makes apt-bench wait."""
 
 from __future__ import annotations
 
