@@ -122,7 +122,9 @@ def main() -> None:
         draws = recipe.stage1.draws
         fast, slow = (seconds(lambda b=b: step(b, 1), args.repeats) for b in (cached, live))
         mini = seconds(lambda: step(cached, draws), args.repeats)
-        seen = [seconds(lambda b=b: vlm_features(b[0][1], model, "cpu"), args.repeats) for b in (cached, live)]
+        seen = [
+            seconds(lambda b=b: vlm_features(b[0][1], model, "cpu"), args.repeats) for b in (cached, live)
+        ]
         with FlopCounterMode(display=False) as counter:
             step(cached, 1)
     speed, layer = matmul_speed(args.repeats), layer_seconds(args.repeats)

@@ -116,7 +116,9 @@ def demonstrations(split: str, options: argparse.Namespace, console: Console) ->
     if options.demos_per_task:
         collect["episodes"] = options.demos_per_task
     recipe = load_recipe(options.config, {"collect": collect})
-    return list(complete_recipe(recipe, Session(options.out, options.cache, Report(console)), console).data.data)
+    return list(
+        complete_recipe(recipe, Session(options.out, options.cache, Report(console)), console).data.data
+    )
 
 
 def evaluate(

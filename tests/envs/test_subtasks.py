@@ -30,7 +30,9 @@ def test_coaching_gives_the_second_instruction_when_the_first_subtask_is_done() 
     assert tracker.events() == {"scores": {"t1": True, "t2": True, "t1_t2": True}, "part_steps": [1, 2]}
 
 
-def test_coaching_gives_the_second_instruction_at_half_the_budget_and_a_late_first_subtask_does_not_count() -> None:
+def test_coaching_gives_the_second_instruction_at_half_the_budget_and_a_late_first_subtask_does_not_count() -> (
+    None
+):
     tracker = SubtaskTracker(["first", "second"], [DRAWER, PLATE], 4)
     events = play(tracker, (False, True), (False, False), (True, False), (True, True))
     assert events["scores"] == {"t1": False, "t2": True, "t1_t2": False}

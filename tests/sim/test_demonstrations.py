@@ -52,7 +52,9 @@ def test_labels_lie_where_the_cameras_put_the_objects(suite: str, cell: str) -> 
     ("suite", "cell"), [SCENES[0], pytest.param(*SCENES[1], marks=pytest.mark.slow, id="libero")]
 )
 def test_the_experts_demonstrations_replay_bit_for_bit(suite: str, cell: str, tmp_path: Path) -> None:
-    options = RunOptions.of(suite=suite, policy="oracle", cells=(cell,), tasks=("0",), episodes=1, workers="0")
+    options = RunOptions.of(
+        suite=suite, policy="oracle", cells=(cell,), tasks=("0",), episodes=1, workers="0"
+    )
     found = collect(options, tmp_path / "d", Console(file=io.StringIO()), size=64)
     assert found.demonstrations == 1
     demos = open_demos(tmp_path / "d")

@@ -131,8 +131,8 @@ def test_camera_geometry_points_at_the_delivered_image(env: LiberoEnv, camera: s
 
 def test_sentences_and_goals_are_what_liberos_own_reader_finds() -> None:
     from apt_bench.envs.libero.bddl import read_bddl
-    from apt_bench.envs.libero.tasks import bddl_path
     from apt_bench.envs.libero.imports import import_libero
+    from apt_bench.envs.libero.tasks import bddl_path
 
     import_libero()
     from libero.libero.envs.bddl_utils import robosuite_parse_problem

@@ -88,7 +88,9 @@ def test_training_language_is_as_redundant_as_stated(cell, share):
         askable = sum(ITEMS[p.name].target for p in spec.items)
         places = {p.name for p in spec.containers} - {"tray"}
         assert (
-            (askable > 1) == (len(places) > 1) == ambiguous(args, scene_spec.scene_key(args, "to_plate", init, 7))
+            (askable > 1)
+            == (len(places) > 1)
+            == ambiguous(args, scene_spec.scene_key(args, "to_plate", init, 7))
         )
         found += askable > 1
     assert found / 300 == pytest.approx(share, abs=0.06)
