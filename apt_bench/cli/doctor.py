@@ -74,7 +74,7 @@ def _packages(suite: Suite) -> str:
 
 
 def _rendering() -> str:
-    """A picture, drawn in a process of its own: a GL library that crashes or hangs is told too."""
+    """An image rendered in a process of its own: a GL library that crashes or hangs is reported too."""
     backend = rendering.describe()
     kind = "in software; LIBERO's take about 0.1 s" if backend.software else "on the GPU"
     return f"{backend.name}, {backend.renderer}: a picture in {1000 * backend.seconds:.1f} ms ({kind})"

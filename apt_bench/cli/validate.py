@@ -109,7 +109,7 @@ def _solvable(
     result = run(options, console)
     if result.stopped:
         raise UserError(
-            f"The oracle's run stopped ({result.message or result.stopped}). The same command goes on."
+            f"The oracle's run stopped ({result.message or result.stopped}). Rerun the same command to resume."
         )
     proofs = load_object(suite.proofs)(suite, specs) if suite.proofs else {}
     evidence = solvability.gather(specs, result.records, proofs)
