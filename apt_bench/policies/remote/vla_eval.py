@@ -1,8 +1,8 @@
 """vla-eval's model servers, one protocol for many models: OpenVLA, OpenVLA-OFT, GR00T, X-VLA, starVLA and others.
 
 The server preprocesses for its model and keeps the chunk. It answers one action per observation, so every control step
-is a decision (execute horizon 1); a server without `chunk_size` answers whole chunks. Its greeting names the fields that
-it wants. Source: vla-eval 0.8.0.
+is a decision (execute horizon 1). A server without `chunk_size` answers whole chunks. Its greeting names the fields it
+expects. Source: vla-eval 0.8.0.
 """
 
 from __future__ import annotations
