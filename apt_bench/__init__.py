@@ -6,6 +6,7 @@ The public API is `__all__`; docs/api.md describes it. A name is imported when i
 __version__ = "0.1.0"
 
 __all__ = [
+    "EpisodeSpec",
     "Observation",
     "Policy",
     "PolicySpec",
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from apt_bench.core.errors import UserError
     from apt_bench.envs.base import Observation
     from apt_bench.policies.base import Policy, PolicySpec, Provenance, Resources
-    from apt_bench.suites import register_suite
+    from apt_bench.suites import EpisodeSpec, register_suite
 
 _HOMES = {
     "Run": "api.runs",
@@ -39,6 +40,7 @@ _HOMES = {
     "load_run": "api.runs",
     "make_env": "api.environments",
     "run": "api.evaluate",
+    "EpisodeSpec": "suites",
     "Observation": "envs.base",
     "Policy": "policies.base",
     "PolicySpec": "policies.base",

@@ -30,7 +30,7 @@ from apt_bench.models.action_codes import decode_chunk, encode_chunk
 from apt_bench.policies.apt import steps
 from apt_bench.policies.base import PolicySpec
 from apt_bench.rollout.episode import LocalClient, run_episode
-from apt_bench.suites import load_suite
+from apt_bench.suites import EpisodeSpec, load_suite
 from apt_bench.training.config import DataConfig
 from apt_bench.training.samples.episodes import Episode, read_episode
 
@@ -47,7 +47,7 @@ class Demonstrated:
         self.episode, self.stride = episode, stride
         self.errors: list[float] = []
 
-    def reset(self, episodes: Sequence[str]) -> None:
+    def reset(self, episodes: Sequence[EpisodeSpec]) -> None:
         """One episode each."""
 
     def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:

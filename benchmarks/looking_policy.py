@@ -8,6 +8,7 @@ import numpy as np
 
 from apt_bench.envs.base import ACTION_DIM, AGENTVIEW, WRIST, Observation
 from apt_bench.policies.base import PolicySpec
+from apt_bench.suites import EpisodeSpec
 
 
 class LookingPolicy:
@@ -15,7 +16,7 @@ class LookingPolicy:
 
     spec = PolicySpec("looking", cameras=(AGENTVIEW, WRIST), horizon=10, execute=10)
 
-    def reset(self, episodes: Sequence[str]) -> None:
+    def reset(self, episodes: Sequence[EpisodeSpec]) -> None:
         """Keeps nothing."""
 
     def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:

@@ -38,7 +38,7 @@ class InstantPolicy:
 
     spec = PolicySpec("instant", cameras=(AGENTVIEW, WRIST), horizon=10)
 
-    def reset(self, episodes: Sequence[str]) -> None:
+    def reset(self, episodes: Sequence[EpisodeSpec]) -> None:
         """Keeps nothing."""
 
     def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 import apt_bench
-from apt_bench import Observation, PolicySpec
+from apt_bench import EpisodeSpec, Observation, PolicySpec
 
 GOAL = np.array([0.0, 0.0, 0.15])
 """Point near the table, in metres: the frame of the observed gripper position."""
@@ -19,7 +19,7 @@ class Reach:
 
     spec = PolicySpec("reach", cameras=(), horizon=5, execute=5)
 
-    def reset(self, episodes: Sequence[str]) -> None:
+    def reset(self, episodes: Sequence[EpisodeSpec]) -> None:
         """Forget what was kept for these episodes. This policy keeps nothing."""
 
     def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:

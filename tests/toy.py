@@ -179,7 +179,7 @@ class PushPolicy:
         self.noise = noise
         self.batches: list[int] = []
 
-    def reset(self, episodes: Sequence[str]) -> None:
+    def reset(self, episodes: Sequence[EpisodeSpec]) -> None:
         pass
 
     def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:

@@ -151,7 +151,7 @@ class HeldPolicy(PolicyRef):
 def _reference(policy: AnyPolicy, args: Mapping[str, Any], options: RunOptions) -> PolicyRef:
     """The reference from which the run makes its policy."""
     if isinstance(policy, str):
-        return find_policy(policy, args, options.execution.file)
+        return find_policy(policy, args, options.execution.file, options.execution.servers)
     name = _class_name(policy)
     if options.execution.file is not None:
         raise UserError("`file` is only allowed with the name of a policy that executes a file.")

@@ -23,6 +23,7 @@ from apt_bench.models.vla import VLA
 from apt_bench.models.vlm import Prompt
 from apt_bench.policies.base import PolicySpec, Provenance, Resources, Steps, noise_seed
 from apt_bench.policies.preprocessing import shrink
+from apt_bench.suites import EpisodeSpec
 
 PANDA_OPENING = 0.08  # m between the finger joints' positions with the gripper fully open
 OPEN_ABOVE = 0.8  # predicted openness above which the gripper opens
@@ -140,7 +141,7 @@ class AptPolicy:
         """Hash of the weights, found without loading them. It shows whether a finished run used these weights."""
         return checkpoint.sha256(weights)
 
-    def reset(self, episodes: Sequence[str]) -> None:
+    def reset(self, episodes: Sequence[EpisodeSpec]) -> None:
         """Nothing is kept between decisions."""
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ from apt_bench.core.config import Arguments, Range, build, check_fields
 from apt_bench.core.errors import UserError
 from apt_bench.core.text import one_line
 from apt_bench.envs.base import Observation
+from apt_bench.suites import EpisodeSpec
 
 Steps = Annotated[int, Range(least=1, most=100_000)]
 """A number of control steps in one action chunk."""
@@ -163,6 +164,10 @@ def noise_seed(observation: Observation, *own: object) -> int:
 class Policy(Protocol):
     """A policy is any class with `spec`, `reset` and `act`: `--policy my_module:MyPolicy`.
 
+    A policy may also have `finish(episode, outcome)`, which is called when an episode has ended (`envs.base.Outcome`),
+    and `notes(episode)`, which is called after it and returns a mapping for the episode's record (server latency,
+    tokens, turns). An exception of these two is noted in the record and does not change the episode's outcome.
+
     Errors: raise `core.errors.ServerLost` where the policy's server does not answer. The episode is then missing data
     and is run again. The exceptions of common client libraries count as such, see `policies/servers.py`. Raise
     `core.errors.UserError` for an observation or an argument that the user must change; it stops the run. Every other
@@ -174,11 +179,12 @@ class Policy(Protocol):
         """What the policy declares; usually a plain attribute of the class."""
         ...
 
-    def reset(self, episodes: Sequence[str]) -> None:
-        """Start these episodes (`EpisodeKey.id`): forget what was kept for them.
+    def reset(self, episodes: Sequence[EpisodeSpec]) -> None:
+        """Start these episodes: forget what was kept for them.
 
         Args:
-            episodes: Ids of episodes, as in `Observation.episode`.
+            episodes: The episodes, each with `id` (as in `Observation.episode`), `prompt` (the instruction), and `key`
+                (suite, cell, task, index of the initial state, seed).
         """
         ...
 

@@ -10,17 +10,19 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from apt_bench.core.errors import PolicyFault, ServerLost, UserError
+from apt_bench.core.jsonable import jsonable
 from apt_bench.core.text import one_line
-from apt_bench.envs.base import ACTION_DIM, Observation
+from apt_bench.envs.base import ACTION_DIM, Observation, Outcome
 from apt_bench.policies.base import Policy, PolicySpec
 from apt_bench.policies.servers import server_lost
+from apt_bench.suites import EpisodeSpec
 
 ERROR_LENGTH = 2000
 """Characters of an exception's text that a message keeps, at most."""
@@ -40,9 +42,32 @@ class GuardedPolicy:
     policy: Policy
     spec: PolicySpec
 
-    def reset(self, episodes: Sequence[str]) -> None:
+    def reset(self, episodes: Sequence[EpisodeSpec]) -> None:
         """`Policy.reset`."""
         self._guarded(lambda: self.policy.reset(episodes))
+
+    def finish(self, episode: EpisodeSpec, outcome: Outcome) -> dict[str, Any]:
+        """Call `finish` and `notes`, where the policy has them.
+
+        Returns:
+            The notes for the episode's record. An exception becomes the note `error`: the episode has its outcome.
+        """
+        try:
+            if hasattr(self.policy, "finish"):
+                finish = self.policy.finish
+                guarded(lambda: finish(episode, outcome))
+            if not hasattr(self.policy, "notes"):
+                return {}
+            notes = self.policy.notes
+            return dict(guarded(lambda: jsonable(dict(notes(episode)), bounded=True)))
+        except (UserError, ServerLost) as error:
+            return {"error": one_line(error, ERROR_LENGTH)}
+
+    def close(self) -> None:
+        """Call `close`, where the policy has it; what it raises is ignored."""
+        if hasattr(self.policy, "close"):
+            with suppress(PolicyFault, UserError, ServerLost):
+                guarded(self.policy.close)
 
     def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
         """`Policy.act`. Raises the first PolicyFault among the chunks."""
@@ -126,12 +151,13 @@ def guarded(call: Callable[[], Any]) -> Any:
 
 
 def described(error: BaseException) -> str:
-    """An exception and the line that raised it, in one line of bounded length; of a UserError only its message."""
+    """An exception and the line that raised it, in one line of bounded length. Of a UserError and a
+    ServerLost it is the message alone."""
     try:
         text = one_line(error, ERROR_LENGTH)
     except BaseException:  # its __str__ raises
         text = "(its message cannot be read)"
-    if isinstance(error, UserError):
+    if isinstance(error, UserError | ServerLost):
         return text
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     place = f"{frame.f_code.co_filename}:{line}"

@@ -24,6 +24,7 @@ from apt_bench.core.plugins import find_plugins
 from apt_bench.core.text import file_name, one_line
 from apt_bench.policies.base import Policy, PolicySpec
 from apt_bench.policies.guard import GuardedPolicy, guard, guarded
+from apt_bench.policies.remote.links import expand_ports
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class PolicyRef:
         about: One sentence for `apt-bench ls policies`.
         args: Arguments of the class.
         file: Name of the argument that `--policy NAME FILE` fills; None where it takes no file.
+        server: Example of an address for `--server`, whose addresses the class gets as `server`; None where the policy
+            has no server.
+        servers: The servers' addresses, one each. They are not part of the policy's identity.
         placement: "actor" or "worker".
         num_gpus: GPUs of one actor.
         published: The policy's row in the tables of the paper.
@@ -51,6 +55,8 @@ class PolicyRef:
     about: str = ""
     args: Mapping[str, Any] = field(default_factory=dict)
     file: str | None = None
+    server: str | None = None
+    servers: tuple[str, ...] = ()
     placement: Literal["worker", "actor"] = "actor"
     num_gpus: Annotated[float, Range(least=0, most=1024)] = 0.0
     published: str | None = None
@@ -80,7 +86,9 @@ class PolicyRef:
         except PolicyFault as fault:
             raise UserError(f"Policy '{self.name}' cannot be made: it {fault}.") from fault
         except ServerLost as error:
-            raise UserError(f"Policy '{self.name}' cannot be made: its server is gone: {error}.") from error
+            start = self.conventions.get("start")
+            how = f" Start the server first: {start}" if start else ""
+            raise UserError(f"Policy '{self.name}' cannot reach its server: {error}.{how}") from error
         except UserError as error:
             raise UserError(f"Policy '{self.name}': {error}") from error
         spec = self.named(found.spec)
@@ -130,14 +138,22 @@ class PolicyRef:
     def _made(self, kind: Any) -> Policy:
         self._fits(kind)
         with argv_of_module(self.policy.partition(":")[0]):
-            policy: Policy = kind(**self.args)
+            policy: Policy = kind(**self._arguments())
         return policy
+
+    def _arguments(self) -> dict[str, Any]:
+        return {**self.args, "server": list(self.servers)} if self.servers else dict(self.args)
+
+    def for_worker(self, number: int) -> PolicyRef:
+        """A copy for rollout worker `number`, whose list of servers starts with another server than its neighbour's."""
+        first = number % len(self.servers) if self.servers else 0
+        return dataclasses.replace(self, servers=self.servers[first:] + self.servers[:first])
 
     def _fits(self, kind: Any) -> None:
         if not (callable(kind) and hasattr(kind, "act") and hasattr(kind, "reset")):
             raise UserError(f"'{self.policy}' is not a policy: it needs `spec`, `reset` and `act`.")
         try:
-            inspect.signature(kind).bind(**self.args)
+            inspect.signature(kind).bind(**self._arguments())
         except TypeError as error:
             raise UserError(f"{error}. Give arguments as --policy-arg key=value.") from None
 
@@ -206,14 +222,18 @@ def load_baseline(name: str) -> PolicyRef:
 
 
 def find_policy(
-    name: str, args: Sequence[str] | Mapping[str, Any] = (), file: str | None = None
+    name: str,
+    args: Sequence[str] | Mapping[str, Any] = (),
+    file: str | None = None,
+    servers: Sequence[str] = (),
 ) -> PolicyRef:
-    """Find a policy and give it arguments, as `--policy NAME FILE --policy-arg KEY=VALUE` does.
+    """Find a policy and give it arguments, as `--policy NAME FILE --policy-arg KEY=VALUE --server ADDRESS` does.
 
     Args:
         name: A name or path, see `load_baseline`, or "module:Class".
         args: Texts `key=value`, whose values are read as YAML; or a mapping of values.
         file: The file of a policy that takes one.
+        servers: Addresses of the policy's servers; `host:8000-8003` means four.
 
     Returns:
         The reference, with `placement` and `num_gpus` of the class's spec.
@@ -239,7 +259,12 @@ def find_policy(
         raise UserError(f"Policy '{name}' needs a file: --policy {name} FILE.")
     for key, value in values.items():
         _check_argument(value, f"Policy '{name}': argument '{key}'")
-    return dataclasses.replace(ref, args=values).resolve()
+    if servers and ref.server is None and ":" not in name:
+        raise UserError(f"Policy '{name}' has no server, but --server {servers[0]} was given.")
+    if ref.server is not None and not servers:
+        raise UserError(f"Policy '{name}' needs its server's address: --server {ref.server}.")
+    each = tuple(address for text in servers for address in expand_ports(text))
+    return dataclasses.replace(ref, args=values, servers=each).resolve()
 
 
 def _argument(text: str, where: str) -> Any:

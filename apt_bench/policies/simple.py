@@ -19,6 +19,7 @@ from apt_bench.core.files import parse_json, read_bytes, write_whole
 from apt_bench.core.text import one_line
 from apt_bench.envs.base import ACTION_DIM, Observation
 from apt_bench.policies.base import PolicySpec, Provenance, Resources, noise_seed
+from apt_bench.suites import EpisodeSpec
 
 
 class ZeroPolicy:
@@ -26,7 +27,7 @@ class ZeroPolicy:
 
     spec = PolicySpec("zero", resources=Resources(placement="worker"))
 
-    def reset(self, episodes: Sequence[str]) -> None:
+    def reset(self, episodes: Sequence[EpisodeSpec]) -> None:
         """Nothing is kept between decisions."""
 
     def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
@@ -49,7 +50,7 @@ class RandomPolicy:
     def __init__(self, seed: int = 0) -> None:
         self._seed = build(Natural, seed, "seed")
 
-    def reset(self, episodes: Sequence[str]) -> None:
+    def reset(self, episodes: Sequence[EpisodeSpec]) -> None:
         """Nothing is kept between decisions."""
 
     def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
@@ -96,7 +97,7 @@ class ReplayPolicy:
             found.update(read_bytes(file))
         return found.hexdigest()
 
-    def reset(self, episodes: Sequence[str]) -> None:
+    def reset(self, episodes: Sequence[EpisodeSpec]) -> None:
         """Nothing is kept between decisions."""
 
     def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:

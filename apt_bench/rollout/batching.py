@@ -10,9 +10,10 @@ from concurrent.futures import Future
 from typing import Any
 
 from apt_bench.core.errors import PolicyFault, ServerLost
-from apt_bench.envs.base import Observation
+from apt_bench.envs.base import Observation, Outcome
 from apt_bench.policies.base import Policy
 from apt_bench.policies.guard import guard
+from apt_bench.suites import EpisodeSpec
 
 WINDOW = 0.005
 """Seconds that a request waits for others to join its batch, unless the batch is full before."""
@@ -20,7 +21,9 @@ WINDOW = 0.005
 LOST_IN_A_ROW = 2
 """After this many lost requests in a row the server counts as lost; before, the fault may lie with one request."""
 
-Request = tuple[str, Any]  # ("act", Observation) or ("reset", EpisodeKey.id)
+Request = tuple[str, Any]
+"""("act", Observation), ("reset", EpisodeSpec) or ("finish", (EpisodeSpec, Outcome))."""
+
 Reply = tuple[Any, float]  # answer or exception, seconds of the policy
 
 
@@ -47,9 +50,13 @@ class Batcher:
         """Whether the policy's server or the connection to it is lost."""
         return len(self._lost) >= LOST_IN_A_ROW
 
-    def reset(self, episode: str) -> Reply:
+    def reset(self, episode: EpisodeSpec) -> Reply:
         """Call `Policy.reset` for one episode, between two batches."""
         return self._request(("reset", episode))
+
+    def finish(self, episode: EpisodeSpec, outcome: Outcome) -> Reply:
+        """Call `Policy.finish` and `Policy.notes` for one episode, between two batches; the answer is its notes."""
+        return self._request(("finish", (episode, outcome)))
 
     def act(self, observation: Observation) -> Reply:
         """Call `Policy.act` for one observation, batched with others."""
@@ -72,9 +79,11 @@ class Batcher:
             self._answer(batch)
 
     def _answer(self, batch: Sequence[tuple[Request, Future[Reply]]]) -> None:
-        for (kind, episode), future in batch:
+        for (kind, content), future in batch:
             if kind == "reset":
-                self._settle([future], lambda: self._reset(episode))  # noqa: B023
+                self._settle([future], lambda: self._reset(content))  # noqa: B023
+            elif kind == "finish":
+                self._settle([future], lambda: [self._policy.finish(*content)])  # noqa: B023
         requests = [(observation, future) for (kind, observation), future in batch if kind == "act"]
         if not requests:
             return
@@ -88,7 +97,7 @@ class Batcher:
             else:
                 self._settle([future], lambda: self._act([observation]))  # noqa: B023
 
-    def _reset(self, episode: str) -> list[None]:
+    def _reset(self, episode: EpisodeSpec) -> list[None]:
         self._policy.reset([episode])
         return [None]
 

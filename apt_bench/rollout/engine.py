@@ -160,7 +160,7 @@ class RayPool:
         self._settings, self._policies, self._hang = settings, policies, hang_timeout
         remote: Any = ray.remote
         self._actor = remote(concurrency_groups={"heartbeat": 1})(RolloutActor).options(num_cpus=1)
-        self._slots = [_Slot(i, self._actor.remote(settings)) for i in range(workers)]
+        self._slots = [_Slot(i, self._actor.remote(settings.for_worker(i))) for i in range(workers)]
         self._running: dict[Any, _Slot] = {}
         self._checked = time.monotonic()
 
@@ -215,7 +215,7 @@ class RayPool:
             )  # it has started, even if its heartbeat was never requested
         else:  # the worker may be in any state
             ray.kill(slot.actor)
-            slot.actor = self._actor.remote(self._settings)
+            slot.actor = self._actor.remote(self._settings.for_worker(slot.index))
             slot.heartbeat, slot.request, slot.killed = STARTING, None, ""
         return result
 

@@ -24,8 +24,12 @@ POLICY_FAULT = "policy_fault"
 class PolicyClient(Protocol):
     """How the loop calls a policy: in this process, or through a batching actor."""
 
-    def reset(self, episode: str) -> None:
+    def reset(self, episode: EpisodeSpec) -> None:
         """Announce that this episode begins."""
+        ...
+
+    def finish(self, episode: EpisodeSpec, outcome: Outcome) -> dict[str, Any]:
+        """Announce that this episode ended; the policy's notes for its record."""
         ...
 
     def act(self, observation: Observation) -> tuple[Any, float]:
@@ -44,9 +48,13 @@ class LocalClient:
     def __init__(self, policy: Policy) -> None:
         self._policy = guard(policy)
 
-    def reset(self, episode: str) -> None:
+    def reset(self, episode: EpisodeSpec) -> None:
         """Announce that this episode begins."""
         self._policy.reset([episode])
+
+    def finish(self, episode: EpisodeSpec, outcome: Outcome) -> dict[str, Any]:
+        """Announce that this episode ended; the policy's notes for its record."""
+        return self._policy.finish(episode, outcome)
 
     def act(self, observation: Observation) -> tuple[Any, float]:
         """A batch of one."""
@@ -94,7 +102,7 @@ def run_episode(
     outcome = env.outcome()
     try:
         heartbeat("policy")
-        client.reset(spec.key.id)
+        client.reset(spec)
         while not outcome.done:
             heartbeat("policy")
             start = time.perf_counter()
@@ -115,6 +123,7 @@ def run_episode(
                 executed.append(actions)
     except PolicyFault as error:
         fault = f"Policy '{policy.name}' {error}"
+    notes = client.finish(spec, outcome)
     record = EpisodeRecord(
         key=spec.key,
         policy=policy.name,
@@ -132,6 +141,7 @@ def run_episode(
         flags=spec.flags,
         error=fault,
         attempt=attempt,
+        notes=notes,
     )
     return Rollout(record, np.concatenate(executed) if executed else np.zeros((0, ACTION_DIM)))
 

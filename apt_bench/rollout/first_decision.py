@@ -77,7 +77,7 @@ def first_decisions(env: Env, policy: Policy, specs: Sequence[EpisodeSpec]) -> I
 
         def decide(spec: EpisodeSpec, seen: Observation = seen) -> np.ndarray:
             """The first chunk of this episode. All episodes of a scene start from the same observation."""
-            guarded.reset([spec.key.id])
+            guarded.reset([spec])
             own = dataclasses.replace(seen, instruction=spec.prompt, episode=spec.key.id)
             (chunk,) = guarded.act([with_noise_key(own, spec)])
             if guarded.spec.actions == "delta":

@@ -95,7 +95,7 @@ class Option:
         return build(self.kind, raw, where)
 
     def _read_words(self, raw: Any, where: str) -> Words:
-        if self.help.repeated and isinstance(raw, Mapping):
+        if self.field == "policy_args" and isinstance(raw, Mapping):
             return tuple(f"{k}={json.dumps(v)}" for k, v in build(Arguments, raw, where).items())
         several = raw if isinstance(raw, (list, tuple)) else [raw]
         texts = build(Words, [str(x) if type(x) is int else x for x in several], where)
@@ -168,6 +168,14 @@ class Execution(_Checked):
     file: Annotated[
         str | None, Help("File that the policy executes: --policy replay FILE.", positional=True)
     ] = None
+    servers: Annotated[
+        Words,
+        Help(
+            "Address of the policy's server; may be repeated, and HOST:8000-8003 means four servers.",
+            name="server",
+            repeated=True,
+        ),
+    ] = ()
     execute_horizon: Annotated[
         Count | None, Help("Actions executed of each chunk. Default: the policy's number.")
     ] = None

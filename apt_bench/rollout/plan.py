@@ -214,7 +214,7 @@ def dry_plan(options: RunOptions) -> Plan:
     execution, out = options.execution, options.output.out
     Video.parse(options.output.video)
     suite, specs = select(options)
-    ref = find_policy(execution.policy, execution.policy_args, execution.file)
+    ref = find_policy(execution.policy, execution.policy_args, execution.file, execution.servers)
     ref.check()
     for path, spec in _recorded(options, ref):
         found = plan(options, suite, specs, ref, spec)

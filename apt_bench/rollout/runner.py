@@ -52,7 +52,7 @@ def run(
     video, number = Video.parse(output.video), number_of_workers(execution.workers)
     suite, specs = select(options)
     specs = tuple(map(prepare, specs))
-    ref = ref or find_policy(execution.policy, execution.policy_args, execution.file)
+    ref = ref or find_policy(execution.policy, execution.policy_args, execution.file, execution.servers)
     if over := finished_plan(options, suite, specs, ref):
         return result_on_disk(over)
     home = str(Path.cwd())

@@ -5,6 +5,7 @@ They are plain classes: `--workers 0` uses the same `RolloutWorker` in the calli
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import threading
@@ -19,10 +20,11 @@ import numpy as np
 
 from apt_bench.core.config import argv_of_module, load_object
 from apt_bench.core.errors import ServerLost, UserError, describe_error
+from apt_bench.core.jsonable import jsonable
 from apt_bench.core.module_search_path import RAY_PYTHONPATH, installed_first
 from apt_bench.core.provenance import Package, require_same
 from apt_bench.core.text import one_line
-from apt_bench.envs.base import Env, Observation
+from apt_bench.envs.base import Env, Observation, Outcome
 from apt_bench.policies.base import Policy, PolicySpec
 from apt_bench.policies.guard import let_signals_pass
 from apt_bench.policies.registry import PolicyRef
@@ -50,6 +52,10 @@ class Settings:
     env: str = ""  # "module:Class", imported while the worker starts
     path: str = "."  # folder from which a user's own modules are imported
     simulator: tuple[Package, ...] = ()  # installed packages that the driver found
+
+    def for_worker(self, number: int) -> Settings:
+        """A copy for one worker, which prefers another of the policy's servers than its neighbour."""
+        return dataclasses.replace(self, policy=self.policy.for_worker(number))
 
 
 @dataclass(frozen=True)
@@ -129,11 +135,17 @@ class RolloutWorker:
     def _local_client(self) -> PolicyClient:
         if self._policy is None:
             try:
-                self._policy = self._settings.policy.load()
+                found = self._settings.policy.load()
             except UserError as error:
                 if isinstance(error.__cause__, ServerLost):
                     raise error.__cause__ from None
                 raise
+            if self._settings.policy.servers and found.spec != self._settings.policy_spec:
+                raise UserError(
+                    f"Policy '{found.spec.name}' is not the one that the run began with: its spec has changed. Does "
+                    "its server now serve another checkpoint? Rerun with the first one, or with another --out."
+                )
+            self._policy = found
         return LocalClient(self._policy)
 
     def heartbeat(self) -> tuple[int, str]:
@@ -200,9 +212,13 @@ class PolicyHost:
             raise ServerLost("the policy's server is gone")
         return self._spec
 
-    def reset(self, episode: str) -> Any:
+    def reset(self, episode: EpisodeSpec) -> Any:
         """See Batcher.reset."""
         return self._batcher.reset(episode)
+
+    def finish(self, episode: EpisodeSpec, outcome: Outcome) -> Any:
+        """See Batcher.finish."""
+        return self._batcher.finish(episode, outcome)
 
     def act(self, observation: Observation) -> Any:
         """See Batcher.act."""
@@ -219,9 +235,18 @@ class RemoteClient:
 
     host: Any
 
-    def reset(self, episode: str) -> None:
+    def reset(self, episode: EpisodeSpec) -> None:
         """Announce that this episode begins."""
         self._get(self.host.reset.remote(episode))
+
+    def finish(self, episode: EpisodeSpec, outcome: Outcome) -> dict[str, Any]:
+        """Announce that this episode ended; the policy's notes for its record."""
+        plain = dataclasses.replace(outcome, events=jsonable(dict(outcome.events), bounded=True))
+        try:
+            notes: dict[str, Any] = self._get(self.host.finish.remote(episode, plain))[0]
+        except PolicyLost as error:  # the episode has its outcome; the next one finds the policy lost
+            return {"error": str(error)}
+        return notes
 
     def act(self, observation: Observation) -> tuple[Any, float]:
         """One action chunk; the actor may batch the observation with those of other workers."""

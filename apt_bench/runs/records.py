@@ -57,11 +57,14 @@ class EpisodeRecord:
     error: str | None = None
     video: str | None = None
     attempt: int = 1
+    notes: Mapping[str, Any] = field(default_factory=dict)  # of the policy: server latency, tokens, turns
 
     def to_json(self) -> str:
         """The record as one line of JSON, without the newline. Values that JSON cannot hold are converted
         (`jsonable`)."""
         raw = {name: _fitted(name, jsonable(getattr(self, name), bounded=True)) for name in _TYPES}
+        if not raw["notes"]:
+            del raw["notes"]
         return json.dumps(raw, separators=(",", ":"), ensure_ascii=False)
 
     @staticmethod

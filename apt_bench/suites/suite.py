@@ -164,6 +164,11 @@ class EpisodeSpec:
     group: str
     flags: tuple[str, ...] = ()
 
+    @property
+    def id(self) -> str:
+        """`EpisodeKey.id`; observations of this episode carry it."""
+        return self.key.id
+
     @cached_property
     def _scene_digest(self) -> bytes:
         scene = [jsonable(dict(self.args)), self.key.task, self.key.init, self.key.seed]

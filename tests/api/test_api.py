@@ -165,7 +165,7 @@ def test_bad_input_is_a_user_error(words: dict[str, Any], message: str, tmp_path
 def test_ctrl_c_raises_when_the_episodes_so_far_are_recorded(tmp_path: Path) -> None:
     class Stops(PushPolicy):
         def reset(self, episodes: Any) -> None:
-            if "init1" in episodes[0]:
+            if "init1" in episodes[0].id:
                 signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):

@@ -31,6 +31,7 @@ VALUES: dict[str, tuple[Any, list[str]]] = {
     "policy": ("oracle", ["--policy", "oracle"]),
     "policy-arg": ({"a": 1, "b": "x, y"}, ["--policy-arg", "a=1", "--policy-arg", 'b="x, y"']),
     "file": ("x.npz", ["x.npz"]),
+    "server": (["ws://a:1", "b:2-3"], ["--server", "ws://a:1", "--server", "b:2-3"]),
     "execute-horizon": (4, ["--execute-horizon", "4"]),
     "workers": (2, ["--workers", "2"]),
     "ray-address": ("auto", ["--ray-address", "auto"]),

@@ -37,7 +37,7 @@ def env() -> Iterator[LiberoEnv]:
 def test_the_oracle_does_both(env: LiberoEnv, cell: str, first: str, second: str) -> None:
     spec = load_suite("libero_compose").select([cell], [f"{first}{SEPARATOR}{second}"], episodes=1)[0]
     policy = OraclePolicy()
-    policy.reset([spec.key.id])
+    policy.reset([spec])
     observation = env.reset(spec, privileged=True)
     said = {observation.instruction: 0}
     while not env.outcome().done:

@@ -25,7 +25,7 @@ def play(env: LiberoEnv, cell: str, task: str, suite_name: str = "libero_pro") -
     suite = load_suite(suite_name)
     spec = suite.select([cell], [task], episodes=1)[0]
     policy = OraclePolicy()
-    policy.reset([spec.key.id])
+    policy.reset([spec])
     observation = env.reset(spec, privileged=True)
     while not env.outcome().done:
         observation = env.step_chunk(policy.act([observation])[0])

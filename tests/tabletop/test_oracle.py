@@ -23,7 +23,7 @@ CELLS = [
 
 def solve(env, spec):
     policy, observation = OraclePolicy(), env.reset(spec, privileged=True)
-    policy.reset([spec.key.id])
+    policy.reset([spec])
     while not env.done:
         observation = env.step_chunk(policy.act([observation])[0], render=False)
     return env.outcome()

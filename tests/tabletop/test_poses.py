@@ -17,7 +17,7 @@ from apt_bench.policies.apt import steps
 from apt_bench.policies.base import PolicySpec
 from apt_bench.policies.oracle import OraclePolicy
 from apt_bench.rollout.episode import LocalClient, Rollout, run_episode
-from apt_bench.suites import load_suite
+from apt_bench.suites import EpisodeSpec, load_suite
 
 pytestmark = pytest.mark.sim
 SPEC = load_suite("rigid_pick_place").select(["so"], episodes=1)[0]
@@ -30,7 +30,7 @@ class Poses:
         self.spec = PolicySpec("poses", horizon=32, execute=execute, actions="pose")
         self.rows = rows
 
-    def reset(self, episodes: Sequence[str]) -> None:
+    def reset(self, episodes: Sequence[EpisodeSpec]) -> None:
         pass
 
     def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
@@ -48,7 +48,7 @@ def pose_of(state: np.ndarray) -> np.ndarray:
 
 def test_demonstrations_survive_their_codes_however_many_are_executed_at_once(env: TabletopEnv) -> None:
     oracle, observation = OraclePolicy(), env.reset(SPEC, privileged=True)
-    oracle.reset([SPEC.key.id])
+    oracle.reset([SPEC])
     states, actions = [], []
     while not env.done:
         for action in oracle.act([observation])[0]:

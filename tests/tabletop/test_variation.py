@@ -13,7 +13,7 @@ pytestmark = pytest.mark.sim
 def path(env, spec, policy):
     """Return the positions of the hand, (T, 3) in m, and the outcome."""
     observation = env.reset(spec, privileged=True)
-    policy.reset([spec.key.id])
+    policy.reset([spec])
     points = []
     while not env.done:
         points.append(observation.state[:3])

@@ -14,6 +14,7 @@ from apt_bench.policies.base import PolicySpec, Resources
 from apt_bench.policies.oracle.planner import expert
 from apt_bench.policies.oracle.variation import Variation
 from apt_bench.policies.oracle.world import World
+from apt_bench.suites import EpisodeSpec
 
 Amount = Annotated[float, Range(least=0, most=2)]
 
@@ -43,7 +44,7 @@ class OraclePolicy:
         self._seed: int = build(Natural, seed, "seed")
         self._experts: dict[str, Iterator[np.ndarray]] = {}
 
-    def reset(self, episodes: Sequence[str]) -> None:
+    def reset(self, episodes: Sequence[EpisodeSpec]) -> None:
         """Discard the experts of earlier episodes, and with them their scenes. A new expert starts at the first
         observation of its episode, after the scene has settled."""
         self._experts.clear()

@@ -45,45 +45,55 @@ class Address:
 
 
 def addresses(texts: str | Sequence[str], schemes: Sequence[str], port: int) -> list[Address]:
-    """The servers that `--server` names.
+    """Read addresses of servers.
 
     Args:
-        texts: `ws://host:8000`, `host:8000`, `host`, or `host:8000-8003` for four servers. An address may have a path.
+        texts: `ws://host:8000`, `host:8000`, or `host`. An address may have a path.
         schemes: Schemes that the protocol has, the default one first.
         port: The protocol's usual port.
 
     Raises:
         UserError: A text is no address, or its scheme is another protocol's.
     """
-    found: list[Address] = []
-    for text in [texts] if isinstance(texts, str) else texts:
-        found += _addresses(text.strip(), schemes, port)
+    found = [_address(text, schemes, port) for text in ([texts] if isinstance(texts, str) else texts)]
     if not found:
         raise UserError(f"No server is given. Use --server {schemes[0]}://HOST:{port}.")
     return found
 
 
-def _addresses(text: str, schemes: Sequence[str], usual: int) -> list[Address]:
-    example = f"Use --server {schemes[0]}://HOST:{usual}, or HOST:{usual}-{usual + 3} for several."
-    scheme, mark, rest = text.partition("://")
+def expand_ports(text: str) -> list[str]:
+    """The addresses that a text with a range of ports means: `host:8000-8003` is four servers.
+
+    Raises:
+        UserError: The range is empty or too long.
+    """
+    span = re.fullmatch(r"(.*?):(\d{1,5})-(\d{1,5})(/.*)?", text.strip())
+    if not span:
+        return [text.strip()]
+    first, last = int(span[2]), int(span[3])
+    if not 0 < first <= last <= 65535 or last - first >= MOST_PORTS:
+        raise UserError(f"--server {text}: {first}-{last} is not a range of ports, such as 8000-8003.")
+    return [f"{span[1]}:{port}{span[4] or ''}" for port in range(first, last + 1)]
+
+
+def _address(text: str, schemes: Sequence[str], usual: int) -> Address:
+    example = f"Use --server {schemes[0]}://HOST:{usual}."
+    scheme, mark, rest = text.strip().partition("://")
     if not mark:
-        scheme, rest = schemes[0], text
+        scheme, rest = schemes[0], text.strip()
     if scheme.lower() not in schemes:
-        raise UserError(f"--server {text}: this protocol has {' or '.join(schemes)}, not {scheme}. {example}")
-    span = re.fullmatch(r"([^/]*?):(\d{1,5})-(\d{1,5})(/.*)?", rest)
-    first, last = (int(span[2]), int(span[3])) if span else (None, None)
+        raise UserError(
+            f"--server {text}: this protocol uses {' or '.join(schemes)}, not {scheme}. {example}"
+        )
     try:
-        parts = urlsplit(f"{scheme}://{span[1]}:{first}{span[4] or ''}" if span else f"{scheme}://{rest}")
+        parts = urlsplit(f"{scheme}://{rest}")
         host, port = parts.hostname, parts.port if parts.port is not None else usual
     except ValueError as error:
         raise UserError(f"--server {text}: {error}. {example}") from None
-    path = parts.path.rstrip("/") + (f"?{parts.query}" if parts.query else "")
     if not host or re.search(r"\s", rest) or parts.username is not None or port == 0:
-        raise UserError(f"--server {text} is no address. {example}")
-    last = port if last is None else last
-    if not port <= last <= 65535 or last - port >= MOST_PORTS:
-        raise UserError(f"--server {text}: {port}-{last} is no range of ports. {example}")
-    return [Address(scheme.lower(), host, p, path) for p in range(port, last + 1)]
+        raise UserError(f"--server {text} is not an address. {example}")
+    path = parts.path.rstrip("/") + (f"?{parts.query}" if parts.query else "")
+    return Address(scheme.lower(), host, port, path)
 
 
 class Link(Protocol):
