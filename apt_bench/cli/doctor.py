@@ -7,18 +7,24 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from apt_bench.cli._json import AsJson, print_json, stdout_to_stderr
+from apt_bench.cli._options import PolicyArgs
 from apt_bench.core import provenance
+from apt_bench.core.config import load_object
 from apt_bench.core.errors import UserError, describe_error
 from apt_bench.core.machine import cores, free_memory_gb
-from apt_bench.core.text import one_line, plain_console
+from apt_bench.core.text import file_name, one_line, plain_console
 from apt_bench.envs import rendering
-from apt_bench.policies.registry import load_baseline
+from apt_bench.envs.base import AGENTVIEW, WRIST
+from apt_bench.policies import canaries
+from apt_bench.policies.registry import PolicyRef, find_policy, load_baseline
 from apt_bench.rollout.cluster import auto_workers, ray_session
+from apt_bench.rollout.episode import with_noise_key
 from apt_bench.rollout.workers import Result, RolloutWorker, Settings
 from apt_bench.suites import Suite, load_suite
 
@@ -32,11 +38,21 @@ def register(app: typer.Typer) -> None:
 
 def doctor_command(
     suite: Annotated[str, typer.Option(help="Suite of which one episode is run.")] = "libero_pro",
+    policy: Annotated[
+        str | None,
+        typer.Option(help="Also check whether the answers of this policy depend on its inputs."),
+    ] = None,
+    policy_arg: PolicyArgs = None,
+    server: Annotated[list[str] | None, typer.Option(help="Address of the policy's server.")] = None,
+    frames: Annotated[
+        Path, typer.Option(help="Folder for the images that the policy gets at its first decision.")
+    ] = Path("results/doctor"),
     as_json: AsJson = False,
 ) -> None:
     """Check this machine.
 
-    Checks versions, rendering, memory, disk and Ray, and runs one real episode. Exit code 1: a check failed."""
+    Checks versions, rendering, memory, disk and Ray, and runs one real episode. With --policy it also sends the policy
+    the first observation of the suite, with other images and another instruction. Exit code 1: a check failed."""
     chosen = load_suite(suite)
     console = plain_console(sys.stderr if as_json else None)
     checks: dict[str, Callable[[], str]] = {
@@ -48,6 +64,9 @@ def doctor_command(
         "ray": _ray,
         "episode": lambda: _episode(chosen),
     }
+    if policy is not None:
+        ref = find_policy(policy, policy_arg or (), servers=server or ())
+        checks["policy"] = lambda: _policy(chosen, ref, frames / file_name(policy))
     found = []
     with stdout_to_stderr(as_json):
         for name, check in checks.items():
@@ -117,3 +136,26 @@ def _episode(suite: Suite) -> str:
         raise UserError(str(result.fatal or result.error))
     record = result.record
     return f"{spec.key.id}: {record.outcome} after {record.steps} steps, {time.perf_counter() - start:.1f} s"
+
+
+def _policy(suite: Suite, ref: PolicyRef, folder: Path) -> str:
+    """The policy's answers to the first observation of the suite, and that observation's images as PNG."""
+    from PIL import Image
+
+    policy = ref.load()
+    env = load_object(suite.env)()
+    try:
+        spec = suite.select(episodes=1)[0]
+        observation = env.reset(spec, policy.spec.cameras or (AGENTVIEW, WRIST), policy.spec.privileged)
+        observation = with_noise_key(observation, spec)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, image in observation.images.items():
+            Image.fromarray(image).save(folder / f"{file_name(name)}.png")
+        found = canaries.check_answers(policy, spec, observation)
+    finally:
+        env.close()
+        policy.close()
+    lines = [f"'{spec.prompt}', images in {folder}", *canaries.summary(found)]
+    if found["warnings"]:
+        raise UserError("; ".join([*found["warnings"], *lines]))
+    return "; ".join(lines)

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 import apt_bench
 from apt_bench.analysis.cell_summary import cell_summaries, probe_summaries
 from apt_bench.analysis.run import Run, suite_names
-from apt_bench.core.text import csv_cell, file_name, plain
+from apt_bench.core.text import csv_cell, file_name, one_line, plain
 from apt_bench.reporting import charts
 from apt_bench.reporting.chart_style import save
 from apt_bench.reporting.control_table import control_table
@@ -163,7 +163,7 @@ def _fill(report: Report, runs: Sequence[Run], with_published: bool) -> list[str
             step(report, filled)
     if runs:
         _background(report, runs)
-    gaps = [*_unpinned(runs), *missing(runs)]
+    gaps = [*_unpinned(runs), *_canaries(runs), *missing(runs)]
     (report.out / "tables").mkdir(parents=True, exist_ok=True)
     with open(report.out / "tables" / "missing.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["missing"], *([csv_cell(g)] for g in gaps)])
@@ -283,6 +283,14 @@ def _unpinned(runs: Sequence[Run]) -> Iterator[str]:
                 f"{run.label} was not run on the suite's own simulator (--unpinned), so its scores are not comparable: "
                 f"the suite is {'; it is '.join(map(str, marks))}."
             )
+
+
+def _canaries(runs: Sequence[Run]) -> Iterator[str]:
+    """A sentence for each warning of the check of a policy's server, see `policies/canaries.py`."""
+    for run in runs:
+        warnings = run.info.get("canaries", {}).get("warnings")
+        for warning in warnings if isinstance(warnings, list) else ():
+            yield f"{run.label}, before the first episode: {one_line(warning, 300)}"
 
 
 def _render(report: Report, runs: Sequence[Run], gaps: Sequence[str], title: str) -> str:

@@ -6,14 +6,19 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from apt_bench.core import provenance, temporary_folders
+from apt_bench.core.errors import PolicyFault, ServerLost, UserError
 from apt_bench.core.files import exclusive
 from apt_bench.core.signals import stop_on_signals
+from apt_bench.core.text import say
 from apt_bench.core.tracking import tracking
 from apt_bench.envs import rendering
+from apt_bench.policies import canaries
+from apt_bench.policies.guard import GuardedPolicy
 from apt_bench.policies.registry import PolicyRef, find_policy
 from apt_bench.rollout.cluster import ray_session
 from apt_bench.rollout.engine import PolicyActor, RayPool, policy_actors, run_local
@@ -59,9 +64,14 @@ def run(
     with ExitStack() as stack:
         actors: list[PolicyActor] = []
         workers = 0
+        answers: dict[str, Any] | None = None
         if ref.placement == "worker" or number == 0:
             policy = ref.load()
             todo = plan(options, suite, specs, ref, policy.spec)
+            if ref.servers and not todo.over:
+                answers = check_server(policy, (*todo.todo, *specs)[0])
+            if number != 0:  # each worker makes its own
+                policy.close()
         else:  # load its weights only in the process where it runs
             policy = None
             workers = stack.enter_context(ray_session(execution.ray_address, number, len(specs)))
@@ -77,7 +87,7 @@ def run(
         RunStore(todo.out).sweep()
         temporary_folders.sweep()
         renders = bool(suite.simulator) and (todo.policy_spec.cameras or video.which != "none")
-        writer = RunWriter(todo, dataclasses.asdict(rendering.describe()) if renders else None)
+        writer = RunWriter(todo, dataclasses.asdict(rendering.describe()) if renders else None, answers)
         if not actors and number != 0:
             workers = stack.enter_context(ray_session(execution.ray_address, number, max(1, len(todo.todo))))
         settings = Settings(
@@ -101,3 +111,20 @@ def run(
         tracker = stack.enter_context(tracking(output.track, todo.out, writer.card()))
         with closing(stream):
             return record_results(todo, writer, schedule, stream, stopped, console, workers, tracker)
+
+
+def check_server(policy: GuardedPolicy, spec: EpisodeSpec) -> dict[str, Any]:
+    """Check the answers of a served policy, see `canaries.check_answers`; what stands out is printed.
+
+    Raises:
+        UserError: The server does not answer, or its answers are no action chunks.
+    """
+    try:
+        found = canaries.check_answers(policy, spec, canaries.stored_observation(spec))
+    except PolicyFault as fault:
+        raise UserError(f"Policy '{policy.spec.name}' {fault}.") from fault
+    except ServerLost as lost:
+        raise UserError(f"The server of policy '{policy.spec.name}' does not answer: {lost}.") from lost
+    for warning in found["warnings"]:
+        say(f"warning: {warning}")
+    return found

@@ -23,12 +23,15 @@ from apt_bench.suites import EpisodeKey, EpisodeSpec
 class RunWriter:
     """Creates or continues a run directory and writes all of its files."""
 
-    def __init__(self, plan: Plan, gl: Mapping[str, Any] | None) -> None:
+    def __init__(
+        self, plan: Plan, gl: Mapping[str, Any] | None, canaries: Mapping[str, Any] | None = None
+    ) -> None:
         """Write `protocol.json` and `run.json`.
 
         Args:
             plan: What is to be run.
             gl: The renderer in use; None = nothing is rendered.
+            canaries: What a check of the policy's server found.
 
         Raises:
             UserError: The directory holds a run of another protocol or policy, or cannot be written.
@@ -49,6 +52,8 @@ class RunWriter:
             "ended": None,
             "wall_seconds": earlier.get("wall_seconds", 0.0),
         }
+        if found := canaries or earlier.get("canaries"):
+            self._run["canaries"] = found
         if "sequential" in earlier:
             self._run["sequential"] = earlier["sequential"]
         self._add_requested(plan.rule.begun if plan.rule else plan.specs)

@@ -32,6 +32,7 @@ RUN: dict[str, Any] = {
         "about": Mapping[str, Any],
         "cameras": tuple[str, ...],
     },
+    "canaries": Mapping[str, Any],
     "requested": Mapping[str, Mapping[str, Natural]],
     "requested_probes": Mapping[str, Mapping[str, Mapping[str, Natural]]],
     "unavailable": Mapping[str, Mapping[str, str]],
