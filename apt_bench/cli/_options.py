@@ -25,8 +25,12 @@ TITLES = dict(
 
 
 def _help(field: str) -> Any:
+    option = OPTIONS[field]
     return typer.Option(
-        f"--{OPTIONS[field].name}", help=OPTIONS[field].help.text, autocompletion=COMPLETE.get(field)
+        f"--{option.name}",
+        help=option.help.text,
+        metavar=option.help.metavar or None,
+        autocompletion=COMPLETE.get(field),
     )
 
 
@@ -38,6 +42,7 @@ TrackName = Annotated[str, _help("track")]
 RayAddress = Annotated[str | None, _help("ray_address")]
 Unpinned = Annotated[bool, _help("unpinned")]
 PolicyArgs = Annotated[list[str] | None, _help("policy_args")]
+Servers = Annotated[list[str] | None, _help("servers")]
 
 
 class GroupedCommand(TyperCommand):
@@ -114,7 +119,7 @@ def _annotation(option: Option, names: tuple[str, ...] = (), default: Any = MISS
     if kind is bool:
         names = (f"--{option.name}/--no-{option.name}",)
     elif option.help.repeated:
-        kind, metavar = list[str], "<key=value>"
+        kind, metavar = list[str], option.help.metavar
     elif option.base in (tuple, Path):
         metavar = "<path>" if option.base is Path else "<a,b,...>"
     complete = COMPLETE.get(option.field)

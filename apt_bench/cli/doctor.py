@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from apt_bench.cli._json import AsJson, print_json, stdout_to_stderr
-from apt_bench.cli._options import PolicyArgs
+from apt_bench.cli._options import PolicyArgs, Servers
 from apt_bench.core import provenance
 from apt_bench.core.config import load_object
 from apt_bench.core.errors import UserError, describe_error
@@ -43,7 +43,7 @@ def doctor_command(
         typer.Option(help="Also check whether the answers of this policy depend on its inputs."),
     ] = None,
     policy_arg: PolicyArgs = None,
-    server: Annotated[list[str] | None, typer.Option(help="Address of the policy's server.")] = None,
+    server: Servers = None,
     frames: Annotated[
         Path, typer.Option(help="Folder for the images that the policy gets at its first decision.")
     ] = Path("results/doctor"),

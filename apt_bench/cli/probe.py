@@ -12,7 +12,16 @@ import typer
 from rich.progress import track
 from rich.table import Table
 
-from apt_bench.cli._options import CellList, PolicyArgs, PolicyName, SuiteName, TaskList, Unpinned, words
+from apt_bench.cli._options import (
+    CellList,
+    PolicyArgs,
+    PolicyName,
+    Servers,
+    SuiteName,
+    TaskList,
+    Unpinned,
+    words,
+)
 from apt_bench.core import provenance
 from apt_bench.core.config import load_object
 from apt_bench.core.errors import PolicyFault, ServerLost, UserError
@@ -40,6 +49,7 @@ def probe_command(
     episodes: Annotated[int, typer.Option(help="Initial states per task.")] = 2,
     probe: Annotated[str, typer.Option(help="Language probes, separated by commas.")] = ",".join(PROBES),
     policy_arg: PolicyArgs = None,
+    server: Servers = None,
     out: Annotated[
         Path | None, typer.Option(help="Write one row per episode and probe to this CSV file.")
     ] = None,
@@ -60,7 +70,7 @@ def probe_command(
     # `swapped` takes its sentences from every task of the cell, not only the chosen ones.
     every = chosen.select(words(cells) or None, episodes=1)
     probed = expand(specs, words(probe), every)
-    asked = find_policy(policy, policy_arg or ()).load()
+    asked = find_policy(policy, policy_arg or (), servers=server or ()).load()
     env = load_object(chosen.env)()
     console = plain_console()
     try:

@@ -34,6 +34,7 @@ class Help:
         text: What the option does.
         name: Its name without the leading dashes; empty = the field's name.
         repeated: The command line may repeat it; otherwise several words are separated by commas.
+        metavar: What help shows for the value; empty = its type.
         positional: The command line takes it without a name.
         points: The command line and files give it in percentage points, the field is a fraction.
     """
@@ -41,6 +42,7 @@ class Help:
     text: str
     name: str = ""
     repeated: bool = False
+    metavar: str = ""
     positional: bool = False
     points: bool = False
 
@@ -163,7 +165,12 @@ class Execution(_Checked):
     policy: Annotated[str, Help("Name of a shipped policy, or my_module:MyPolicy.")]
     policy_args: Annotated[
         Words,
-        Help("Argument of the policy, as key=value; may be repeated.", name="policy-arg", repeated=True),
+        Help(
+            "Argument of the policy, as key=value; may be repeated.",
+            name="policy-arg",
+            repeated=True,
+            metavar="<key=value>",
+        ),
     ] = ()
     file: Annotated[
         str | None, Help("File that the policy executes: --policy replay FILE.", positional=True)
@@ -174,6 +181,7 @@ class Execution(_Checked):
             "Address of the policy's server; may be repeated, and HOST:8000-8003 means four servers.",
             name="server",
             repeated=True,
+            metavar="<address>",
         ),
     ] = ()
     execute_horizon: Annotated[
