@@ -259,6 +259,7 @@ def find_policy(
         raise UserError(f"Policy '{name}' needs a file: --policy {name} FILE.")
     for key, value in values.items():
         _check_argument(value, f"Policy '{name}': argument '{key}'")
+    servers = tuple(servers) or ref.servers
     if servers and ref.server is None and ":" not in name:
         raise UserError(f"Policy '{name}' has no server, but --server {servers[0]} was given.")
     if ref.server is not None and not servers:
