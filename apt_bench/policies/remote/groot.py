@@ -7,6 +7,7 @@ asserts: uint8 and float32. Sources: Isaac-GR00T, `gr00t/policy/server_client.py
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
@@ -21,6 +22,7 @@ from apt_bench.policies.remote.server import (
     api_key,
     binary_gripper,
     mapping,
+    numbers,
     rows,
     wrong_server,
 )
@@ -28,8 +30,9 @@ from apt_bench.suites import EpisodeSpec
 from apt_bench.wire import groot as wire
 from apt_bench.wire.arrays import WireError
 
-Layout = Literal["nested", "flat"]
-"""Keys of a request: `{"video": {"image": ...}}`, or `{"video.image": ...}` of the simulation wrapper."""
+Layout = Literal["nested", "flat", "n1.5"]
+"""Form of a request: `{"video": {"image": (1, 1, H, W, 3)}}`; `{"video.image": (1, 1, H, W, 3)}` of the simulation
+wrapper; `{"video.image": (1, H, W, 3)}` of N1.5's server, which has neither options nor `reset`."""
 
 FIELDS = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 """Fields of state and action, in the order of the environment's action. roll, pitch and yaw hold the axis-angle."""
@@ -45,7 +48,8 @@ class GrootPolicy(RemotePolicy):
     Args:
         server: Address, or several; see `RemotePolicy`.
         execute: Actions executed of each chunk; 8 in GR00T's README for LIBERO, 16 in vla-eval.
-        layout: Keys of the request; None = what the server's modality configuration has.
+        layout: Form of the request; None = "n1.5" where the server's modality configuration has keys such as
+            `video.image`, else "nested". "flat" is for a server that was started with `--use-sim-policy-wrapper`.
         arrays: How arrays are written: "npy" (N1.5, N1.6), or "msgpack_numpy" (seen in clients of N1.7).
         horizon: Actions in one chunk, at most; None = what the server's modality configuration has.
     """
@@ -61,8 +65,8 @@ class GrootPolicy(RemotePolicy):
         arrays: wire.Arrays = "npy",
         horizon: int | None = None,
     ) -> None:
-        if arrays not in ("npy", "msgpack_numpy") or layout not in (None, "nested", "flat"):
-            raise UserError("arrays is npy or msgpack_numpy; layout is nested or flat.")
+        if arrays not in ("npy", "msgpack_numpy") or layout not in (None, "nested", "flat", "n1.5"):
+            raise UserError("arrays is npy or msgpack_numpy; layout is nested, flat or n1.5.")
         self._arrays: wire.Arrays = arrays
         self._layout: Layout = layout or "nested"
         self._ask_layout = layout is None
@@ -75,6 +79,7 @@ class GrootPolicy(RemotePolicy):
         try:
             link.ask(self._message("ping"), PING_SECONDS)
         except ServerLost as error:
+            link.close()
             raise ServerLost(f"no GR00T server answers at {address.url}: {error}") from error
         return link
 
@@ -86,32 +91,32 @@ class GrootPolicy(RemotePolicy):
             raise wrong_server(self.address, "GR00T", str(error)) from error
         keys = _keys(config, "video")
         if self._ask_layout and any("." in key for key in keys):
-            self._layout = "flat"
+            self._layout = "n1.5"
         missing = {key.rpartition(".")[2] for key in keys} - IMAGES.keys()
         if missing:
             raise UserError(
-                f"{self.address.url} wants the images {', '.join(sorted(missing))}, which LIBERO does not have. It "
+                f"{self.address.url} expects the images {', '.join(sorted(missing))}, which LIBERO does not have. It "
                 "serves another embodiment; start it with --embodiment-tag LIBERO_PANDA or the checkpoint's own."
             )
         return config
 
     def _begin(self, episode: EpisodeSpec) -> None:
-        self._called_endpoint("reset", {"options": None})
+        if self._layout != "n1.5":
+            self._called_endpoint("reset", {"options": None})
 
     def _infer(self, observation: Observation) -> np.ndarray:
-        reply = self._called_endpoint(
-            "get_action", {"observation": self._request(observation), "options": None}
-        )
+        request = self._request(observation)
+        data = request if self._layout == "n1.5" else {"observation": request, "options": None}
+        reply = self._called_endpoint("get_action", data)
         return binary_gripper(chunk_of(reply))
 
     def _request(self, observation: Observation) -> dict[str, Any]:
-        images = {
-            key: np.ascontiguousarray(observation.images[name])[None, None] for key, name in IMAGES.items()
-        }
-        numbers = np.asarray(observation.state, dtype=np.float32)
-        state = {name: numbers[i : i + 1][None, None] for i, name in enumerate(FIELDS[:6])}
-        state["gripper"] = numbers[6:8][None, None]
-        if self._layout == "flat":
+        values = np.asarray(observation.state, dtype=np.float32)
+        lead = (None,) if self._layout == "n1.5" else (None, None)  # batch, and time
+        images = {key: np.ascontiguousarray(observation.images[name])[lead] for key, name in IMAGES.items()}
+        state = {name: values[i : i + 1][lead] for i, name in enumerate(FIELDS[:6])}
+        state["gripper"] = values[6:8][lead]
+        if self._layout != "nested":
             return {
                 **{f"video.{k}": v for k, v in images.items()},
                 **{f"state.{k}": v for k, v in state.items()},
@@ -131,7 +136,7 @@ class GrootPolicy(RemotePolicy):
         found = wire.decode(cast(bytes, self._link.ask(self._message(endpoint, data))))
         if isinstance(found, dict) and "error" in found:
             text = one_line(found["error"], 500)
-            if "token" in text.lower():
+            if "unauthorized" in text.lower() or "api token" in text.lower():
                 raise UserError(
                     f"{self.address.url} refuses access ({text}). Set its token in APT_BENCH_API_KEY."
                 )
@@ -152,10 +157,12 @@ def chunk_of(reply: Any) -> np.ndarray:
     fields = {str(key).rpartition(".")[2]: value for key, value in reply.items()}
     columns = []
     for name in FIELDS:
-        value = np.asarray(fields[name])
-        if value.dtype.kind not in "biuf" or value.size > 10**6:
-            raise WireError(f"the field {name} is no array of numbers")
-        columns.append(value.astype(np.float64).ravel())
+        value = numbers(fields[name], f"'{name}'")
+        if value.size != max(value.shape, default=1):
+            raise PolicyFault(
+                f"answered '{name}' of shape {value.shape} instead of (1, n, 1), (n, 1) or (n,)"
+            )
+        columns.append(value.ravel())
     lengths = {len(column) for column in columns}
     if len(lengths) != 1:
         raise PolicyFault(f"answered fields of different lengths: {sorted(lengths)}")
@@ -169,6 +176,11 @@ def _is_action(found: Any) -> bool:
 def _config(config: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     part = config.get(kind)
     inner = part.get("as_json", part) if isinstance(part, dict) else None
+    if isinstance(inner, str):  # N1.5
+        try:
+            inner = json.loads(inner)
+        except (ValueError, RecursionError):
+            inner = None
     return inner if isinstance(inner, dict) else {}
 
 

@@ -7,7 +7,10 @@ the policy is made anew, with a new link, before the next episode.
 
 from __future__ import annotations
 
+import http.client
 import re
+import socket
+import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -132,11 +135,17 @@ class WebSocketLink:
         except (OSError, EOFError) as error:  # TimeoutError is an OSError
             raise ServerLost(nobody(address, error)) from error
         except (InvalidHandshake, WebSocketException, ValueError) as error:
+            if isinstance(error.__cause__, OSError | EOFError):  # closed before it answered
+                raise ServerLost(nobody(address, error.__cause__)) from error
             raise UserError(
                 f"{address.url} does not answer as a WebSocket server: {one_line(error, 200)}. Check the port, and "
                 "that the policy's protocol is the server's."
             ) from error
         self._address = address
+        limit = struct.pack(
+            "@ll", int(REPLY_SECONDS), 0
+        )  # for a server that stops reading; recv has its own limit
+        self._socket.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
     def ask(self, message: bytes) -> bytes | str:
         """Send a message and wait for the answer: bytes, or text of a text frame. Raises ServerLost."""
@@ -148,14 +157,15 @@ class WebSocketLink:
         with self._lost():
             self._socket.send(message)
 
-    def receive(self, seconds: float = REPLY_SECONDS) -> bytes | str:
+    def receive(self, seconds: float | None = None) -> bytes | str:
         """The next frame. Raises ServerLost where none comes in time."""
+        seconds = REPLY_SECONDS if seconds is None else seconds
         with self._lost(seconds):
             frame: bytes | str = self._socket.recv(timeout=seconds)
             return frame
 
-    def _lost(self, seconds: float = REPLY_SECONDS) -> _Translated:
-        return _Translated(self._address, seconds)
+    def _lost(self, seconds: float | None = None) -> _Translated:
+        return _Translated(self._address, REPLY_SECONDS if seconds is None else seconds)
 
     def close(self) -> None:
         """Close the connection, quietly."""
@@ -187,6 +197,10 @@ class ZmqLink:
     def __init__(self, address: Address) -> None:
         import zmq
 
+        try:  # ZeroMQ itself never says that nobody is there
+            socket.create_connection((address.host, address.port), CONNECT_SECONDS).close()
+        except OSError as error:
+            raise ServerLost(nobody(address, error)) from error
         self._address, self._context = address, zmq.Context()
         self._socket = self._context.socket(zmq.REQ)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -197,10 +211,11 @@ class ZmqLink:
             self.close()
             raise UserError(f"{address.url} is no address for ZeroMQ: {error}.") from error
 
-    def ask(self, message: bytes, seconds: float = REPLY_SECONDS) -> bytes:
+    def ask(self, message: bytes, seconds: float | None = None) -> bytes:
         """Send a message and wait for the answer. Raises ServerLost."""
         import zmq
 
+        seconds = REPLY_SECONDS if seconds is None else seconds
         try:
             self._socket.setsockopt(zmq.SNDTIMEO, int(1000 * CONNECT_SECONDS))
             self._socket.setsockopt(zmq.RCVTIMEO, int(1000 * seconds))
@@ -224,11 +239,12 @@ class ZmqLink:
 class HttpLink:
     """HTTP POST of JSON to one path, over a connection that stays open where the server lets it."""
 
-    def __init__(self, address: Address, path: str) -> None:
-        import http.client
-
+    def __init__(self, address: Address, path: str, api_key: str | None = None) -> None:
         kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
         self._address, self._path = address, address.path or path
+        self._headers = {"Content-Type": "application/json"}
+        if api_key:
+            self._headers["Authorization"] = f"Bearer {api_key}"
         self._http = kind(address.host, address.port, timeout=CONNECT_SECONDS)
         try:
             self._http.connect()
@@ -237,18 +253,21 @@ class HttpLink:
 
     def ask(self, message: bytes) -> bytes:
         """POST the body and give the reply's. Raises ServerLost, and UserError for a status that cannot change."""
-        import http.client
-
         try:
-            if self._http.sock is None:  # the server closed it after the last reply
-                self._http.connect()
-            assert self._http.sock is not None
-            self._http.sock.settimeout(REPLY_SECONDS)
-            self._http.request("POST", self._path, message, {"Content-Type": "application/json"})
-            response = self._http.getresponse()
-            body = response.read(MOST_BYTES)
+            try:
+                response, body = self._post(message)
+            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+                self._http.close()  # uvicorn closes a connection that is idle for 5 s
+                response, body = self._post(message)
         except TimeoutError as error:
             raise ServerLost(f"{self._address.url} did not answer within {REPLY_SECONDS:g} s") from error
+        except http.client.BadStatusLine as error:
+            if isinstance(error, http.client.RemoteDisconnected):
+                raise ServerLost(f"{self._address.url} closed the connection") from error
+            raise UserError(
+                f"{self._address.url} does not answer as an HTTP server. Check the port, and that the policy's "
+                "protocol is the server's."
+            ) from error
         except (OSError, http.client.HTTPException) as error:
             raise ServerLost(f"{self._address.url} closed the connection: {one_line(error, 300)}") from error
         if response.status in FINAL:
@@ -258,13 +277,22 @@ class HttpLink:
             raise ServerLost(f"{self._address.url} answered HTTP {response.status}: {text}")
         return body
 
+    def _post(self, message: bytes) -> tuple[http.client.HTTPResponse, bytes]:
+        if self._http.sock is None:  # closed after the last reply
+            self._http.connect()
+        assert self._http.sock is not None
+        self._http.sock.settimeout(REPLY_SECONDS)
+        self._http.request("POST", self._path, message, self._headers)
+        response = self._http.getresponse()
+        return response, response.read(MOST_BYTES)
+
     def close(self) -> None:
         """Close the connection, quietly."""
         with suppress(Exception):
             self._http.close()
 
 
-FINAL = frozenset((400, 401, 403, 404, 405, 415, 422))
+FINAL = frozenset((400, 401, 403, 404, 405, 415, 422, 426, 501))
 """HTTP status codes that the same request gets again."""
 
 
@@ -272,9 +300,10 @@ def refused(address: Address, status: int, what: str) -> UserError | ServerLost:
     """What an HTTP status means for a person; a server that is overloaded or restarts is lost, not refused."""
     if status in (401, 403):
         return UserError(
-            f"{address.url} refuses access (HTTP {status}). Set the key that it wants in APT_BENCH_API_KEY."
+            f"{address.url} refuses access to {what} (HTTP {status}). Set the key that it wants in APT_BENCH_API_KEY, "
+            "and check the address and its path."
         )
-    if status in FINAL or status == 426 or status < 400:
+    if status in FINAL or status < 400:
         return UserError(
             f"{address.url} does not offer {what} (HTTP {status}). Check the address and its path, and that the "
             "policy's protocol is the server's."

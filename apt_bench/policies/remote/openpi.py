@@ -63,6 +63,8 @@ class OpenPiPolicy(RemotePolicy):
         reply = mapping(answer(self.address, self._link.ask(wire.encode(request))), "the reply")
         if "actions" not in reply:
             raise WireError(f"a reply without `actions`; it has {one_line(sorted(map(str, reply)), 200)}")
+        if isinstance(timing := reply.get("server_timing"), dict):
+            self._took("infer_ms", timing.get("infer_ms"))
         return rows(reply["actions"])
 
 

@@ -8,7 +8,7 @@ crop of 90 % of the area. OFT's server does its own. Both answer grippers in [0,
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from apt_bench.core.text import one_line
 from apt_bench.envs.base import AGENTVIEW, WRIST, Observation
 from apt_bench.policies.preprocessing import centre_crop, jpeg_round_trip, lanczos
 from apt_bench.policies.remote.links import Address, HttpLink
-from apt_bench.policies.remote.server import RemotePolicy, binary_gripper, rows
+from apt_bench.policies.remote.server import RemotePolicy, api_key, binary_gripper, rows
 from apt_bench.wire import json_numpy as wire
 from apt_bench.wire.arrays import WireError
 
@@ -27,13 +27,25 @@ class _RestPolicy(RemotePolicy):
     schemes = ("http", "https")
 
     def _open(self, address: Address) -> HttpLink:
-        return HttpLink(address, "/act")
+        return HttpLink(address, "/act", api_key())
+
+    def _greet(self) -> Mapping[str, Any]:
+        """These servers have no greeting. A request with blank images takes its place, so that an unknown
+        un-normalisation key, a wrong path or another protocol is an error before the first episode."""
+        blank = dict.fromkeys(self.cameras, np.zeros((256, 256, 3), np.uint8))
+        try:
+            self._check(self._infer(Observation(blank, np.zeros(8, np.float32), "do nothing")))
+        except ServerLost as error:
+            raise ServerLost(
+                f"{error} (to a blank observation; an unknown un-normalisation key is a frequent cause)"
+            ) from error
+        return {}
 
     def _infer(self, observation: Observation) -> np.ndarray:
         reply = wire.decode(self._link.ask(wire.encode(self._request(observation))))
         if isinstance(reply, str):
             raise ServerLost(
-                f"{self.address.url} failed: it answered '{one_line(reply, 200)}'; its own output says why"
+                f"{self.address.url} failed: it answered '{one_line(reply, 200)}'; the server's log has the cause"
             )
         if isinstance(reply, list):
             reply = [wire.decode(row) if isinstance(row, str) else row for row in reply]

@@ -22,12 +22,15 @@ from apt_bench.wire.arrays import WireError
 API_KEY = "APT_BENCH_API_KEY"
 """Environment variable of the key that a server may want. It is recorded nowhere."""
 
+CONNECTING_SECONDS = 100.0
+"""After this time no further server is tried: a run kills a silent worker after 180 s."""
+
 
 class RemotePolicy(ABC):
     """A policy on the other side of one connection, one per rollout worker.
 
     Args:
-        server: Addresses of servers that serve the same policy. The first that answers is used; `PolicyRef` gives each
+        server: Addresses of servers that serve the same policy. The first that greets is used; `PolicyRef` gives each
             worker another order.
         horizon: Actions in one chunk, at most.
         execute: Actions executed of each chunk.
@@ -42,20 +45,23 @@ class RemotePolicy(ABC):
     cameras: tuple[str, ...] = (AGENTVIEW, WRIST)
 
     def __init__(self, server: str | Sequence[str], horizon: int, execute: int) -> None:
-        self.address, self._link = self._connect(addresses(server, self.schemes, self.port))
         self._horizon, self._execute = horizon, execute
-        self._seconds: list[float] = []  # of each request of this episode
-        try:
-            self.metadata = jsonable(self._called(self._greet))
-        except BaseException:
-            self._link.close()
-            raise
+        self._ms: dict[str, list[float]] = {}  # what this episode's requests took, by what was measured
+        self.address, self.metadata = self._connect(addresses(server, self.schemes, self.port))
 
-    def _connect(self, servers: Sequence[Address]) -> tuple[Address, Link]:
+    def _connect(self, servers: Sequence[Address]) -> tuple[Address, Any]:
         lost: list[str] = []
+        start = time.monotonic()
         for address in servers:
+            if time.monotonic() - start > CONNECTING_SECONDS:
+                break
             try:
-                return address, self._open(address)
+                self.address, self._link = address, self._open(address)
+                try:
+                    return address, jsonable(self._called(self._greet), bounded=True)
+                except BaseException:
+                    self._link.close()
+                    raise
             except ServerLost as error:
                 lost.append(str(error))
         raise ServerLost("; ".join(lost[:4]) + (f"; and {len(lost) - 4} more" if len(lost) > 4 else ""))
@@ -80,7 +86,7 @@ class RemotePolicy(ABC):
         """These episodes begin; a connection runs one at a time."""
         if len(episodes) != 1:
             raise PolicyFault("runs one episode at a time on each connection")
-        self._seconds.clear()
+        self._ms.clear()
         self._called(lambda: self._begin(episodes[0]))
 
     def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
@@ -92,16 +98,17 @@ class RemotePolicy(ABC):
         self._called(lambda: self._end(episode, outcome))
 
     def notes(self, episode: EpisodeSpec) -> Mapping[str, Any]:
-        """Requests of the episode, and the server's time for one, from sending it to its reply (median and largest,
-        ms)."""
-        if not self._seconds:
-            return {}
-        ms = 1000 * np.array(self._seconds)
-        return {
-            "requests": len(ms),
-            "request_ms": round(float(np.median(ms)), 2),
-            "request_ms_max": round(float(ms.max()), 2),
-        }
+        """Number of the episode's requests, and their times in ms, median and largest: `request_ms` from sending it
+        to its reply, `infer_ms` what the server itself says."""
+        found: dict[str, Any] = {"requests": len(self._ms["request_ms"])} if self._ms else {}
+        for name, values in self._ms.items():
+            found |= {name: round(float(np.median(values)), 2), f"{name}_max": round(max(values), 2)}
+        return found
+
+    def _took(self, name: str, ms: Any) -> None:
+        """Note a time of one request; what is no number is ignored."""
+        if isinstance(ms, int | float | np.number) and np.isfinite(ms):
+            self._ms.setdefault(name, []).append(float(ms))
 
     def close(self) -> None:
         """Close the connection."""
@@ -109,9 +116,23 @@ class RemotePolicy(ABC):
 
     def _chunk(self, observation: Observation) -> np.ndarray:
         start = time.perf_counter()
-        chunk = self._called(lambda: self._infer(observation))
-        self._seconds.append(time.perf_counter() - start)
+        chunk: np.ndarray = self._called(lambda: self._infer(observation))
+        self._took("request_ms", 1000 * (time.perf_counter() - start))
+        self._check(chunk)
         return chunk
+
+    def _check(self, chunk: np.ndarray) -> None:
+        """Raise PolicyFault for a chunk that is longer than the horizon, or shorter than what is executed of it."""
+        if len(chunk) > self._horizon:
+            raise PolicyFault(
+                f"answered {len(chunk)} actions, and its horizon is {self._horizon}: use --policy-arg "
+                f"horizon={len(chunk)}, and execute for how many of them are executed"
+            )
+        if len(chunk) < min(self._execute, self._horizon):
+            raise PolicyFault(
+                f"answered {len(chunk)} actions, fewer than the {min(self._execute, self._horizon)} that are executed "
+                f"of each chunk: use --policy-arg execute={len(chunk)}"
+            )
 
     def _called(self, call: Callable[[], Any]) -> Any:
         """The call's result. What is no message of the protocol says that the server is lost, or another's."""
@@ -150,24 +171,31 @@ def api_key() -> str | None:
     return os.environ.get(API_KEY) or None
 
 
+def numbers(found: Any, what: str = "actions") -> np.ndarray:
+    """The numbers of a reply as an own array, float64. Raises PolicyFault for anything else, text and booleans too."""
+    try:
+        array = np.asarray(found)
+    except (TypeError, ValueError):  # lists of different lengths
+        raise PolicyFault(f"answered {what} that are no array of numbers") from None
+    if array.dtype.kind not in "iuf":
+        raise PolicyFault(f"answered {what} that are no array of numbers, but of {array.dtype}")
+    return array.astype(np.float64)
+
+
 def rows(actions: Any, what: str = "actions") -> np.ndarray:
     """Actions (n, 7) or (7,) of a reply as an own array (n, 7), float64. Raises PolicyFault for another shape."""
-    try:
-        found = np.array(actions, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise PolicyFault(f"answered {what} that are no array of numbers") from None
-    if found.ndim == 1:
-        found = found[None]
+    array = numbers(actions, what)
+    found = array[None] if array.ndim == 1 else array
     if found.ndim != 2 or found.shape[1] != ACTION_DIM or not len(found):
-        raise PolicyFault(f"answered {what} of shape {np.shape(actions)} instead of (n, {ACTION_DIM})")
+        raise PolicyFault(f"answered {what} of shape {array.shape} instead of (n, {ACTION_DIM})")
     return found
 
 
 def binary_gripper(chunk: np.ndarray) -> np.ndarray:
     """The chunk with its gripper from [0, 1], 1 = open, to the environment's: above 0.5 it opens (-1), else it closes
-    (+1). Never 0, which would stop the fingers half open. NaN stays, for the guard to find."""
+    (+1). Never 0, which would stop the fingers half open. NaN and infinity stay, for the guard to find."""
     gripper = chunk[:, 6]
-    chunk[:, 6] = np.where(np.isnan(gripper), np.nan, np.where(gripper > 0.5, -1.0, 1.0))
+    chunk[:, 6] = np.where(np.isfinite(gripper), np.where(gripper > 0.5, -1.0, 1.0), gripper)
     return chunk
 
 

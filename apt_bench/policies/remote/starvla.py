@@ -1,7 +1,7 @@
 """starVLA's policy server, which serves LangForce among others.
 
 Request: both images resized to the training's size (224x224), agentview first, the instruction, no state. Reply: a
-chunk of un-normalised actions whose gripper is in [0, 1], 1 = open. Several observations go into one request.
+chunk of un-normalised actions whose gripper is in [0, 1], 1 = open.
 Source: starVLA@0ed0aad, `deployment/model_server/`, `examples/simBenchmarks/LIBERO/eval_files/`.
 """
 
@@ -23,6 +23,7 @@ from apt_bench.policies.remote.server import (
     api_key,
     binary_gripper,
     mapping,
+    numbers,
     rows,
     wrong_server,
 )
@@ -68,10 +69,16 @@ class StarVlaPolicy(RemotePolicy):
                 self.address, "starVLA", f"its greeting has no usable `action_chunk_size` ({horizon!r:.40})"
             )
         known = metadata.get("available_unnorm_keys")
-        if self._key is not None and isinstance(known, list) and self._key not in known:
+        names = [str(name) for name in known] if isinstance(known, list) else []
+        if self._key is not None and names and self._key not in names:
             raise UserError(
                 f"{self.address.url}: the checkpoint has no un-normalisation key '{self._key}'. "
-                f"{did_you_mean(self._key, map(str, known))}"
+                f"{did_you_mean(self._key, names)} Use --policy-arg unnorm_key=NAME."
+            )
+        if self._key is None and len(names) > 1 and metadata.get("default_unnorm_key") is None:
+            raise UserError(
+                f"{self.address.url}: the checkpoint has several un-normalisation keys and no default: "
+                f"{', '.join(names)}. Use --policy-arg unnorm_key=NAME."
             )
         size = metadata.get("training_obs_image_size")
         if (
@@ -106,9 +113,9 @@ class StarVlaPolicy(RemotePolicy):
                 f"{self.address.url} answers normalised actions, as starVLA servers did before they un-normalised "
                 "them. Update the server."
             )
-        actions = np.asarray(data.get("actions"))
+        if "actions" not in data:
+            raise WireError(f"a reply without `actions`; it has {one_line(sorted(map(str, data)), 200)}")
+        actions = numbers(data["actions"])
         if actions.ndim != 3 or len(actions) != 1:
             raise PolicyFault(f"answered actions of shape {actions.shape} instead of (1, n, 7)")
-        if actions.dtype.kind not in "iuf":
-            raise WireError("`actions` are no numbers")
         return binary_gripper(rows(actions[0]))

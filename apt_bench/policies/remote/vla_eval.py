@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -20,7 +21,7 @@ from apt_bench.core.text import one_line
 from apt_bench.envs.base import AGENTVIEW, WRIST, Observation
 from apt_bench.policies.remote.links import Address, WebSocketLink
 from apt_bench.policies.remote.server import RemotePolicy, api_key, rows, wrong_server
-from apt_bench.suites import EpisodeSpec
+from apt_bench.suites import EpisodeSpec, load_suite
 from apt_bench.wire import vla_eval as wire
 from apt_bench.wire.arrays import WireError
 
@@ -28,6 +29,17 @@ GREETING_SECONDS = 60.0
 
 GRIPPERS = {"binary_close_positive": 1.0, "binary_close_negative": -1.0}
 """Format of the gripper in the server's `action_spec` -> factor to the environment's."""
+
+
+@lru_cache(maxsize=64)
+def _indices(suite: str, cell: str) -> Mapping[str, int]:
+    """Task -> its index in the benchmark, which has the tasks of a cell in the same order. Empty for a suite that is
+    not registered in this process."""
+    try:
+        found = load_suite(suite)
+        return {task.name: i for i, task in enumerate(found.cell_tasks(found.cell(cell)))}
+    except UserError:
+        return {}
 
 
 class VlaEvalPolicy(RemotePolicy):
@@ -47,7 +59,7 @@ class VlaEvalPolicy(RemotePolicy):
         self._wants: dict[str, Any] = {}
         self._sign = 1.0
         self._began = 0.0
-        self._steps = 0
+        self._start = 0
         super().__init__(server, horizon, execute)
         self.cameras = (AGENTVIEW, WRIST) if self._wants.get("send_wrist_image") else (AGENTVIEW,)
 
@@ -64,12 +76,13 @@ class VlaEvalPolicy(RemotePolicy):
         except WireError as error:
             raise wrong_server(self.address, "vla-eval", f"it answers hello with {error}") from error
         if found.type != "hello":
-            raise wrong_server(self.address, "vla-eval", f"it answers hello with '{found.type}'")
+            text = f"it answers hello with '{found.type}' {found.payload.get('error', '')}"
+            raise wrong_server(self.address, "vla-eval", text.strip())
         payload = dict(found.payload)
         version = payload.get("protocol_version")
         if version != wire.VERSION:
             raise UserError(
-                f"{self.address.url} speaks version {version!r:.20} of vla-eval's protocol; apt-bench speaks "
+                f"{self.address.url} uses version {version!r:.20} of vla-eval's protocol; apt-bench uses "
                 f"{wire.VERSION}."
             )
         wants = payload.get("observation_params")
@@ -105,11 +118,11 @@ class VlaEvalPolicy(RemotePolicy):
         return name if isinstance(name, str) else None
 
     def _begin(self, episode: EpisodeSpec) -> None:
-        self._began, self._steps = time.monotonic(), 0
+        self._began = time.monotonic()
         task = {
             "name": episode.prompt,
             "suite": str(episode.args.get("benchmark", episode.key.suite)),
-            "task_id": int(episode.args.get("task", 0)) if _whole(episode.args.get("task")) else 0,
+            "task_id": _indices(episode.key.suite, episode.key.cell).get(episode.key.task, 0),
             "episode_idx": episode.key.init,
         }
         link = cast(WebSocketLink, self._link)
@@ -129,13 +142,14 @@ class VlaEvalPolicy(RemotePolicy):
             if isinstance(frame, str):
                 raise ServerLost(f"{self.address.url} failed: {one_line(frame, 500)}")
             found = wire.decode(frame)
+            if found.type == "error" and found.seq and found.seq < self._start:
+                continue  # of the end of the episode before
             if found.type == "error":
                 raise ServerLost(f"{self.address.url} failed: {one_line(found.payload.get('error'), 500)}")
             if found.type != "action":
                 raise WireError(f"'{found.type:.40}' in answer to an observation")
             if found.seq == number:
                 break
-        self._steps += 1
         if "actions" not in found.payload:
             raise WireError("an action without `actions`")
         chunk = rows(found.payload["actions"])
@@ -151,7 +165,3 @@ class VlaEvalPolicy(RemotePolicy):
         cast(WebSocketLink, self._link).send(
             wire.encode(wire.Message("episode_end", payload, next(self._numbers)))
         )
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
