@@ -23,7 +23,7 @@ __all__ = [
     "run",
 ]
 
-TYPE_CHECKING = False  # typing's own takes time to import; type checkers know the name
+TYPE_CHECKING = False  # importing typing takes time; type checkers accept this name
 if TYPE_CHECKING:
     from apt_bench.api.environments import make_env
     from apt_bench.api.evaluate import evaluate, run

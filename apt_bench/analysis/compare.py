@@ -103,7 +103,7 @@ def matched(a: Run, b: Run) -> pd.DataFrame:
 
 
 def nothing_shared(a: Run, b: Run, where: str) -> str:
-    """A sentence that says why two runs cannot be compared."""
+    """A sentence with the reason why two runs cannot be compared."""
     for r in (a, b):
         if not r.frame.finished.any():
             return f"{r.label} has no finished episode."

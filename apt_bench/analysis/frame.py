@@ -99,10 +99,10 @@ def follows_language(events: Mapping[str, Any]) -> dict[str, Any]:
         events: `EpisodeRecord.events`.
 
     Returns:
-        A value for each of these columns, None where the events do not say:
+        A value for each of these columns, None where the events do not contain it:
         `first_contact`: what the robot touched first.
-        `first_contact_correct`: whether the instruction is about that thing.
-        `first_grasp_correct`: whether the goal wants the first grasped object moved.
+        `first_contact_correct`: whether the instruction is about that object.
+        `first_grasp_correct`: whether the goal requires moving the first grasped object.
         `original_task_done`: whether the goal of the unperturbed task was reached instead; None where both tasks
         have the same goal.
     """

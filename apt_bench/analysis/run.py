@@ -58,7 +58,7 @@ class Run:
     def identity(self) -> str | None:
         """What distinguishes one policy from another: class, arguments, weights and execute horizon, never the name.
 
-        None where run.json does not say (trials, imported files). Such a policy equals no other.
+        None where run.json does not record it (trials, imported files). Such a policy equals no other.
         """
         policy = self.info.get("policy")
         if not isinstance(policy, Mapping) or not policy.get("policy"):
@@ -86,7 +86,7 @@ class Run:
     def requested_probes(self) -> dict[tuple[str, str, str], int]:
         """Number of requested episodes under language probes, by (suite, cell, probe).
 
-        A run of an older version does not say which it was asked for: there, the recorded episodes count.
+        A run of an older version does not record which were requested. There, the recorded episodes count.
         """
         noted = self.info.get("requested_probes")
         noted = {plain(k, keep=""): v for k, v in noted.items()} if isinstance(noted, Mapping) else {}

@@ -1,7 +1,7 @@
 """Intervals, tests, adjustments and power for success rates.
 
 Rates are fractions in [0, 1]. Samples may be empty everywhere: the interval is then the whole range, and p = 1.
-docs/statistics.md says which method the reports use where, and why.
+docs/statistics.md describes which method the reports use where, and why.
 """
 
 from __future__ import annotations

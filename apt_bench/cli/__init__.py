@@ -12,7 +12,7 @@ import apt_bench.cli._first  # noqa: F401  # before anything that a file in the 
 import os
 import sys
 
-TYPE_CHECKING = False  # typing's own takes time to import; type checkers know the name
+TYPE_CHECKING = False  # importing typing takes time; type checkers accept this name
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
@@ -31,6 +31,7 @@ VERBS = {
     "collect": "collect",
     "replay": "replay",
     "train": "train",
+    "serve": "serve",
     "probe": "probe",
     "import": "import_run",
     "export": "import_run",
@@ -42,7 +43,7 @@ WITHOUT_VERB = ("--version", "--install-completion", "--show-completion")
 """Options that need no verb's module."""
 
 INTERRUPTED, PIPE_CLOSED = 130, 141
-"""Exit codes: Ctrl-C, and a reader of stdout that has gone (`apt-bench ls tasks | head`), as shells count them."""
+"""Exit codes after Ctrl-C and after a closed pipe (`apt-bench ls tasks | head`): the numbers that shells use."""
 
 
 def build(verb: str | None = None, names_only: bool = False) -> typer.Typer:
@@ -109,15 +110,17 @@ def main() -> None:
 
 
 def _use_utf8() -> None:
-    """Names of files and the command line's words are UTF-8, whatever the locale says: where Python was started under
-    another encoding, start it again. Its streams keep what PYTHONIOENCODING asks for."""
+    """Make Python read names of files and the command line as UTF-8 under every locale.
+
+    If Python was started with another encoding, start it again. PYTHONIOENCODING still applies to its streams."""
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})
 
 
 def _open_streams() -> None:
-    """Streams that were closed before the start (`>&-`) lead nowhere. Left closed, a file that is opened next would get
-    a stream's number, and what libraries print would go into it."""
+    """Open the null device for streams that were closed before the start (`>&-`).
+
+    Otherwise the next file that is opened would get a stream's number, and libraries would print into that file."""
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             stream = open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8")  # noqa: SIM115
@@ -126,8 +129,8 @@ def _open_streams() -> None:
 
 
 def _prepare() -> None:
-    """Streams that take any text, and where modules are looked for: --policy my_module:MyPolicy, env: my_module:MyEnv
-    come from the working directory, which comes last."""
+    """Let the streams accept any text, and put the working directory last on the search path for modules, so that
+    `--policy my_module:MyPolicy` and `env: my_module:MyEnv` are found there."""
     import io
 
     from apt_bench.core.module_search_path import installed_first
@@ -139,7 +142,7 @@ def _prepare() -> None:
 
 
 def _completing() -> typer.Typer | None:
-    """The application whose names a shell asks for; None in an ordinary call."""
+    """The application for a shell that completes a command line; None in an ordinary call."""
     if "_APT_BENCH_COMPLETE" not in os.environ:
         return None
     from apt_bench.cli._completion import words
@@ -149,7 +152,7 @@ def _completing() -> typer.Typer | None:
 
 
 def _interruptible(app: typer.Typer) -> int:
-    """`_call`; whatever is raised once Ctrl-C was pressed comes from that."""
+    """`_call`. An exception that is raised after Ctrl-C was pressed is replaced by KeyboardInterrupt."""
     from apt_bench.core.signals import interrupt_on_signals
 
     with interrupt_on_signals() as pressed:
@@ -162,8 +165,9 @@ def _interruptible(app: typer.Typer) -> int:
 
 
 def _call(app: typer.Typer) -> int:
-    """Parse the command line and run its verb; gives the exit code. Click's own loop would turn Ctrl-C and a closed
-    pipe into exit code 1, which is a verdict."""
+    """Parse the command line, run its verb and return the exit code.
+
+    Click's own loop would turn Ctrl-C and a closed pipe into exit code 1, which is a verdict."""
     import io
 
     import typer
@@ -206,7 +210,7 @@ def _failed(error: Exception) -> int:
 
 
 def crashed(error: BaseException) -> str:
-    """One line about an error that apt-bench did not expect; the traceback goes to a file, which the line names."""
+    """One line about an unexpected error. The traceback is written to a file, and the line names the file."""
     import tempfile
     import traceback
 
@@ -229,8 +233,9 @@ def _interrupted() -> int:
 
 
 def _ends_at_once() -> AbstractContextManager[None]:
-    """While modules are imported, Ctrl-C ends the program with one line: there is nothing to save, and an exception in
-    the middle of somebody's import may be swallowed or reported as that module's."""
+    """Let Ctrl-C end the program with one line while modules are imported.
+
+    There is nothing to save yet. A module that is being imported could swallow an exception or report it as its own."""
     import signal
     from contextlib import contextmanager
 
@@ -258,10 +263,10 @@ def _ends_at_once() -> AbstractContextManager[None]:
 
 
 def _leave(code: int) -> None:
-    """End with this code, also where what is still to be written to stdout cannot be: Python would make it 120."""
+    """End with this code, also where the rest of the output cannot be written to stdout (Python would end with 120)."""
     from contextlib import suppress
 
-    exec("")  # a Ctrl-C in another `exec`, which was caught, would make Python end itself by a signal
+    exec("")  # without this, a caught Ctrl-C in another `exec` makes Python end by a signal
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

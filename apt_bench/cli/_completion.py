@@ -30,7 +30,7 @@ def policies(incomplete: str) -> list[str]:
 
 
 def cells(context: typer.Context, incomplete: str) -> list[str]:
-    """Cells of the suite that the command line names, as a comma list that goes on after the last comma."""
+    """Cells of the suite that the command line names, as a comma list continued after its last comma."""
     from apt_bench.core.errors import UserError
     from apt_bench.suites.registry import load_suite
 

@@ -130,7 +130,7 @@ def check_command(
         if step:
             with open(step, "a", encoding="utf-8") as file:
                 file.write(comparisons.summary(found, this.label, base.label))
-    except OSError as error:  # a disk that is full by now: it hides no verdict but a pass
+    except OSError as error:  # the disk is full by now: only a pass changes its exit code
         say(f"Cannot write {error.filename or junit or step}: {reason(error)}.")
         code = code or UserError.exit_code
     raise typer.Exit(code)
@@ -158,7 +158,7 @@ def power_command(
         ),
     ] = None,
     power: Annotated[
-        float, typer.Option(callback=checked(Chance, "--power"), help="Wanted power, in %.")
+        float, typer.Option(callback=checked(Chance, "--power"), help="Power to reach, in %.")
     ] = 80.0,
     alpha: Annotated[
         float,
@@ -168,14 +168,14 @@ def power_command(
         float | None,
         typer.Option(
             callback=checked(Margin, "--margin"),
-            help="Plan for `check` with this margin, in points: does A pass against B?",
+            help="Compute the numbers for `check` with this margin, in points: run A against baseline B.",
         ),
     ] = None,
 ) -> None:
-    """Compute how many episodes tell two success rates apart.
+    """Compute how many episodes show that two success rates differ.
 
-    The numbers hold for the same tasks, with matched and with independent episodes. With --episodes: the power of that
-    number."""
+    The numbers hold for the same tasks, with matched and with independent episodes. With --episodes, compute the power
+    of that number."""
     from apt_bench.analysis import stats
 
     p, q = a / 100, b / 100
@@ -197,9 +197,7 @@ def power_command(
                f"{100 * stats.unpaired_power(episodes, p, q, alpha):.1f}%")  # fmt: skip
         return
     if p == q:
-        raise UserError(
-            "No number of episodes tells equal rates apart. Give two different rates, or --episodes."
-        )
+        raise UserError("Equal rates never differ significantly. Give two different rates, or --episodes.")
     matched = stats.paired_sample_size(p - q, share, power / 100, alpha)
     apart = stats.unpaired_sample_size(p, q, power / 100, alpha)
     _print(f"Matched episodes ({100 * share:.3g}% differ), exact McNemar: {matched}")

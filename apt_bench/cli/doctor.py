@@ -96,7 +96,7 @@ def _rendering() -> str:
     """An image rendered in a process of its own: a GL library that crashes or hangs is reported too."""
     backend = rendering.describe()
     kind = "in software; LIBERO's take about 0.1 s" if backend.software else "on the GPU"
-    return f"{backend.name}, {backend.renderer}: a picture in {1000 * backend.seconds:.1f} ms ({kind})"
+    return f"{backend.name}, {backend.renderer}: an image in {1000 * backend.seconds:.1f} ms ({kind})"
 
 
 def _memory() -> str:
@@ -109,7 +109,7 @@ def _memory() -> str:
 def _disk() -> str:
     free = shutil.disk_usage(".").free / 1e9
     if free < DISK_GB:
-        raise UserError(f"{free:.1f} GB are free here; videos and checkpoints want {DISK_GB:.0f}.")
+        raise UserError(f"{free:.1f} GB are free here; videos and checkpoints need {DISK_GB:.0f}.")
     return f"{free:.0f} GB free here"
 
 

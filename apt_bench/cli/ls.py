@@ -146,10 +146,10 @@ def _policies(table: _Rows) -> None:
 
 
 def _runs(table: _Rows, path: Path) -> None:
-    """Own prompts and language probes apart: success under a probe is no success at what was asked."""
+    """List the runs. Episodes under own prompts and under language probes are counted separately."""
     table.head("run", "suite", "policy", "protocol", "episodes", "successes", "errors", "probed")
     if not os.path.isdir(path):
-        raise UserError(f"No folder '{path}'. Runs of `apt-bench run` lie in results/runs by default.")
+        raise UserError(f"No folder '{path}'. `apt-bench run` writes into results/runs by default.")
     for folder in run_folders(path):
         try:
             store = RunStore.open(folder)
@@ -178,10 +178,10 @@ def _runs(table: _Rows, path: Path) -> None:
 
 
 def run_folders(path: Path) -> Iterator[Path]:
-    """Run directories in a folder and its folders, links included; in order."""
+    """Run directories in a folder and below it, in order. Links are followed."""
     seen = set()
     for place, names, files in os.walk(path, followlinks=True):
-        if os.path.realpath(place) in seen:  # a link to where we have been
+        if os.path.realpath(place) in seen:  # a link to a folder that was visited
             names.clear()
             continue
         seen.add(os.path.realpath(place))

@@ -111,14 +111,14 @@ def _csv(rows: Sequence[ChunkChange]) -> str:
 
 
 def noise_floor(rows: Sequence[ChunkChange]) -> str:
-    """What the repeats say, in a sentence."""
+    """A sentence with the result of the repeats."""
     again = [row for row in rows if row.spec.key.prompt == REPEAT]
     if not again:
-        return "No probe changes a sentence here; nothing was measured."
+        return "No probe changes an instruction here; nothing was measured."
     changed = sum(row.changed for row in again) / len(again)
     return (
-        f"A repeat under the same sentence changed the chunk in {changed:.0%} of {len(again)} episodes; "
-        "read the probes against that."
+        f"A repeat under the same instruction changed the chunk in {changed:.0%} of {len(again)} episodes. "
+        "Compare the probes with this figure."
     )
 
 

@@ -54,8 +54,8 @@ def report_command(
 
 
 def expand(argument: str) -> list[str]:
-    """The run directory itself, or the run directories in a folder of them; of several names of one, links, the
-    first."""
+    """The run directory itself, or the run directories in a folder of them. A run with several names (links) counts
+    once, under the first."""
     path = Path(argument)
     try:
         if not path.is_dir() or (path / "protocol.json").is_file():
@@ -63,7 +63,7 @@ def expand(argument: str) -> list[str]:
         found = {
             p.parent.resolve(): str(p.parent) for p in sorted(path.glob("*/protocol.json"), reverse=True)
         }
-    except (OSError, ValueError):  # it vanished, or is no path: reading it says so
+    except (OSError, ValueError):  # it vanished, or is no path: reading it raises the error
         return [argument]
     if not found:
         raise UserError(f"{path} holds no run (no protocol.json), nor do the folders in it.")

@@ -38,7 +38,7 @@ def new_command(
 ) -> None:
     """Write a blinded trial sheet and its key.
 
-    The trials are in random order. Codes stand for the policies; the key says which code is which policy."""
+    The trials are in random order. Codes replace the policies' names; the key lists them."""
     from apt_bench.runs.robot_trials import SPREADSHEET_DIGITS, new_sheet, read_plan, write_sheets
 
     sheet, key = new_sheet(read_plan(plan), words(policies), suite, seed, words(scores))
@@ -49,7 +49,7 @@ def new_command(
             "editor, or take a shorter seed."
         )
     _print(
-        f"{out}: {len(sheet)} trials. {hidden} says which policy is behind each code: keep it from who judges."
+        f"{out}: {len(sheet)} trials. {hidden} lists the policy of each code: keep it from the person who judges."
     )
 
 

@@ -58,7 +58,7 @@ def validate_command(
     if solvable:
         found = _solvable(suite, words(cells), words(tasks), episodes, workers, run, out, console)
     elif cells or tasks or episodes or run or out:
-        raise UserError("--cells, --tasks, --episodes, --run and --out go with --solvable only.")
+        raise UserError("--cells, --tasks, --episodes, --run and --out need --solvable.")
     else:
         found = _checks(suite, premises)
     levels: Counter[str] = Counter()

@@ -57,7 +57,7 @@ class Range:
 class OneName:
     """A text that can name one file or folder: no slash, no leading dot, only printable characters."""
 
-    most: int = 180  # bytes; leaves room for suffixes
+    most: int = 180  # bytes; suffixes still fit
 
     def check(self, value: str, where: str) -> None:
         """Raise UserError for any other text; `where` names it."""
@@ -197,7 +197,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:
-    """One line that says what is wrong and where."""
+    """One line that names what is wrong and where."""
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or " ".join(str(error).split())
     return f"{problem} (line {mark.line + 1}, column {mark.column + 1})" if mark else problem

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """Bad input. The message says what is wrong, where, and how to fix it. Exit code 2."""
+    """Bad input. The message names what is wrong, where, and how to fix it. Exit code 2."""
 
     exit_code = 2
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first one asks for a clean stop, the second one stops at once."""
+"""Ctrl-C and SIGTERM: the first one requests a clean stop, the second one stops at once."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ ALIASES = {"image": AGENTVIEW, "image2": WRIST, "wrist_image": WRIST}
 
 NUMBERS = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
 PLACEHOLDER = re.compile(r"\{(chunk_index|file_index|video_key)(?::0?([1-9])d)?\}")
-MEND = "Correct the file, or write the dataset again with the program that made it."
+ADVICE = "Correct the file, or write the dataset again with the program that made it."
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def read_info(root: Path) -> dict[str, Any]:
     info = read_json(path)
     version = info.get("codebase_version")
     if not isinstance(version, str) or not re.fullmatch(r"v?[0-9.]{1,10}", version):
-        raise UserError(f"{path}: codebase_version is {version!r:.80}; it must be {VERSION}. {MEND}")
+        raise UserError(f"{path}: codebase_version is {version!r:.80}; it must be {VERSION}. {ADVICE}")
     if not version.startswith("v3."):
         raise UserError(
             f"{root} is a LeRobotDataset {version}; v3.0 is supported. lerobot 0.5 and later converts v2.1: "
@@ -85,7 +85,7 @@ def read_info(root: Path) -> dict[str, Any]:
         if any(f.video for f in images):
             place(root, info, "video_path", 0, 0, "x")
     except UserError as error:
-        raise UserError(f"{str(error).rstrip('.')}. {MEND}") from None
+        raise UserError(f"{str(error).rstrip('.')}. {ADVICE}") from None
     return info
 
 

@@ -16,8 +16,8 @@ from apt_bench.core.errors import UserError
 from apt_bench.core.text import one_line, plain
 from apt_bench.demos.demonstration import CameraTrack, DemoInfo, Demonstration, Steps
 from apt_bench.demos.lerobot_layout import (
+    ADVICE,
     INFO,
-    MEND,
     ImageFeature,
     image_features,
     place,
@@ -70,7 +70,7 @@ class LeRobotEntry:
         if numbered and not np.array_equal(matrix(table, "frame_index", 1, path)[:, 0], np.arange(steps)):
             raise UserError(
                 f"{path}: column 'frame_index' of episode {self.row['episode_index']} is not 0 to {steps - 1} in "
-                f"order. {MEND}"
+                f"order. {ADVICE}"
             )
         values = {n: matrix(table, n, width(self.dataset, n, self.root / INFO), path) for n in numbers}
         return Demonstration(
@@ -166,7 +166,7 @@ def index_lerobot(root: Path) -> list[LeRobotEntry]:
             entry = LeRobotEntry(root, row, info, _info(root, row, info, f"{path}: row {number}"), path)
             if row["episode_index"] in found:
                 raise UserError(
-                    f"{path}: row {number}: episode {row['episode_index']} is listed twice. {MEND}"
+                    f"{path}: row {number}: episode {row['episode_index']} is listed twice. {ADVICE}"
                 )
             found[row["episode_index"]] = entry
     if len(found) < (info.get("total_episodes") or 0):
@@ -181,7 +181,7 @@ def _check_tracks(root: Path, info: Mapping[str, Any]) -> None:
     path = root / INFO
     for K, pose in _tracks(info).values():
         if (width(info, K, path), width(info, pose, path)) != (9, 16):
-            raise UserError(f"{path}: features '{K}' and '{pose}' must have 9 and 16 numbers. {MEND}")
+            raise UserError(f"{path}: features '{K}' and '{pose}' must have 9 and 16 numbers. {ADVICE}")
     width(info, "joints", path)
 
 
@@ -208,4 +208,4 @@ def _info(root: Path, row: dict[str, Any], dataset: Mapping[str, Any], where: st
             control_hz=int(dataset["fps"]),
         ).checked(where)
     except UserError as error:
-        raise UserError(f"{str(error).rstrip('.')}. {MEND}") from None
+        raise UserError(f"{str(error).rstrip('.')}. {ADVICE}") from None

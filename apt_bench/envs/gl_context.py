@@ -65,7 +65,7 @@ class Canvas:
         mjr = self._mjr
         limit = min(mjr.offWidth, mjr.offHeight, len(_UNREAD))
         if not 0 < size <= limit:
-            raise UserError(f"An image of {size} pixels was asked for. Ask for 1 to {limit}.")
+            raise UserError(f"The image size is {size} pixels; it must be 1 to {limit}.")
         rect = mujoco.MjrRect(0, 0, size, size)
         pixels = np.empty((size, size, 3), np.uint8)
         pixels[0] = _UNREAD[:size]

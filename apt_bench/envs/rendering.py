@@ -22,7 +22,7 @@ from apt_bench.core.text import one_line, say
 
 CANDIDATES = ("egl", "osmesa")
 KNOWN = (*CANDIDATES, "glfw", "cgl")
-MEND = (
+ADVICE = (
     "On Debian or Ubuntu: apt-get install libegl1 libgl1-mesa-dri (EGL, in software or with the GPU's own driver), "
     "or libosmesa6 (software). Policies that use no camera need neither."
 )
@@ -144,7 +144,7 @@ def _first_working() -> str:
                 say(f"{'; '.join(failures)}. Images are rendered with {name} instead, in software.")
             return name
         failures.append(f"{name}: {found}")
-    raise UserError(f"No GL library for headless rendering works ({'; '.join(failures)}). {MEND}")
+    raise UserError(f"No GL library for headless rendering works ({'; '.join(failures)}). {ADVICE}")
 
 
 def _set_pyopengl_platform(name: str) -> None:
@@ -183,7 +183,7 @@ def describe() -> Backend:
 
 def does_not_work(name: str, reason: str) -> str:
     """The error message for a chosen backend that cannot be used."""
-    return f"MUJOCO_GL={name} does not work here ({reason}). {MEND}"
+    return f"MUJOCO_GL={name} does not work here ({reason}). {ADVICE}"
 
 
 def why(error: BaseException) -> str:

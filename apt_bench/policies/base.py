@@ -58,7 +58,7 @@ class Provenance:
         weights: Path or name of the weights; None where there are none.
         weights_sha256: Hash of the weights. With it, two runs of the same weights count as runs of one policy wherever
             the files are.
-        about: What reports say about the training (`models.checkpoint.about`). It must fit into JSON.
+        about: What reports print about the training (`models.checkpoint.about`). It must fit into JSON.
 
     Raises:
         UserError: A value is of another type, or `about` does not fit into JSON.
@@ -80,7 +80,7 @@ class PolicySpec:
     `run.json`.
 
     Args:
-        name: One line for reports, at most 100 characters. A policy that was asked for by a name (`--policy apt_mini`)
+        name: One line for reports, at most 100 characters. A policy that the command line names (`--policy apt_mini`)
             is reported under that name instead.
         cameras: Names of the cameras whose images the policy needs. No other image is rendered.
         horizon: Actions in one chunk, at most.

@@ -32,11 +32,11 @@ class PolicyRef:
     """How to make a policy: a class, its arguments, and where it runs. It is small and can be pickled; the weights are
     loaded in the process that runs the policy.
 
-    The fields are the keys of a policy's YAML file, whose name gives `name`. `placement` and `num_gpus` mean what they
-    mean in `Resources`. They are needed here for a class whose `spec` exists only after loading.
+    The fields are the keys of a policy's YAML file, whose name gives `name`. `placement` and `num_gpus` are those of
+    `Resources`. They are needed here for a class whose `spec` exists only after loading.
 
     Args:
-        name: The name that was asked for. "module:Class" stands for the name in the class's spec.
+        name: The name on the command line. "module:Class" means the name in the class's spec.
         policy: "module:Class".
         about: One sentence for `apt-bench ls policies`.
         args: Arguments of the class.
@@ -99,7 +99,7 @@ class PolicyRef:
         return dataclasses.replace(found, spec=spec)
 
     def named(self, spec: PolicySpec) -> PolicySpec:
-        """The spec with the name that reports show: the one that was asked for, unless that was a class."""
+        """The spec with the name that reports show: the one on the command line, unless that was a class."""
         return spec if ":" in self.name else dataclasses.replace(spec, name=self.name)
 
     def check(self) -> None:

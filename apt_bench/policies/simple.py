@@ -1,4 +1,4 @@
-"""Policies that need no model: the floor (`random`, `zero`) and open-loop `replay`."""
+"""Policies that need no model: the lower bounds (`random`, `zero`) and open-loop `replay`."""
 
 from __future__ import annotations
 

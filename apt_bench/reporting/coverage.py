@@ -143,7 +143,7 @@ def coverage_table(runs: Sequence[Run]) -> Table:
         right("coverage", "Coverage, %"), right("bounds", WORST), right("unavailable", "Unavailable tasks"),
     ]  # fmt: skip
     note = (
-        "Requested: episodes that the run was asked for, whether they ran or not. Errors (of a worker, the GL context "
+        "Requested: episodes of the run's commands, whether they ran or not. Errors (of a worker, the GL context "
         f"or a server) are missing data. A cell enters averages if its coverage is at least {COVERAGE_GATE:.0%}. "
         f"{WORST}: success in % if every missing episode failed, and if every one succeeded."
     )

@@ -92,7 +92,7 @@ LANGUAGE = {
     "first_grasp_correct": "First grasp as instructed",
     "original_task_done": "Original task done",
 }
-"""Columns of `episode_frame` that say whether a policy follows its instruction -> their headings."""
+"""Columns of `episode_frame` that show whether a policy follows its instruction -> their headings."""
 
 
 def language_table(runs: Sequence[Run]) -> Table | None:
@@ -115,9 +115,9 @@ def language_table(runs: Sequence[Run]) -> Table | None:
     ]  # fmt: skip
     notes = (
         "In %, with Wilson 95% intervals. First contact as instructed: the instruction is about the first thing that "
-        "the robot touched (of the episodes with a contact). First grasp as instructed: the goal wants the first "
-        "grasped object moved. Original task done: the robot reached the goal of the unperturbed task instead (only "
-        "where the two goals differ).",
+        "the robot touched (of the episodes with a contact). First grasp as instructed: the goal requires "
+        "moving the first grasped object. Original task done: the robot reached the goal of the unperturbed task "
+        "instead (only where the two goals differ).",
     )
     return Table("language", "Does it follow the instruction?", columns, rows, notes)
 

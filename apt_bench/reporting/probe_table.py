@@ -65,7 +65,7 @@ def _floor_in_words(run: Run, repeats: Sequence[pd.DataFrame]) -> str:
         )
     if not repeats:
         return (
-            f"{run.label}: the noise floor was not measured. Without it, a policy with noise of its own looks as if it "
+            f"{run.label}: the noise floor was not measured. Without it, a policy with noise of its own seems to "
             "read its instruction. Rerun the same command with --probe repeat to measure it."
         )
     changed = pd.concat([_changed(pairs) for pairs in repeats])

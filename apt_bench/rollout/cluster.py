@@ -117,7 +117,7 @@ def _defaults() -> dict[str, str | None]:
 
 
 def _private(folder: str) -> dict[str, str | None]:
-    """Settings of a Ray that no other user can reach, whatever the user's environment says about other Rays. All of its
+    """Settings of a Ray that no other user can reach, whatever the user's environment sets for other Rays. All of its
     processes inherit them."""
     token = os.path.join(folder, "token")
     with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

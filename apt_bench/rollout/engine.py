@@ -91,7 +91,7 @@ class PolicyActor:
         return answer
 
     def ensure(self) -> None:
-        """Return only when the policy answers; start its process again where that is needed."""
+        """Wait until the policy answers; start its process again where needed."""
         import ray
 
         try:
@@ -146,7 +146,7 @@ class _Slot:
     heartbeat: tuple[int, str] = STARTING
     request: Any = None  # a pending request for the heartbeat
     unanswered: float = 0.0  # seconds since that request
-    killed: str = ""  # why it was killed for its silence
+    killed: str = ""  # why it was killed
 
 
 class RayPool:
@@ -263,7 +263,7 @@ def _reason(error: Exception) -> str:
 
     if isinstance(error, OutOfMemoryError) or "low on memory" in str(error):
         return "was killed because memory ran low (use fewer --workers)"
-    if getattr(error, "actor_init_failed", False):  # a traceback, whose last line says what was raised
+    if getattr(error, "actor_init_failed", False):  # a traceback; its last line names what was raised
         return f"could not be started: {one_line(str(error).strip().splitlines()[-1], 500)}"
     if isinstance(error, RayActorError):
         return "died"

@@ -175,7 +175,7 @@ def _name(outcome: Outcome, spec: EpisodeSpec) -> OutcomeName:
 
 
 def error_record(spec: EpisodeSpec, policy: str, error: str, attempt: int) -> EpisodeRecord:
-    """The record of a lost episode, which says nothing about the policy."""
+    """The record of a lost episode, which is not a result of the policy."""
     return EpisodeRecord(
         key=spec.key,
         policy=policy,

@@ -1,9 +1,9 @@
 """Stop a run as soon as its comparison with an earlier run is decided: a group-sequential test on matched pairs.
 
 Episodes run in batches. A batch holds the next initial states of every task of every cell, so that no interim look
-favours a task. A look is taken only when a whole batch has ended, because successes end before failures.
-The rule generalises over the initial states of these tasks, as `check` does: its error rates are those of pooled pairs.
-docs/statistics.md describes it.
+depends more on one task than on another. A look is taken only when a whole batch has ended, because successes end
+before failures. The rule generalises over the initial states of these tasks, as `check` does: its error rates are those
+of pooled pairs. docs/statistics.md describes it.
 """
 
 from __future__ import annotations

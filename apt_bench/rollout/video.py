@@ -69,7 +69,7 @@ def film(
 
     Returns:
         The record and an mp4. The simulator is deterministic; where the replay ends in another state, there is no mp4
-        and the record's error says so.
+        and the record's error states it.
     """
 
     def frames() -> Iterator[np.ndarray]:

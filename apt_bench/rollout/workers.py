@@ -54,7 +54,7 @@ class Settings:
     simulator: tuple[Package, ...] = ()  # installed packages that the driver found
 
     def for_worker(self, number: int) -> Settings:
-        """A copy for one worker, which prefers another of the policy's servers than its neighbour."""
+        """A copy for one worker. The next worker's copy begins with another of the policy's servers."""
         return dataclasses.replace(self, policy=self.policy.for_worker(number))
 
 

@@ -61,7 +61,7 @@ def read_eval_info(path: Path, policy: str, group: str | None = None) -> list[Ep
             Default: `UNNAMED`.
 
     Raises:
-        UserError: The file is not as lerobot writes it; the message says where.
+        UserError: The file is not as lerobot writes it; the message names the place.
     """
     try:
         info = parse_json(read_text(path), constants=True)  # lerobot writes NaN for a mean over no episodes

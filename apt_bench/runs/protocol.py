@@ -11,7 +11,7 @@ POLICY_OWN = {"cameras": "uses", "execute": "executes"}
 """Entries of a protocol card that are the policy's own choice and may differ between compared runs, with their verb."""
 
 NOT_COMPARED = ("name", "about", "placement", "num_gpus", "max_batch")
-"""Entries of a `policy` that are for people, or say where the policy runs: they do not make it another policy."""
+"""Entries of a `policy` that are for people, or state where the policy runs. They do not make it another policy."""
 
 SHOWN = 6
 """Differing settings that a message lists."""

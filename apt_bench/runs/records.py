@@ -69,10 +69,10 @@ class EpisodeRecord:
 
     @staticmethod
     def from_json(line: str) -> EpisodeRecord:
-        """Inverse of `to_json`. Entries that only a newer version knows are ignored.
+        """Inverse of `to_json`. Unknown entries, which a newer version wrote, are ignored.
 
         Raises:
-            ValueError: The line is no record; the message says why.
+            ValueError: The line is no record; the message gives the reason.
         """
         raw = parse_json(line, constants=True)
         if not isinstance(raw, dict):

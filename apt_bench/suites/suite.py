@@ -84,7 +84,7 @@ class Task:
         group: Name of what is expensive to change, such as a compiled model. The runner keeps a worker on one group.
         inits: Number of initial states.
         unavailable: Why the task cannot be run, or None.
-        flags: Known defects by index of the initial state; None stands for every initial state.
+        flags: Known defects by index of the initial state; None means every initial state.
         prompts_of: `prompts_of(init, seed)` returns the sentences by source, where every initial state has its own.
     """
 
@@ -311,7 +311,7 @@ class Suite:
                     continue
                 if count > task.inits:
                     raise UserError(
-                        f"{count} episodes were asked for, but task '{task.name}' of cell '{cell.name}' has "
+                        f"{count} episodes were requested, but task '{task.name}' of cell '{cell.name}' has "
                         f"{task.inits} initial states. Use --episodes {task.inits} or fewer."
                     )
                 specs += [self._spec(cell, task, i, seed, instruction) for i in range(count)]

@@ -54,7 +54,7 @@ def test_options_are_completed(complete):
 
 def test_suites_and_policies_are_completed(complete):
     assert complete("apt-bench run --suite libero") == ["libero", "libero_compose", "libero_pro"]
-    assert complete("apt-bench run --suite libero_pro --policy o") == ["oracle"]
+    assert complete("apt-bench run --suite libero_pro --policy or") == ["oracle"]
 
 
 def test_cells_of_the_suite_are_completed_as_a_comma_list(complete):

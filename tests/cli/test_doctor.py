@@ -31,7 +31,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.sim
 def test_a_picture_is_drawn_and_timed(cli: Callable[..., str]) -> None:
     assert "rendering: egl, " in (out := cli("doctor", "--suite", SUITE, code=0))
-    assert ": a picture in " in out
+    assert ": an image in " in out
 
 
 @pytest.mark.sim

@@ -72,15 +72,15 @@ def test_an_error_whose_message_cannot_be_made_is_a_line_too():
 
 
 def test_bad_usage_is_code_2(cli, capsys, monkeypatch):
-    for words in (
-        ["ls", "nothing"],
-        ["run"],
-        ["no_such_verb"],
-        ["run", "--suite", "libero", "--policy", "zero", "--limit", "x"],
+    for words, message in (
+        (["ls", "nothing"], "Error:"),
+        (["run"], "apt-bench: --suite is missing."),
+        (["no_such_verb"], "Error:"),
+        (["run", "--suite", "libero", "--policy", "zero", "--limit", "x"], "Error:"),
     ):
         done = subprocess.run([*WORDS, *words], capture_output=True, text=True, cwd=ROOT)
         assert (done.returncode, done.stdout) == (2, "")
-        assert "Error:" in done.stderr
+        assert message in done.stderr
         assert "Traceback" not in done.stderr
 
 

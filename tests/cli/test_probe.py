@@ -15,7 +15,7 @@ def test_the_noise_floor_stands_beside_each_probe(cli, tmp_path: Path) -> None:
     rows = [line.split() for line in shown.splitlines() if line.startswith(("repeat", "null"))]
     assert [row[:3] for row in rows] == [["repeat", "4", "0%"], ["null", "4", "0%"]]
     assert rows[1][3] == "0%"
-    assert "A repeat under the same sentence changed the chunk in 0% of 4 episodes" in shown
+    assert "A repeat under the same instruction changed the chunk in 0% of 4 episodes" in shown
     with open(tmp_path / "x.csv", newline="") as file:
         assert [row["probe"] for row in csv.DictReader(file)] == ["null", "repeat"] * 4
 

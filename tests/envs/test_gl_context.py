@@ -145,7 +145,7 @@ def test_a_freed_canvas_raises(red: Picture) -> None:
 
 @pytest.mark.parametrize("size", [0, -3, 65, 10**9])
 def test_a_size_that_does_not_fit_is_refused(red: Picture, size: int) -> None:
-    with pytest.raises(UserError, match="Ask for 1 to 64"):
+    with pytest.raises(UserError, match="it must be 1 to 64"):
         red.canvas.draw(red.scene, size)
 
 

@@ -158,5 +158,5 @@ def test_the_command_plays_resumes_and_writes(tmp_path: Path) -> None:
     assert len(list(RunStore(tmp_path / "run").lines())) == 1
     (evidence,) = solvability.read(tmp_path / "e.json")
     assert (evidence.cell, evidence.task, evidence.score) == ("train_plate", "red_plate", "1/1")
-    with pytest.raises(UserError, match="go with --solvable"):
+    with pytest.raises(UserError, match="need --solvable"):
         CliRunner().invoke(app, ["--suite", "composite", "--episodes", "1"], catch_exceptions=False)

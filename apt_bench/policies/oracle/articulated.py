@@ -151,7 +151,7 @@ def pull_open(world: World, joint: int, travel: float, done: Callable[[], bool],
 def drag_by_edge(
     world: World, bar: np.ndarray, out: np.ndarray, travel: float, done: Callable[[], bool], attempt: int
 ) -> Motion:
-    """Open a drawer whose handle, points `bar` (n, 3), leaves no room to grasp it: drag its inner edge with closed
+    """Open a drawer whose handle, points `bar` (n, 3), leaves no space to grasp it: drag its inner edge with closed
     fingers."""
     rotation = quarter_turn(front_approach_frame(out, float(DRAG_TILTS[attempt % len(DRAG_TILTS)])))
     edge = (bar.max(0) + bar.min(0)) / 2

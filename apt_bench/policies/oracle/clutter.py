@@ -1,4 +1,4 @@
-"""Make room in clutter for a grasp: push the object or a neighbour, or set a neighbour aside.
+"""Make space in clutter for a grasp: push the object or a neighbour, or set a neighbour aside.
 
 Each candidate push is simulated on a copy of the state, in which the pushed object moves at a constant velocity and
 pushes its neighbours.
@@ -76,7 +76,7 @@ class SetAside:
 
 def make_room(world: World, name: str, destination: np.ndarray) -> Motion:
     """Push one object or set one neighbour aside, so that `name` can be grasped and placed at `destination` (3,), or so
-    that more room is left around it. Returns False where neither helps."""
+    that more space is left around it. Returns False where neither helps."""
     found = find_push(world, name, destination)
     if found is None:
         return False

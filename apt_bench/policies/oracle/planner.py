@@ -18,13 +18,13 @@ from apt_bench.policies.oracle.placements import find_placements
 from apt_bench.policies.oracle.world import World
 
 ORDER = {"open": 0, "turnon": 0, "turnoff": 0, "close": 2}  # joints before objects; close last
-MAX_PUSHES = 3  # to make room for one grasp, at most
+MAX_PUSHES = 3  # to make space for one grasp, at most
 ROUNDS = 8  # passes over the whole goal, at most
 
 
 def expert(world: World) -> Iterator[np.ndarray]:
-    """Actions of one episode, without end: work on each atom that does not hold, for `ROUNDS` passes, then stand
-    still."""
+    """Actions of one episode, without end: work on each atom that does not hold, for `ROUNDS` passes, then do
+    not move."""
     for attempt in range(ROUNDS):
         pending = [atom for atom in world.scene.goal if not world.scene.holds(atom)]
         if not pending:
