@@ -1,4 +1,6 @@
-"""How often `compare` decides, rightly and wrongly, by the number of tasks and their spread: docs/statistics.md.
+"""Simulate how often `compare` decides, rightly and wrongly, by the number of tasks and their spread.
+
+docs/statistics.md has the result.
 
 python benchmarks/clusters.py
 """
@@ -34,7 +36,7 @@ EFFECTS = {
     "30 points (normal)": lambda rng, k: rng.normal(0, 0.30, k),
     "one in 10 by 60 (skewed)": lambda rng, k: np.where(rng.random(k) < 0.1, 0.6, 0.0) - 0.06,
 }
-"""What the effect of a task adds to the mean over all tasks that there might be."""
+"""By name, draws of how much the effects of tasks differ from the mean over all possible tasks."""
 
 
 def trial(rng: np.random.Generator, mean: float | None, effects, tasks: int) -> str:
@@ -52,7 +54,7 @@ def trial(rng: np.random.Generator, mean: float | None, effects, tasks: int) -> 
         covers += mean is not None and result.estimate.low <= mean <= result.estimate.high
     inside = (
         f"{covers / RUNS:21.1%}" if mean is not None else ""
-    )  # what "the mean" is depends on who lost the task
+    )  # with one lost task, the mean over all possible tasks is not defined
     return f"{found / RUNS:7.1%}  {pooled / RUNS:14.1%}  {inside}"
 
 

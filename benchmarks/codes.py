@@ -1,11 +1,11 @@
-"""Demonstrations through the network's action codes and back: what the best possible network would reach.
+"""Convert demonstrations to the network's action codes and back: the upper bound of a trained network.
 
     python benchmarks/codes.py DEMOS [--limit 20] [--execute 1,3,8] [--stride 1] [--keep-noops]
 
-At every decision the demonstration's own next 32 targets are coded as for training, decoded, and answered as the policy
-`apt` answers its predictions; the ordinary loop executes them in the demonstration's episode. Printed: how many
-succeed, and the mean and 95th percentile of the distance between the arm and the demonstration's, at decisions, mm. No
-rendering, no network.
+At every decision, the next 32 targets of the demonstration are encoded as for training, decoded, and returned as the
+policy `apt` returns its predictions. The ordinary loop executes them in the demonstration's episode. The command prints
+how many episodes succeed, and the mean and 95th percentile of the distance (mm) between the arm and the demonstration's
+arm at decisions. It renders no image and uses no network.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ HORIZON = 32
 
 
 class Demonstrated:
-    """Answers with what the demonstration did next."""
+    """Returns the demonstration's next actions."""
 
     def __init__(self, episode: Episode, execute: int, stride: int) -> None:
         self.spec = PolicySpec(
@@ -48,7 +48,7 @@ class Demonstrated:
         self.errors: list[float] = []
 
     def reset(self, episodes: Sequence[EpisodeSpec]) -> None:
-        """One episode each."""
+        """Nothing is kept: there is one policy per episode."""
 
     def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
         """The demonstration's next targets, coded and decoded."""

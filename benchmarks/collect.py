@@ -1,4 +1,4 @@
-"""What a demonstration costs: demonstrations per minute, control steps per second, where the time goes, megabytes.
+"""Measure the cost of a demonstration: demonstrations per minute, control steps per second, time per part, size.
 
 python benchmarks/collect.py --suite rigid_pick_place --cells so --episodes 5 --workers 2
 python benchmarks/collect.py --suite libero --cells spatial --tasks 0,1 --episodes 1
@@ -29,7 +29,7 @@ PARTS = ("reset", "physics", "render", "policy", "write")
 
 
 def measure(options: RunOptions, cameras: tuple[str, ...], size: int, out: Path, console: Console) -> dict:
-    """Collect, write the same again as LeRobotDataset, read both, replay all."""
+    """Collect demonstrations, write them again as LeRobotDataset, read both, replay all."""
     began, cpu = time.perf_counter(), time.process_time()
     found = collect(options, out / "hdf5", console, cameras=cameras, size=size)
     wall, cpu = time.perf_counter() - began, time.process_time() - cpu
@@ -69,7 +69,7 @@ def measure(options: RunOptions, cameras: tuple[str, ...], size: int, out: Path,
         "demonstrations per minute, wall": round(60 * n / wall, 2),
         "demonstrations per minute, once workers run": round(60 * n * max(1, workers) / busy, 2),
         "control steps per second, once workers run": round(steps * max(1, workers) / busy, 1),
-        **({"CPU ms per step, all of it": round(1000 * cpu / max(1, steps), 2)} if not workers else {}),
+        **({"CPU ms per step, total": round(1000 * cpu / max(1, steps), 2)} if not workers else {}),
         **{f"{part}, ms per step": round(1000 * seconds[part] / steps, 2) for part in PARTS},
         "ms per image": round(1000 * seconds["render"] / max(1, steps * len(cameras)), 2),
         "HDF5, MB per demonstration": round(found.megabytes / n, 3),
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--cameras", default="agentview,wrist")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--workers", default="auto")
-    parser.add_argument("--json", type=Path, help="write the figures there, too")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args()
     options = RunOptions.of(
         suite=args.suite,

@@ -1,15 +1,15 @@
-"""Break runs and trainings on purpose for as long as asked, resume them, and check that nothing was lost.
+"""Inject faults into runs and trainings for a given time, resume them, and check that nothing was lost.
 
     python benchmarks/faults.py --minutes 60 [--seed 0] [--only worker,disk] [--out FOLDER]
 
 Each round starts `apt-bench run` on the toy suite of tests/ (MuJoCo, no renderer) with two Ray workers, or a small
 `apt-bench train --two-stage`, injects faults at random moments, and repeats the command until it ends with exit code 0.
-Then the records or weights must be those of an undisturbed run: no key missing, none twice, every hash equal. A
-traceback on the terminal, an exit code that means something else, a leftover process or file is a defect as well.
+Then the records or weights must be those of an undisturbed run: no key is missing, none occurs twice, every hash is
+equal. A traceback on the terminal, an unexpected exit code, and a remaining process or file are defects as well.
 
-Needs the `dev` extra. As root (and where `mount` is allowed) the run directory lies on a small disk of its own, which
-fills up or becomes read-only; otherwise a limit on the size of files stands in for the full disk. The exit code is 0
-only where no defect was found.
+Needs the `dev` extra. As root (and where `mount` is allowed) the run directory is on a small disk of its own, which
+fills up or becomes read-only. Otherwise a limit on the size of files replaces the full disk. The exit code is 0 only
+where no defect was found.
 """
 
 from __future__ import annotations
@@ -71,12 +71,12 @@ class Campaign:
     defects: list[str] = field(default_factory=list)
 
     def defect(self, text: str) -> None:
-        """Note something wrong."""
+        """Record a defect."""
         self.defects.append(text)
         print(f"DEFECT: {text}", flush=True)
 
     def card(self) -> dict[str, object]:
-        """Everything counted, as JSON."""
+        """All counts, as JSON."""
         return {
             "seed": self.seed,
             "injections": dict(sorted(self.injections.items())),
@@ -93,8 +93,8 @@ class Campaign:
 
 
 def start(words: list[str], campaign: Campaign) -> subprocess.Popen[str]:
-    """`apt-bench` with these words, in a process group of its own; its output goes to a file beside."""
-    log = open(campaign.home / "output.txt", "w")  # noqa: SIM115  # the child keeps it
+    """Start `apt-bench` with these arguments in a process group of its own. Its output goes to a file."""
+    log = open(campaign.home / "output.txt", "w")  # noqa: SIM115  # the child process uses it
     environ = {**os.environ, "TMPDIR": str(campaign.home / "tmp"), "OMP_NUM_THREADS": "1"}
     environ |= {"TOY_FAULTS": str(campaign.home / "toy"), "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
@@ -109,7 +109,7 @@ def start(words: list[str], campaign: Campaign) -> subprocess.Popen[str]:
 
 
 def finish(target: Target, campaign: Campaign, allowed: tuple[int, ...]) -> int:
-    """Wait for the end; an exit code that is not allowed or a traceback is a defect."""
+    """Wait for the end. A traceback, or an exit code that is not allowed, is a defect."""
     family = target.family()
     try:
         code = target.process.wait(PATIENCE)
@@ -127,7 +127,7 @@ def finish(target: Target, campaign: Campaign, allowed: tuple[int, ...]) -> int:
 
 
 def gone(family: list[psutil.Process]) -> list[str]:
-    """What of these processes still runs after 30 s."""
+    """Those of these processes that still run after 30 s."""
     end = time.monotonic() + 30
     while True:
         left = [p for p in family if p.is_running() and status(p) != psutil.STATUS_ZOMBIE]
@@ -137,7 +137,7 @@ def gone(family: list[psutil.Process]) -> list[str]:
 
 
 def status(process: psutil.Process) -> str:
-    """Of a process that may be gone."""
+    """The status of a process that may have ended."""
     try:
         return process.status()
     except psutil.Error:
@@ -145,7 +145,7 @@ def status(process: psutil.Process) -> str:
 
 
 def command(process: psutil.Process) -> list[str]:
-    """Its words, as far as they can be read."""
+    """The command line of a process that may have ended."""
     try:
         return process.cmdline()
     except psutil.Error:
@@ -158,14 +158,14 @@ def tail(campaign: Campaign) -> str:
 
 
 def heal(target: Target, campaign: Campaign) -> None:
-    """Give the command back what the faults took from it."""
+    """Undo the faults of the disk and of the folder."""
     if target.disk:
         target.disk.heal()
     moved = away(target.out)
     if moved.exists():
         if target.out.exists():
             if any(target.out.rglob("*.jsonl")) or any(target.out.rglob("*.safetensors")):
-                campaign.defect(f"{target.out.name} was made anew after it had vanished, and written to")
+                campaign.defect(f"{target.out.name} was created again after it had vanished")
             shutil.rmtree(target.out)
         moved.rename(target.out)
 
@@ -174,7 +174,7 @@ def heal(target: Target, campaign: Campaign) -> None:
 
 
 def lines(out: Path) -> int:
-    """Records so far, wherever the directory is."""
+    """Number of records so far, also in a directory that was moved away."""
     for folder in (out, away(out)):
         if (path := folder / "episodes.jsonl").exists():
             return path.read_bytes().count(b"\n")
@@ -182,7 +182,7 @@ def lines(out: Path) -> int:
 
 
 def results(out: Path, campaign: Campaign) -> Results:
-    """What must not depend on how a run went. A key with two results is counted as doubled."""
+    """The results that must equal those of an undisturbed run. A key with two results is counted as doubled."""
     found: Results = {}
     path = out / "episodes.jsonl"
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
@@ -207,7 +207,7 @@ def disturb(
     campaign: Campaign,
     rng: random.Random,
 ) -> str:
-    """Inject faults at random moments until the command ends or one has been injected that ends it; gives that one."""
+    """Inject faults at random moments until the command ends, or until a fault that ends it. Return that fault."""
     begun, seen, pause = time.monotonic(), progress(), rng.randint(1, 3)
     wait = rng.uniform(0, 6) if rng.random() < 0.5 else None  # also while it is starting
     while target.process.poll() is None and time.monotonic() - begun < PATIENCE:
@@ -217,7 +217,7 @@ def disturb(
             continue
         mild = [name for name in faults if name in MILD]
         name = rng.choice(mild if mild and rng.random() < 0.75 else list(faults))
-        if name == "worker hangs" and rng.random() < 0.7:  # each takes the time-out
+        if name == "worker hangs" and rng.random() < 0.7:  # each one takes the whole time-out
             continue
         if faults[name](target, rng):
             campaign.injections[name] += 1
@@ -252,7 +252,7 @@ def run_round(
     campaign.lost += len(wanted.keys() - found.keys())
     campaign.different += sum(found[k] != wanted[k] for k in found.keys() & wanted.keys())
     if found.keys() - wanted.keys():
-        campaign.defect(f"round {number} has episodes that nobody asked for")
+        campaign.defect(f"round {number} has episodes that were not requested")
     if parts := [str(p) for p in out.rglob("*.part")]:
         campaign.defect(f"round {number} left {parts}")
     if disk:
@@ -261,7 +261,7 @@ def run_round(
 
 
 def weights(out: Path) -> str:
-    """SHA-256 of the policy that a training left."""
+    """SHA-256 of the policy of a finished training."""
     return hashlib.sha256((out / "policy/model.safetensors").read_bytes()).hexdigest()
 
 
@@ -321,7 +321,7 @@ def training_round(number: int, faults: dict[str, Fault], wanted: str, campaign:
 
 
 def main() -> int:
-    """Parse, run, print."""
+    """Run the campaign and print the counts."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -379,7 +379,7 @@ def main() -> int:
     for name, count in sorted(campaign.injections.items()):
         print(f"{name:28}{count:6}")
     if leftover := [p.name for p in (home / "tmp").iterdir()]:
-        print(f"Left in the temporary folder (the next command sweeps it): {', '.join(leftover[:8])}")
+        print(f"Left in the temporary folder (the next command removes it): {', '.join(leftover[:8])}")
     wrong = campaign.lost + campaign.doubled + campaign.different + len(campaign.defects)
     if not wrong:
         shutil.rmtree(home, ignore_errors=True)

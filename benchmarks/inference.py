@@ -1,8 +1,10 @@
-"""What sampling costs, as ratios within one run: `python benchmarks/inference.py [--size full|mini] [--device cuda]`.
+"""Measure the cost of sampling, as ratios within one run.
 
-1. Reuse: one decision with the vision-language stream computed once, against computing it in each of the 20 denoising
-   steps.
-2. Batching: 8 decisions in one batch, against 8 single ones.
+    python benchmarks/inference.py [--size full|mini] [--device cuda]
+
+1. Reuse: one decision with the vision-language stream computed once, compared with computing it in each of the 20
+   denoising steps.
+2. Batching: 8 decisions in one batch, compared with 8 single ones.
 
 Random weights, the shapes of the released Stage 2 on Qwen3-VL-2B (two views of 64 tokens, 21 words), one thread. Times
 are CPU seconds on a CPU (other jobs disturb them less than wall time) and synchronised wall seconds on a GPU; the best

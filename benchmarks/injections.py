@@ -1,5 +1,4 @@
-"""What `benchmarks/faults.py` does to a running command: signals to its processes, a disk that fails, a folder that
-vanishes."""
+"""The faults that `benchmarks/faults.py` injects: signals to processes, a disk that fails, a folder that vanishes."""
 
 from __future__ import annotations
 
@@ -17,21 +16,21 @@ import psutil
 
 @dataclass
 class Target:
-    """A command that is running, and where it writes."""
+    """A running command and its output folder."""
 
     process: subprocess.Popen[str]
     out: Path
     disk: Disk | None = None
 
     def family(self) -> list[psutil.Process]:
-        """Everything the command started."""
+        """All processes that the command started."""
         try:
             return psutil.Process(self.process.pid).children(recursive=True)
         except psutil.Error:
             return []
 
     def named(self, word: str) -> list[psutil.Process]:
-        """Its processes whose command line holds the word."""
+        """Those of its processes that have the word in their command line."""
         found = []
         for process in self.family():
             try:
@@ -43,11 +42,11 @@ class Target:
 
 
 Fault = Callable[[Target, random.Random], bool]
-"""Injects itself; whether it could."""
+"""Injects the fault; returns whether that was possible."""
 
 
 def kill_one(word: str, number: int = signal.SIGKILL) -> Fault:
-    """A signal to one process of this name."""
+    """The fault that sends a signal to one process of this name."""
 
     def fault(target: Target, rng: random.Random) -> bool:
         found = target.named(word)
@@ -63,7 +62,7 @@ def kill_one(word: str, number: int = signal.SIGKILL) -> Fault:
 
 
 def signal_driver(number: int, group: bool = False) -> Fault:
-    """A signal to the driver, or to its whole group as a terminal sends it."""
+    """The fault that sends a signal to the driver, or to its whole process group, as a terminal does."""
 
     def fault(target: Target, rng: random.Random) -> bool:
         if target.process.poll() is not None:
@@ -75,7 +74,7 @@ def signal_driver(number: int, group: bool = False) -> Fault:
 
 
 def full_disk(target: Target, rng: random.Random) -> bool:
-    """No byte more can be written."""
+    """Let no further byte be written."""
     if target.disk:
         return target.disk.fill()
     try:
@@ -87,13 +86,13 @@ def full_disk(target: Target, rng: random.Random) -> bool:
 
 
 def read_only(target: Target, rng: random.Random) -> bool:
-    """The disk becomes read-only."""
+    """Make the disk read-only."""
     return target.disk is not None and target.disk.mount("remount,ro")
 
 
 def vanish(target: Target, rng: random.Random) -> bool:
-    """The directory that the command has locked is moved away; `heal` moves it back. (One that is moved before the
-    command begins is simply a new directory to it.)"""
+    """Move the directory that the command has locked away; `heal` moves it back. (If it were moved before the command
+    begins, the command would start a new directory.)"""
     fds = Path(f"/proc/{target.process.pid}/fd")
     try:
         if str(target.out) not in [os.readlink(fd) for fd in fds.iterdir()]:
@@ -105,13 +104,15 @@ def vanish(target: Target, rng: random.Random) -> bool:
 
 
 def away(out: Path) -> Path:
-    """Where `vanish` moves a run directory."""
+    """The path to which `vanish` moves a run directory."""
     return out.with_name(out.name + "-away")
 
 
 RUN_FAULTS: dict[str, Fault] = {
     "worker": kill_one("ray::RolloutActor"),
-    "worker hangs": kill_one("ray::RolloutActor.run", signal.SIGSTOP),  # one that starts may take minutes
+    "worker hangs": kill_one(
+        "ray::RolloutActor.run", signal.SIGSTOP
+    ),  # a worker that still starts may take minutes
     "policy": kill_one("ray::PolicyHost"),
     "driver": signal_driver(signal.SIGKILL),
     "interrupt": signal_driver(signal.SIGINT, group=True),
@@ -135,10 +136,10 @@ PLACES = (
     "training: full disk",
     "training: vanished folder",
 )
-"""After these a command that is just starting calls its directory bad input."""
+"""Faults after which a command that is just starting may report its directory as bad input."""
 
 MILD = ("worker", "worker hangs", "policy")
-"""After these the same command goes on."""
+"""Faults that do not end the command."""
 
 
 def allowed(fault: str) -> tuple[int, ...]:
@@ -147,7 +148,7 @@ def allowed(fault: str) -> tuple[int, ...]:
 
 
 class Disk:
-    """A tmpfs of its own for one run directory."""
+    """A tmpfs for one run directory."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -156,11 +157,11 @@ class Disk:
         self.mounted = subprocess.run(command, capture_output=True).returncode == 0
 
     def mount(self, options: str) -> bool:
-        """Change the mount's options; whether that worked."""
+        """Change the mount's options; return whether that worked."""
         return subprocess.run(["mount", "-o", options, str(self.folder)], capture_output=True).returncode == 0
 
     def fill(self) -> bool:
-        """Leave no room."""
+        """Fill the disk."""
         try:
             with open(self.folder / "ballast", "wb") as file:
                 while True:
@@ -170,7 +171,7 @@ class Disk:
             return True
 
     def heal(self) -> None:
-        """Room again, and writable."""
+        """Make the disk writable and free its space again."""
         self.mount("remount,rw")
         (self.folder / "ballast").unlink(missing_ok=True)
 

@@ -1,9 +1,11 @@
-"""What Ray costs in an episode, and what a second worker brings. Real LIBERO, both cameras, a policy that answers at
-once and lives in its own actor (the dearest case: every observation crosses to another process).
+"""Measure the cost of Ray in an episode, and the speed-up by a second worker.
+
+It uses LIBERO with both cameras and a policy that answers at once from an actor of its own. This is the most expensive
+case, because every observation is sent to another process.
 
     python benchmarks/ray_share.py [--episodes 6] [--horizon 10] [--workers 2]
 
-Run it on a quiet machine. Episodes that compile a model or fill a cache (each worker's first) are left out.
+Run it on an idle machine. Episodes that compile a model or fill a cache (each worker's first) are left out.
 """
 
 from __future__ import annotations
@@ -34,15 +36,15 @@ ROOT = str(Path(__file__).resolve().parents[1])
 
 
 class InstantPolicy:
-    """Looks at both cameras and stands still: every episode takes its whole budget."""
+    """Gets both images and does not move, so that every episode takes its whole budget."""
 
     spec = PolicySpec("instant", cameras=(AGENTVIEW, WRIST), horizon=10)
 
     def reset(self, episodes: Sequence[EpisodeSpec]) -> None:
-        """Keeps nothing."""
+        """Nothing is kept between decisions."""
 
     def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
-        """Zeros."""
+        """Zero actions."""
         return [np.zeros((10, ACTION_DIM)) for _ in observations]
 
 
@@ -51,7 +53,7 @@ Ended = list[tuple[float, EpisodeRecord]]
 
 
 def roll(specs: list[EpisodeSpec], horizon: int, workers: int) -> Ended:
-    """The records and when each came; 0 workers = this process."""
+    """The records and the time at which each ended; 0 workers = this process."""
     settings = Settings(REF, InstantPolicy.spec, execute=horizon, env=specs[0].env, path=ROOT)
     schedule, never = Schedule(specs, attempts=1), lambda: False
     if workers == 0:
@@ -71,7 +73,7 @@ def _drain(stream) -> Ended:  # type: ignore[no-untyped-def]
 
 
 def warm(ended: Ended, workers: int) -> tuple[float, list[EpisodeRecord]]:
-    """Seconds of wall time per episode and the records, after each worker's first."""
+    """Seconds of wall time per episode, and the records, without each worker's first."""
     first = ended[max(workers, 1) - 1][0]
     rest = ended[max(workers, 1) :]
     return (rest[-1][0] - first) / len(rest), [record for _, record in rest]

@@ -1,9 +1,9 @@
-"""How fast are rollouts? The plain LIBERO loop against apt-bench, side by side in one process, as Markdown tables.
+"""Measure the speed of rollouts: LIBERO's plain loop and apt-bench in one process, as Markdown tables.
 
     python benchmarks/rollout.py                    # every section, about 15 minutes on 2 cores
     python benchmarks/rollout.py --sections loop    # only the plain loop against apt-bench
 
-Sections: `loop` (plain LIBERO against apt-bench at execute horizons 1, 5 and 10, time per part, distance to the floor),
+Sections: `loop` (plain LIBERO and apt-bench at execute horizons 1, 5 and 10, time per part, ratio to the lower bound),
 `memory` (resident memory over 200 episodes on many scenes), `ray` (Ray's share, and 1 against 2 workers).
 Both loops run on one thread; "CPU" is this process's own time, which other work on the machine does not change.
 """
@@ -62,7 +62,7 @@ def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
 
 
 def moves(steps: int) -> np.ndarray:
-    """Fixed actions, (steps, 7): an arm that wanders above the table and never succeeds."""
+    """Fixed actions, (steps, 7): the arm moves above the table and never succeeds."""
     rng = np.random.default_rng(0)
     actions = np.clip(rng.normal(0, 0.4, (steps, 7)), -1, 1)
     actions[:, 6] = -1
@@ -101,7 +101,7 @@ class PlainLibero:
 
 
 def fast_episode(env: Any, spec: EpisodeSpec, actions: np.ndarray, horizon: int) -> tuple[Clock, Clock]:
-    """The same episode in apt-bench's loop: look once per decision."""
+    """The same episode in apt-bench's loop, with one pair of images per decision."""
     with Clock() as reset:
         env.reset(spec, CAMERAS)
     with Clock() as steps:
@@ -175,8 +175,8 @@ def loop_section(spec: EpisodeSpec, steps: int, repeats: int) -> None:
                 f"{total[1] / cpu:.1f}",
             )
         )
-        looks = -(-steps // horizon)
-        bound = (steps + spec.settle_steps) * physics_floor + looks * render_floor
+        decisions = -(-steps // horizon)
+        bound = (steps + spec.settle_steps) * physics_floor + decisions * render_floor
         inside = sum(seconds.values())
         parts.append(
             (
@@ -239,8 +239,8 @@ def memory_section(episodes: int) -> None:
 
 
 def ray_section(specs: list[EpisodeSpec], steps: int) -> None:
-    """Ray's share of an episode, and what a second worker brings. Counted from each worker's second episode on:
-    starting Ray and compiling the first model are not a share of anything."""
+    """Ray's share of an episode, and the speed-up by a second worker. Each worker's first episode is left out, because
+    it includes the start of Ray and the compilation of the first model."""
     from apt_bench.policies.registry import PolicyRef
     from apt_bench.rollout.cluster import ray_session
     from apt_bench.rollout.engine import PolicyActor, RayPool
@@ -249,7 +249,7 @@ def ray_section(specs: list[EpisodeSpec], steps: int) -> None:
 
     here = str(Path(__file__).parent)
     sys.path.insert(0, here)
-    ref = PolicyRef("looking", "looking_policy:LookingPolicy")
+    ref = PolicyRef("images", "image_policy:ImagePolicy")
     settings = Settings(policy=ref, policy_spec=ref.load().spec, execute=10, path=here)
     rows, rates = [], []
     for workers in (1, 2):
@@ -280,7 +280,7 @@ def ray_section(specs: list[EpisodeSpec], steps: int) -> None:
                 f"{between:.2f}",
             )
         )
-    print(f"### Ray, {steps} control steps, horizon 10, a policy actor that looks through both cameras\n")
+    print(f"### Ray, {steps} control steps, horizon 10, a policy actor that gets both images\n")
     table(
         (
             "workers",

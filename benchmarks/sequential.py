@@ -1,4 +1,6 @@
-"""What the rule of `run --stop-when decided` decides, and how early, on simulated pairs: docs/statistics.md.
+"""Simulate what the rule of `run --stop-when decided` decides, and how early.
+
+docs/statistics.md has the result.
 
 python benchmarks/sequential.py
 """

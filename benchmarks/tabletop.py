@@ -1,4 +1,4 @@
-"""CPU time of the tabletop suites, split by what it is spent on: `python benchmarks/tabletop.py [CELL]`."""
+"""Measure the CPU time of the tabletop suites by part: `python benchmarks/tabletop.py [CELL]`."""
 
 import sys
 import time

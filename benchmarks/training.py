@@ -1,4 +1,4 @@
-"""Training speed, each figure a ratio of two things measured in the same run.
+"""Measure the training speed. Each figure is a ratio of two values from the same run.
 
     python benchmarks/training.py            # about 2 minutes on one idle core
 
@@ -40,7 +40,7 @@ STEPS, SIZE, TOKENS = 60, 128, 160
 
 
 def demonstration(index: int) -> Demonstration:
-    """Smooth motion under noise images: what is seen does not matter here."""
+    """Smooth motions with images of noise: the content of the images does not affect the speed."""
     rng = np.random.default_rng(index)
     pose = np.tile(np.eye(4), (STEPS, 1, 1))
     pose[:, 2, 3] = 1.0
@@ -55,7 +55,7 @@ def demonstration(index: int) -> Demonstration:
 
 
 def seconds(run: Callable[[], object], repeats: int) -> float:
-    """Least CPU time of several calls, after one to warm up: with one thread, what an idle machine would take."""
+    """Least CPU time of several calls, after one call to warm up. With one thread, it is that of an idle machine."""
     run()
     found = []
     for _ in range(repeats):

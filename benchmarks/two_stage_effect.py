@@ -2,18 +2,18 @@
 
     python benchmarks/two_stage_effect.py --out results/two-stage-effect            # everything; resumable
     python benchmarks/two_stage_effect.py --seeds 0 --splits train_redundant --cells so,uo --episodes 10
-    python benchmarks/two_stage_effect.py --table                                   # only what is there
+    python benchmarks/two_stage_effect.py --table                                   # only print stored results
 
-Killed at any point, the same command goes on: demonstrations, VLM, features, stages and episodes are each found
-again. Training takes one core: on several, start it once per core with other --seeds, and --workers 0. Arms share
-demonstrations and the pretrained VLM; the two-stage arms of one seed share their prior. One-stage arms come with
-Stage 2's steps (`joint`) and with those of both stages (`total`).
+Rerun the same command to resume: finished demonstrations, VLM, features, stages and episodes are reused. Training takes
+one core. On several cores, start the command once per core with other --seeds and with --workers 0. Arms share the
+demonstrations and the pretrained VLM, and the two-stage arms of one seed share their prior. One-stage arms have the
+steps of Stage 2 (`joint`) or of both stages (`total`).
 
-The table (Markdown) gives of every cell: success, the right item touched first, anything lifted, and of the episodes
-that put the right item into a container those that chose the right container; and the differences between two stages
-and one on the same scenes (Newcombe, paired). Its 95 % intervals are over the episodes of all seeds; episodes of one
-training are not independent of each other, so seeds are listed too. Of every arm: the share of nouns that the VLM finds
-in the robot's sentence after training.
+The table (Markdown) gives for every cell the shares of episodes with success, with the right item touched first, and
+with anything lifted. Of the episodes that put the right item into a container it gives the share with the right
+container. It also gives the differences between two stages and one in the same scenes (Newcombe, paired). The 95 %
+intervals are over the episodes of all seeds. Episodes of one training are not independent, so each seed is listed too.
+For every arm it gives the share of nouns that the VLM finds in the robot's sentence after training.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ MEASURES = ("success", "right", "lifted", "container")
 ALL = "all cells"
 SPLITS = ("train_redundant", "train", "train_ambiguous")
 SCENES = 7
-"""Seed of the scenes that training seed 0 is tested in, the suite's own; seed s has those of SCENES + s."""
+"""Seed of the test scenes of training seed 0, which is the suite's own; training seed s has SCENES + s."""
 SENTENCE = "move the {} to the plate ."
 PROBE_SCENES = 50
 
@@ -87,7 +87,7 @@ class Job:
     arm: str
 
     def folder(self, options: argparse.Namespace) -> Path:
-        """Where its run lies."""
+        """The folder of its training."""
         steps = f"{options.stage1_steps}+{options.stage2_steps}"
         if options.demos_per_task:
             steps += f"-{options.demos_per_task}demos"
@@ -96,7 +96,7 @@ class Job:
 
 
 def recipe_of(job: Job, options: argparse.Namespace) -> Recipe:
-    """The mini recipe with this arm's switches. Two-stage arms after the first take its prior, if it is there."""
+    """The mini recipe with this arm's settings. Two-stage arms after the first use its prior, if that exists."""
     over = {
         **ARMS[job.arm],
         "seed": job.seed,
@@ -111,7 +111,9 @@ def recipe_of(job: Job, options: argparse.Namespace) -> Recipe:
 
 
 def demonstrations(split: str, options: argparse.Namespace, console: Console) -> list[str]:
-    """Collected, or found in the cache. Once a run: two processes cannot look at the same time."""
+    """The demonstrations of a split: collected, or found in the cache.
+
+    Call it once per command, since two processes cannot collect at the same time."""
     collect: dict[str, Any] = {"cells": [split]}
     if options.demos_per_task:
         collect["episodes"] = options.demos_per_task
@@ -122,17 +124,17 @@ def demonstrations(split: str, options: argparse.Namespace, console: Console) ->
 
 
 def evaluate(
-    policy: Path, seed: int, look: SuiteEpisodes, out: Path, options: argparse.Namespace, console: Console
+    policy: Path, seed: int, test: SuiteEpisodes, out: Path, options: argparse.Namespace, console: Console
 ) -> Sequence[EpisodeRecord]:
-    """Episodes of all cells, in scenes that belong to the training seed; those that are there are not run again."""
+    """Episodes of all cells, in the scenes of the training seed. Recorded episodes are not run again."""
     wanted = RunOptions.of(
         suite="rigid_pick_place",
         policy="apt_bench.policies.apt:AptPolicy",
-        policy_args=(f"weights={policy}", *look.policy_args),
+        policy_args=(f"weights={policy}", *test.policy_args),
         cells=tuple(options.cells),
         episodes=options.episodes,
         seed=SCENES + seed,
-        execute_horizon=look.execute,
+        execute_horizon=test.execute,
         workers=options.workers,
         out=out,
     )
@@ -140,15 +142,15 @@ def evaluate(
 
 
 def probe(vlm: MiniVLM, folder: Path, cache: Path, scenes: int) -> dict[str, float]:
-    """Nouns found in the robot's sentence, by the heads of pretraining, on scenes that come after its `scenes`."""
+    """Share of nouns that the heads of pretraining find in the robot's sentence, in scenes that it did not use."""
     heads = Heads(vlm.config.width, vlm.config.views)
     heads.load_state_dict(load_file(folder / "heads.safetensors"))
-    pictures = open_scene_images(vlm.config, PROBE_SCENES, cache, first=scenes)
-    return grounding(vlm, heads, pictures, np.arange(OBSERVATIONS_PER_SCENE * PROBE_SCENES), SENTENCE)
+    images = open_scene_images(vlm.config, PROBE_SCENES, cache, first=scenes)
+    return grounding(vlm, heads, images, np.arange(OBSERVATIONS_PER_SCENE * PROBE_SCENES), SENTENCE)
 
 
 def do(job: Job, options: argparse.Namespace, console: Console) -> None:
-    """Train, evaluate, probe; writes `result.json` into the job's folder."""
+    """Train, evaluate, probe, and write `result.json` into the job's folder."""
     folder = job.folder(options)
     if (folder / "result.json").is_file():
         return
@@ -182,9 +184,10 @@ def last_held_out(metrics: Path) -> float:
 
 
 def outcomes(records: Sequence[EpisodeRecord]) -> dict[str, dict[str, list[int | None]]]:
-    """By cell and measure (`MEASURES`) 1 or 0 per episode, in the order of tasks and episodes, so that arms can be
-    paired. `container`: of the episodes that put the item into one, those with the right one first (a success may
-    end before it lies still). What is missing is None: errors, and there the episodes that put it nowhere."""
+    """1 or 0 per episode, by cell and measure (`MEASURES`), in the order of tasks and episodes, so that arms can be
+    paired. `container`: whether the first container into which the item was put is the right one; a success counts
+    even if it ended before the item was at rest. The value is None for errors, and for `container` also where the
+    item was put into no container."""
     out: dict[str, dict[str, list[int | None]]] = {}
     for r in sorted(records, key=lambda r: (r.key.task, r.key.init)):
         item, *containers = r.events["targets"] if r.outcome != "error" else [""]
@@ -209,7 +212,7 @@ def outcomes(records: Sequence[EpisodeRecord]) -> dict[str, dict[str, list[int |
 
 
 def table(options: argparse.Namespace) -> str:
-    """What is there, in Markdown."""
+    """The stored results in Markdown."""
     lines = []
     for split in options.splits:
         found = {arm: _results(split, arm, options) for arm in (PRIOR, *ARMS)}
@@ -303,7 +306,7 @@ def _markdown(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def main() -> None:
-    """Run what is asked for, seed by seed, so that a part of the table is there early."""
+    """Run the selected trainings, seed by seed, so that a part of the table exists early."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -311,7 +314,9 @@ def main() -> None:
     parser.add_argument("--config", default="mini")
     parser.add_argument("--stage1-steps", type=int, default=600)
     parser.add_argument("--stage2-steps", type=int, default=600)
-    parser.add_argument("--demos-per-task", type=int, default=0, help="demonstrations; 0: as the recipe says")
+    parser.add_argument(
+        "--demos-per-task", type=int, default=0, help="demonstrations per task; 0: the recipe's number"
+    )
     parser.add_argument("--cache", type=Path, default=default_cache())
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--splits", default=",".join(SPLITS))
@@ -319,11 +324,13 @@ def main() -> None:
     parser.add_argument(
         "--arms",
         default="",
-        help="only arms in whose names one of these regular expressions is found, divided by ;",
+        help="only arms with a name that matches one of these regular expressions, separated by ;",
     )
-    parser.add_argument("--episodes", type=int, default=50, help="per task, two tasks a cell")
+    parser.add_argument(
+        "--episodes", type=int, default=50, help="initial states per task; a cell has two tasks"
+    )
     parser.add_argument("--workers", default="auto")
-    parser.add_argument("--table", action="store_true", help="only print")
+    parser.add_argument("--table", action="store_true", help="only print the stored results")
     options = parser.parse_args()
     options.seeds = [int(s) for s in options.seeds.split(",")]
     options.splits, options.cells = options.splits.split(","), options.cells.split(",")

@@ -1,4 +1,4 @@
-"""A policy that looks through both cameras and wanders: all the costs of a rollout but a model's."""
+"""A policy that gets both images and moves at random: it has every cost of a rollout except that of a model."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from apt_bench.policies.base import PolicySpec
 from apt_bench.suites import EpisodeSpec
 
 
-class LookingPolicy:
-    """Small random motions with an open gripper, a function of the step alone."""
+class ImagePolicy:
+    """Small random motions with an open gripper, which depend on the step only."""
 
-    spec = PolicySpec("looking", cameras=(AGENTVIEW, WRIST), horizon=10, execute=10)
+    spec = PolicySpec("images", cameras=(AGENTVIEW, WRIST), horizon=10, execute=10)
 
     def reset(self, episodes: Sequence[EpisodeSpec]) -> None:
-        """Keeps nothing."""
+        """Nothing is kept between decisions."""
 
     def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
-        """Ten actions each."""
+        """Ten actions per observation."""
         return [self._chunk(o) for o in observations]
 
     def _chunk(self, observation: Observation) -> np.ndarray:
