@@ -22,7 +22,7 @@ settings.load_profile("quick")
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Calls apt-bench in this process and gives its stdout; where it is to refuse (code 2), its one line on stderr."""
+    """Call apt-bench in this process and return its stdout; for exit code 2, return its one line on stderr."""
 
     def call(*words: object, code: int = 2) -> str:
         monkeypatch.setattr(sys, "argv", ["apt-bench", *map(str, words)])

@@ -1,4 +1,4 @@
-"""The code of the pages about the API runs as it stands there."""
+"""The code of the pages about the API runs unchanged."""
 
 from __future__ import annotations
 

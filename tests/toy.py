@@ -1,5 +1,5 @@
-"""A real but tiny MuJoCo world for the runner's tests: a puck on a table is pushed to a goal. No GL is needed: its one
-camera is drawn with numpy. Faults can be ordered from outside through files in $TOY_FAULTS (see `order`)."""
+"""A real but tiny MuJoCo world for the runner's tests: a puck on a table is pushed to a goal. No GL is needed: numpy
+draws its one camera's images. Files in $TOY_FAULTS request faults (see `order`)."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def cell_tasks(cell: Cell) -> list[Task]:
 
 
 def order(faults: Path, what: str, episode: str) -> None:
-    """Order one fault for one episode; it happens once.
+    """Request one fault for one episode; it happens once.
 
     what: hang, crash (an exception), exit (`sys.exit`), die (the process); policy-hang, policy-gone (a hosted policy).
     """
@@ -67,7 +67,7 @@ def order(faults: Path, what: str, episode: str) -> None:
 
 
 def due(what: str, episode: str) -> bool:
-    """Whether this fault was ordered for now. `slow`, for no episode, holds until the file is removed."""
+    """Whether this fault was requested for now. `slow`, for no episode, holds until the file is removed."""
     path = Path(os.environ.get("TOY_FAULTS", "/nowhere")) / _file(what, episode)
     try:
         path.stat() if what == "slow" else path.unlink()
@@ -162,7 +162,7 @@ class ToyEnv:
 
 
 class UnpicklableEnv(ToyEnv):
-    """What it reports cannot cross processes."""
+    """Its events cannot be sent to another process."""
 
     def outcome(self) -> Outcome:
         return dataclasses.replace(super().outcome(), events={"lock": threading.Lock()})
@@ -225,7 +225,7 @@ class DyingPolicy(HostedPushPolicy):
 
 
 class GpuPushPolicy(HostedPushPolicy):
-    """Asks for a GPU (a number in Ray's books is enough)."""
+    """Requests a GPU (Ray only counts it)."""
 
     spec = dataclasses.replace(
         HostedPushPolicy.spec, name="gpu", resources=Resources(num_gpus=1, max_batch=4)
@@ -233,7 +233,7 @@ class GpuPushPolicy(HostedPushPolicy):
 
 
 class BadPolicy(PushPolicy):
-    """Answers nonsense: nan, shape, long, text, raise. From the step `after` on, in episodes whose init is `init`."""
+    """Gives invalid answers: nan, shape, long, text, raise. From step `after` on, in episodes of initial state `init`."""
 
     spec = dataclasses.replace(PushPolicy.spec, name="bad")
 

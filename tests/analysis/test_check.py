@@ -1,4 +1,4 @@
-"""compare and check: planted differences are found, no-change reruns pass, and too little data decides nothing."""
+"""compare and check: known differences are found, reruns without change pass, too little data is inconclusive."""
 
 from __future__ import annotations
 
@@ -166,8 +166,8 @@ def test_compare_pairs_by_key(tmp_path: Path) -> None:
 
 
 def test_compare_without_common_episodes_is_unpaired(tmp_path: Path) -> None:
-    """The paper's real-robot table: the mean over its cells is clear. The sides share no task, so nothing is said of
-    other tasks."""
+    """The paper's real-robot table: the mean over its cells is clear. The sides share no task, so there is no
+    statement about other tasks."""
     table3 = {"so": (29, 27, 30), "uo": (17, 11, 20), "uouc": (16, 9, 20), "uoucue": (28, 16, 40)}
     runs = []
     for side, name in enumerate(("apt", "pi05")):

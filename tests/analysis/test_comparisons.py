@@ -1,4 +1,4 @@
-"""What compare and check say: about tasks or these tasks only, of unequal settings, unfinished and imported runs."""
+"""Verdicts of compare and check: their scope, unequal settings, unfinished and imported runs."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def test_nothing_observed_and_nothing_different() -> None:
 @pytest.mark.parametrize("spread", [0.0, 0.1, 0.3])
 @pytest.mark.parametrize("count", [6, 10, 20])
 def test_size_over_new_tasks(count: int, spread: float) -> None:
-    """Tasks whose effects differ, with a mean of zero over all that there might be."""
+    """Tasks with different effects, which have a mean of zero over all possible tasks."""
     rng = np.random.default_rng(3)
     found = 0
     for _ in range(60):

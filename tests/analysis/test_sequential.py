@@ -1,4 +1,4 @@
-"""The sequential rule: its error and what it saves, by simulation with fixed seeds."""
+"""The sequential rule: its error and the episodes that it saves, by simulation with fixed seeds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _looks(rng: np.random.Generator, up: float, down: float, maximum: int = 400)
 def _played(
     rng: np.random.Generator, up: float, down: float, margin: float | None = None, maximum: int = 400
 ) -> tuple[Decision, int]:
-    """Where a comparison ends, and after how many pairs."""
+    """The verdict of a comparison, and the number of pairs at its end."""
     looks = _looks(rng, up, down, maximum)
     for i in range(len(looks)):
         decision = sequential_mcnemar(looks[: i + 1], maximum, margin=margin)

@@ -1,4 +1,4 @@
-"""Statistics against published worked examples, other implementations, and their own promises by simulation."""
+"""Statistics compared with published worked examples, with other implementations, and with simulations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The public API gives what the command line gives, in a process that goes on."""
+"""The public API gives the results of the command line, in a process that continues."""
 
 from __future__ import annotations
 

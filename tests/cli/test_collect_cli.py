@@ -42,7 +42,7 @@ def test_collect_then_replay_with_a_video(tmp_path: Path) -> None:
 
 
 def test_a_demonstration_that_does_not_reproduce_is_told(tmp_path: Path) -> None:
-    """Its episode exists, its actions and hashes are made up."""
+    """A demonstration of an existing episode, with invented actions and hashes."""
     from dataclasses import replace
 
     demo = sample()

@@ -18,7 +18,7 @@ Complete = Callable[[str], list[str]]
 
 @pytest.fixture
 def complete(cli, monkeypatch) -> Complete:
-    """Gives what bash offers for a line whose cursor is at its end."""
+    """Gives the completions that bash offers for a line with the cursor at its end."""
 
     def ask(line: str) -> list[str]:
         words = line.split()

@@ -1,4 +1,4 @@
-"""`apt-bench doctor` draws a picture, and says what is wrong as it stands there."""
+"""`apt-bench doctor` renders an image and reports what is wrong in plain text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUITE = str(Path(__file__).parents[1] / "toy_suite.yaml")
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing chosen yet, one backend to choose, no Ray."""
+    """No backend is chosen yet, one backend is available, and Ray is not started."""
     for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM", "MUJOCO_EGL_DEVICE_ID"):
         monkeypatch.setenv(name, "")  # and restored afterwards, whatever is chosen
         monkeypatch.delenv(name)

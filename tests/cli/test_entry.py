@@ -1,4 +1,4 @@
-"""How the command line is started: its version, its help, and `python -m apt_bench`."""
+"""Start of the command line: its version, its help, and `python -m apt_bench`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from apt_bench.cli import build
 ROOT = Path(__file__).parents[2]
 MODULE = [sys.executable, "-m", "apt_bench"]
 SCRIPT = [sys.executable, "-c", "from apt_bench.cli import main; main()"]
-"""What the console script does."""
+"""Calls `main` as the console script does."""
 
 
 def _call(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""What the process ends with: never a traceback, never a verdict's code for something that is no verdict."""
+"""Exit codes: there is never a traceback, and only a verdict has the exit code of a verdict."""
 
 from __future__ import annotations
 

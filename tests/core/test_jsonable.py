@@ -1,4 +1,4 @@
-"""Whatever an environment or a policy brings, JSON holds it, and it reads back the same."""
+"""Any value of an environment or a policy is stored as JSON, and is the same when it is read again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many cores there are is what a container grants, not what its machine has."""
+"""The number of cores is the one that a container grants, not that of its machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""User modules are found, and never in the place of an installed one; they speak in their own name."""
+"""User modules are found, and never replace an installed module. Their messages name them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packages add policies, suites and environments; a broken package costs a line, never the command."""
+"""Packages add policies, suites and environments. A broken package causes one message and does not end the command."""
 
 from __future__ import annotations
 

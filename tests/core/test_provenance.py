@@ -24,7 +24,7 @@ FILES = {"__init__.py": "", "goal.py": "def holds(): return False\n", "assets/cu
 
 
 def forget() -> None:
-    """What this process has hashed, as if it were a new one."""
+    """Clears the hashes of this process, as in a new process."""
     provenance._KNOWN.clear()
     provenance._stamp.cache_clear()
 

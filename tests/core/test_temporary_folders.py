@@ -1,4 +1,4 @@
-"""Temporary folders: gone at the end, and after a kill at the next start; never those of a living process."""
+"""Temporary folders are removed at the end, and after a kill at the next start; those of a running process stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text from outside is only text: for a terminal, a spreadsheet, a file name."""
+"""Text from outside has no effect but its characters, on a terminal, in a spreadsheet and in a file name."""
 
 from __future__ import annotations
 

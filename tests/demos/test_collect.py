@@ -1,4 +1,4 @@
-"""Collecting and replaying with a real, tiny MuJoCo world (tests/toy.py); LIBERO's turn is in tests/sim."""
+"""Collecting and replaying with a tiny MuJoCo scene (tests/toy.py); tests/sim has those of LIBERO."""
 
 import dataclasses
 import io
@@ -99,7 +99,7 @@ def test_images_and_states_are_those_before_the_action(tmp_path: Path) -> None:
 
 
 def test_recording_changes_nothing_for_the_policy(tmp_path: Path) -> None:
-    """Same observations, chunk by chunk, as without it, for actions that float32 holds."""
+    """The policy gets the same observations as without recording, for actions that are exact in float32."""
     spec = load_suite(SUITE).episode(EpisodeKey("toy", "push", "push_the_puck_left", 1, 7))
     plain, recorded = ToyEnv(), RecordingEnv()
     wrapped = Recording(str(tmp_path), (AGENTVIEW,), 64, "push").wrap(spec)
@@ -137,7 +137,7 @@ def test_the_same_command_goes_on_and_adds(tmp_path: Path) -> None:
 
 
 def test_a_kill_between_two_steps_of_sealing_loses_nothing(tmp_path: Path) -> None:
-    """Loose files whose episodes are in the data set already are dropped, others join it."""
+    """Loose files of episodes that the data set already has are removed; the others are added to it."""
     for i in (0, 1):
         write_hdf5(tmp_path / f"loose/{i}.hdf5", [sample(i)])
     seal(tmp_path, "hdf5", Console(file=io.StringIO()))

@@ -92,7 +92,7 @@ except OSError as error:
 
 @pytest.mark.parametrize("size", [0, 100, 2048, 10_000, 50_000, 100_000])
 def test_on_a_full_disk_a_file_is_whole_or_not_there(tmp_path: Path, size: int) -> None:
-    """The HDF5 library dies there (a segmentation fault), or leaves numbers out without a word."""
+    """Without protection, the HDF5 library crashes here (a segmentation fault), or omits numbers without an error."""
     done = limited(WRITE, tmp_path / "x.hdf5", size=size)
     assert (done.returncode, done.stdout) == (0, "refused: File too large\n"), done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -160,7 +160,7 @@ def test_a_cells_or_tasks_name_stays_inside_and_meets_none_of_our_folders(tmp_pa
 
 
 def test_a_kill_between_the_files_of_the_index_is_mended(tmp_path: Path) -> None:
-    """The episodes' table is newer than info.json: the next collect brings it up."""
+    """The episodes' table is newer than info.json: the next collect updates info.json."""
     import json
 
     out = tmp_path / "d"

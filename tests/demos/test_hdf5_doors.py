@@ -1,4 +1,4 @@
-"""An HDF5 file cannot make its reader open another file, and says where it wanted to go."""
+"""An HDF5 file cannot make its reader open another file, and the message names that file."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Demonstrations that are called the same are not taken for one, and copies are not taken for two."""
+"""Different demonstrations with the same name are kept apart, and copies count once."""
 
 import dataclasses
 import shutil

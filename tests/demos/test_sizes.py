@@ -1,4 +1,4 @@
-"""No size in a file is believed: what it declares is compared with what it holds, before memory is taken."""
+"""Declared sizes are compared with the file's content before memory is allocated."""
 
 import json
 import resource

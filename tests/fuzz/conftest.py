@@ -1,4 +1,4 @@
-"""Counts what was fuzzed, and says it at the end."""
+"""Count the fuzzed inputs, and print the counts at the end."""
 
 from __future__ import annotations
 

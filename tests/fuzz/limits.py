@@ -1,4 +1,4 @@
-"""What one input may cost, and what all of them did."""
+"""Limits of CPU time and memory for one input, and the totals of all inputs."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ TALLY = Tally()
 
 
 def _memory() -> float:
-    """The most memory that this process has held so far, GB."""
+    """Peak memory of this process so far, GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 @contextmanager
 def only_user_errors() -> Iterator[None]:
-    """Whatever the block reads: it raises nothing but UserError, with a message, and stays within the limits."""
+    """Check that the block raises only UserError, with a message, and stays within the limits."""
     begun, held = time.process_time(), _memory()
     try:
         yield

@@ -25,13 +25,13 @@ ODD: tuple[Any, ...] = (
     "{0.__class__}", "{episode_index:0999999999d}", "a\nb", "\0", "x" * 70_000, "<script>", "$x_$", "os:system",
     [], [[]], [1, "x", None], {}, {"x": {"y": 1}}, [[[[[[[[[[1]]]]]]]]]],
 )  # fmt: skip
-"""What should not stand where it is put."""
+"""Unusual values."""
 
 WORDS = (
     b"\0", b"\xff", b"\n", b"{", b"]", b'"', b"1e400", b"NaN", b"-1", b"9" * 30, b"\xed\xa0\x80", b"&a [*a]",
     b"!!python/object:os.system",
 )  # fmt: skip
-"""Bytes that readers stumble over."""
+"""Bytes that often break readers."""
 
 
 def bytes_of(rng: random.Random, content: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Options with values that nobody means: exit code 2 and one line, or a result; never exit code 70."""
+"""Options with meaningless values give exit code 2 and one line, or a result, but never exit code 70."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def kit(name: str) -> Path:
-    """A file of the parity kit, or a skip that says where it was looked for."""
+    """A file of the parity kit. Without it the test is skipped, and the message names the searched folders."""
     places = [Path(os.environ["APT_BENCH_PARITY"])] if "APT_BENCH_PARITY" in os.environ else []
     places += [ROOT / "shared/parity", ROOT.parent / "shared/parity"]
     for place in places:

@@ -139,7 +139,7 @@ def test_scaled_positions_stay_inside_the_network(monkeypatch: pytest.MonkeyPatc
 
 
 def test_visual_tokens_know_where_they_lie_on_the_plane() -> None:
-    """The token that shows a point of the plane is told the action code that would bring the end effector there."""
+    """The token of a point on the plane gets the action code that would bring the end effector there."""
     view = torch.tensor([[-1, 0, 0, 1]])
     point = torch.tensor([0.3, -0.2, 0.9])
     axes = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])  # straight down
@@ -166,7 +166,7 @@ def test_visual_tokens_know_where_they_lie_on_the_plane() -> None:
 
 
 def test_the_released_prior_cannot_tell_the_steps_of_a_chunk_apart() -> None:
-    """Documented in docs/model.md: nothing in its Stage 1 says which step a token is; `step_index` mends it."""
+    """Documented in docs/model.md: its Stage 1 does not distinguish the steps of a chunk; with `step_index` it does."""
     order = torch.tensor([2, 0, 3, 1])
     for change, same in (({}, True), ({"step_index": True}, False)):
         net = vla("mini", "apt", 1, **change)

@@ -1,4 +1,4 @@
-"""LangForce: what each branch can know, whom each term trains, and that it learns."""
+"""LangForce: the inputs of each branch, the parameters that each loss term trains, and that it learns."""
 
 from __future__ import annotations
 

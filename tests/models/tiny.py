@@ -116,7 +116,7 @@ def vlm(family: str) -> VLM:
 
 
 def vla(family: str, arch: str, stage: int, seed: int = 0, **config: Any) -> VLA:
-    """A small VLA whose zero-initialised parts are shaken, so that everything matters."""
+    """A small VLA with random numbers in its zero-initialised parts, so that every part affects the output."""
     backbone = vlm(family)
     torch.manual_seed(seed)
     expert = build_expert(

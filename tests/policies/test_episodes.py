@@ -1,4 +1,4 @@
-"""What a policy learns of its episodes, and what it adds to their records."""
+"""What a policy receives about its episodes, and what it adds to their records."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SUITE = str(Path(__file__).parents[1] / "toy_suite.yaml")
 
 
 class Noting:
-    """Notes what it is told of each episode."""
+    """Stores what it receives about each episode."""
 
     spec = PolicySpec("noting", resources=Resources(placement="worker"))
     fault: str = ""

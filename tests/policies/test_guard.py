@@ -1,4 +1,4 @@
-"""Whatever a policy raises or answers: a checked chunk, its own fault, or a lost server."""
+"""Every answer or exception of a policy becomes a checked chunk, a fault of the policy, or a lost server."""
 
 from __future__ import annotations
 

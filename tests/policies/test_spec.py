@@ -1,4 +1,4 @@
-"""What a policy declares, and the arguments it takes: values that cannot be meant are refused by name."""
+"""A policy's declarations and arguments: impossible values are refused, and the message names them."""
 
 from __future__ import annotations
 

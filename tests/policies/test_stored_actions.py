@@ -1,4 +1,4 @@
-"""Stored actions: read within limits, whatever the file claims, and played by the episode that they are of."""
+"""Stored actions are read within limits, whatever size the file declares, and each episode executes its own."""
 
 from __future__ import annotations
 

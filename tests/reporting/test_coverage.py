@@ -1,4 +1,4 @@
-"""Coverage counts what was asked, and what is missing is said near the top."""
+"""Coverage counts the requested episodes, and missing ones are named near the top."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A report clears what an earlier report wrote and nothing else, and is there as a whole or not at all."""
+"""A report removes the files of an earlier report and no others, and exists completely or not at all."""
 
 from __future__ import annotations
 

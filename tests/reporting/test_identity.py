@@ -1,4 +1,4 @@
-"""Runs are matched by what they are, never by what they are called."""
+"""Runs are matched by class, arguments and weights, never by name."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def test_a_table_in_markdown_keeps_its_shape(texts: list[str]) -> None:
 
 @given(names)
 def test_markdown_is_text(text: str) -> None:
-    """No character of Markdown's own stands unescaped, no tag, no link and no mention."""
+    """All characters with a meaning in Markdown are escaped; there is no tag, link or mention."""
     found = re.sub(r"\\[\\`*_\[\]~|$!]", "", md(text)).replace("&#8203;", "\u200b")
     assert not re.search(r"[`*\[\]~|$<]|(?i:https?://|www\.)|(?<!\w)@\w|&(?!amp;|lt;)", found)
 
@@ -133,7 +133,7 @@ def test_a_row_of_latex_never_begins_with_an_argument_of_the_line_break() -> Non
 
 @pytest.fixture(scope="module")
 def nasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run in which every name is nasty."""
+    """A run in which every name contains markup or escapes."""
     path = tmp_path_factory.mktemp("nasty") / "run"
     policy = {"name": NASTY[4], "args": {"x": NASTY[7]}}
     write_run(path, lambda c, t, i: True, {}, policy=policy, protocol={"suite": "=x", "$a$": NASTY})

@@ -1,4 +1,4 @@
-"""The report as a folder, and the verbs on whatever a disk may hold."""
+"""The report as a folder, and the commands on damaged and unusual files."""
 
 from __future__ import annotations
 

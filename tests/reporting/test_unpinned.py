@@ -1,4 +1,4 @@
-"""A run on another simulator than the suite's is marked where a reader looks first."""
+"""A run on another simulator than the suite's is marked at the top of the report."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def address(faults: Path) -> Iterator[str]:
-    """A Ray with room for several commands. Its workers read the faults that tests request."""
+    """A Ray with resources for several commands. Its workers read the faults that tests request."""
     import ray
 
     patch = pytest.MonkeyPatch()

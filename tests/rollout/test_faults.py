@@ -1,4 +1,4 @@
-"""Whatever dies, the run ends with exactly the requested episodes, none twice, and undisturbed results."""
+"""After the death of any process, the run has exactly the requested episodes, none twice, with the same results."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_what_keeps_failing_is_missing_not_failed(here, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[], None], Callable[[], None]]]:
-    """A folder with room for a few episodes, a limit for a process, and a function that makes the folder larger."""
+    """A folder with space for a few episodes, a limit for a process, and a function that makes the folder larger."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=16k,nr_inodes=100", "none", str(folder)]

@@ -50,7 +50,7 @@ WITH = {
     "against": {"stop-when": "decided"},
     "margin": {"stop-when": "decided", "against": "old"},
 }
-"""What else the file must say."""
+"""Other keys that the file must have."""
 
 
 @pytest.fixture

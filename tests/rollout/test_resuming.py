@@ -1,4 +1,4 @@
-"""Rerunning a command: what it finds out without loading the policy, directory names, and what it must not confuse."""
+"""Rerunning a command: what it determines without the policy, names of directories, and runs that must stay apart."""
 
 from __future__ import annotations
 

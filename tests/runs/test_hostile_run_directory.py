@@ -1,4 +1,4 @@
-"""A run directory that somebody else made: reading it never waits, and writing to it never leaves it."""
+"""A malicious run directory: reading it never blocks, and nothing is written outside it."""
 
 from __future__ import annotations
 

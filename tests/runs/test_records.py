@@ -1,4 +1,4 @@
-"""Records and run directories: any value is kept, any interruption goes on, damage is named."""
+"""Records and run directories: every value is kept, every interrupted run resumes, damage is named."""
 
 from __future__ import annotations
 

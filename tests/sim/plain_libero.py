@@ -1,4 +1,4 @@
-"""The reference: LIBERO's own evaluation loop, in a process that never sees apt_bench.
+"""The reference: LIBERO's own evaluation loop, in a process that does not import apt_bench.
 
     python plain_libero.py < jobs.json > answers.jsonl
 
@@ -25,7 +25,7 @@ def digest(array):
 
 
 def actions(seed, steps):
-    """A fixed sequence that moves the whole arm, presses down and works the gripper."""
+    """A fixed sequence that moves the whole arm, presses down, and opens and closes the gripper."""
     rng = np.random.default_rng(seed)
     moves = rng.uniform(-1, 1, (steps, 7))
     moves[:, :3] += [0.2, 0.0, -0.3]
@@ -50,7 +50,7 @@ def look(env, obs):
 
 
 class Drawing:
-    """Lets LIBERO draw its camera images, or hands it black ones."""
+    """Make LIBERO render its camera images, or give it black ones."""
 
     def __init__(self):
         from robosuite.utils.binding_utils import MjSim

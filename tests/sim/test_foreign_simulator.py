@@ -28,7 +28,7 @@ Call = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a LIBERO in it whose predicate On always holds."""
+    """A folder with a copy of LIBERO in which the predicate On always holds."""
     folder = tmp_path_factory.mktemp("second")
     shutil.copytree(SITE / "libero", folder / "libero", ignore=shutil.ignore_patterns("__pycache__"))
     path = folder / "libero/libero/envs/predicates/base_predicates.py"
@@ -41,7 +41,7 @@ def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def call(tmp_path: Path) -> Callable[[Path | None], Call]:
-    """Makes a caller of apt-bench with a Python that looks into the folder before it looks at what is installed."""
+    """Makes a function that calls apt-bench with a Python that searches the folder before the installed packages."""
 
     def caller(first: Path | None) -> Call:
         venv.create(tmp_path / "venv", with_pip=False)

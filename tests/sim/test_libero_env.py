@@ -1,4 +1,4 @@
-"""The env contract: steps, budget, observations, camera geometry, the gymnasium face."""
+"""The contract of an environment: steps, budget, observations, camera geometry, the Gymnasium interface."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_frame_does_not_touch_the_episode(env: LiberoEnv) -> None:
 
 @pytest.mark.parametrize("camera", [AGENTVIEW, WRIST])
 def test_camera_geometry_points_at_the_delivered_image(env: LiberoEnv, camera: str) -> None:
-    """Things are found in the (mirrored) image where K and the pose say they are."""
+    """Objects are in the (mirrored) image at the pixels that K and the pose give."""
     observation = env.reset(spec("long_task", "8"), cameras=(AGENTVIEW, WRIST))
     view = observation.cameras[camera]
     renderer, data = env.simulation.renderer, env.simulation.data

@@ -1,4 +1,4 @@
-"""Every shortcut of the engine changes nothing: the same qpos, pixels, states and success step as LIBERO's own loop,
+"""The shortcuts of the simulation change nothing: the same qpos, pixels, states and success step as LIBERO's own loop,
 which runs beside it in a process of its own (plain_libero.py)."""
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def run_plain(jobs: list[dict]) -> subprocess.Popen[str]:
 
 
 def run_engine(env: LiberoEnv, spec: EpisodeSpec, steps: int, every: int) -> dict:
-    """The same episode through `LiberoEnv`, looking every `every` steps."""
+    """The same episode through `LiberoEnv`, with images at every `every`-th step."""
 
     def look() -> dict:
         return {
@@ -97,7 +97,7 @@ def run_engine(env: LiberoEnv, spec: EpisodeSpec, steps: int, every: int) -> dic
 
 
 def difference(ours: dict, theirs: dict) -> str | None:
-    """What differs, or None."""
+    """The difference, or None."""
     if ours["success"] != theirs["success"]:
         return f"success at step {ours['success']}, plain loop {theirs['success']}"
     for i, (a, b) in enumerate(zip(ours["looks"], theirs["looks"], strict=False)):

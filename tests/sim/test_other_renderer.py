@@ -1,5 +1,6 @@
-"""robosuite's own renderer in the same process: it draws and frees in whatever context is current. Neither its pictures
-nor ours may be changed by the other's."""
+"""robosuite's own renderer in the same process draws and frees objects in the current GL context.
+
+Neither renderer may change the images of the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scripted LIBERO episodes that fail in a known way are told so."""
+"""Scripted LIBERO episodes that fail in a known way get the right class of failure."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_memorised_task(env: LiberoEnv) -> None:
 
 
 def test_scene_reads_only_and_agrees_with_libero(env: LiberoEnv) -> None:
-    """Its quicker look at contacts gives LIBERO's answers, and asking changes nothing."""
+    """Its faster test of contacts gives LIBERO's results and changes nothing."""
     play(env, dropped, "object_pos", 90)
     scene, inner = env.scene, env.simulation.env
     data = scene.data

@@ -1,4 +1,4 @@
-"""Caches: written whole, checked when opened, made anew where damaged, shared by several trainings at once."""
+"""Caches are written completely, checked when opened, made again where damaged, and shared by several trainings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop: what it changes, what it survives, what it refuses."""
+"""The training loop: what it changes, which faults it recovers from, and which input it refuses."""
 
 from __future__ import annotations
 

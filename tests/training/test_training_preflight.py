@@ -1,4 +1,4 @@
-"""Everything that can be checked is checked before anything long starts; every message says what and why."""
+"""Everything that can be checked is checked before a long operation starts. Messages name the problem and its cause."""
 
 from __future__ import annotations
 

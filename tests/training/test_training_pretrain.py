@@ -1,4 +1,4 @@
-"""The mini VLM's pretraining: what is said, and that it is learned."""
+"""The mini VLM's pretraining: its sentences, and that they are learned."""
 
 from __future__ import annotations
 

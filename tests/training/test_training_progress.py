@@ -1,4 +1,4 @@
-"""What a person sees: text that is only text, and a curve that lies on what it smooths."""
+"""Output for people: plain text, and a smoothed curve that follows the data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints that a training goes on from: damage is noticed, and no failure while saving costs the one before."""
+"""Checkpoints from which a training resumes: damage is detected, and a failed save keeps the previous checkpoint."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def test_what_only_looks_like_a_checkpoint_is_none(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_between_two_renames_is_found_again(trained: Path, tmp_path: Path) -> None:
-    """`checkpoint.save` over an existing one: the old one gives its name away before the new one takes it."""
+    """`checkpoint.save` over an existing one: the old one is renamed before the new one gets its name."""
     shutil.copytree(stage_checkpoint(trained, 2), tmp_path / "best.old")
     assert checkpoint.load(tmp_path / "best").expert.config.depth == 2
     assert (tmp_path / "best").is_dir()

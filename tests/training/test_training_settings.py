@@ -1,4 +1,4 @@
-"""Numbers that cannot be meant are refused by the types of the settings, from YAML, the command line and Python."""
+"""The types of the settings refuse impossible numbers from YAML, the command line and Python."""
 
 from __future__ import annotations
 

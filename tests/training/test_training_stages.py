@@ -1,4 +1,4 @@
-"""Recipes: what the switches mean, and the command line."""
+"""Recipes: the meaning of the settings, and the command line."""
 
 from __future__ import annotations
 
