@@ -23,10 +23,11 @@ MAY_IMPORT = {
     "wire": "core",
     "policies": "core suites envs models wire",
     "rollout": "core suites runs analysis envs models wire policies",
+    "serving": "core suites runs envs models wire policies rollout",
     "demos": "core suites runs analysis envs models wire policies rollout",
     "training": "core suites runs analysis envs models wire policies rollout demos",
     "api": "core suites runs analysis envs policies rollout",
-    "cli": "core suites runs analysis reporting envs models wire policies rollout demos training",
+    "cli": "core suites runs analysis reporting envs models wire policies rollout serving demos training",
 }
 """Package -> the packages of apt_bench that it may import, besides itself."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from apt_bench.core.errors import PolicyFault, ServerLost
+from apt_bench.core.errors import ServerLost, UserError
 from apt_bench.envs.base import Observation, Outcome
 from apt_bench.policies.base import Policy
 from apt_bench.policies.guard import guard
@@ -38,12 +38,16 @@ class Batcher:
 
     def __init__(self, policy: Policy, clients: int, window: float = WINDOW) -> None:
         self._policy = guard(policy)
-        self._full = max(1, min(clients, self._policy.spec.resources.max_batch))
+        self.expect(clients)
         self._window = window
         self._requests: queue.Queue[tuple[Request, Future[Reply]]] = queue.Queue()
         self.batches = 0  # served, for tests and benchmarks
         self._lost: list[ServerLost] = []  # since the last answer
         threading.Thread(target=self._serve, name="policy", daemon=True).start()
+
+    def expect(self, clients: int) -> None:
+        """Change how many requests can wait at once."""
+        self._full = max(1, min(clients, self._policy.spec.resources.max_batch))
 
     @property
     def server_lost(self) -> bool:
@@ -109,13 +113,14 @@ class Batcher:
     def _settle(
         self, futures: list[Future[Reply]], call: Callable[[], Sequence[Any]], final: bool = True
     ) -> bool:
-        """Answer the futures with the results of the call or with its exception. Unless `final`, a PolicyFault and a
-        ServerLost leave them unanswered. No exception may end this thread, because the callers would wait forever."""
+        """Answer the futures with the results of the call or with its exception. Unless `final`, a UserError (a
+        PolicyFault is one) and a ServerLost leave them unanswered. No exception may end this thread, because the
+        callers would wait forever."""
         start = time.perf_counter()
         try:
             answers = call()
         except BaseException as error:
-            if isinstance(error, PolicyFault | ServerLost) and not final:
+            if isinstance(error, UserError | ServerLost) and not final:
                 return False
             if isinstance(error, ServerLost):
                 self._lost.append(error)

@@ -1,0 +1,86 @@
+"""`apt-bench serve`: a policy for the clients of another harness."""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from apt_bench.cli._completion import COMPLETE
+from apt_bench.cli._options import PolicyArgs, PolicyName
+from apt_bench.core.errors import UserError
+from apt_bench.core.signals import stop_on_signals
+from apt_bench.core.text import say
+from apt_bench.policies.registry import find_policy, load_baseline
+from apt_bench.serving.listener import EVERYWHERE, Listener
+from apt_bench.serving.openpi import OpenPiSession
+from apt_bench.serving.session import ServedPolicy, check_servable
+from apt_bench.serving.vla_eval import VlaEvalSession
+
+
+class ProtocolName(StrEnum):
+    """Values of `--protocol`."""
+
+    OPENPI = "openpi"
+    VLA_EVAL = "vla-eval"
+
+
+SESSIONS: dict[ProtocolName, type[OpenPiSession] | type[VlaEvalSession]] = {
+    ProtocolName.OPENPI: OpenPiSession,
+    ProtocolName.VLA_EVAL: VlaEvalSession,
+}
+"""Protocol -> the class that implements it."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("serve")(serve_command)
+
+
+def serve_command(
+    policy: PolicyName,
+    protocol: Annotated[ProtocolName, typer.Option(help="Protocol of the clients.")],
+    file: Annotated[
+        str | None,
+        typer.Argument(metavar="FILE", help="File that the policy executes: --policy replay FILE."),
+    ] = None,
+    policy_arg: PolicyArgs = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help="Suite of clients that do not name theirs. A policy that needs camera calibration needs it.",
+            autocompletion=COMPLETE["suite"],
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; 0.0.0.0 means every interface.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen at; 0 means a free one.")
+    ] = 8000,
+) -> None:
+    """Serve a policy to other harnesses.
+
+    Ctrl-C and SIGTERM stop the server after the replies that are being computed. The exit code is then 0."""
+    if ":" not in policy and load_baseline(policy).server is not None:
+        raise UserError(f"Policy '{policy}' has a server of its own. Connect the clients to that server.")
+    ref = find_policy(policy, policy_arg or (), file)
+    if (declared := ref.declared()) is not None:
+        check_servable(ref.named(declared))
+    kind = SESSIONS[protocol]
+    with stop_on_signals() as stopped:
+        served = ServedPolicy(ref.load(), suite)
+        listener = Listener(lambda: kind(served), kind.health, host, port)
+        if host in EVERYWHERE:
+            say(
+                f"Listening at every network interface: whoever reaches port {listener.port} can use the policy. "
+                "There is no password."
+            )
+        shown = f"[{host}]" if ":" in host else host
+        print(f"Serving policy '{served.spec.name}' ({protocol}) at ws://{shown}:{listener.port}", flush=True)
+        listener.start()
+        while not stopped():
+            time.sleep(0.1)
+        listener.stop()
