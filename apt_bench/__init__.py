@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from apt_bench.policies.base import Policy, PolicySpec, Provenance, Resources
     from apt_bench.suites import EpisodeSpec, register_suite
 
-_HOMES = {
+_MODULES = {
     "Run": "api.runs",
     "compare": "api.runs",
     "evaluate": "api.evaluate",
@@ -57,7 +57,7 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'apt_bench' has no attribute '{name}'")
     from importlib import import_module
 
-    value = getattr(import_module(f"apt_bench.{_HOMES[name]}"), name)
+    value = getattr(import_module(f"apt_bench.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 

@@ -233,7 +233,7 @@ class GpuPushPolicy(HostedPushPolicy):
 
 
 class BadPolicy(PushPolicy):
-    """Gives invalid answers: nan, shape, long, text, raise. From step `after` on, in episodes of initial state `init`."""
+    """Gives invalid answers: nan, shape, long, text, raise. From step `after` on, in episodes with `init`."""
 
     spec = dataclasses.replace(PushPolicy.spec, name="bad")
 

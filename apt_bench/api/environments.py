@@ -32,6 +32,10 @@ def make_env(
 
     Returns:
         The environment; see `apt_bench.envs.gym.SuiteEnv` for its spaces and the options of `reset`.
+
+    Raises:
+        UserError: The suite, cell, camera or render mode is unknown, the cell has no task that can be run, or the
+            installed simulator is not the suite's.
     """
     from apt_bench.envs.gym import SuiteEnv
 
