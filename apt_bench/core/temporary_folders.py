@@ -21,8 +21,8 @@ YOUNG = 60.0
 def temporary_folder(kind: str) -> Iterator[Path]:
     """Make a folder for temporary files and remove it at the end.
 
-    This process locks the folder, so that `sweep` can tell it from a folder whose process was killed. Its name contains
-    `kind` and the process id."""
+    This process locks the folder, so that `sweep` can distinguish it from the folder of a killed process. Its name
+    contains `kind` and the process id."""
     _swept()
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-{os.getpid()}-"))
     handle = lock(folder)

@@ -228,7 +228,7 @@ def _info(path: Path, name: str, group: Node, rows: int, late: bool) -> DemoInfo
         where = f"{group.where()}: attribute 'apt'"
         info = DemoInfo.from_json(text, where)
         if info.steps != rows - late:
-            raise UserError(f"{where} says {info.steps} steps, but there are {rows - late} actions.")
+            raise UserError(f"{where} declares {info.steps} steps, but there are {rows - late} actions.")
         return info
     return DemoInfo(
         episode=f"{plain(path.stem, keep='')}/{name}",

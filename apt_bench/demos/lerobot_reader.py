@@ -118,7 +118,7 @@ def _stored_images(table: pa.Table, feature: ImageFeature, path: Path) -> np.nda
                 f"{path}: row {i} of column '{feature.key}' is not a complete image: {one_line(error, 200)}."
             ) from None
         raise UserError(
-            f"{path}: row {i} of column '{feature.key}' has {image.width}x{image.height} pixels; info.json says "
+            f"{path}: row {i} of column '{feature.key}' has {image.width}x{image.height} pixels; info.json declares "
             f"{feature.width}x{feature.height}."
         )
     return images
@@ -199,7 +199,9 @@ def _info(root: Path, row: dict[str, Any], dataset: Mapping[str, Any], where: st
         if row.get("apt") is not None:
             info = DemoInfo.from_json(build(str, row["apt"], f"{where}: apt"), f"{where}: apt")
             if info.steps != row["length"]:
-                raise UserError(f"{where}: length is {row['length']}, but apt says {info.steps} steps.")
+                raise UserError(
+                    f"{where}: length is {row['length']}, but column 'apt' has {info.steps} steps."
+                )
             return info
         return DemoInfo(
             episode=f"{plain(root.name or root.resolve().name, keep='')}/episode_{row['episode_index']}",

@@ -105,7 +105,7 @@ def episode_rows(
         if found != steps:
             many = f"more than {steps}" if found > steps else str(found)
             raise UserError(
-                f"{path} has {many} rows of episode {episode}, whose length is {steps} in meta/episodes. If it was "
+                f"{path} has {many} rows of episode {episode}, which has length {steps} in meta/episodes. If it was "
                 "downloaded or copied, do that again."
             )
         return pa.Table.from_batches(kept)

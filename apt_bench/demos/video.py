@@ -117,8 +117,8 @@ def read_mp4(path: Path, start: float, count: int, size: tuple[int, int]) -> np.
     if len(frames) != wanted:
         more = "larger" if len(frames) > wanted else "damaged or shorter"
         raise UserError(
-            f"{path} is {more} than its index says: {count} frames of {size[1]}x{size[0]} have {wanted:,} bytes, it "
-            f"gave {'more' if len(frames) > wanted else f'{len(frames):,}'} ({_said(b''.join(words))}). If it was "
+            f"{path} is {more} than its index declares: {count} frames of {size[1]}x{size[0]} have {wanted:,} bytes, "
+            f"it gave {'more' if len(frames) > wanted else f'{len(frames):,}'} ({_said(b''.join(words))}). If it was "
             "downloaded or copied, do that again."
         )
     return np.frombuffer(frames, np.uint8).reshape(count, *size, 3)

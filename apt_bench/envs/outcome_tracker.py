@@ -8,7 +8,7 @@ failure it also gives a class of failure, the first of these that fits:
 `wrong_object`    an object was grasped, or a joint was moved, but none of those in the goal
 `no_grasp`        no goal object was lifted (or pushed by 10 cm), and no goal joint was moved
 `dropped`         a goal object slipped from the fingers, or was released 10 cm or more above where it came to rest
-`wrong_place`     a goal object was put down where the goal does not want it
+`wrong_place`     a goal object was put down in a place that the goal does not name
 `timeout`         the task was in progress (object in hand, or some of several goals reached) when the episode ended
 """
 
@@ -288,7 +288,7 @@ class OutcomeTracker:
             return "no_contact"
         objects: set[str] = set()  # objects to be moved
         joints: set[str] = set()  # joints to be turned or pulled
-        unmet: set[str] = set()  # objects that are not where the goal wants them
+        unmet: set[str] = set()  # objects that are not where the goal requires them
         for atom, truth in self._goal.items():
             names = self._joints_of(atom.args[0])
             if len(atom.args) == 1 and names:

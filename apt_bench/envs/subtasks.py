@@ -92,6 +92,6 @@ class SubtaskTracker:
 
 
 def undoes(later: Goal, earlier: Goal) -> bool:
-    """Return whether two goals want the same object in different places, so that they cannot hold at the same time."""
+    """Return whether two goals place the same object differently, so that they cannot hold at the same time."""
     moved = {a.args[0]: a.args[1] for a in later if a.predicate in _PLACES}
     return any(a.predicate in _PLACES and moved.get(a.args[0], a.args[1]) != a.args[1] for a in earlier)

@@ -230,7 +230,7 @@ def visual_positions(is_visual: Tensor) -> Tensor:
 def attention_mask(query: Tensor, key: Tensor, isolated: bool) -> Tensor:
     """The attention mask, (B, Q, K) bool, True = may attend.
 
-    VL queries attend to no action keys because the VL part of the stream runs before them; the mask does not say so.
+    VL queries attend to no action keys because the VL part of the stream runs before them, not because of this mask.
 
     Args:
         query: Token types of the queries, (B, Q).

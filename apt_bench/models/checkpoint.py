@@ -196,7 +196,7 @@ def about(source: str | Path) -> dict[str, Any]:
     Returns:
         `architecture`, `two_stage`, `knowledge_insulation` (no action gradient reaches the VLM, which also holds for a
         frozen one), `finetune_vlm`, and `step`, after which it was saved. Unknown entries are left out. The authors'
-        files do not say how they were trained.
+        files do not record how they were trained.
     """
     path = locate(source)
     if path.is_file():

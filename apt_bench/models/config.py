@@ -69,7 +69,7 @@ class VLMShape:
 class ExpertConfig:
     """An action expert. The defaults are the released APT, Stage 2, on Qwen3-VL-2B.
 
-    "Released" and "paper" say where a value comes from: the authors' released code, or arXiv 2606.12366.
+    "Released" and "paper" name the source of a value: the authors' released code, or arXiv 2606.12366.
 
     - arch: `apt`, or one of its rivals `pi` and `groot`, which have the same inputs and outputs.
     - stage: 1 = prior without language, 2 = policy conditioned on language.

@@ -162,7 +162,7 @@ def _on_output(module: nn.Module, catch: Callable[[int, Tensor], None], layer: i
 class QwenVLM(HFBackbone):
     """Qwen3-VL and Qwen2.5-VL.
 
-    Qwen3-VL adds deep-stack image features after its first layers. `deepstack_in_taps` says whether a tap of such a
+    Qwen3-VL adds deep-stack image features after its first layers. `deepstack_in_taps` sets whether a tap of such a
     layer includes them, as the next layer's input does. In transformers 4.57, on which the released APT was developed,
     the tap includes them because the addition is in place. In 5.x the layer's output does not. This affects only tap 0,
     which Stage 1 does not use. Which variant trained the released weights is unknown.

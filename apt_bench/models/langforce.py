@@ -82,8 +82,8 @@ def langforce_loss(
         **options: Further arguments of `ActionExpert.loss`.
 
     Returns:
-        `total`; the posterior's action losses; and `llr` = nll_post - nll_prior, which says how much better the prior's
-        queries predict the instruction than the images do.
+        `total`; the posterior's action losses; and `llr` = nll_post - nll_prior, which measures how much better the
+        prior's queries predict the instruction than the images do.
     """
     layers = (model.vlm.shape.layers - 1,)
     read = [model.vlm(prompt, layers) for prompt in (branches.posterior, branches.prior)]

@@ -48,7 +48,7 @@ class Plan:
         out: The run directory.
         finished: Episodes that have a result.
         rule: The stopping rule, if any.
-        unknown: In a dry plan, what only the loaded policy can tell.
+        unknown: In a dry plan, what cannot be determined without loading the policy.
     """
 
     suite: Suite
@@ -120,7 +120,7 @@ def plan(
     execute = options.execution.execute_horizon or min(policy_spec.execute, policy_spec.horizon)
     if execute > policy_spec.horizon:
         raise UserError(
-            f"--execute-horizon must lie between 1 and the policy's chunk of {policy_spec.horizon}, not {execute}."
+            f"--execute-horizon must be between 1 and the policy's chunk of {policy_spec.horizon}, not {execute}."
         )
     protocol = identity.protocol(suite, policy_spec, execute, selection.seed, selection.instruction_source)
     out = options.output.out or _default(options, suite, ref, policy_spec, protocol)
@@ -166,7 +166,7 @@ def finished_plan(
     options: RunOptions, suite: Suite, specs: tuple[EpisodeSpec, ...], ref: PolicyRef
 ) -> Plan | None:
     """The plan of a run whose episodes are all finished, found without loading the policy; None where episodes are left
-    or only the loaded policy can tell."""
+    or the policy must be loaded to find out."""
     for path, spec in _recorded(options, ref):
         found = plan(options, suite, specs, ref, spec)
         if found.out.resolve() == path.resolve() and found.over:
@@ -210,7 +210,7 @@ def _newer(weights: str | None, than: Path) -> bool:
 
 def dry_plan(options: RunOptions) -> Plan:
     """The plan that `run` would follow, made without loading the policy: its declaration comes from the class or from
-    the run directory that is continued. `unknown` names what neither tells."""
+    the run directory that is continued. `unknown` names what neither gives."""
     execution, out = options.execution, options.output.out
     Video.parse(options.output.video)
     suite, specs = select(options)

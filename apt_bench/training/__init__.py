@@ -1,1 +1,1 @@
-"""Training: from demonstrations to checkpoints, in one stage or two. docs/training.md draws the path of the data."""
+"""Training: from demonstrations to checkpoints, in one stage or two. docs/training.md shows the path of the data."""

@@ -34,7 +34,7 @@ def evaluate_policy(recipe: Recipe, policy: Path, out: Path, console: Console) -
     """Evaluate a policy on the cells that the recipe names and print success rates with 95% intervals.
 
     Args:
-        recipe: The recipe; `evaluate` says what is run. An empty suite = no evaluation.
+        recipe: The recipe; `evaluate` defines what is run. An empty suite = no evaluation.
         policy: Folder of the policy.
         out: Folder of the training.
         console: Where results are printed.

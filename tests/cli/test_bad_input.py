@@ -78,7 +78,7 @@ def run(cli, tmp_path):
         ([*PUSH, "--limit", "0"], "--limit is 0; it must be at least 1"),
         (
             [*PUSH, "--execute-horizon", "5"],
-            "--execute-horizon must lie between 1 and the policy's chunk of 4",
+            "--execute-horizon must be between 1 and the policy's chunk of 4",
         ),
         ([*PUSH, "--workers", "many"], "--workers is auto or a number from 0, not 'many'"),
         ([*PUSH, "--video", "first"], "--video is none, failures, first:K"),

@@ -65,8 +65,8 @@ def test_layout_is_liberos(tmp_path: Path) -> None:
 
 
 def libero_file(path: Path, late: bool, xml: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """A file as LIBERO's scripts/create_dataset.py (late) or OpenVLA's regeneration writes it. Joint j of row t says
-    when it was seen: 10 t + j at the beginning of step t."""
+    """A file as LIBERO's scripts/create_dataset.py (late) or OpenVLA's regeneration writes it. Joint j of row t encodes
+    the time of its observation: 10 t + j at the beginning of step t."""
     T = 6
     when = np.arange(T + 1)[:, None] * 10.0 + np.arange(7)
     states = np.concatenate([np.arange(T)[:, None] * 0.05, when[:T], np.zeros((T, 20))], 1)

@@ -220,7 +220,7 @@ def test_v21_is_told_the_converter_that_exists(root: Path) -> None:
     assert "lerobot.datasets.v30.convert_dataset_v21_to_v30" in str(error.value)
 
 
-def test_stored_images_must_be_what_info_says(root: Path) -> None:
+def test_stored_images_must_have_the_declared_size(root: Path) -> None:
     import io
 
     from PIL import Image
@@ -234,7 +234,7 @@ def test_stored_images_must_be_what_info_says(root: Path) -> None:
     table = pq.read_table(root / DATA)
     for cells, message in (
         ([png(16)] * 2 * T, None),
-        ([png(20)] * 2 * T, "has 20x20 pixels; info.json says 16x16"),
+        ([png(20)] * 2 * T, "has 20x20 pixels; info.json declares 16x16"),
         ([{"bytes": b"GIF89a", "path": None}] * 2 * T, "is not a complete image"),
         ([{"bytes": png(16)["bytes"][:60], "path": None}] * 2 * T, "is not a complete image"),
         ([{"bytes": None, "path": "/etc/passwd"}] * 2 * T, "must hold the bytes of PNG or JPEG"),

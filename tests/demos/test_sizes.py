@@ -148,7 +148,7 @@ def test_a_video_of_other_sizes_is_not_unpacked_beyond_what_was_said(tmp_path: P
     film = Mp4Writer(tmp_path / "x.mp4", (2048, 2048), 20)
     film.add(np.zeros((3, 2048, 2048, 3), np.uint8))
     film.close()
-    with pytest.raises(UserError, match=r"x\.mp4 is larger than its index says"):
+    with pytest.raises(UserError, match=r"x\.mp4 is larger than its index declares"):
         read_mp4(tmp_path / "x.mp4", 0, 3, (64, 64))
     with pytest.raises(UserError, match=r"x\.mp4: one demonstration has 4,\d+,\d+,\d+ bytes"):
         read_mp4(tmp_path / "x.mp4", 0, 100_000, (128, 128))

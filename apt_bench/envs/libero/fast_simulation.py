@@ -85,7 +85,7 @@ class FastSimulation:
                 mujoco.mj_forward(model, data)  # as the render context does
                 try:
                     env._reset_internal()
-                except RandomizationError:  # no room for an object: LIBERO starts again
+                except RandomizationError:  # no space for an object: LIBERO starts again
                     continue
                 break
             mujoco.mj_forward(model, data)

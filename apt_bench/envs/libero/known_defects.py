@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 MEANING: Mapping[str, str] = {
     "ejected_goal_object": "a goal object is thrown or falls while the scene settles, because placements overlap",
-    "premise": "an object is not on or in what the file says, once the scene has settled",
+    "premise": "an object is not on or in the support that the file names, once the scene has settled",
     "wrong_goal": "the goal and the sentence are about different objects",
     "degenerate": "the goal is nearly reached at the start: any touch of the knob succeeds",
     "duplicate": "same sentence and same goal as another task of this cell",

@@ -150,7 +150,7 @@ def _premises(suite: Suite) -> Iterator[Finding]:
                     text = f"{message} (known)" if known else message
                     yield Finding(level, kind, text, cell.name, spec.key.task, spec.key.init)
             if not found:
-                yield Finding("ok", "premise", "every settled scene is what the BDDL file says", cell.name)
+                yield Finding("ok", "premise", "every settled scene matches its BDDL file", cell.name)
     finally:
         env.close()
 
