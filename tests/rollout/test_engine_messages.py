@@ -39,8 +39,9 @@ def test_events_that_cannot_be_sent_cost_no_episode(address, spec):
 
 
 def test_a_worker_that_cannot_be_made_says_why(address, spec):
-    result = first(None, spec)
-    assert str(result.error).startswith("worker 0 could not be started: AttributeError: ")
+    broken: Any = None
+    result = first(dataclasses.replace(SETTINGS, path=broken), spec)
+    assert str(result.error).startswith("worker 0 could not be started: TypeError: ")
 
 
 def test_a_worker_that_does_not_start_is_given_up(address, spec, monkeypatch):

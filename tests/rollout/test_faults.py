@@ -139,7 +139,7 @@ def test_full_disk(small_disk, reference):
     command = Command(folder / "run", "--workers", "0")
     process = subprocess.run(command._words, capture_output=True, text=True, preexec_fn=limit)
     assert process.returncode == 1, process.stderr
-    assert "episodes are safe" in process.stderr
+    assert "episodes are recorded" in process.stderr
     assert "Traceback" not in process.stderr
     before = results(command.out)
     assert 0 < len(before) < 16

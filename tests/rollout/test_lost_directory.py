@@ -87,7 +87,7 @@ def test_a_directory_that_is_lost_stops_the_run_and_the_same_command_resumes(
     assert (stopped.stopped, stopped.exit_code, len(stopped.records)) == ("disk", 1, CUT)
     assert "Cannot write the run directory" in stopped.advice
     assert "rerun the same command to resume" in stopped.advice.lower()
-    assert ("are safe" in stopped.advice) == (fault is episodes_are_a_folder)
+    assert ("Solve the problem" in stopped.advice) == (fault is episodes_are_a_folder)
     back[0]()
     assert len(results(out)) == CUT
     assert here(**asked).exit_code == 0

@@ -61,8 +61,8 @@ def test_the_death_of_ray_is_told_and_the_same_command_goes_on(victim, policy, w
     done = results(command.out)
     assert 0 < len(done) < 16
     assert err.startswith(f"apt-bench: stopped. {words}: it was killed, or the machine ran out of memory. ")
-    assert f"{len(done)} episodes are safe" in err
-    assert "Rerun the same command to resume" in err
+    assert f"{len(done)} episodes are recorded" in err
+    assert "rerun the same command to resume" in err
     assert len(err.strip().splitlines()) == 1
     assert "raylet" not in out
     assert not folder.exists()
@@ -141,7 +141,7 @@ def test_a_folder_too_long_for_sockets_is_passed_over(tmp_path, monkeypatch):
     os.close(handle)
     Path(folder).rmdir()
     monkeypatch.setattr(ray_folder, "homes", lambda: [str(long), "/nowhere"])
-    with pytest.raises(RayLost, match="Set TMPDIR to a short one"):
+    with pytest.raises(RayLost, match="Set TMPDIR to a folder with a short path"):
         ray_folder.short_folder()
 
 
