@@ -19,8 +19,8 @@ from apt_bench.core.files import reason
 MOST_BYTES = 64 * 2**20
 """Bytes of one message, at most."""
 
-GOING_AWAY = 1001
-"""Code that closes a connection when the server stops."""
+GOING_AWAY, STOPS = 1001, "the server stops"
+"""Code and reason that close a connection when the server stops."""
 
 GRACE_SECONDS = 10.0
 """How long a stop waits for replies that the policy is computing."""
@@ -117,7 +117,7 @@ class Listener:
     def _close(connection: Any, busy: threading.Lock, end: float) -> None:
         held = busy.acquire(timeout=max(0.0, end - time.monotonic()))
         try:
-            connection.close(GOING_AWAY, "the server stops")
+            connection.close(GOING_AWAY, STOPS)
         finally:
             if held:
                 busy.release()
@@ -125,7 +125,7 @@ class Listener:
     def _http(self, connection: Any, request: Any) -> Any:
         path, body, kind = self._health
         if self._stopping:
-            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "the server stops\n")
+            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, STOPS + "\n")
         if request.path.partition("?")[0] != path:
             return None
         response = connection.respond(HTTPStatus.OK, body)
@@ -160,6 +160,7 @@ class Listener:
             if reply.close is not None:
                 connection.close(reply.close, reply.reason)
                 return
+        connection.close(GOING_AWAY, STOPS)
 
 
 def _listening(host: str, port: int) -> socket.socket:
