@@ -201,8 +201,9 @@ class ZmqLink:
             socket.create_connection((address.host, address.port), CONNECT_SECONDS).close()
         except OSError as error:
             raise ServerLost(nobody(address, error)) from error
-        self._address, self._context = address, zmq.Context()
-        self._socket = self._context.socket(zmq.REQ)
+        self._address = address
+        # The context of the process: one of its own would wait for ever, where it is collected before its socket.
+        self._socket = zmq.Context.instance().socket(zmq.REQ)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MOST_BYTES)
         try:
@@ -233,7 +234,6 @@ class ZmqLink:
         """Close the socket, quietly."""
         with suppress(Exception):
             self._socket.close(0)
-            self._context.term()
 
 
 class HttpLink:

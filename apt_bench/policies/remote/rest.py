@@ -34,7 +34,7 @@ class _RestPolicy(RemotePolicy):
         un-normalisation key, a wrong path or another protocol is an error before the first episode."""
         blank = dict.fromkeys(self.cameras, np.zeros((256, 256, 3), np.uint8))
         try:
-            self._check(self._infer(Observation(blank, np.zeros(8, np.float32), "do nothing")))
+            self._fits(self._infer(Observation(blank, np.zeros(8, np.float32), "do nothing")))
         except ServerLost as error:
             raise ServerLost(
                 f"{error} (to a blank observation; an unknown un-normalisation key is a frequent cause)"
@@ -48,7 +48,7 @@ class _RestPolicy(RemotePolicy):
                 f"{self.address.url} failed: it answered '{one_line(reply, 200)}'; the server's log has the cause"
             )
         if isinstance(reply, list):
-            reply = [wire.decode(row) if isinstance(row, str) else row for row in reply]
+            reply = [_decoded(row) if isinstance(row, str) else row for row in reply]
         if not isinstance(reply, np.ndarray | list):
             raise WireError(f"a reply of type {type(reply).__name__}")
         if isinstance(reply, list) and len({np.shape(row) for row in reply}) > 1:
@@ -58,6 +58,12 @@ class _RestPolicy(RemotePolicy):
     @abstractmethod
     def _request(self, observation: Observation) -> dict[str, Any]:
         """The body of a request."""
+
+
+def _decoded(row: str) -> Any:
+    """The array in a row that is encoded once more; another text as it is."""
+    found = wire.decode(row)
+    return found if isinstance(found, np.ndarray | list) else row
 
 
 class OpenVlaPolicy(_RestPolicy):

@@ -118,10 +118,10 @@ class RemotePolicy(ABC):
         start = time.perf_counter()
         chunk: np.ndarray = self._called(lambda: self._infer(observation))
         self._took("request_ms", 1000 * (time.perf_counter() - start))
-        self._check(chunk)
+        self._fits(chunk)
         return chunk
 
-    def _check(self, chunk: np.ndarray) -> None:
+    def _fits(self, chunk: np.ndarray) -> None:
         """Raise PolicyFault for a chunk that is longer than the horizon, or shorter than what is executed of it."""
         if len(chunk) > self._horizon:
             raise PolicyFault(

@@ -20,6 +20,7 @@ import numpy as np
 import zmq
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import serve
+from websockets.utils import accept_key
 
 from apt_bench.wire import groot, json_numpy, openpi, vla_eval
 
@@ -112,8 +113,8 @@ class Fake:
         """The answer in the server's convention, with this server's faults."""
         self.seen.append(seen)
         self._over.wait(self.block)
-        if self.fault == "hang":
-            self._over.wait()
+        while self.fault == "hang" and not self._over.wait(0.02):
+            pass
         found = np.array(self.answer(seen))[: self.steps]
         found[:, 6] = self.gripper(found[:, 6])
         if self.fault == "nan":
@@ -176,7 +177,9 @@ class _WebSocket(Fake):
             connection.socket.sendall(b"\x82\x7f" + (10**6).to_bytes(8, "big") + b"abc")
             connection.socket.shutdown(socket.SHUT_RDWR)
         elif self.fault == "text" or isinstance(answer, str):
-            connection.send(answer if isinstance(answer, str) else "Traceback ...\nValueError: a shape is wrong")
+            connection.send(
+                answer if isinstance(answer, str) else "Traceback ...\nValueError: a shape is wrong"
+            )
             connection.close(1011)
         else:
             connection.send(b"\xc1 no msgpack" if self.fault == "garbage" else answer)
@@ -201,14 +204,20 @@ class OpenPi(_WebSocket):
     def reply(self, frame: bytes) -> bytes:
         found = openpi.decode(frame)
         self.requests.append(found)
-        expect("keys", sorted(found), ["observation/image", "observation/state", "observation/wrist_image", "prompt"])
+        expect(
+            "keys",
+            sorted(found),
+            ["observation/image", "observation/state", "observation/wrist_image", "prompt"],
+        )
         agentview = expect_array("image", found["observation/image"], "uint8", (224, 224, 3))
         wrist = expect_array("wrist", found["observation/wrist_image"], "uint8", (224, 224, 3))
         state = expect_array("state", found["observation/state"], "float64", (8,))
         chunk = self.chunk(Seen(found["prompt"], agentview, wrist, state))
         if chunk.dtype.kind == "U":
             return openpi.encode({"actions": chunk.tolist()})
-        return openpi.encode({"actions": chunk, "server_timing": {"infer_ms": 12.5}, "policy_timing": {"infer_ms": 9.0}})
+        return openpi.encode(
+            {"actions": chunk, "server_timing": {"infer_ms": 12.5}, "policy_timing": {"infer_ms": 9.0}}
+        )
 
     def error(self, text: str) -> str:
         return f"Traceback (most recent call last):\n  ...\n{text}"
@@ -230,7 +239,9 @@ class StarVla(_WebSocket):
         expect("keys", sorted(found), ["do_sample", "examples", "num_ddim_steps", "unnorm_key", "use_ddim"])
         (example,) = found["examples"]
         expect("keys of the example", sorted(example), ["image", "lang"])
-        agentview, wrist = (expect_array("image", image, "uint8", (224, 224, 3)) for image in example["image"])
+        agentview, wrist = (
+            expect_array("image", image, "uint8", (224, 224, 3)) for image in example["image"]
+        )
         chunk = self.chunk(Seen(example["lang"], agentview, wrist))
         data = {"actions": chunk.tolist() if chunk.dtype.kind == "U" else chunk[None]}
         return self._frame(status="ok", ok=True, data=data)
@@ -291,14 +302,20 @@ class VlaEval(_WebSocket):
         state = found.payload.get("states")
         if state is not None:
             expect_array("states", state, "float64", (8,))
-        seen = Seen(found.payload["task_description"], images[0], images[1] if len(images) > 1 else None, state)
+        seen = Seen(
+            found.payload["task_description"], images[0], images[1] if len(images) > 1 else None, state
+        )
         if not self._rest or self.fault:
             self._rest = list(self.chunk(seen))
         row = self._rest.pop(0)
-        return self._frame("action", {"actions": row.tolist() if row.dtype.kind == "U" else np.float32(row)}, found.seq)
+        return self._frame(
+            "action", {"actions": row.tolist() if row.dtype.kind == "U" else np.float32(row)}, found.seq
+        )
 
     def error(self, text: str) -> bytes:
-        return self._frame("error", {"error": text}, self.requests[-1].seq + 1 if self.fault else self.requests[-1].seq)
+        return self._frame(
+            "error", {"error": text}, self.requests[-1].seq + 1 if self.fault else self.requests[-1].seq
+        )
 
     @staticmethod
     def _frame(kind: str, payload: Mapping[str, Any], seq: int) -> bytes:
@@ -323,8 +340,7 @@ class Groot(Fake):
     views: tuple[str, ...] = ("image", "wrist_image")
 
     def _start(self) -> None:
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.REP)
+        self._socket = zmq.Context.instance().socket(zmq.REP)
         self._socket.setsockopt(zmq.LINGER, 0)
         if self.port:
             self._socket.bind(self.url)
@@ -335,7 +351,6 @@ class Groot(Fake):
 
     def _stop(self) -> None:
         self._thread.join(10)
-        self._context.term()
 
     def _run(self) -> None:
         while not self._over.is_set():
@@ -346,9 +361,8 @@ class Groot(Fake):
                 except Wrong as error:
                     self.wrong.append(str(error))
                     answer = self._encoded({"error": str(error)})
-                if self.fault in ("drop", "hang"):  # ZeroMQ delivers whole messages or none
-                    self._over.wait()
-                    break
+                while self.fault in ("drop", "hang") and not self._over.wait(0.02):
+                    pass  # ZeroMQ delivers whole messages or none
                 self._socket.send(b"\xc1" if self.fault == "garbage" else answer)
         self._socket.close(0)
 
@@ -411,7 +425,8 @@ class Groot(Fake):
         ]
         expect("state", sorted(nested["state"]), sorted(FIELDS))
         state = [
-            expect_array(n, nested["state"][n], "float32", (*lead, 2 if n == "gripper" else 1)).ravel() for n in FIELDS
+            expect_array(n, nested["state"][n], "float32", (*lead, 2 if n == "gripper" else 1)).ravel()
+            for n in FIELDS
         ]
         return Seen(text, images[0], images[1], np.concatenate(state))
 
@@ -510,6 +525,25 @@ class Oft(_Rest):
     def wrap(self, chunk: np.ndarray) -> bytes:
         body = json_numpy.encode(chunk.tolist() if chunk.dtype.kind == "U" else list(chunk))
         return json_numpy.encode(body.decode()) if self.twice else body
+
+
+@contextlib.contextmanager
+def deaf() -> Iterator[int]:
+    """The port of a WebSocket server that reads nothing after the handshake."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def run() -> None:
+            connection = server.accept()[0]
+            connections.append(connection)
+            key = connection.recv(4096).decode().partition("Sec-WebSocket-Key: ")[2].partition("\r\n")[0]
+            answer = f"HTTP/1.1 101 Go\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept_key(key)}"
+            connection.sendall(f"{answer}\r\n\r\n".encode())
+
+        connections: list[socket.socket] = []
+        threading.Thread(target=run, daemon=True).start()
+        yield server.getsockname()[1]
+        for connection in connections:
+            connection.close()
 
 
 @contextlib.contextmanager

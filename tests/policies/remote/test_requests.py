@@ -17,7 +17,9 @@ from apt_bench.wire import groot, json_numpy, openpi, vla_eval
 from tests.policies.remote.kinds import GOLDEN, KINDS, PROMPT, STATE, episodes, observation
 from tests.policies.remote.servers import CHUNK, Fake, Groot, Oft, OpenPi, OpenVla, VlaEval, is_card
 
-CODECS = {"openpi": openpi, "starvla": openpi, "vlaeval": vla_eval, "groot": groot, "openvla": json_numpy, "oft": json_numpy}  # fmt: skip
+CODECS = {
+    "openpi": openpi, "starvla": openpi, "vlaeval": vla_eval, "groot": groot, "openvla": json_numpy, "oft": json_numpy
+}  # fmt: skip
 DONE = Outcome(True, True, 37, "a", "b")
 
 
@@ -36,7 +38,9 @@ def form(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [form(one) for one in value]
     if isinstance(value, np.ndarray):
-        return value.dtype.str, value.shape[:-3] + value.shape[-1:] if value.dtype == np.uint8 else value.shape
+        return value.dtype.str, value.shape[:-3] + value.shape[
+            -1:
+        ] if value.dtype == np.uint8 else value.shape
     return type(value)
 
 
