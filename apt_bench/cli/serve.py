@@ -14,6 +14,7 @@ from apt_bench.core.errors import UserError
 from apt_bench.core.signals import stop_on_signals
 from apt_bench.core.text import say
 from apt_bench.policies.registry import find_policy, load_baseline
+from apt_bench.serving.episodes import Episodes
 from apt_bench.serving.listener import EVERYWHERE, Listener
 from apt_bench.serving.openpi import OpenPiSession
 from apt_bench.serving.session import ServedPolicy, check_servable
@@ -69,9 +70,9 @@ def serve_command(
     ref = find_policy(policy, policy_arg or (), file)
     if (declared := ref.declared()) is not None:
         check_servable(ref.named(declared))
-    kind = SESSIONS[protocol]
+    kind, episodes = SESSIONS[protocol], Episodes(suite)
+    served = ServedPolicy(ref.load(), episodes)
     with stop_on_signals() as stopped:
-        served = ServedPolicy(ref.load(), suite)
         listener = Listener(lambda: kind(served), kind.health, host, port)
         if host in EVERYWHERE:
             say(

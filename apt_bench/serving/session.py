@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from apt_bench.core.errors import UserError
+from apt_bench.core.errors import PolicyFault, UserError
 from apt_bench.envs.base import AGENTVIEW, WRIST, Observation, Outcome
 from apt_bench.policies.base import PolicySpec
 from apt_bench.policies.guard import GuardedPolicy
 from apt_bench.rollout.batching import Batcher
 from apt_bench.serving.episodes import Episodes, Said
+from apt_bench.suites import EpisodeSpec
 
 CAMERAS = (AGENTVIEW, WRIST)
 """The cameras whose images the protocols have."""
@@ -26,16 +27,16 @@ class ServedPolicy:
 
     Args:
         policy: The policy.
-        suite: The suite of clients that name none.
+        episodes: Finds the episodes of clients.
 
     Raises:
-        UserError: The policy cannot be served, or there is no such suite.
+        UserError: The policy cannot be served.
     """
 
-    def __init__(self, policy: GuardedPolicy, suite: str | None = None) -> None:
+    def __init__(self, policy: GuardedPolicy, episodes: Episodes) -> None:
         self.spec: PolicySpec = policy.spec
         check_servable(self.spec)
-        self.episodes = Episodes(suite)
+        self.episodes = episodes
         self.batcher = Batcher(policy, clients=1)
         self._numbers = itertools.count()
         self._lock = threading.Lock()
@@ -90,7 +91,7 @@ class Session:
     def __init__(self, served: ServedPolicy, protocol: str, connection: int) -> None:
         self.served, self.protocol, self.connection = served, protocol, connection
         self._number = 0
-        self._episode: Any = None  # EpisodeSpec
+        self._episode: EpisodeSpec | None = None
 
     @property
     def running(self) -> bool:
@@ -114,9 +115,9 @@ class Session:
         self._number += 1
         self._episode = spec
         try:
-            _checked(self.served.batcher.reset(spec))
+            self._checked(self.served.batcher.reset(spec))
         except BaseException:
-            self._drop()
+            self._drop(spec)
             raise
 
     def chunk(
@@ -128,6 +129,7 @@ class Session:
             UserError, ServerLost: The policy cannot answer, or its answer is invalid.
         """
         spec = self._episode
+        assert spec is not None
         observation = Observation(
             images=images,
             state=state,
@@ -137,29 +139,29 @@ class Session:
             cameras=self._cameras(state),
             noise_key=spec.noise_key,
         )
-        chunk: np.ndarray = _checked(self.served.batcher.act(observation))
+        chunk: np.ndarray = self._checked(self.served.batcher.act(observation))
         return chunk
 
     def end(self, success: bool = False, steps: int = 0, done: bool = False) -> None:
         """End the episode that runs, if any. done: the client says how it ended."""
-        if self._episode is None:
-            return
-        self.served.batcher.finish(self._episode, Outcome(success, done, steps, "", ""))
-        self._drop()
+        if (spec := self._episode) is not None:
+            self.served.batcher.finish(spec, Outcome(success, done, steps, "", ""))
+            self._drop(spec)
 
     def close(self) -> None:
         """The client has gone."""
         self.end()
         self.served.disconnect()
 
-    def _drop(self) -> None:
-        self.served.release(self._episode.id)
+    def _drop(self, spec: EpisodeSpec) -> None:
+        self.served.release(spec.id)
         self._episode = None
 
-
-def _checked(reply: tuple[Any, float]) -> Any:
-    """The answer of the batcher. Raises it where it is an exception."""
-    answer, _ = reply
-    if isinstance(answer, BaseException):
-        raise answer
-    return answer
+    def _checked(self, reply: tuple[Any, float]) -> Any:
+        """The answer of the batcher. Raises it where it is an exception."""
+        answer, _ = reply
+        if isinstance(answer, PolicyFault):
+            raise UserError(f"Policy '{self.served.spec.name}' {answer}") from answer
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer

@@ -15,6 +15,7 @@ from apt_bench.core.errors import UserError
 from apt_bench.envs.base import AGENTVIEW, WRIST, Observation, Outcome
 from apt_bench.policies.base import Policy, PolicySpec, Resources
 from apt_bench.policies.guard import guard
+from apt_bench.serving.episodes import Episodes
 from apt_bench.serving.listener import Listener
 from apt_bench.serving.openpi import OpenPiSession
 from apt_bench.serving.session import ServedPolicy
@@ -95,7 +96,7 @@ class CalibratedPolicy(SeeingPolicy):
 def serving(policy: Policy, protocol: str, suite: str | None = None) -> Iterator[str]:
     """Serve the policy; yields the address."""
     kind: Any = SESSIONS[protocol]
-    served = ServedPolicy(guard(policy), suite)
+    served = ServedPolicy(guard(policy), Episodes(suite))
     listener = Listener(lambda: kind(served), kind.health, "127.0.0.1", 0)
     listener.start()
     try:

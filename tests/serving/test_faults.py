@@ -15,6 +15,7 @@ from apt_bench.core.errors import UserError
 from apt_bench.policies.guard import guard
 from apt_bench.policies.oracle import OraclePolicy
 from apt_bench.policies.simple import RandomPolicy
+from apt_bench.serving.episodes import Episodes
 from apt_bench.serving.listener import Listener
 from apt_bench.serving.session import ServedPolicy, check_servable
 from apt_bench.wire import openpi as wire
@@ -119,7 +120,7 @@ class SlowPolicy(SeeingPolicy):
 
 def test_a_stop_sends_the_reply_that_is_being_computed_and_says_goodbye():
     kind = SESSIONS["openpi"]
-    served = ServedPolicy(guard(SlowPolicy()))
+    served = ServedPolicy(guard(SlowPolicy()), Episodes(None))
     listener = Listener(lambda: kind(served), kind.health, "127.0.0.1", 0)
     listener.start()
     image = np.zeros((8, 8, 3), np.uint8)

@@ -321,7 +321,10 @@ def test_an_error_of_the_policy_leaves_the_connection_open():
     with serving(SeeingPolicy(), "vla-eval") as address:
         client = Client(address)
         client.hello()
-        assert "the toy policy is confused" in client.ask("raise").payload["error"]
+        assert (
+            "Policy 'seeing' raised RuntimeError: the toy policy is confused"
+            in client.ask("raise").payload["error"]
+        )
         assert "another observation" in client.ask("refuse").payload["error"]
         client.action()
         remote = VlaEvalPolicy(address)
