@@ -271,8 +271,9 @@ VLA_EVAL: Mapping[str, Any] = {
 
 
 class VlaEval(_WebSocket):
-    """As the genuine one, it keeps a chunk and answers one row per observation. refuse_episode: its next `episode_start`
-    and `episode_end` fail; each error has the number of its message."""
+    """As the genuine one, it keeps a chunk and answers one row per observation.
+
+    refuse_episode: the type of the next message that fails, `episode_start` or `episode_end`."""
 
     gripper = staticmethod(lambda g: g)
     steps = 4
@@ -536,8 +537,9 @@ def deaf() -> Iterator[int]:
             connection = server.accept()[0]
             connections.append(connection)
             key = connection.recv(4096).decode().partition("Sec-WebSocket-Key: ")[2].partition("\r\n")[0]
-            answer = f"HTTP/1.1 101 Go\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept_key(key)}"
-            connection.sendall(f"{answer}\r\n\r\n".encode())
+            lines = ("HTTP/1.1 101 Go", "Upgrade: websocket", "Connection: Upgrade")
+            answer = "\r\n".join((*lines, f"Sec-WebSocket-Accept: {accept_key(key)}", "", ""))
+            connection.sendall(answer.encode())
 
         connections: list[socket.socket] = []
         threading.Thread(target=run, daemon=True).start()

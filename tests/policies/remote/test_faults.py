@@ -30,6 +30,11 @@ def soon(seconds: float = 6) -> Iterator[None]:
     assert time.monotonic() - start < seconds
 
 
+def once_more(policy: Any) -> None:
+    policy.reset(episodes()[1:])
+    policy.act([observation()])
+
+
 @pytest.mark.parametrize("fault", ["error", "text", "drop", "hang", "garbage", "shape", "nan", "words"])
 @pytest.mark.parametrize("name", KINDS)
 def test_a_fault_in_the_middle_of_an_episode(name: str, fault: str) -> None:
@@ -53,8 +58,7 @@ def test_a_fault_in_the_middle_of_an_episode(name: str, fault: str) -> None:
         assert server.url in str(stop.value)
         if name not in ("openvla", "oft"):  # an HTTP request has a connection of its own, where need be
             with pytest.raises(ServerLost):  # never an answer that was meant for another question
-                policy.reset(episodes()[1:])
-                policy.act([observation()])
+                once_more(policy)
         again = guard(kind.policy(server))
         again.reset(episodes()[1:])
         again.act([observation()])
