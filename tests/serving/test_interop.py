@@ -20,7 +20,7 @@ from apt_bench.policies.simple import RandomPolicy
 from apt_bench.serving.episodes import Episodes, Said
 from apt_bench.serving.observations import chained
 from apt_bench.suites import load_suite
-from tests.serving.helpers import STATE
+from tests.serving.helpers import STATE, at_once
 from tests.serving.test_command import command
 
 ROOT = Path(__file__).parents[2]
@@ -103,7 +103,7 @@ def test_openpi_clients_get_the_chunks_of_apt_mini(tmp_path):
             np.testing.assert_array_equal(chunks[i, n], chained(wanted, STATE))
 
 
-def vla_eval(process: subprocess.Popen[str], benchmark: dict, folder: Path) -> list[dict]:
+def vla_eval(port: str, benchmark: dict, folder: Path) -> list[dict]:
     """The episodes of a genuine `vla-eval run`, from its own results."""
     config = {"benchmarks": [benchmark], "output_dir": str(folder / "out"), "render": "cpu"}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -111,7 +111,7 @@ def vla_eval(process: subprocess.Popen[str], benchmark: dict, folder: Path) -> l
         [
             ENVIRONMENTS / "vla-eval/bin/vla-eval",
             *("run", "--no-docker", "--yes", "-c", folder / "config.yaml"),
-            *("--server-url", f"ws://127.0.0.1:{port(process)}"),
+            *("--server-url", f"ws://127.0.0.1:{port}"),
         ],
         capture_output=True,
         text=True,
@@ -125,18 +125,28 @@ def vla_eval(process: subprocess.Popen[str], benchmark: dict, folder: Path) -> l
     return [episode for task in found["tasks"] for episode in task["episodes"]]
 
 
-def test_vla_eval_runs_a_benchmark(tmp_path):
+def test_four_vla_evals_at_once_run_a_benchmark(tmp_path):
+    """Every one runs the same episodes in one connection, so all of them get the same actions."""
     toy = {"benchmark": "toy_benchmark:ToyBenchmark", "episodes_per_task": 2}
+    folders = [tmp_path / str(i) for i in range(CLIENTS)]
+    for folder in folders:
+        folder.mkdir()
     with command("--policy", "random", "--protocol", "vla-eval", "--port", "0") as process:
-        episodes = vla_eval(process, toy, tmp_path)
-    assert [e["metrics"]["success"] for e in episodes] == [True] * 4
-    stored = sorted(tmp_path.glob("task*.npz"))
+        server = port(process)
+        runs = at_once([lambda folder=folder: vla_eval(server, toy, folder) for folder in folders])
+    stored: dict[str, list[np.ndarray]] = {}
+    for folder, episodes in zip(folders, runs, strict=True):
+        assert [e["metrics"]["success"] for e in episodes] == [True] * 4
+        for path in folder.glob("task*.npz"):
+            with np.load(path) as file:
+                assert file["asked"].tolist() == [False, True, True]  # `random` needs no wrist image
+                stored.setdefault(path.name, []).append(file["actions"])
     assert len(stored) == 4
-    for path in stored:
-        with np.load(path) as file:
-            assert file["asked"].tolist() == [False, True, True]  # `random` needs no wrist image
-            assert file["actions"].shape == (7, 7)
-            assert np.abs(file["actions"]).max() > 0.5
+    for actions in stored.values():
+        assert [a.shape for a in actions] == [(7, 7)] * CLIENTS
+        assert np.abs(actions[0]).max() > 0.5
+        for other in actions[1:]:
+            np.testing.assert_array_equal(other, actions[0])
 
 
 @pytest.mark.sim
@@ -154,7 +164,7 @@ def test_a_replay_of_the_expert_succeeds_in_vla_evals_libero_pro(tmp_path):
     with command(
         "--policy", "replay", str(tmp_path / "run"), "--protocol", "vla-eval", "--port", "0"
     ) as process:
-        (episode,) = vla_eval(process, libero, tmp_path)
+        (episode,) = vla_eval(port(process), libero, tmp_path)
     assert episode["metrics"]["success"]
 
 
@@ -168,6 +178,6 @@ def test_apt_mini_runs_in_vla_evals_libero_pro(tmp_path):
         "max_steps": 12,
     }
     with command("--policy", "apt_mini", "--protocol", "vla-eval", "--port", "0") as process:
-        (episode,) = vla_eval(process, libero, tmp_path)
+        (episode,) = vla_eval(port(process), libero, tmp_path)
     assert episode["steps"] == 12
     assert "error" not in str(episode.get("failure_reason"))
