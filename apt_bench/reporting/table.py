@@ -86,7 +86,7 @@ def percent(fraction: float, signed: bool = False, minus: str = "−") -> str:
 
     Only 0 and 1 become `0` and `100`: values near the ends get one decimal.
     """
-    value = 100 * fraction
+    value = round(100 * fraction, 9)  # a mean of ones may be 0.9999999999999999
     if not signed:
         return f"{value:.0f}" if value in (0, 100) or 0.95 <= value < 99.05 else f"{value:.1f}"
     text = f"{abs(value):.1f}" if abs(value) < 9.95 else f"{abs(value):.0f}"

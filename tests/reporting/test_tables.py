@@ -286,6 +286,7 @@ def test_one_table_in_every_format() -> None:
 @pytest.mark.parametrize(
     ("fraction", "text"),
     [
+        (1 - 2**-53, "100"),
         (0, "0"),
         (0.001, "0.1"),
         (0.005, "0.5"),
