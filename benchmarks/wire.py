@@ -1,8 +1,10 @@
-"""What a policy server costs per decision on loopback, without its model: `python benchmarks/wire.py [--decisions 200]`.
+"""What a policy server costs per decision on loopback, without its model.
+
+    python benchmarks/wire.py [--decisions 200] [--json]
 
 Each server runs in a process of its own, reads the request and answers a constant chunk at once. The in-process
-policy answers the same chunk. The time is that of `Policy.act` with two 224x224 images (median, and 95th percentile). What a
-client does with the images before it sends them (resizing, JPEG) is shown apart, with images of 256x256.
+policy answers the same chunk. The time is that of `Policy.act`: with two images of 224x224 (median and 95th
+percentile), and of 256x256, which includes the client's resizing where the protocol wants 224x224.
 """
 
 from __future__ import annotations
@@ -98,6 +100,7 @@ def serve_groot(port: Any) -> None:
 def serve_oft(port: Any) -> None:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # as uvicorn
 
         def do_POST(self) -> None:
             json_numpy.decode(self.rfile.read(int(self.headers["Content-Length"])))
@@ -135,9 +138,7 @@ def milliseconds(act: Callable[[list[Observation]], Any], one: Observation, deci
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--decisions", type=int, default=200)
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()

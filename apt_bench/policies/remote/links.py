@@ -203,7 +203,7 @@ class ZmqLink:
             raise ServerLost(nobody(address, error)) from error
         self._address = address
         # The context of the process: one of its own would wait for ever, where it is collected before its socket.
-        self._socket = zmq.Context.instance().socket(zmq.REQ)
+        self._socket: Any = zmq.Context.instance().socket(zmq.REQ)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MOST_BYTES)
         try:

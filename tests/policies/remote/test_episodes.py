@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -162,7 +161,7 @@ def test_with_the_gripper_of_another_convention_it_fails(name: str, expert: Expe
     assert run(expert, name, fake, server) != "success"
 
 
-def test_with_another_number_of_executed_actions_it_fails(expert: Expert, tmp_path: Path) -> None:
+def test_with_another_number_of_executed_actions_it_fails(expert: Expert) -> None:
     fake, server = server_for(expert, "openpi")
     server.step = 10  # the server believes that all of its chunk is executed
     server.expected = expert.observations(10)
