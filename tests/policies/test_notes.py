@@ -60,7 +60,7 @@ def lines(out: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("name", "workers"), [("Noting", 0), ("Noting", 2), ("Hosted", 2)])
 def test_notes_of_a_policy_are_in_the_record(name: str, workers: int, tmp_path: Path) -> None:
-    evaluate(f"tests.policies.test_episodes:{name}", SUITE, "push", episodes=2, workers=workers, out=tmp_path)
+    evaluate(f"tests.policies.test_notes:{name}", SUITE, "push", episodes=2, workers=workers, out=tmp_path)
     records = lines(tmp_path)
     assert len(records) == 4
     for record in records:
@@ -73,7 +73,7 @@ def test_notes_of_a_policy_are_in_the_record(name: str, workers: int, tmp_path: 
 
 
 def test_an_exception_in_notes_does_not_change_the_outcome(tmp_path: Path) -> None:
-    evaluate("tests.policies.test_episodes:Faulty", SUITE, "push", episodes=1, workers=0, out=tmp_path)
+    evaluate("tests.policies.test_notes:Faulty", SUITE, "push", episodes=1, workers=0, out=tmp_path)
     for record in lines(tmp_path):
         assert record["outcome"] == "timeout"
         assert "no notes" in record["notes"]["error"]
