@@ -72,7 +72,7 @@ def test_unknown_camera_and_initial_state_are_named(env: LiberoEnv) -> None:
     with pytest.raises(UserError, match="agentview"):
         env.reset(spec(), cameras=("agent_view",))
     far = dataclasses.replace(spec(), key=dataclasses.replace(spec().key, init=50))
-    with pytest.raises(UserError, match=r"0\.\.49"):
+    with pytest.raises(UserError, match=r"Use 0 to 49"):
         env.reset(far)
 
 
@@ -160,7 +160,7 @@ def test_premise_names_the_thrown_bowl_and_nothing_in_a_sound_scene(env: LiberoE
 def test_a_second_environment_on_the_same_scene_is_an_error_not_a_wrong_result(env: LiberoEnv) -> None:
     env.reset(spec())
     LiberoEnv().reset(spec())
-    with pytest.raises(RuntimeError, match="one per process"):
+    with pytest.raises(RuntimeError, match="one LiberoEnv per process"):
         env.step_chunk(np.zeros((1, 7)))
 
 

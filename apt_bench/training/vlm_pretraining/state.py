@@ -101,7 +101,7 @@ def restore_state(
             f"{path} was written by a pretraining with other settings. Delete it, or choose another folder."
         )
     if sha is not None and sha != tensor_digest(tensors):
-        raise UserError(f"{path} is damaged: it its digest is wrong. Delete it to start again.")
+        raise UserError(f"{path} is damaged: its digest is wrong. Delete it to start again.")
     load_strictly(model, {k: v for k, v in tensors.items() if " " not in k}, str(path))
     names = {p: name for name, p in model.named_parameters()}
     moments = [k.split(" ") for k in tensors if " " in k]
