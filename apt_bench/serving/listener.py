@@ -88,6 +88,7 @@ class Listener:
             self._client,
             sock=self._socket,
             compression=None,
+            origins=[None],  # a page in a browser sends its origin
             ping_interval=None,
             close_timeout=1.0,
             max_size=MOST_BYTES,
@@ -100,7 +101,7 @@ class Listener:
         threading.Thread(target=self._server.serve_forever, name="listener", daemon=True).start()
 
     def stop(self) -> None:
-        """Accept no one, send the replies that are being computed, close every connection."""
+        """Accept no more clients, send the replies that are being computed, close every connection."""
         self._stopping = True
         with self._lock:
             clients = dict(self._clients)

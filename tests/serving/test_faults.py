@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK
+from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK, InvalidStatus
 from websockets.sync.client import connect
 
 from apt_bench.core.errors import UserError
@@ -140,6 +140,11 @@ def test_a_stop_sends_the_reply_that_is_being_computed_and_says_goodbye():
             assert closed.value.rcvd.code == 1001
     with pytest.raises(OSError, match="refused"):
         connect(f"ws://127.0.0.1:{listener.port}").__enter__()
+
+
+def test_a_web_page_cannot_connect():
+    with serving(RandomPolicy(), "openpi") as address, pytest.raises(InvalidStatus, match="403"):
+        connect(f"ws://{address}", origin="https://example.com").__enter__()
 
 
 def test_a_port_in_use_is_the_users_error():
