@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import time
 from abc import ABC, abstractmethod
@@ -75,8 +77,16 @@ class RemotePolicy(ABC):
             horizon=self._horizon,
             execute=min(self._execute, self._horizon),
             resources=Resources(placement="worker"),
-            provenance=Provenance(weights=self._weights(), about={"server": self.metadata}),
+            provenance=Provenance(weights=self._source(), about={"server": self.metadata}),
         )
+
+    def _source(self) -> str | None:
+        """The checkpoint's name and a digest of all that the server says of itself: a run compares it on resuming."""
+        if not self.metadata:
+            return self._weights()
+        text = json.dumps(self.metadata, sort_keys=True)
+        digest = f"metadata {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        return ", ".join(filter(None, (self._weights(), digest)))
 
     def _weights(self) -> str | None:
         """The checkpoint's name, where the server says it."""
