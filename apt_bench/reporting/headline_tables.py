@@ -10,10 +10,13 @@ import pandas as pd
 from apt_bench.analysis.cell_summary import COVERAGE_GATE, CellSummary, cell_summaries, macro_average
 from apt_bench.analysis.run import Run
 from apt_bench.analysis.suite_labels import cell_label, find_suite, suite_order, suite_title
+from apt_bench.core.config import read_yaml
+from apt_bench.core.paths import data_dir
 from apt_bench.core.text import file_name
 from apt_bench.reporting.published import SOURCE, PublishedRow, is_published, published
 from apt_bench.reporting.table import NONE, PUBLISHED, Column, Rate, Row, Table, Value, left, own_key
 from apt_bench.runs.protocol import differing_settings, in_short, policy_settings
+from apt_bench.suites.suite import ENVIRONMENTS
 
 PUBLISHED_NOTE = f"{PUBLISHED} Published in {SOURCE}, not measured here; the paper gives no intervals."
 INTERVAL_NOTE = "Success in %, with Wilson's 95% intervals."
@@ -87,13 +90,28 @@ def _headline(
     body = [_measured(run, suite, cells, average, ticks) for run in runs]
     body += [_published(row, cells, ticks) for row in rows]
     notes = [INTERVAL_NOTE, *([AVERAGE_NOTE] if average else [])] if runs else []
-    notes += [PUBLISHED_NOTE] if rows else []
+    notes += [PUBLISHED_NOTE, *_how_to_measure(suite, rows)] if rows else []
     notes += [known.about] if runs and rows and (known := find_suite(suite)) and known.about else []
     if any(isinstance(v, Rate) and INCOMPLETE in v.mark for r in body for v in r.values.values()):
         notes.append(f"{INCOMPLETE} Fewer episodes than were requested; see the table of coverage.")
     if average and any(r.kind == "measured" and r.values["avg"] is None for r in body):
         notes.append(f"No average where a cell has less than {COVERAGE_GATE:.0%} of its episodes.")
     return Table(file_name(suite) + name, title, columns, body, tuple(notes + _protocol_notes(runs)))
+
+
+def _how_to_measure(suite: str, rows: Sequence[PublishedRow]) -> list[str]:
+    """One sentence that names the policies with which the paper's rows can be measured on LIBERO."""
+    known = find_suite(suite)
+    if not known or known.env != ENVIRONMENTS["libero"]:
+        return []
+    names: dict[str, list[str]] = {}
+    for path in sorted(data_dir("baselines").glob("*.yaml"), key=lambda p: p.stem):
+        names.setdefault(read_yaml(path).get("published", ""), []).append(path.stem)
+    found = [f"{' or '.join(names[row.method])} for {row.method}" for row in rows if row.method in names]
+    return [
+        f"To measure a published row: apt-bench run --suite {suite} --policy NAME. NAME is {', '.join(found)} "
+        "(docs/baselines.md)."
+    ]
 
 
 def _key(cell: str) -> str:

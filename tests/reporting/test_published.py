@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from apt_bench.core.errors import UserError
 from apt_bench.core.paths import data_dir
+from apt_bench.reporting.headline_tables import suite_tables
 from apt_bench.reporting.published import published, read_published
 
 
@@ -69,3 +70,13 @@ def test_damaged_files_never_crash(tmp_path: Path, place: int, noise: bytes) -> 
     except UserError:
         return
     assert all(0 <= r.number("successes") <= r.number("trials") for r in rows)
+
+
+def test_the_table_says_how_its_published_rows_are_measured() -> None:
+    (table,) = suite_tables([], "libero_pro")
+    (note,) = [n for n in table.notes if n.startswith("To measure a published row")]
+    assert "openvla or openvla-rest for OpenVLA" in note
+    assert "pi05 for pi0.5, " in note
+    assert "apt for APT " in note
+    (other,) = suite_tables([], "rigid_pick_place")
+    assert not any(n.startswith("To measure") for n in other.notes)
