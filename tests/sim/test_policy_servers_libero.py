@@ -1,0 +1,35 @@
+"""An episode of LIBERO-PRO through each protocol's server, see `tests/policies/remote/episodes.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from apt_bench.envs.libero import LiberoEnv
+from apt_bench.suites import load_suite
+from tests.policies.remote.episodes import EXECUTED, Expert, expert_of, run, server_for
+
+pytestmark = pytest.mark.sim
+
+
+@pytest.fixture(scope="module")
+def expert() -> Iterator[Expert]:
+    env = LiberoEnv()
+    yield expert_of(env, load_suite("libero_pro").select(["object_task"], ["0"], 2))
+    env.close()
+
+
+@pytest.mark.parametrize("name", [n for n in EXECUTED if n != "vla-eval"])
+def test_an_episode_of_libero_pro_succeeds(name: str, expert: Expert) -> None:
+    fake, server = server_for(expert, name)
+    assert run(expert, name, fake, server) == "success"
+    assert server.wrong == ""
+
+
+def test_with_the_old_sentence_it_fails(expert: Expert) -> None:
+    fake, server = server_for(expert, "openpi")
+    server.prompt = expert.spec.prompts["file"]
+    assert server.prompt != expert.spec.prompt
+    assert run(expert, "openpi", fake, server) != "success"
+    assert server.wrong == "prompt"
