@@ -8,7 +8,6 @@ Their replies may be encoded twice: a JSON string that holds JSON. Source of the
 
 from __future__ import annotations
 
-import base64
 import binascii
 import json
 from typing import Any
@@ -50,7 +49,7 @@ def _loads(body: bytes | str) -> Any:
 def _array(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         array = sendable(np.asarray(value))
-        data = base64.b64encode(array.tobytes()).decode()
+        data = binascii.b2a_base64(array.tobytes(), newline=False).decode()
         return {"__numpy__": data, "dtype": dtype_of(array.dtype).str, "shape": array.shape}
     raise TypeError(f"a {type(value).__name__}")
 
@@ -59,7 +58,7 @@ def _hook(found: dict[str, Any]) -> Any:
     if "__numpy__" not in found:
         return found
     try:
-        data = base64.b64decode(found["__numpy__"], validate=True)
+        data = binascii.a2b_base64(found["__numpy__"], strict_mode=True)
     except (TypeError, ValueError, binascii.Error):
         raise WireError("the data of an array are not base64") from None
     return array_of(data, found.get("dtype"), found.get("shape"))
