@@ -122,7 +122,7 @@ def test_our_client_runs_an_episode():
     policy = SeeingPolicy()
     with serving(policy, "vla-eval") as address:
         remote = VlaEvalPolicy(address)
-        assert remote.spec.provenance.weights == "seeing"
+        assert str(remote.spec.provenance.weights).startswith("seeing, metadata ")
         spec = episode()
         remote.reset([spec])
         chunk = remote.act([observation()])[0]
