@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from apt_bench.analysis.cell_summary import cell_summaries
 from apt_bench.analysis.contrasts import join, paired_contrast, unpaired_contrast
 from apt_bench.analysis.run import Run
 from apt_bench.analysis.suite_labels import cell_label, find_suite, suite_title
@@ -27,7 +28,7 @@ def control_table(runs: Sequence[Run]) -> Table | None:
     rows = []
     for run in runs:
         others = [r for r in runs if r is not run and run.identity and r.identity == run.identity]
-        for cell in run.requested:
+        for cell in cell_summaries(run):
             for control in _controls(cell):
                 own = _row(run, cell, run, control)
                 found = [own] if own else [_row(run, cell, r, control) for r in others]

@@ -307,3 +307,13 @@ def test_signed_percent() -> None:
 
 def test_rates_do_not_change_under_replace() -> None:
     assert dataclasses.replace(Rate(0.25, k=1, n=4), counts=True).text() == "1/4"
+
+
+def test_controls_are_in_the_order_of_the_suite(tmp_path: Path) -> None:
+    names = ("goal_task", "object_task", "spatial_task")
+    run = make_run(
+        tmp_path / "a", lambda c, t, i: True, {c + end: 1 for c in names for end in ("", "@stale")}
+    )
+    table = control_table([run])
+    assert table is not None
+    assert [r.values["cell"] for r in table.rows] == ["Spatial Task", "Object Task", "Goal Task"]

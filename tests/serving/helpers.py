@@ -15,6 +15,7 @@ from apt_bench.core.errors import UserError
 from apt_bench.envs.base import AGENTVIEW, WRIST, Observation, Outcome
 from apt_bench.policies.base import Policy, PolicySpec, Resources
 from apt_bench.policies.guard import guard
+from apt_bench.policies.remote.server import RemotePolicy
 from apt_bench.serving.episodes import Episodes
 from apt_bench.serving.listener import Listener
 from apt_bench.serving.openpi import OpenPiSession
@@ -125,6 +126,15 @@ def episode(instruction: str = "pick it up", benchmark: str = "toy", init: int =
         args={"benchmark": benchmark},
         group="",
     )
+
+
+def ask(remote: RemotePolicy, shades: Sequence[int], instruction: str) -> list[np.ndarray]:
+    """The chunks of one client in one episode, which asks once for each shade."""
+    remote.reset([episode(instruction)])
+    try:
+        return [remote.act([observation(instruction, shade)])[0] for shade in shades]
+    finally:
+        remote.close()
 
 
 def at_once(calls: Sequence[Any]) -> list[Any]:

@@ -19,6 +19,7 @@ from tests.serving.helpers import (
     STATE,
     PosePolicy,
     SeeingPolicy,
+    ask,
     at_once,
     episode,
     observation,
@@ -31,13 +32,7 @@ def client(address: str, size: int = 256, horizon: int = 5) -> OpenPiPolicy:
 
 
 def chunks(address: str, shades: list[int], instruction: str = "pick it up") -> list[np.ndarray]:
-    """The chunks of one client, which asks once for each shade."""
-    remote = client(address)
-    remote.reset([episode(instruction)])
-    try:
-        return [remote.act([observation(instruction, shade)])[0] for shade in shades]
-    finally:
-        remote.close()
+    return ask(client(address), shades, instruction)
 
 
 def test_the_policy_gets_what_the_client_has_and_the_client_its_chunk():

@@ -22,6 +22,7 @@ from tests.serving.helpers import (
     CalibratedPolicy,
     PosePolicy,
     SeeingPolicy,
+    ask,
     at_once,
     episode,
     observation,
@@ -70,12 +71,7 @@ class Client:
 
 
 def actions(address: str, shades: list[int], instruction: str) -> list[np.ndarray]:
-    remote = VlaEvalPolicy(address)
-    remote.reset([episode(instruction)])
-    try:
-        return [remote.act([observation(instruction, shade)])[0] for shade in shades]
-    finally:
-        remote.close()
+    return ask(VlaEvalPolicy(address), shades, instruction)
 
 
 def test_the_greeting_says_what_the_policy_needs():

@@ -40,4 +40,4 @@ def test_images_are_cheap(env):
 
 def test_control_steps_are_cheap(env):
     action = np.array([[0, 0, 0, 0, 0, 0, -1.0]])
-    assert milliseconds(lambda: env.step_chunk(action, render=False)) < 10
+    assert milliseconds(lambda: env.step_chunk(action, render=False)) < 6

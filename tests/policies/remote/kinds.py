@@ -18,7 +18,9 @@ from apt_bench.policies.remote.server import RemotePolicy
 from apt_bench.policies.remote.starvla import StarVlaPolicy
 from apt_bench.policies.remote.vla_eval import VlaEvalPolicy
 from apt_bench.suites import EpisodeSpec, load_suite
-from tests.policies.remote.servers import Fake, Groot, Oft, OpenPi, OpenVla, StarVla, VlaEval, card
+from tests.policies.remote.groot_server import Groot
+from tests.policies.remote.rest_servers import Oft, OpenVla
+from tests.policies.remote.servers import Fake, OpenPi, StarVla, VlaEval, card
 
 GOLDEN = Path(__file__).parents[2] / "wire/golden"
 

@@ -1,4 +1,5 @@
-"""One small policy server per protocol, in threads. Each checks every request and answers with a known chunk.
+"""Small policy servers in threads: what all share, and those of the WebSocket protocols. Each checks every request and
+answers with a known chunk.
 
 A server never uses the client's mapping: it takes the request apart by itself, and turns a chunk in the environment's
 convention into its own (`Fake.gripper`).
@@ -7,22 +8,18 @@ convention into its own (`Fake.gripper`).
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
-import zmq
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import serve
-from websockets.utils import accept_key
 
-from apt_bench.wire import groot, json_numpy, openpi, vla_eval
+from apt_bench.wire import openpi, vla_eval
 
 CHUNK = np.linspace(-0.9, 0.9, 16 * 7).reshape(16, 7)
 CHUNK[:, 6] = np.where(np.arange(16) % 3, 1.0, -1.0)
@@ -72,7 +69,7 @@ class Seen:
 
 
 @dataclass
-class Fake:
+class Fake(ABC):
     """Common to all servers.
 
     fault: what goes wrong with the next replies: error, text, drop, hang, garbage, shape, nan, words.
@@ -123,11 +120,11 @@ class Fake:
             return found.astype(str)
         return found[:, :6] if self.fault == "shape" else found
 
-    def _start(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _start(self) -> None: ...
 
-    def _stop(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _stop(self) -> None: ...
 
 
 class _WebSocket(Fake):
@@ -184,14 +181,14 @@ class _WebSocket(Fake):
         else:
             connection.send(b"\xc1 no msgpack" if self.fault == "garbage" else answer)
 
-    def greet(self, connection: Any) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def greet(self, connection: Any) -> None: ...
 
-    def reply(self, frame: bytes) -> bytes | str | None:
-        raise NotImplementedError
+    @abstractmethod
+    def reply(self, frame: bytes) -> bytes | str | None: ...
 
-    def error(self, text: str) -> bytes | str:
-        raise NotImplementedError
+    @abstractmethod
+    def error(self, text: str) -> bytes | str: ...
 
 
 class OpenPi(_WebSocket):
@@ -321,241 +318,3 @@ class VlaEval(_WebSocket):
     @staticmethod
     def _frame(kind: str, payload: Mapping[str, Any], seq: int) -> bytes:
         return vla_eval.encode(vla_eval.Message(kind, payload, seq))
-
-
-FIELDS = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
-
-
-def modality(keys: tuple[str, ...], steps: int = 1, text: bool = False) -> dict[str, Any]:
-    config = {"delta_indices": list(range(steps)), "modality_keys": list(keys)}
-    return {"__ModalityConfig_class__": True, "as_json": json.dumps(config) if text else config}
-
-
-class Groot(Fake):
-    """form: nested, flat or n1.5, of requests and replies. arrays: how replies are encoded."""
-
-    scheme = "tcp"
-    steps = 16
-    form = "nested"
-    arrays: groot.Arrays = "npy"
-    views: tuple[str, ...] = ("image", "wrist_image")
-
-    def _start(self) -> None:
-        self._socket = zmq.Context.instance().socket(zmq.REP)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        if self.port:
-            self._socket.bind(self.url)
-        else:
-            self.port = self._socket.bind_to_random_port("tcp://127.0.0.1")
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _stop(self) -> None:
-        self._thread.join(10)
-
-    def _run(self) -> None:
-        while not self._over.is_set():
-            if self._socket.poll(50):
-                message = self._socket.recv()
-                try:
-                    answer = self._encoded(self._handled(groot.decode(message)))
-                except Wrong as error:
-                    self.wrong.append(str(error))
-                    answer = self._encoded({"error": str(error)})
-                while self.fault in ("drop", "hang") and not self._over.wait(0.02):
-                    pass  # ZeroMQ delivers whole messages or none
-                self._socket.send(b"\xc1" if self.fault == "garbage" else answer)
-        self._socket.close(0)
-
-    def _encoded(self, message: Any) -> bytes:
-        return groot.encode(message, self.arrays)
-
-    def _handled(self, found: dict[str, Any]) -> Any:
-        self.requests.append(found)
-        if self.key and found.get("api_token") != self.key:
-            return {"error": "Unauthorized: Invalid API token"}
-        endpoint = found["endpoint"]
-        if endpoint == "ping":
-            return {"status": "ok", "message": "Server is running"}
-        if endpoint == "get_modality_config":
-            old = self.form == "n1.5"
-            prefix = "video." if old else ""
-            views = tuple(prefix + view for view in self.views)
-            return {"video": modality(views, text=old), "action": modality(FIELDS, self.steps, text=old)}
-        if endpoint == "reset" and self.form != "n1.5":
-            expect("data", found["data"], {"options": None})
-            return {}
-        expect("endpoint", endpoint, "get_action")
-        if self.fault == "error":
-            return {"error": "RuntimeError: a tokenizer failed"}
-        chunk = self.chunk(self._seen(found["data"]))
-        if self.fault == "words":
-            return {name: chunk[:, i].tolist() for i, name in enumerate(FIELDS)}
-        if self.fault == "shape":
-            chunk = np.concatenate([chunk, chunk[:, :1]], axis=1)
-            return {name: chunk[: 3 + i % 2, i] for i, name in enumerate(FIELDS)}
-        columns = {name: np.float32(chunk[:, i]) for i, name in enumerate(FIELDS)}
-        if self.form == "n1.5":
-            return {f"action.{name}": value for name, value in columns.items()}
-        if self.form == "steps":
-            return [{name: value[i] for name, value in columns.items()} for i in range(len(chunk))]
-        prefix = "action." if self.form == "flat" else ""
-        return [{prefix + name: value[None, :, None] for name, value in columns.items()}, {}]
-
-    def _seen(self, data: dict[str, Any]) -> Seen:
-        lead: tuple[int, ...] = (1, 1)
-        if self.form == "n1.5":
-            lead, observation = (1,), data
-        else:
-            expect("keys", sorted(data), ["observation", "options"])
-            observation = data["observation"]
-        if self.form in ("flat", "n1.5"):
-            prompt = observation.pop("annotation.human.action.task_description")
-            nested: dict[str, Any] = {"video": {}, "state": {}}
-            for key, value in observation.items():
-                kind, _, name = key.partition(".")
-                nested[kind][name] = value
-            (text,) = prompt
-        else:
-            nested = observation
-            ((text,),) = nested["language"]["annotation.human.action.task_description"]
-        expect("views", sorted(nested["video"]), ["image", "wrist_image"])
-        images = [
-            expect_array(v, nested["video"][v], "uint8", (*lead, 256, 256, 3))[(0,) * len(lead)]
-            for v in ("image", "wrist_image")
-        ]
-        expect("state", sorted(nested["state"]), sorted(FIELDS))
-        state = [
-            expect_array(n, nested["state"][n], "float32", (*lead, 2 if n == "gripper" else 1)).ravel()
-            for n in FIELDS
-        ]
-        return Seen(text, images[0], images[1], np.concatenate(state))
-
-
-class _Rest(Fake):
-    scheme = "http"
-
-    def _start(self) -> None:
-        fake = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                fake._post(self)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._connections: list[socket.socket] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
-        self._server.daemon_threads = True
-        self.port = self._server.server_address[1]
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-
-    def _stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        for one in self._connections:
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-
-    def _post(self, http: BaseHTTPRequestHandler) -> None:
-        self._connections.append(http.connection)
-        body = http.rfile.read(int(http.headers["Content-Length"]))
-        status = self.status or (200 if http.path == "/act" else 404)
-        if self.key and http.headers.get("Authorization") != f"Bearer {self.key}":
-            status = 401
-        answer = b"no"
-        if status == 200:
-            found = json_numpy.decode(body)
-            self.requests.append(found)
-            try:
-                seen = self.read(found)
-                self.clients += seen.prompt == "do nothing"
-                answer = json_numpy.encode("error") if self.fault == "error" else self.wrap(self.chunk(seen))
-            except Wrong as error:
-                self.wrong.append(str(error))
-                answer = json_numpy.encode("error")
-        http.send_response(status)
-        http.send_header("Content-Length", str(len(answer)))
-        http.end_headers()
-        if self.fault == "drop":
-            http.wfile.write(answer[: len(answer) // 2])
-            http.connection.shutdown(socket.SHUT_RDWR)
-        else:
-            http.wfile.write(b"x" * len(answer) if self.fault == "garbage" else answer)
-
-    def forget(self) -> None:
-        """Close every connection, as uvicorn does after 5 s."""
-        for one in self._connections:
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-        self._connections.clear()
-        time.sleep(0.05)
-
-    def read(self, found: dict[str, Any]) -> Seen:
-        raise NotImplementedError
-
-    def wrap(self, chunk: np.ndarray) -> bytes:
-        raise NotImplementedError
-
-
-class OpenVla(_Rest):
-    steps = 1
-    keys = ("image", "instruction")
-
-    def read(self, found: dict[str, Any]) -> Seen:
-        expect("keys", set(found) - {"unnorm_key"}, set(self.keys))
-        if found.get("unnorm_key") not in (None, "libero_spatial"):
-            raise Wrong("unnorm_key")
-        return Seen(found["instruction"], expect_array("image", found["image"], "uint8", (224, 224, 3)))
-
-    def wrap(self, chunk: np.ndarray) -> bytes:
-        return json_numpy.encode(chunk[0].tolist() if chunk.dtype.kind == "U" else chunk[0])
-
-
-class Oft(_Rest):
-    twice = False
-
-    def read(self, found: dict[str, Any]) -> Seen:
-        expect("keys", set(found), {"full_image", "wrist_image", "state", "instruction"})
-        images = [expect_array(v, found[v], "uint8", (256, 256, 3)) for v in ("full_image", "wrist_image")]
-        return Seen(found["instruction"], *images, expect_array("state", found["state"], "float64", (8,)))
-
-    def wrap(self, chunk: np.ndarray) -> bytes:
-        body = json_numpy.encode(chunk.tolist() if chunk.dtype.kind == "U" else list(chunk))
-        return json_numpy.encode(body.decode()) if self.twice else body
-
-
-@contextlib.contextmanager
-def deaf() -> Iterator[int]:
-    """The port of a WebSocket server that reads nothing after the handshake."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def run() -> None:
-            connection = server.accept()[0]
-            connections.append(connection)
-            key = connection.recv(4096).decode().partition("Sec-WebSocket-Key: ")[2].partition("\r\n")[0]
-            lines = ("HTTP/1.1 101 Go", "Upgrade: websocket", "Connection: Upgrade")
-            answer = "\r\n".join((*lines, f"Sec-WebSocket-Accept: {accept_key(key)}", "", ""))
-            connection.sendall(answer.encode())
-
-        connections: list[socket.socket] = []
-        threading.Thread(target=run, daemon=True).start()
-        yield server.getsockname()[1]
-        for connection in connections:
-            connection.close()
-
-
-@contextlib.contextmanager
-def listener() -> Iterator[int]:
-    """The port of a server that accepts connections and says nothing."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield server.getsockname()[1]
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])

@@ -15,8 +15,11 @@ from apt_bench.envs.base import Outcome
 from apt_bench.policies.guard import guard
 from apt_bench.policies.remote import links, openpi
 from apt_bench.policies.remote.links import addresses, expand_ports
+from tests.policies.remote.groot_server import Groot
 from tests.policies.remote.kinds import KINDS, episodes, observation
-from tests.policies.remote.servers import Groot, OpenPi, OpenVla, StarVla, VlaEval, deaf, free_port, listener
+from tests.policies.remote.rest_servers import OpenVla
+from tests.policies.remote.servers import OpenPi, StarVla, VlaEval
+from tests.policies.remote.sockets import deaf, free_port, listener
 
 pytestmark = pytest.mark.usefixtures("hurry")
 WEBSOCKETS = ("openpi", "starvla", "vla-eval")

@@ -14,8 +14,10 @@ from apt_bench.policies.registry import find_policy
 from apt_bench.policies.remote.groot import chunk_of
 from apt_bench.policies.remote.server import binary_gripper
 from apt_bench.wire import groot, json_numpy, openpi, vla_eval
+from tests.policies.remote.groot_server import Groot
 from tests.policies.remote.kinds import GOLDEN, KINDS, PROMPT, STATE, episodes, observation
-from tests.policies.remote.servers import CHUNK, Fake, Groot, Oft, OpenPi, OpenVla, VlaEval, is_card
+from tests.policies.remote.rest_servers import Oft, OpenVla
+from tests.policies.remote.servers import CHUNK, Fake, OpenPi, VlaEval, is_card
 
 CODECS = {
     "openpi": openpi, "starvla": openpi, "vlaeval": vla_eval, "groot": groot, "openvla": json_numpy, "oft": json_numpy
