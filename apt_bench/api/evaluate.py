@@ -65,7 +65,7 @@ def evaluate(
         unpinned: Allow another simulator than the suite's; scores then are not comparable.
         progress: Print the progress.
         **more: Other fields of `rollout.options.RunOptions`: file, limit, instruction_source, video, save_actions,
-            ray_address, attempts, hang_timeout, against, margin (a fraction), track.
+            ray_address, attempts, hang_timeout, servers, against, margin (a fraction), track.
 
     Returns:
         The run, read from its directory. Missing episodes give a RuntimeWarning.

@@ -2,7 +2,7 @@
 
 A server that ignores an input (a wrong key, a version of a library that drops the image) answers without an error, and
 only its scores show it. So one observation is sent with another image, another instruction and no image, and the
-answers are compared. The results are stored in `run.json`; reports show what stands out.
+answers are compared. The results are stored in `run.json`; reports show the warnings.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ def check_answers(policy: GuardedPolicy, spec: EpisodeSpec, observation: Observa
 
     Args:
         policy: The policy. It runs five episodes of one decision.
-        spec: The episode that it is told.
+        spec: The episode to announce to it.
         observation: The observation of the first decision, with both cameras.
 
     Returns:
         `repeat`, `image`, `instruction`, `blank`: the mean absolute change of the chunk's first six numbers when the
         same observation is sent again, with mirrored images, with another instruction, with black images. `largest`:
         the largest absolute value of the first answer. `saturated`: the share of its position and rotation deltas at or
-        beyond 0.99. `warnings`: sentences about what stands out.
+        beyond 0.99. `warnings`: sentences for people.
 
     Raises:
         UserError: As the policy does.

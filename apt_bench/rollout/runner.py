@@ -114,7 +114,7 @@ def run(
 
 
 def check_server(policy: GuardedPolicy, spec: EpisodeSpec) -> dict[str, Any]:
-    """Check the answers of a served policy, see `canaries.check_answers`; what stands out is printed.
+    """Check the answers of a served policy, see `canaries.check_answers`. Print the warnings.
 
     Raises:
         UserError: The server does not answer, or its answers are no action chunks.

@@ -99,7 +99,7 @@ Cameras = Callable[[np.ndarray], Mapping[str, Camera]]
 
 
 def unknown(reason: str) -> Cameras:
-    """Cameras that `UnknownCameras` stands for."""
+    """Cameras whose use raises an error with this reason."""
     return lambda state: UnknownCameras(reason)
 
 

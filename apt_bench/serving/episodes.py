@@ -1,4 +1,4 @@
-"""Which episode of a suite a client runs, from what it says."""
+"""Which episode of a suite a client runs, from the client's messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NO_LIMIT = 10**6
 
 @dataclass(frozen=True)
 class Said:
-    """What a client says of its episode.
+    """A client's description of its episode.
 
     Args:
         instruction: The instruction.
@@ -54,7 +54,7 @@ class Episodes:
         """The episode and its cameras.
 
         Args:
-            said: What the client says.
+            said: The client's description.
             protocol: Name of the protocol.
             connection: Number of the connection.
             number: Number of the episode in the connection, from 0.
@@ -79,7 +79,7 @@ class Episodes:
 
     @staticmethod
     def _matches(suite: Suite, said: Said) -> tuple[list[tuple[Suite, Cell, Task]], bool]:
-        """The tasks of a suite that fit what the client says, and whether their instruction does."""
+        """The tasks of a suite that fit the client's description, and whether their instruction does."""
         everywhere = said.suite in (None, suite.name)
         cells = [c for c in suite.cells if everywhere or said.suite in (c.name, c.args.get("benchmark"))]
         tasks = [

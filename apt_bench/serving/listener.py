@@ -53,7 +53,7 @@ class ClientSession(Protocol):
         ...
 
     def close(self) -> None:
-        """The client has gone."""
+        """The client has disconnected."""
         ...
 
 

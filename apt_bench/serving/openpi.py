@@ -76,7 +76,7 @@ class OpenPiSession:
         return Reply(packed)
 
     def close(self) -> None:
-        """The client has gone."""
+        """The client has disconnected."""
         self._session.close()
 
     def _infer(self, request: Any) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class ServedPolicy:
             return Session(self, protocol, next(self._numbers))
 
     def disconnect(self) -> None:
-        """A client has gone."""
+        """A client has disconnected."""
         with self._lock:
             self._count(-1)
 
@@ -143,13 +143,13 @@ class Session:
         return chunk
 
     def end(self, success: bool = False, steps: int = 0, done: bool = False) -> None:
-        """End the episode that runs, if any. done: the client says how it ended."""
+        """End the episode that runs, if any. done: the client reported how it ended."""
         if (spec := self._episode) is not None:
             self.served.batcher.finish(spec, Outcome(success, done, steps, "", ""))
             self._drop(spec)
 
     def close(self) -> None:
-        """The client has gone."""
+        """The client has disconnected."""
         self.end()
         self.served.disconnect()
 

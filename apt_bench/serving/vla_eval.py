@@ -49,7 +49,7 @@ class VlaEvalSession:
         self._new_episode()
 
     def greeting(self) -> list[bytes]:
-        """Nothing: the client speaks first."""
+        """Nothing: the client sends the first message."""
         return []
 
     def answer(self, frame: bytes | str) -> Reply:
@@ -66,7 +66,7 @@ class VlaEvalSession:
             return Reply(wire.encode(wire.Message("error", {"error": text}, number)))
 
     def close(self) -> None:
-        """The client has gone."""
+        """The client has disconnected."""
         self._session.close()
 
     def _answer(self, message: wire.Message) -> tuple[str, Mapping[str, Any]] | None:
@@ -100,7 +100,7 @@ class VlaEvalSession:
         version = payload.get("protocol_version")
         if version != wire.VERSION:
             raise UserError(
-                f"The client speaks version {version!r:.20} of the protocol; the server speaks {wire.VERSION}."
+                f"The client uses version {version!r:.20} of the protocol; the server uses {wire.VERSION}."
             )
         return {
             "harness_version": f"apt-bench {__version__}",

@@ -28,7 +28,7 @@ MOST_PIXELS = 4096 * 4096
 @dataclass(frozen=True)
 class Message:
     """One message. type: `hello`, `episode_start`, `observation`, `action`, `episode_end` or `error`. seq: an answer
-    bears the number of the message that it answers. timestamp: seconds since 1970."""
+    has the number of the message that it answers. timestamp: seconds since 1970."""
 
     type: str
     payload: Mapping[str, Any]

@@ -1,8 +1,8 @@
-"""Connections to policy servers: bytes out, bytes back, each answer within a time limit.
+"""Connections to policy servers: each sends bytes and receives the answer within a time limit.
 
-A link raises `UserError` where no server can be reached in a way that a person must mend (a wrong address, a refused
-key), and `ServerLost` where a server that was there does not answer any more. A link that has raised is not used again:
-the policy is made anew, with a new link, before the next episode.
+A link raises `UserError` for what the user must correct, such as a wrong address or a refused key. It raises
+`ServerLost` where a server does not answer. A link that has raised is not used again: before the next episode the
+policy is made again, with a new link.
 """
 
 from __future__ import annotations
@@ -133,10 +133,10 @@ class WebSocketLink:
         except InvalidStatus as error:
             raise refused(address, error.response.status_code, "a WebSocket") from error
         except (OSError, EOFError) as error:  # TimeoutError is an OSError
-            raise ServerLost(nobody(address, error)) from error
+            raise ServerLost(no_server(address, error)) from error
         except (InvalidHandshake, WebSocketException, ValueError) as error:
             if isinstance(error.__cause__, OSError | EOFError):  # closed before it answered
-                raise ServerLost(nobody(address, error.__cause__)) from error
+                raise ServerLost(no_server(address, error.__cause__)) from error
             raise UserError(
                 f"{address.url} does not answer as a WebSocket server: {one_line(error, 200)}. Check the port, and "
                 "that the policy's protocol is the server's."
@@ -197,10 +197,10 @@ class ZmqLink:
     def __init__(self, address: Address) -> None:
         import zmq
 
-        try:  # ZeroMQ itself never says that nobody is there
+        try:  # ZeroMQ itself does not report that no server listens
             socket.create_connection((address.host, address.port), CONNECT_SECONDS).close()
         except OSError as error:
-            raise ServerLost(nobody(address, error)) from error
+            raise ServerLost(no_server(address, error)) from error
         self._address = address
         # The context of the process: one of its own would wait for ever, where it is collected before its socket.
         self._socket: Any = zmq.Context.instance().socket(zmq.REQ)
@@ -249,7 +249,7 @@ class HttpLink:
         try:
             self._http.connect()
         except OSError as error:
-            raise ServerLost(nobody(address, error)) from error
+            raise ServerLost(no_server(address, error)) from error
 
     def ask(self, message: bytes) -> bytes:
         """POST the body and give the reply's. Raises ServerLost, and UserError for a status that cannot change."""
@@ -300,7 +300,7 @@ def refused(address: Address, status: int, what: str) -> UserError | ServerLost:
     """What an HTTP status means for a person; a server that is overloaded or restarts is lost, not refused."""
     if status in (401, 403):
         return UserError(
-            f"{address.url} refuses access to {what} (HTTP {status}). Set the key that it wants in APT_BENCH_API_KEY, "
+            f"{address.url} refuses access to {what} (HTTP {status}). Set its key in APT_BENCH_API_KEY, "
             "and check the address and its path."
         )
     if status in FINAL or status < 400:
@@ -311,6 +311,6 @@ def refused(address: Address, status: int, what: str) -> UserError | ServerLost:
     return ServerLost(f"{address.url} answered HTTP {status}")
 
 
-def nobody(address: Address, error: BaseException) -> str:
+def no_server(address: Address, error: BaseException) -> str:
     """Why nothing answers at an address."""
     return f"no server answers at {address.url} ({one_line(error, 200) or type(error).__name__})"

@@ -70,7 +70,7 @@ class RemotePolicy(ABC):
 
     @property
     def spec(self) -> PolicySpec:
-        """The interface; what the server said of itself is its provenance. The address is not."""
+        """The interface. The server's metadata are its provenance; the address is not recorded."""
         return PolicySpec(
             type(self).__name__,
             cameras=self.cameras,
@@ -81,7 +81,7 @@ class RemotePolicy(ABC):
         )
 
     def _source(self) -> str | None:
-        """The checkpoint's name and a digest of all that the server says of itself: a run compares it on resuming."""
+        """The checkpoint's name and a digest of the server's metadata. A resumed run compares it."""
         if not self.metadata:
             return self._weights()
         text = json.dumps(self.metadata, sort_keys=True)
@@ -89,7 +89,7 @@ class RemotePolicy(ABC):
         return ", ".join(filter(None, (self._weights(), digest)))
 
     def _weights(self) -> str | None:
-        """The checkpoint's name, where the server says it."""
+        """The checkpoint's name, where the metadata have it."""
         return None
 
     def reset(self, episodes: Sequence[EpisodeSpec]) -> None:
@@ -109,7 +109,7 @@ class RemotePolicy(ABC):
 
     def notes(self, episode: EpisodeSpec) -> Mapping[str, Any]:
         """Number of the episode's requests, and their times in ms, median and largest: `request_ms` from sending it
-        to its reply, `infer_ms` what the server itself says."""
+        to its reply, `infer_ms` as the server reports it."""
         found: dict[str, Any] = {"requests": len(self._ms["request_ms"])} if self._ms else {}
         for name, values in self._ms.items():
             found |= {name: round(float(np.median(values)), 2), f"{name}_max": round(max(values), 2)}
@@ -145,7 +145,7 @@ class RemotePolicy(ABC):
             )
 
     def _called(self, call: Callable[[], Any]) -> Any:
-        """The call's result. What is no message of the protocol says that the server is lost, or another's."""
+        """The call's result. A message that does not follow the protocol counts as a lost server."""
         try:
             return call()
         except WireError as error:
@@ -159,10 +159,10 @@ class RemotePolicy(ABC):
 
     @abstractmethod
     def _open(self, address: Address) -> Link:
-        """A link to the server. Raises ServerLost where nobody answers."""
+        """A link to the server. Raises ServerLost where no server answers."""
 
     def _greet(self) -> Mapping[str, Any]:
-        """The protocol's first messages; what the server says of itself."""
+        """Exchange the protocol's first messages and return the server's metadata."""
         return {}
 
     def _begin(self, episode: EpisodeSpec) -> None:  # noqa: B027
@@ -217,5 +217,5 @@ def mapping(message: Any, what: str) -> dict[str, Any]:
 
 
 def wrong_server(address: Address, protocol: str, found: str) -> UserError:
-    """For a server that speaks, but not this protocol."""
+    """The error for a server of another protocol."""
     return UserError(f"{address.url} is no {protocol} server: {one_line(found, 300)}.")

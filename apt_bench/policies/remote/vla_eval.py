@@ -56,12 +56,12 @@ class VlaEvalPolicy(RemotePolicy):
 
     def __init__(self, server: str | Sequence[str] = "localhost", horizon: int = 1, execute: int = 1) -> None:
         self._numbers = itertools.count(1)
-        self._wants: dict[str, Any] = {}
+        self._requested: dict[str, Any] = {}
         self._sign = 1.0
         self._began = 0.0
         self._start = 0
         super().__init__(server, horizon, execute)
-        self.cameras = (AGENTVIEW, WRIST) if self._wants.get("send_wrist_image") else (AGENTVIEW,)
+        self.cameras = (AGENTVIEW, WRIST) if self._requested.get("send_wrist_image") else (AGENTVIEW,)
 
     def _open(self, address: Address) -> WebSocketLink:
         return WebSocketLink(address, api_key())
@@ -85,8 +85,8 @@ class VlaEvalPolicy(RemotePolicy):
                 f"{self.address.url} uses version {version!r:.20} of vla-eval's protocol; apt-bench uses "
                 f"{wire.VERSION}."
             )
-        wants = payload.get("observation_params")
-        self._wants = dict(wants) if isinstance(wants, dict) else {}
+        requested = payload.get("observation_params")
+        self._requested = dict(requested) if isinstance(requested, dict) else {}
         self._check(payload.get("action_spec"))
         payload.pop("harness_version", None)  # not the policy's
         return payload
@@ -94,7 +94,7 @@ class VlaEvalPolicy(RemotePolicy):
     def _check(self, actions: Any) -> None:
         """Refuse what LIBERO's controller cannot execute."""
         where = f"{self.address.url}: the policy"
-        if self._wants.get("absolute_action"):
+        if self._requested.get("absolute_action"):
             raise UserError(f"{where} answers absolute poses; the suites are controlled by pose deltas.")
         if not isinstance(actions, dict):
             return
@@ -132,7 +132,7 @@ class VlaEvalPolicy(RemotePolicy):
     def _infer(self, observation: Observation) -> np.ndarray:
         images = {name: observation.images[name] for name in self.cameras}
         payload: dict[str, Any] = {"images": images, "task_description": observation.instruction}
-        if self._wants.get("send_state"):
+        if self._requested.get("send_state"):
             payload["states"] = np.asarray(observation.state, dtype=np.float64)
         number = next(self._numbers)
         link = cast(WebSocketLink, self._link)
