@@ -2,9 +2,11 @@
 
     python benchmarks/wire.py [--decisions 200] [--json]
 
-Each server runs in a process of its own, reads the request and answers a constant chunk at once. The in-process
-policy answers the same chunk. The time is that of `Policy.act`: with two images of 224x224 (median and 95th
-percentile), and of 256x256, which includes the client's resizing where the protocol wants 224x224.
+Each server runs in a process of its own, decodes the request and answers a constant chunk at once. The REST servers
+are measured a second time without decoding, because decoding JSON costs more than everything else, and the genuine
+servers decode it with another library. The in-process policy answers the same chunk. The time is that of
+`Policy.act`: with two images of 224x224 (median and 95th percentile), and of 256x256, which includes the client's
+resizing where the protocol wants 224x224. OpenVLA gets one image, which the client preprocesses.
 """
 
 from __future__ import annotations
@@ -15,17 +17,21 @@ import json
 import multiprocessing
 import time
 from collections.abc import Callable
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from apt_bench.envs.base import AGENTVIEW, WRIST, Observation
+from apt_bench.policies.canaries import FRAME
+from apt_bench.policies.preprocessing import resize
 from apt_bench.policies.remote.groot import FIELDS, GrootPolicy
 from apt_bench.policies.remote.openpi import OpenPiPolicy
-from apt_bench.policies.remote.rest import OpenVlaOftPolicy
+from apt_bench.policies.remote.rest import OpenVlaOftPolicy, OpenVlaPolicy
 from apt_bench.policies.remote.starvla import StarVlaPolicy
 from apt_bench.policies.remote.vla_eval import VlaEvalPolicy
 from apt_bench.wire import groot, json_numpy, openpi, vla_eval
@@ -34,10 +40,11 @@ CHUNK = np.linspace(-0.9, 0.9, 70).reshape(10, 7)
 
 
 def observation(size: int) -> Observation:
-    images = np.random.default_rng(7).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
-    return Observation(
-        {AGENTVIEW: images[0], WRIST: images[1]}, np.zeros(8, np.float32), "put the bowl on the plate"
-    )
+    images = {
+        name: resize(np.asarray(Image.open(FRAME / f"{name}.jpg")), (size, size))
+        for name in (AGENTVIEW, WRIST)
+    }
+    return Observation(images, np.zeros(8, np.float32), "put the bowl on the plate")
 
 
 def web_socket(port: Any, greeting: bytes | None, reply: Callable[[bytes], bytes]) -> None:
@@ -97,14 +104,16 @@ def serve_groot(port: Any) -> None:
             one.send(groot.encode([chunk, {}] if asked else {}))
 
 
-def serve_oft(port: Any) -> None:
+def serve_rest(port: Any, rows: int, decode: bool) -> None:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True  # as uvicorn
 
         def do_POST(self) -> None:
-            json_numpy.decode(self.rfile.read(int(self.headers["Content-Length"])))
-            body = json_numpy.encode(list(CHUNK[:8]))
+            request = self.rfile.read(int(self.headers["Content-Length"]))
+            if decode:
+                json_numpy.decode(request)
+            body = json_numpy.encode(list(CHUNK[:rows]))
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -123,7 +132,10 @@ PROTOCOLS: dict[str, tuple[Callable[[Any], None], Callable[[str], Any]]] = {
     "starVLA": (serve_starvla, StarVlaPolicy),
     "vla-eval": (serve_vla_eval, VlaEvalPolicy),
     "GR00T": (serve_groot, GrootPolicy),
-    "OFT (REST)": (serve_oft, OpenVlaOftPolicy),
+    "OFT (REST), not decoded": (partial(serve_rest, rows=8, decode=False), OpenVlaOftPolicy),
+    "OFT (REST)": (partial(serve_rest, rows=8, decode=True), OpenVlaOftPolicy),
+    "OpenVLA (REST), not decoded": (partial(serve_rest, rows=1, decode=False), OpenVlaPolicy),
+    "OpenVLA (REST)": (partial(serve_rest, rows=1, decode=True), OpenVlaPolicy),
 }
 
 

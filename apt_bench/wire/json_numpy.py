@@ -16,13 +16,35 @@ import numpy as np
 
 from apt_bench.wire.arrays import WireError, array_of, dtype_of, sendable
 
+_NO_DATA = b'"__numpy__": ""'
+"""An array before its data are inserted. No text contains these bytes, because JSON escapes its quotation marks."""
+
 
 def encode(message: Any) -> bytes:
-    """A body of maps, lists, texts, numbers and arrays. Raises WireError for what cannot be sent."""
+    """A body of maps, lists, texts, numbers and arrays. Raises WireError for what cannot be sent.
+
+    The base64 text of arrays is inserted into the finished JSON. `json` would search it for characters to escape and
+    copy it several times, which takes five times as long.
+    """
+    data: list[bytes] = []
+
+    def array(value: Any) -> dict[str, Any]:
+        if not isinstance(value, np.ndarray | np.generic):
+            raise TypeError(f"a {type(value).__name__}")
+        found = sendable(np.asarray(value))
+        data.append(binascii.b2a_base64(found.tobytes(), newline=False))
+        return {"__numpy__": "", "dtype": dtype_of(found.dtype).str, "shape": found.shape}
+
     try:
-        return json.dumps(message, default=_array).encode()
+        parts = json.dumps(message, default=array).encode().split(_NO_DATA)
     except (TypeError, ValueError, RecursionError) as error:
         raise WireError(f"cannot be sent: {error}") from error
+    if len(parts) != len(data) + 1:
+        raise WireError("cannot be sent: a map has the key `__numpy__`, which marks arrays")
+    body = [parts[0]]
+    for one, rest in zip(data, parts[1:], strict=True):
+        body += (b'"__numpy__": "', one, b'"', rest)
+    return b"".join(body)
 
 
 def decode(body: bytes | str) -> Any:
@@ -44,14 +66,6 @@ def _loads(body: bytes | str) -> Any:
         raise
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is one
         raise WireError(f"not JSON: {error!s:.100}") from error
-
-
-def _array(value: Any) -> Any:
-    if isinstance(value, np.ndarray | np.generic):
-        array = sendable(np.asarray(value))
-        data = binascii.b2a_base64(array.tobytes(), newline=False).decode()
-        return {"__numpy__": data, "dtype": dtype_of(array.dtype).str, "shape": array.shape}
-    raise TypeError(f"a {type(value).__name__}")
 
 
 def _hook(found: dict[str, Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import random
 from pathlib import Path
 from types import ModuleType
@@ -99,6 +100,22 @@ def test_arrays_of_every_kind(dtype: str, shape: tuple[int, ...]) -> None:
     other = groot.decode(groot.encode({"x": array, "y": np.float32(2.5)}, "msgpack_numpy"))
     np.testing.assert_array_equal(other["x"], array)
     assert other["y"] == np.float32(2.5)
+
+
+@pytest.mark.parametrize(
+    "text", ['"__numpy__": ""', '{"__numpy__": ""}', "\\", "ü \u2028 \x00", 'a\\"__numpy__']
+)
+def test_json_is_what_the_standard_library_writes(text: str) -> None:
+    array = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    found = json_numpy.encode({text: [text, array, {"x": np.float32(0.5)}], "n": None})
+    coded = {"__numpy__": "AAECAwQF", "dtype": "|u1", "shape": [2, 3]}
+    scalar = {"__numpy__": "AAAAPw==", "dtype": "<f4", "shape": []}
+    assert found == json.dumps({text: [text, coded, {"x": scalar}], "n": None}).encode()
+
+
+def test_a_map_that_looks_like_an_array_is_not_sent() -> None:
+    with pytest.raises(WireError, match="the key `__numpy__`"):
+        json_numpy.encode({"x": {"__numpy__": ""}, "y": np.zeros(2)})
 
 
 def test_numbers_of_numpy() -> None:
