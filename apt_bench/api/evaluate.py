@@ -22,7 +22,7 @@ from apt_bench.policies.guard import GuardedPolicy
 from apt_bench.policies.registry import PolicyRef, find_policy
 from apt_bench.rollout import runner
 from apt_bench.rollout.options import OPTIONS, RunOptions
-from apt_bench.rollout.plan import RUNS
+from apt_bench.rollout.plan import RUNS, policy_of
 from apt_bench.suites import Suite, load_suite
 
 AnyPolicy = str | type | Policy
@@ -65,7 +65,8 @@ def evaluate(
         unpinned: Allow another simulator than the suite's; scores then are not comparable.
         progress: Print the progress.
         **more: Other fields of `rollout.options.RunOptions`: file, limit, instruction_source, video, save_actions,
-            ray_address, attempts, hang_timeout, servers, against, margin (a fraction), track.
+            ray_address, attempts, hang_timeout, checkpoint, servers, llm_model, max_cost, cassette (two words),
+            against, margin (a fraction), track.
 
     Returns:
         The run, read from its directory. Missing episodes give a RuntimeWarning.
@@ -151,10 +152,12 @@ class HeldPolicy(PolicyRef):
 def _reference(policy: AnyPolicy, args: Mapping[str, Any], options: RunOptions) -> PolicyRef:
     """The reference from which the run makes its policy."""
     if isinstance(policy, str):
-        return find_policy(policy, args, options.execution.file, options.execution.servers)
+        return policy_of(options.execution, args)
     name = _class_name(policy)
-    if options.execution.file is not None:
-        raise UserError("`file` is only allowed with the name of a policy that executes a file.")
+    if options.execution.file is not None or options.execution.checkpoint is not None:
+        raise UserError(
+            "`file` and `checkpoint` are only allowed with the name of a policy that executes a file."
+        )
     if isinstance(policy, type):
         if _importable(policy, name):
             return find_policy(name, args)

@@ -43,6 +43,10 @@ RayAddress = Annotated[str | None, _help("ray_address")]
 Unpinned = Annotated[bool, _help("unpinned")]
 PolicyArgs = Annotated[list[str] | None, _help("policy_args")]
 Servers = Annotated[list[str] | None, _help("servers")]
+Checkpoint = Annotated[str | None, _help("checkpoint")]
+LlmModel = Annotated[str | None, _help("llm_model")]
+MaxCost = Annotated[float | None, _help("max_cost")]
+Cassette = Annotated[tuple[str, str] | None, _help("cassette")]
 
 
 class GroupedCommand(TyperCommand):
@@ -115,13 +119,15 @@ def _annotation(option: Option, names: tuple[str, ...] = (), default: Any = MISS
     title = next(t for group, t in TITLES.items() if option in options_of(group))
     if option.help.positional:
         return Annotated[kind | None, typer.Argument(help=text, metavar="FILE", rich_help_panel=title)]
-    metavar = None
+    metavar: str | None = None
     if kind is bool:
         names = (f"--{option.name}/--no-{option.name}",)
-    elif option.help.repeated:
-        kind, metavar = list[str], option.help.metavar
+    elif option.help.repeated or option.help.pair:
+        kind, metavar = list[str] if option.help.repeated else tuple[str, str], option.help.metavar
     elif option.base in (tuple, Path):
         metavar = "<path>" if option.base is Path else "<a,b,...>"
+    else:
+        metavar = option.help.metavar or None
     complete = COMPLETE.get(option.field)
     info = typer.Option(
         *(names or (f"--{option.name}",)),

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from apt_bench.cli._json import AsJson, print_json, stdout_to_stderr
-from apt_bench.cli._options import PolicyArgs, Servers
+from apt_bench.cli._options import Cassette, Checkpoint, LlmModel, PolicyArgs, Servers
 from apt_bench.core import provenance
 from apt_bench.core.config import load_object
 from apt_bench.core.errors import UserError, describe_error
@@ -43,7 +43,10 @@ def doctor_command(
         typer.Option(help="Also check whether the answers of this policy depend on its inputs."),
     ] = None,
     policy_arg: PolicyArgs = None,
+    checkpoint: Checkpoint = None,
     server: Servers = None,
+    llm_model: LlmModel = None,
+    cassette: Cassette = None,
     frames: Annotated[
         Path, typer.Option(help="Folder for the images that the policy gets at its first decision.")
     ] = Path("results/doctor"),
@@ -65,7 +68,8 @@ def doctor_command(
         "episode": lambda: _episode(chosen),
     }
     if policy is not None:
-        ref = find_policy(policy, policy_arg or (), servers=server or ())
+        llm = {"model": llm_model, "cassette": cassette}
+        ref = find_policy(policy, policy_arg or (), checkpoint, server or (), llm)
         checks["policy"] = lambda: _policy(chosen, ref, frames / file_name(policy))
     found = []
     with stdout_to_stderr(as_json):

@@ -13,7 +13,11 @@ from rich.progress import track
 from rich.table import Table
 
 from apt_bench.cli._options import (
+    Cassette,
     CellList,
+    Checkpoint,
+    LlmModel,
+    MaxCost,
     PolicyArgs,
     PolicyName,
     Servers,
@@ -49,7 +53,11 @@ def probe_command(
     episodes: Annotated[int, typer.Option(help="Initial states per task.")] = 2,
     probe: Annotated[str, typer.Option(help="Language probes, separated by commas.")] = ",".join(PROBES),
     policy_arg: PolicyArgs = None,
+    checkpoint: Checkpoint = None,
     server: Servers = None,
+    llm_model: LlmModel = None,
+    max_cost: MaxCost = None,
+    cassette: Cassette = None,
     out: Annotated[
         Path | None, typer.Option(help="Write one row per episode and probe to this CSV file.")
     ] = None,
@@ -70,7 +78,8 @@ def probe_command(
     # `swapped` takes its sentences from every task of the cell, not only the chosen ones.
     every = chosen.select(words(cells) or None, episodes=1)
     probed = expand(specs, words(probe), every)
-    asked = find_policy(policy, policy_arg or (), servers=server or ()).load()
+    llm = {"model": llm_model, "max_cost": max_cost, "cassette": cassette}
+    asked = find_policy(policy, policy_arg or (), checkpoint, server or (), llm).load()
     env = load_object(chosen.env)()
     console = plain_console()
     try:

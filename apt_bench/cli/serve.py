@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from apt_bench.cli._completion import COMPLETE
-from apt_bench.cli._options import PolicyArgs, PolicyName
+from apt_bench.cli._options import Checkpoint, PolicyArgs, PolicyName
 from apt_bench.core.errors import UserError
 from apt_bench.core.signals import stop_on_signals
 from apt_bench.core.text import say
@@ -47,6 +47,7 @@ def serve_command(
         str | None,
         typer.Argument(metavar="FILE", help="File that the policy executes: --policy replay FILE."),
     ] = None,
+    checkpoint: Checkpoint = None,
     policy_arg: PolicyArgs = None,
     suite: Annotated[
         str | None,
@@ -67,7 +68,9 @@ def serve_command(
     Ctrl-C and SIGTERM stop the server after the replies that are being computed. The exit code is then 0."""
     if ":" not in policy and load_baseline(policy).server is not None:
         raise UserError(f"Policy '{policy}' has a server of its own. Connect the clients to that server.")
-    ref = find_policy(policy, policy_arg or (), file)
+    if file is not None and checkpoint is not None:
+        raise UserError("FILE and --checkpoint are the same. Give one of them.")
+    ref = find_policy(policy, policy_arg or (), file or checkpoint)
     if (declared := ref.declared()) is not None:
         check_servable(ref.named(declared))
     kind, episodes = SESSIONS[protocol], Episodes(suite)

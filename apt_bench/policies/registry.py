@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from apt_bench.core.config import Range, argv_of_module, build, load_object, parse_yaml, read_yaml
@@ -25,6 +26,9 @@ from apt_bench.core.text import file_name, one_line
 from apt_bench.policies.base import Policy, PolicySpec
 from apt_bench.policies.guard import GuardedPolicy, guard, guarded
 from apt_bench.policies.remote.links import expand_ports
+
+LEDGER = "llm_questions.jsonl"
+"""File of a run directory: what each question to a language model cost."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,9 @@ class PolicyRef:
         server: Example of an address for `--server`, whose addresses the class gets as `server`; None where the policy
             has no server.
         servers: The servers' addresses, one each. They are not part of the policy's identity.
+        llm: Whether the policy asks a language model. It then takes --llm-model, --max-cost and --cassette, and
+            `server` is the model's API, which the environment may name instead of --server.
+        local: Names of arguments that are not part of the policy's identity, such as paths and budgets.
         placement: "actor" or "worker".
         num_gpus: GPUs of one actor.
         published: The policy's row in the tables of the paper.
@@ -57,6 +64,8 @@ class PolicyRef:
     file: str | None = None
     server: str | None = None
     servers: tuple[str, ...] = ()
+    llm: bool = False
+    local: tuple[str, ...] = ()
     placement: Literal["worker", "actor"] = "actor"
     num_gpus: Annotated[float, Range(least=0, most=1024)] = 0.0
     published: str | None = None
@@ -149,6 +158,12 @@ class PolicyRef:
         first = number % len(self.servers) if self.servers else 0
         return dataclasses.replace(self, servers=self.servers[first:] + self.servers[:first])
 
+    def for_run(self, out: Path) -> PolicyRef:
+        """A copy for the workers of a run. What a language model costs is counted in the run directory `out`."""
+        if not self.llm:
+            return self
+        return dataclasses.replace(self, args={**self.args, "ledger": str(out.resolve() / LEDGER)})
+
     def _fits(self, kind: Any) -> None:
         if not (callable(kind) and hasattr(kind, "act") and hasattr(kind, "reset")):
             raise UserError(f"'{self.policy}' is not a policy: it needs `spec`, `reset` and `act`.")
@@ -166,14 +181,19 @@ class PolicyRef:
             )
         return self
 
+    @property
+    def own_args(self) -> dict[str, Any]:
+        """The arguments that are part of the policy's identity."""
+        return {name: value for name, value in self.args.items() if name not in self.local}
+
     def identity(self, spec: PolicySpec) -> dict[str, Any]:
         """The `policy` entry of `run.json`, which shows whether two runs are of one policy."""
-        return {"policy": self.policy, "args": dict(self.args), **spec.to_record()}
+        return {"policy": self.policy, "args": self.own_args, **spec.to_record()}
 
     def label(self, spec: PolicySpec) -> str:
         """The policy's part of a run directory's name. Six hex digits distinguish arguments and weights."""
         name = file_name(spec.name)
-        if not self.args and spec.provenance.weights is None:
+        if not self.own_args and spec.provenance.weights is None:
             return name
         text = json.dumps(self.identity(spec), sort_keys=True, default=str)
         return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
@@ -221,11 +241,16 @@ def load_baseline(name: str) -> PolicyRef:
     return ref
 
 
+LLM_OPTIONS = {"model": "--llm-model", "max_cost": "--max-cost", "cassette": "--cassette"}
+"""Argument of a policy that asks a language model -> its option."""
+
+
 def find_policy(
     name: str,
     args: Sequence[str] | Mapping[str, Any] = (),
     file: str | None = None,
     servers: Sequence[str] = (),
+    llm: Mapping[str, Any] = MappingProxyType({}),
 ) -> PolicyRef:
     """Find a policy and give it arguments, as `--policy NAME FILE --policy-arg KEY=VALUE --server ADDRESS` does.
 
@@ -234,6 +259,8 @@ def find_policy(
         args: Texts `key=value`, whose values are read as YAML; or a mapping of values.
         file: The file of a policy that takes one.
         servers: Addresses of the policy's servers; `host:8000-8003` means four.
+        llm: Arguments of a policy that asks a language model, from --llm-model, --max-cost and --cassette. None and
+            empty values count as not given.
 
     Returns:
         The reference, with `placement` and `num_gpus` of the class's spec.
@@ -250,19 +277,29 @@ def find_policy(
         if key in given:
             raise UserError(f"--policy-arg {key} is given twice.")
         given[key] = _argument(value, f"--policy-arg {key}")
+    for key, value in llm.items():
+        if value is None or value == ():
+            continue
+        if not ref.llm:
+            raise UserError(f"Policy '{name}' asks no language model, but {LLM_OPTIONS[key]} was given.")
+        if key in given:
+            raise UserError(
+                f"{LLM_OPTIONS[key]} and --policy-arg {key} are the same argument. Give one of them."
+            )
+        given[key] = list(value) if isinstance(value, tuple) else value
     values = {**ref.args, **given}
     if file is not None:
         if ref.file is None:
             raise UserError(f"Policy '{name}' takes no file, but '{file}' was given.")
         values[ref.file] = file
     elif ref.file is not None and ref.file not in values:
-        raise UserError(f"Policy '{name}' needs a file: --policy {name} FILE.")
+        raise UserError(f"Policy '{name}' needs a file: --policy {name} FILE, or --checkpoint FILE.")
     for key, value in values.items():
         _check_argument(value, f"Policy '{name}': argument '{key}'")
     servers = tuple(servers) or ref.servers
     if servers and ref.server is None and ":" not in name:
         raise UserError(f"Policy '{name}' has no server, but --server {servers[0]} was given.")
-    if ref.server is not None and not servers:
+    if ref.server is not None and not servers and not ref.llm:
         raise UserError(f"Policy '{name}' needs its server's address: --server {ref.server}.")
     each = tuple(address for text in servers for address in expand_ports(text))
     return dataclasses.replace(ref, args=values, servers=each).resolve()

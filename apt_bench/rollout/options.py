@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from apt_bench.core.config import Arguments, Count, Natural, Range, build, read_yaml
+from apt_bench.core.config import Arguments, Count, Natural, Positive, Range, build, read_yaml
 from apt_bench.core.errors import UserError, did_you_mean
 
 Words = tuple[str, ...]
@@ -37,6 +37,7 @@ class Help:
         metavar: What help shows for the value; empty = its type.
         positional: The command line takes it without a name.
         points: The command line and files give it in percentage points, the field is a fraction.
+        pair: The command line takes two words.
     """
 
     text: str
@@ -45,6 +46,7 @@ class Help:
     metavar: str = ""
     positional: bool = False
     points: bool = False
+    pair: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ class Option:
             return tuple(f"{k}={json.dumps(v)}" for k, v in build(Arguments, raw, where).items())
         several = raw if isinstance(raw, (list, tuple)) else [raw]
         texts = build(Words, [str(x) if type(x) is int else x for x in several], where)
+        if self.help.pair and isinstance(raw, str):
+            return tuple(raw.split(maxsplit=1))
         if self.help.repeated or isinstance(raw, (list, tuple)):
             return tuple(texts)
         return words(texts[0])
@@ -128,7 +132,7 @@ class _Checked:
         kind: type = type(self)
         for found in options_of(kind):
             value = build(found.kind, getattr(self, found.field), found.flag)
-            if found.base is tuple and not found.help.repeated:
+            if found.base is tuple and not (found.help.repeated or found.help.pair):
                 value = tuple(dict.fromkeys(value))
             object.__setattr__(self, found.field, value)
 
@@ -175,6 +179,9 @@ class Execution(_Checked):
     file: Annotated[
         str | None, Help("File that the policy executes: --policy replay FILE.", positional=True)
     ] = None
+    checkpoint: Annotated[
+        str | None, Help("The same under a name: --policy apt --checkpoint FOLDER.", metavar="<name>")
+    ] = None
     servers: Annotated[
         Words,
         Help(
@@ -182,6 +189,20 @@ class Execution(_Checked):
             name="server",
             repeated=True,
             metavar="<address>",
+        ),
+    ] = ()
+    llm_model: Annotated[
+        str | None, Help("Language model of a policy that asks one (cap), as its server names it.")
+    ] = None
+    max_cost: Annotated[
+        Positive | None, Help("US dollars that a run may spend on its language model, at most.")
+    ] = None
+    cassette: Annotated[
+        Words,
+        Help(
+            "record FILE: store the language model's answers. replay FILE: take them from FILE, without a network.",
+            metavar="<record|replay> <file>",
+            pair=True,
         ),
     ] = ()
     execute_horizon: Annotated[
@@ -204,6 +225,15 @@ class Execution(_Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         number_of_workers(self.workers)
+        if self.file is not None and self.checkpoint is not None:
+            raise UserError("FILE and --checkpoint are the same. Give one of them.")
+        if self.cassette and (len(self.cassette) != 2 or self.cassette[0] not in ("record", "replay")):
+            raise UserError(f"--cassette is record FILE or replay FILE, not '{' '.join(self.cassette)}'.")
+
+    @property
+    def llm(self) -> dict[str, Any]:
+        """Options of a policy that asks a language model, as `find_policy` takes them."""
+        return {"model": self.llm_model, "max_cost": self.max_cost, "cassette": self.cassette}
 
 
 @dataclass(frozen=True)

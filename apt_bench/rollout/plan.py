@@ -19,7 +19,7 @@ from apt_bench.core.tracking import find_tracker
 from apt_bench.policies.base import PolicySpec
 from apt_bench.policies.registry import PolicyRef, find_policy
 from apt_bench.rollout import identity
-from apt_bench.rollout.options import RunOptions
+from apt_bench.rollout.options import Execution, RunOptions
 from apt_bench.rollout.stopping import Sequential, open_rule
 from apt_bench.rollout.video import Video
 from apt_bench.runs.protocol import protocol_hash
@@ -73,6 +73,21 @@ class Plan:
     def over(self) -> bool:
         """Whether nothing is left to run."""
         return not self.todo and (self.rule is None or self.rule.over)
+
+
+def policy_of(execution: Execution, args: Mapping[str, Any] | None = None) -> PolicyRef:
+    """The policy that the options name, with its arguments; `args` replaces those of --policy-arg.
+
+    Raises:
+        UserError: See `find_policy`.
+    """
+    return find_policy(
+        execution.policy,
+        execution.policy_args if args is None else args,
+        execution.file or execution.checkpoint,
+        execution.servers,
+        execution.llm,
+    )
 
 
 def select(options: RunOptions) -> tuple[Suite, tuple[EpisodeSpec, ...]]:
@@ -181,7 +196,7 @@ def _recorded(options: RunOptions, ref: PolicyRef) -> Iterator[tuple[Path, Polic
         found = _runs(RUNS)
     else:
         found = iter([(out, RunStore(out).run())] if os.path.isfile(out / "run.json") else [])
-    identity_now = {"policy": ref.policy, "args": jsonable(dict(ref.args))}
+    identity_now = {"policy": ref.policy, "args": jsonable(ref.own_args)}
     declared, digest = ref.declared(), None
     for path, run in found:
         record = run.get("policy", {})
@@ -214,7 +229,7 @@ def dry_plan(options: RunOptions) -> Plan:
     execution, out = options.execution, options.output.out
     Video.parse(options.output.video)
     suite, specs = select(options)
-    ref = find_policy(execution.policy, execution.policy_args, execution.file, execution.servers)
+    ref = policy_of(execution)
     ref.check()
     for path, spec in _recorded(options, ref):
         found = plan(options, suite, specs, ref, spec)
@@ -224,7 +239,7 @@ def dry_plan(options: RunOptions) -> Plan:
     place = "" if out else ", and so the run directory's name"
     if declared is not None:
         found = plan(options, suite, specs, ref, ref.named(declared))
-        unknown = f"what the arguments change in the class's declaration{place}" if ref.args else ""
+        unknown = f"what the arguments change in the class's declaration{place}" if ref.own_args else ""
         return dataclasses.replace(found, unknown=unknown)
     execute = execution.execute_horizon or 10
     stand_in = PolicySpec(file_name(ref.name), execute=execute, horizon=execute)

@@ -19,11 +19,11 @@ from apt_bench.core.tracking import tracking
 from apt_bench.envs import rendering
 from apt_bench.policies import canaries
 from apt_bench.policies.guard import GuardedPolicy
-from apt_bench.policies.registry import PolicyRef, find_policy
+from apt_bench.policies.registry import PolicyRef
 from apt_bench.rollout.cluster import ray_session
 from apt_bench.rollout.engine import PolicyActor, RayPool, policy_actors, run_local
 from apt_bench.rollout.options import RunOptions, number_of_workers
-from apt_bench.rollout.plan import Plan, dry_plan, finished_plan, plan, select
+from apt_bench.rollout.plan import Plan, dry_plan, finished_plan, plan, policy_of, select
 from apt_bench.rollout.record_results import record_results
 from apt_bench.rollout.result import RunResult, result_on_disk
 from apt_bench.rollout.schedule import Schedule
@@ -57,7 +57,7 @@ def run(
     video, number = Video.parse(output.video), number_of_workers(execution.workers)
     suite, specs = select(options)
     specs = tuple(map(prepare, specs))
-    ref = ref or find_policy(execution.policy, execution.policy_args, execution.file, execution.servers)
+    ref = ref or policy_of(execution)
     if over := finished_plan(options, suite, specs, ref):
         return result_on_disk(over)
     home = str(Path.cwd())
@@ -68,9 +68,9 @@ def run(
         if ref.placement == "worker" or number == 0:
             policy = ref.load()
             todo = plan(options, suite, specs, ref, policy.spec)
-            if ref.servers and not todo.over:
+            if ref.servers and not ref.llm and not todo.over:
                 answers = check_server(policy, (*todo.todo, *specs)[0])
-            if number != 0:  # each worker makes its own
+            if number != 0 or ref.llm:  # each worker makes its own
                 policy.close()
         else:  # load its weights only in the process where it runs
             policy = None
@@ -92,7 +92,7 @@ def run(
             workers = stack.enter_context(ray_session(execution.ray_address, number, max(1, len(todo.todo))))
         settings = Settings(
             env=suite.env,
-            policy=ref,
+            policy=ref.for_run(todo.out),
             policy_spec=todo.policy_spec,
             execute=todo.execute,
             video=video,
@@ -107,7 +107,7 @@ def run(
             pool = RayPool(workers, settings, actors, execution.hang_timeout)
             stream = pool.stream(schedule, stopped)
         else:
-            stream = run_local(schedule, settings, stopped, policy)
+            stream = run_local(schedule, settings, stopped, None if ref.llm else policy)
         tracker = stack.enter_context(tracking(output.track, todo.out, writer.card()))
         with closing(stream):
             return record_results(todo, writer, schedule, stream, stopped, console, workers, tracker)
