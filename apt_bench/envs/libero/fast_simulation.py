@@ -66,8 +66,11 @@ class FastSimulation:
         """Set the goal that `step` checks: that of the BDDL file, or the goals of several tasks of this scene."""
         self.env.parsed_problem["goal_state"] = [[atom.predicate, *atom.args] for atom in goal]
 
-    def reset(self, init_state: np.ndarray, seed: int) -> None:
-        """Do what `env.seed(seed); env.reset(); env.set_init_state(init_state)` does in a new LIBERO environment."""
+    def reset(self, init_state: np.ndarray | None, seed: int) -> None:
+        """Do what `env.seed(seed); env.reset(); env.set_init_state(init_state)` does in a new LIBERO environment.
+
+        None keeps the placement that robosuite draws in the regions of the BDDL file.
+        """
         from robosuite.utils.errors import RandomizationError
 
         env, model, data = self.env, self.model, self.data
@@ -90,7 +93,8 @@ class FastSimulation:
                 break
             mujoco.mj_forward(model, data)
             env.visualize(vis_settings=dict.fromkeys(env._visualizations, False))
-            self.wrapper.set_state(init_state)
+            if init_state is not None:
+                self.wrapper.set_state(init_state)
             mujoco.mj_forward(model, data)
             env._check_success()
             env._post_process()

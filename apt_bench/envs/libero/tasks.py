@@ -99,7 +99,10 @@ def base_goal(args: Mapping[str, Any]) -> tuple[Atom, ...]:
 
 
 def goals(args: Mapping[str, Any]) -> tuple[tuple[Atom, ...], ...]:
-    """Return the goal of a task and, in a composed task, that of the second task (`then`)."""
+    """Return the goal of a task and, in a composed task, that of the second task (`then`). `goal` replaces the file's
+    goal."""
+    if "goal" in args:
+        return (tuple(Atom(predicate, tuple(names)) for predicate, *names in args["goal"]),)
     names = [args["task"], *([args["then"]] if "then" in args else [])]
     return tuple(read_bddl(bddl_path(args["benchmark"], name)).goal for name in names)
 

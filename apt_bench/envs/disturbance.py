@@ -18,17 +18,17 @@ class Disturbance:
     no pushes."""
 
     def __init__(self, strength: float, seed: list[int]) -> None:
-        self._strength, self._rng = strength, np.random.default_rng(seed)
+        self.strength, self._rng = strength, np.random.default_rng(seed)
         self._push, self._left = np.zeros(6), 0
 
     def step(self) -> np.ndarray:
         """Return the disturbance of the next control step, (6,)."""
         if self._left == 0:
             self._push = np.zeros(6)
-            if self._strength and self._rng.random() < START:
+            if self.strength and self._rng.random() < START:
                 self._left = int(self._rng.integers(*STEPS))
                 way = self._rng.normal(size=3)
-                self._push[:3] = self._strength * self._rng.uniform(0.3, 1) * way / np.linalg.norm(way)
-                self._push[5] = TURN * self._strength * self._rng.uniform(-1, 1)
+                self._push[:3] = self.strength * self._rng.uniform(0.3, 1) * way / np.linalg.norm(way)
+                self._push[5] = TURN * self.strength * self._rng.uniform(-1, 1)
         self._left = max(0, self._left - 1)
         return self._push

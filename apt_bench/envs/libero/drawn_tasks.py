@@ -1,0 +1,146 @@
+"""LIBERO's scenes with drawn layouts and drawn targets: training data in which the instruction is needed.
+
+In LIBERO's own demonstrations each scene has one task, so that vision alone determines it. Here any movable object of
+a LIBERO-Object scene may be the target, and a bowl of LIBERO-Spatial may be in any relation, in layouts that are drawn
+anew for each episode (`drawn_layouts`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from apt_bench.core.errors import UserError, did_you_mean
+from apt_bench.envs.libero.bddl import read_bddl
+from apt_bench.envs.libero.tasks import bddl_path, manifest
+from apt_bench.suites import Cell, Task
+
+INITS = 100_000
+"""Layouts of each task."""
+
+WORDS = {
+    "akita_black_bowl": "black bowl",
+    "glazed_rim_porcelain_ramekin": "ramekin",
+    "cookies": "cookie box",
+    "chefmate_8_frypan": "frying pan",
+    "flat_stove": "stove",
+    "porcelain_mug": "white mug",
+    "red_coffee_mug": "red mug",
+    "white_yellow_mug": "yellow and white mug",
+    "black_book": "book",
+    "desk_caddy": "caddy",
+}
+"""Names of categories as LIBERO's sentences have them, where they differ from the category itself."""
+
+RELATIONS: Mapping[str, tuple[str, ...]] = {
+    "between the plate and the ramekin": ("between the plate and the ramekin",),
+    "next to the ramekin": ("next to the ramekin",),
+    "from table center": ("from table center",),
+    "on the cookie box": ("on the cookie box", "on the cookies box"),
+    "in the top drawer of the wooden cabinet": (
+        "in the top drawer of the wooden cabinet",
+        "in the top layer of the wooden cabinet",
+    ),
+    "on the ramekin": ("on the ramekin",),
+    "next to the cookie box": ("next to the cookie box", "next to the cookies box"),
+    "on the stove": ("on the stove",),
+    "next to the plate": ("next to the plate",),
+    "on the wooden cabinet": (
+        "on the wooden cabinet",
+        "on the top of the cabinet",
+        "on the top of the wooden cabinet",
+    ),
+}
+"""Relations of LIBERO-Spatial, with the phrases that name them."""
+
+
+def words(category: str) -> str:
+    """A category as sentences name it: `akita_black_bowl` -> `black bowl`."""
+    return WORDS.get(category, category.replace("_", " "))
+
+
+def cell_tasks(cell: Cell) -> list[Task]:
+    """Return the tasks of a cell.
+
+    `cell.args["benchmark"]` is `libero_object` or `libero_spatial`. `cell.args["disturbance"]`, where it is given, is
+    the strength of random pushes against the arm (`envs.disturbance`).
+
+    Raises UserError for other arguments.
+    """
+    made = {"libero_object": _object_tasks, "libero_spatial": _spatial_tasks}
+    name = str(cell.args.get("benchmark"))
+    if name not in made:
+        raise UserError(
+            f"Cell '{cell.name}': no drawn layouts for benchmark '{name}'. {did_you_mean(name, made)}"
+        )
+    extra = {k: v for k, v in cell.args.items() if k != "benchmark"}
+    push = extra.get("disturbance", 0.0)
+    if set(extra) - {"disturbance"} or not isinstance(push, int | float) or not 0 <= push <= 2:
+        raise UserError(
+            f"Cell '{cell.name}': args take benchmark, and disturbance from 0 to 2; found {dict(cell.args)}."
+        )
+    return made[name](name, extra)
+
+
+def _object_tasks(benchmark: str, extra: Mapping[str, Any]) -> list[Task]:
+    """In each of LIBERO-Object's ten scenes, every grocery into the basket."""
+    tasks = []
+    for scene in manifest()["benchmarks"][benchmark]["tasks"]:
+        for name, category in read_bddl(bddl_path(benchmark, scene["name"])).objects.items():
+            if category == "basket":
+                continue
+            thing = words(category)
+            tasks.append(
+                _task(
+                    f"{scene['name']}__{category}",
+                    scene,
+                    [f"{verb} the {thing} and place it in the basket" for verb in ("pick up", "pick")],
+                    {
+                        "benchmark": benchmark,
+                        "base": benchmark,
+                        "task": scene["name"],
+                        "goal": [["in", name, "basket_1_contain_region"]],
+                        "layout": "basket",
+                        **extra,
+                    },
+                )
+            )
+    return tasks
+
+
+def _spatial_tasks(benchmark: str, extra: Mapping[str, Any]) -> list[Task]:
+    """A bowl in each relation to the plate, beside another bowl in any other relation."""
+    scene = manifest()["benchmarks"][benchmark]["tasks"][0]
+    tasks = []
+    for target, phrases in RELATIONS.items():
+        for other in RELATIONS:
+            if other != target:
+                sentences = [
+                    f"{start} {phrase} and place it on the plate"
+                    for phrase in phrases
+                    for start in ("pick up the black bowl", "pick the akita black bowl")
+                ]
+                args = {
+                    "benchmark": benchmark,
+                    "base": benchmark,
+                    "task": scene["name"],
+                    "goal": [["on", "akita_black_bowl_1", "plate_1"]],
+                    "layout": "bowls",
+                    "wanted": {"target": target, "other": other},
+                    **extra,
+                }
+                name = f"{target}__{other}".replace(" ", "_")
+                tasks.append(_task(name, scene, sentences, args))
+    return tasks
+
+
+def _task(name: str, scene: Mapping[str, Any], sentences: list[str], args: dict[str, Any]) -> Task:
+    """A task whose episodes take turns in the wording of the sentence."""
+    return Task(
+        name=name,
+        prompts={"text": sentences[0]},
+        args=args,
+        group=scene["group"],
+        inits=INITS,
+        prompts_of=lambda init, seed: {"text": sentences[(init + seed) % len(sentences)]},
+    )
