@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -111,12 +111,8 @@ class _Child:
             env=ENVIRONMENT,
             start_new_session=True,
         )
-        assert self._process.stdin and self._process.stdout and self._process.stderr
-        self._sink, self._source, self._errors = (
-            self._process.stdin,
-            self._process.stdout,
-            self._process.stderr,
-        )
+        pipes = (self._process.stdin, self._process.stdout, self._process.stderr)
+        self._sink, self._source, self._errors = (cast(IO[bytes], pipe) for pipe in pipes)
         os.set_blocking(self._sink.fileno(), False)
         self._outgoing, self._incoming = b"", b""
 
@@ -234,7 +230,8 @@ class Sandbox:
         child = self._child or self._spawn()
         self._running, self._blocks = True, self._blocks + 1
         self._calls, self._traffic, self._left = 0, 0, self._limits.seconds
-        self._out, self._err = Output(self._limits.output), Output(self._limits.output)
+        room = self._limits.output + 100  # the child keeps `output` characters, and adds how many it omitted
+        self._out, self._err = Output(room), Output(room)
         child.send({"code": code.encode(errors="replace").decode(), "number": self._blocks})
 
     def next(self) -> Call | Ended:
@@ -263,7 +260,8 @@ class Sandbox:
             value: What the call returns.
             error: Text of an exception (class `ApiError` in the code) that the call raises instead.
         """
-        assert self._child and self._running
+        if self._child is None:
+            raise RuntimeError("no call waits for an answer")
         self._child.send({"value": value, "error": error})
 
     def close(self) -> None:

@@ -128,7 +128,7 @@ class _Pipes:
         if isinstance(value, self._np.ndarray) and value.dtype.kind in "biuf" and value.itemsize <= 8:
             return {"__array__": value.dtype.str, "shape": list(value.shape), "data": value.tobytes()}
         raise TypeError(
-            f"a {type(value).__name__} cannot be sent: use numbers, text, lists, dicts and numpy arrays"
+            f"an object of type {type(value).__name__} cannot be sent: use numbers, text, lists, dicts and numpy arrays"
         )
 
     def _array(self, found: dict[str, Any]) -> Any:
@@ -223,7 +223,7 @@ def main() -> None:
     sys.meta_path[:] = [_NoFiles()]
     sys.__stdin__ = sys.__stdout__ = sys.__stderr__ = None  # type: ignore[misc]
     namespace: dict[str, Any] = {}
-    given = {name: _function(name, pipes) for name in settings["functions"]}
+    given: dict[str, Any] = {name: _function(name, pipes) for name in settings["functions"]}
     given |= {"np": np, "numpy": np, "math": sys.modules["math"], "ApiError": ApiError}
     given |= {"__name__": "__main__", "__builtins__": builtins}
     originals = dict(vars(builtins))
