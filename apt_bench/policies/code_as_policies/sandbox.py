@@ -122,7 +122,7 @@ class _Child:
         self._outgoing += len(packed).to_bytes(4, "little") + packed
 
     def receive(self, seconds: float, most: int) -> bytes:
-        """Let the child run until it has sent a message of at most `most` bytes. Raises _Stopped."""
+        """Let the child run until it has sent a message of at most `most` bytes. Raises TimeoutError and _Stopped."""
         deadline = time.monotonic() + seconds
         self._signal(signal.SIGCONT)
         while len(self._incoming) < 4 or len(self._incoming) < 4 + self._announced(most):
@@ -133,7 +133,7 @@ class _Child:
             left = deadline - time.monotonic()
             ready = dict(poll.poll(1000 * left)) if left > 0 else {}
             if not ready:
-                raise _Stopped(f"it ran for more than {seconds:.3g} s without calling a function")
+                raise TimeoutError
             if self._source.fileno() in ready:
                 data = os.read(self._source.fileno(), 1 << 16)
                 if not data:
@@ -302,8 +302,9 @@ class Sandbox:
         child = _Child(settings)
         try:
             greeting, _ = unpack(child.receive(limits.start_seconds, limits.message), _array)
-        except _Stopped as reason:
+        except (_Stopped, TimeoutError) as error:
             child.kill()
+            reason = str(error) or f"it took more than {limits.start_seconds:g} s"
             text = child.errors()
             child.close()
             raise UserError(f"The sandbox's process did not start: {reason}. {text}") from None
@@ -319,7 +320,10 @@ class Sandbox:
         """The child's next message, checked. Raises _Stopped."""
         assert self._child is not None
         start = time.monotonic()
-        frame = self._child.receive(self._left, self._limits.message)
+        try:
+            frame = self._child.receive(self._left, self._limits.message)
+        except TimeoutError:
+            raise _Stopped(f"it computed for more than {self._limits.seconds:g} s") from None
         self._left -= time.monotonic() - start
         self._traffic += len(frame)
         if self._traffic > self._limits.traffic:

@@ -36,7 +36,7 @@ AVAILABLE = (
 """The modules that the code can import. They are loaded before the process is closed in."""
 
 SPARE_BYTES = 32 << 20
-"""Memory that must be free after a MemoryError, or the process cannot go on."""
+"""Memory that must be free after a MemoryError, or the process ends."""
 
 
 class Output(io.TextIOBase):
@@ -85,11 +85,7 @@ class _Pipes:
         import numpy as np
 
         self._source, self._sink = source, sink
-        self._read, self._write, self._exit = (
-            os.read,
-            os.write,
-            os._exit,
-        )  # the code may replace those of `os`
+        self._read, self._write, self._exit = os.read, os.write, os._exit  # the code may replace them in `os`
         self._packb, self._unpackb, self._np = msgpack.packb, msgpack.unpackb, np
         self.out, self.err = Output(output), Output(output)
 
@@ -104,9 +100,8 @@ class _Pipes:
 
     def receive(self) -> dict[str, Any]:
         """The parent's next message. The process ends with its parent."""
-        message: dict[str, Any] = self._unpackb(
-            self._exactly(int.from_bytes(self._exactly(4), "little")), object_hook=self._array
-        )
+        length = int.from_bytes(self._exactly(4), "little")
+        message: dict[str, Any] = self._unpackb(self._exactly(length), object_hook=self._array)
         return message
 
     def _exactly(self, count: int) -> bytes:
@@ -178,7 +173,7 @@ def _report(error: BaseException) -> str:
 
 
 def _run(code: str, number: int, namespace: dict[str, Any], pipes: _Pipes) -> str | None:
-    """Run one block. Returns "memory" where too little memory is left to go on."""
+    """Run one block. Returns "memory" where too little memory is left for another block."""
     name = f"<block {number}>"
     linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
     reserve = [bytes(SPARE_BYTES // 8)]

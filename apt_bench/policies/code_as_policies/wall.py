@@ -110,7 +110,7 @@ def program(machine: str) -> bytes:
 
 
 def close_in(memory: int, cpu_seconds: int, parent: int, seccomp: bool) -> list[str]:
-    """Restrict this process for ever.
+    """Restrict this process irrevocably.
 
     Args:
         memory: Address space, in bytes.
@@ -173,8 +173,7 @@ def _install(libc: Any) -> None:
     number = ARCHITECTURES[platform.machine()][1]
     arguments = [ctypes.c_long(one) for one in (number, _SECCOMP_SET_MODE_FILTER, _ALL_THREADS)]
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.syscall(*arguments, header):
-        code = ctypes.get_errno()
-        raise OSError(code, f"the kernel refused the seccomp filter: {os.strerror(code)}")
+        raise OSError(f"the kernel refused the seccomp filter: {os.strerror(ctypes.get_errno())}")
 
 
 def _verify() -> None:
