@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, Literal, Protocol
 
@@ -19,7 +19,7 @@ Steps = Annotated[int, Range(least=1, most=100_000)]
 """A number of control steps in one action chunk."""
 
 
-def _check(value: Resources | Provenance | PolicySpec, where: str) -> None:
+def _check(value: Resources | Provenance | Interface | PolicySpec, where: str) -> None:
     """Turn numpy scalars into Python numbers and check every field. Raises UserError."""
     for one in fields(value):
         given = getattr(value, one.name)
@@ -73,8 +73,35 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class Interface:
+    """What a policy of another project gets, and how its answers become actions. Clients of servers use these values.
+
+    Args:
+        state: "position_axis_angle_fingers": the 8 numbers of `Observation.state`. "none": no state.
+        gripper: Gripper number of an answer. "environment": -1 opens, +1 closes. "inverted": +1 opens, -1 closes.
+            "unit_open": above 0.5 opens, else it closes.
+        image_size: Height and width of the images, pixels; None = as rendered.
+        resize: What happens to a rendered image, see `preprocessing.prepared`.
+        chunking: "client": `execute` actions of each answer are executed. "server": the server keeps the chunk and
+            answers one action per observation.
+
+    Raises:
+        UserError: A value is none of these.
+    """
+
+    state: Literal["position_axis_angle_fingers", "none"] = "position_axis_angle_fingers"
+    gripper: Literal["environment", "inverted", "unit_open"] = "environment"
+    image_size: tuple[int, int] | None = None
+    resize: Literal["none", "bilinear", "bilinear_pad", "jpeg_lanczos", "jpeg_lanczos_crop"] = "none"
+    chunking: Literal["client", "server"] = "client"
+
+    def __post_init__(self) -> None:
+        _check(self, "Interface")
+
+
+@dataclass(frozen=True)
 class PolicySpec:
-    """The interface of a policy: what its observations contain and what its chunks mean.
+    """What a policy declares: what its observations contain and what its chunks mean.
 
     `cameras` and `execute` may change a score, so they are part of the protocol. The whole spec is recorded in
     `run.json`.
@@ -90,6 +117,7 @@ class PolicySpec:
             rollout worker: `Resources(placement="worker")`.
         resources: Where the policy runs.
         provenance: Where its weights come from.
+        interface: What a policy of another project gets; None for other policies.
 
     Raises:
         UserError: A value is outside its range or of another type.
@@ -103,6 +131,7 @@ class PolicySpec:
     privileged: bool = False
     resources: Resources = Resources()
     provenance: Provenance = field(default_factory=Provenance)
+    interface: Interface | None = None
 
     def __post_init__(self) -> None:
         where = f"PolicySpec '{one_line(self.name, 100)}'"
@@ -119,8 +148,11 @@ class PolicySpec:
             raise UserError(f"{where}: cameras repeats a name: {', '.join(self.cameras)}.")
 
     def to_record(self) -> dict[str, Any]:
-        """The spec as `run.json` stores it: one level, the fields of `resources` and `provenance` at the end."""
+        """The spec as `run.json` stores it: the fields of `resources` and `provenance` are on the first level, at the
+        end; `interface` is a mapping, and is left out where there is none."""
         record = asdict(self)
+        if self.interface is None:
+            del record["interface"]
         for part in PARTS:
             record |= record.pop(part)
         return record
@@ -132,12 +164,19 @@ class PolicySpec:
         Raises:
             UserError: The name is missing, or a value is outside its range or of another type.
         """
-        known = [f.name for f in fields(PolicySpec) if f.name not in PARTS]
-        nested: dict[str, Any] = {name: record[name] for name in known if name in record}
+        nested = _known(PolicySpec, record, PARTS)
         for part, kind in PARTS.items():
-            nested[part] = {f.name: record[f.name] for f in fields(kind) if f.name in record}
+            nested[part] = _known(kind, record)
+        if isinstance(interface := nested.get("interface"), Mapping):
+            nested["interface"] = _known(Interface, interface)
         spec: PolicySpec = build(PolicySpec, nested, "policy")
         return spec
+
+
+def _known(kind: type, record: Mapping[str, Any], without: Container[str] = ()) -> dict[str, Any]:
+    """The entries of a record that are fields of this dataclass."""
+    names = [f.name for f in fields(kind) if f.name not in without]
+    return {name: record[name] for name in names if name in record}
 
 
 PARTS: dict[str, type[Resources] | type[Provenance]] = {"resources": Resources, "provenance": Provenance}

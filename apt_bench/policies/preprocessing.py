@@ -109,3 +109,23 @@ def _between(n: int, area: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     at = (1 - side) / 2 * (n - 1) + np.arange(n) * (side * (n - 1) / max(1, n - 1))
     low = np.floor(at).astype(int)
     return low, np.minimum(low + 1, n - 1), (at - low).astype(np.float32)
+
+
+def prepared(image: np.ndarray, method: str, size: tuple[int, int] | None) -> np.ndarray:
+    """A rendered image as a policy gets it.
+
+    Args:
+        image: uint8 (H, W, 3).
+        method: `Interface.resize`. "none": the image as it is. "bilinear": PIL's bilinear filter. "bilinear_pad": the
+            same at an unchanged aspect ratio, centred on black. "jpeg_lanczos": JPEG round trip, then Lanczos.
+            "jpeg_lanczos_crop": the same, then a crop to the centre 90 % of the area, resized to the same size.
+        size: Height and width of the result. All methods but "bilinear" want a square; "none" ignores it.
+    """
+    if method == "none" or size is None:
+        return image
+    if method == "bilinear":
+        return resize(image, size)
+    if method == "bilinear_pad":
+        return resize_with_pad(image, size[0])
+    image = lanczos(jpeg_round_trip(image), size[0])
+    return centre_crop(image, 0.9) if method == "jpeg_lanczos_crop" else image

@@ -195,7 +195,8 @@ class PolicyRef:
         name = file_name(spec.name)
         if not self.own_args and spec.provenance.weights is None:
             return name
-        text = json.dumps(self.identity(spec), sort_keys=True, default=str)
+        recorded = self.identity(dataclasses.replace(spec, interface=None))  # follows from the rest
+        text = json.dumps(recorded, sort_keys=True, default=str)
         return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 POLICY_OWN = {"cameras": "uses", "execute": "executes"}
 """Entries of a protocol card that are the policy's own choice and may differ between compared runs, with their verb."""
 
-NOT_COMPARED = ("name", "about", "placement", "num_gpus", "max_batch")
+NOT_COMPARED = ("name", "about", "placement", "num_gpus", "max_batch", "interface")
 """Entries of a `policy` that are for people, or state where the policy runs. They do not make it another policy."""
 
 SHOWN = 6

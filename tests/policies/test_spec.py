@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from apt_bench.core.errors import UserError
-from apt_bench.policies.base import PolicySpec, Provenance, Resources
+from apt_bench.policies.base import Interface, PolicySpec, Provenance, Resources
 from apt_bench.policies.registry import find_policy
 
 
@@ -92,6 +92,20 @@ def test_the_entry_of_run_json_is_flat_and_comes_back() -> None:
     for damaged in ({}, {"name": "mine", "max_batch": 0}, {"name": "mine", "cameras": 3}):
         with pytest.raises(UserError):
             PolicySpec.from_record(damaged)
+
+
+def test_the_interface_is_recorded_and_comes_back() -> None:
+    spec = PolicySpec("mine", interface=Interface("none", "unit_open", (224, 200), "bilinear", "server"))
+    record = json.loads(json.dumps(spec.to_record()))
+    assert record["interface"] == {
+        "state": "none", "gripper": "unit_open", "image_size": [224, 200], "resize": "bilinear", "chunking": "server"
+    }  # fmt: skip
+    assert PolicySpec.from_record(record) == spec
+    record["interface"]["newer"] = 1
+    assert PolicySpec.from_record(record) == spec
+    for name, value in (("gripper", "0 to 1"), ("image_size", [224]), ("chunking", None)):
+        with pytest.raises(UserError, match=f"interface: {name}"):
+            PolicySpec.from_record({**record, "interface": {**record["interface"], name: value}})
 
 
 def test_a_number_from_an_array_and_a_list_of_cameras_are_fine() -> None:

@@ -16,11 +16,11 @@ import numpy as np
 from apt_bench.core.errors import PolicyFault, ServerLost, UserError
 from apt_bench.core.text import one_line
 from apt_bench.envs.base import AGENTVIEW, WRIST, Observation
+from apt_bench.policies.base import Interface
 from apt_bench.policies.remote.links import Address, ZmqLink
 from apt_bench.policies.remote.server import (
     RemotePolicy,
     api_key,
-    binary_gripper,
     mapping,
     numbers,
     rows,
@@ -56,6 +56,7 @@ class GrootPolicy(RemotePolicy):
 
     schemes = ("tcp",)
     port = 5555
+    interface = Interface(gripper="unit_open")
 
     def __init__(
         self,
@@ -108,7 +109,7 @@ class GrootPolicy(RemotePolicy):
         request = self._request(observation)
         data = request if self._layout == "n1.5" else {"observation": request, "options": None}
         reply = self._called_endpoint("get_action", data)
-        return binary_gripper(chunk_of(reply))
+        return chunk_of(reply)
 
     def _request(self, observation: Observation) -> dict[str, Any]:
         values = np.asarray(observation.state, dtype=np.float32)

@@ -15,7 +15,7 @@ import numpy as np
 from apt_bench.core.errors import ServerLost
 from apt_bench.core.text import one_line
 from apt_bench.envs.base import AGENTVIEW, WRIST, Observation
-from apt_bench.policies.preprocessing import resize_with_pad
+from apt_bench.policies.base import Interface
 from apt_bench.policies.remote.links import Address, WebSocketLink
 from apt_bench.policies.remote.server import RemotePolicy, api_key, mapping, rows, wrong_server
 from apt_bench.wire import openpi as wire
@@ -41,7 +41,7 @@ class OpenPiPolicy(RemotePolicy):
     def __init__(
         self, server: str | Sequence[str] = "localhost", horizon: int = 10, execute: int = 5, size: int = 224
     ) -> None:
-        self._size = size
+        self.interface = Interface(image_size=(size, size), resize="bilinear_pad")
         super().__init__(server, horizon, execute)
 
     def _open(self, address: Address) -> WebSocketLink:
@@ -55,8 +55,8 @@ class OpenPiPolicy(RemotePolicy):
 
     def _infer(self, observation: Observation) -> np.ndarray:
         request = {
-            "observation/image": resize_with_pad(observation.images[AGENTVIEW], self._size),
-            "observation/wrist_image": resize_with_pad(observation.images[WRIST], self._size),
+            "observation/image": self._image(observation, AGENTVIEW),
+            "observation/wrist_image": self._image(observation, WRIST),
             "observation/state": np.asarray(observation.state, dtype=np.float64),
             "prompt": observation.instruction,
         }

@@ -16,15 +16,16 @@ import numpy as np
 from apt_bench.core.errors import PolicyFault, ServerLost
 from apt_bench.core.text import one_line
 from apt_bench.envs.base import AGENTVIEW, WRIST, Observation
-from apt_bench.policies.preprocessing import centre_crop, jpeg_round_trip, lanczos
+from apt_bench.policies.base import Interface
 from apt_bench.policies.remote.links import Address, HttpLink
-from apt_bench.policies.remote.server import RemotePolicy, api_key, binary_gripper, rows
+from apt_bench.policies.remote.server import RemotePolicy, api_key, rows
 from apt_bench.wire import json_numpy as wire
 from apt_bench.wire.arrays import WireError
 
 
 class _RestPolicy(RemotePolicy):
     schemes = ("http", "https")
+    interface = Interface(gripper="unit_open")
 
     def _open(self, address: Address) -> HttpLink:
         return HttpLink(address, "/act", api_key())
@@ -53,7 +54,7 @@ class _RestPolicy(RemotePolicy):
             raise WireError(f"a reply of type {type(reply).__name__}")
         if isinstance(reply, list) and len({np.shape(row) for row in reply}) > 1:
             raise PolicyFault("answered actions of different shapes")
-        return binary_gripper(rows(reply))
+        return rows(reply)
 
     @abstractmethod
     def _request(self, observation: Observation) -> dict[str, Any]:
@@ -83,13 +84,13 @@ class OpenVlaPolicy(_RestPolicy):
     def __init__(
         self, server: str | Sequence[str] = "localhost", unnorm_key: str | None = None, crop: bool = True
     ) -> None:
-        self._key, self._crop = unnorm_key, crop
+        self._key = unnorm_key
+        resize: Any = "jpeg_lanczos_crop" if crop else "jpeg_lanczos"
+        self.interface = Interface("none", "unit_open", (224, 224), resize)
         super().__init__(server, 1, 1)
 
     def _request(self, observation: Observation) -> dict[str, Any]:
-        image = lanczos(jpeg_round_trip(observation.images[AGENTVIEW]), 224)
-        if self._crop:
-            image = centre_crop(image, 0.9)
+        image = self._image(observation, AGENTVIEW)
         request = {"image": image, "instruction": observation.instruction.lower()}
         return request if self._key is None else {**request, "unnorm_key": self._key}
 
@@ -110,8 +111,8 @@ class OpenVlaOftPolicy(_RestPolicy):
 
     def _request(self, observation: Observation) -> dict[str, Any]:
         return {
-            "full_image": observation.images[AGENTVIEW],
-            "wrist_image": observation.images[WRIST],
+            "full_image": self._image(observation, AGENTVIEW),
+            "wrist_image": self._image(observation, WRIST),
             "state": np.asarray(observation.state, dtype=np.float64),
             "instruction": observation.instruction,
         }

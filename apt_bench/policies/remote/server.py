@@ -16,7 +16,8 @@ from apt_bench.core.errors import PolicyFault, ServerLost, UserError
 from apt_bench.core.jsonable import jsonable
 from apt_bench.core.text import one_line
 from apt_bench.envs.base import ACTION_DIM, AGENTVIEW, WRIST, Observation
-from apt_bench.policies.base import PolicySpec, Provenance, Resources
+from apt_bench.policies.base import Interface, PolicySpec, Provenance, Resources
+from apt_bench.policies.preprocessing import prepared
 from apt_bench.policies.remote.links import Address, Link, addresses
 from apt_bench.suites import EpisodeSpec
 from apt_bench.wire.arrays import WireError
@@ -45,6 +46,7 @@ class RemotePolicy(ABC):
     schemes: ClassVar[tuple[str, ...]]
     port: ClassVar[int]
     cameras: tuple[str, ...] = (AGENTVIEW, WRIST)
+    interface = Interface()
 
     def __init__(self, server: str | Sequence[str], horizon: int, execute: int) -> None:
         self._horizon, self._execute = horizon, execute
@@ -70,7 +72,7 @@ class RemotePolicy(ABC):
 
     @property
     def spec(self) -> PolicySpec:
-        """The interface. The server's metadata are its provenance; the address is not recorded."""
+        """The declaration. The server's metadata are its provenance; the address is not recorded."""
         return PolicySpec(
             type(self).__name__,
             cameras=self.cameras,
@@ -78,6 +80,7 @@ class RemotePolicy(ABC):
             execute=min(self._execute, self._horizon),
             resources=Resources(placement="worker"),
             provenance=Provenance(weights=self._source(), about={"server": self.metadata}),
+            interface=self.interface,
         )
 
     def _source(self) -> str | None:
@@ -124,9 +127,13 @@ class RemotePolicy(ABC):
         """Close the connection."""
         self._link.close()
 
+    def _image(self, observation: Observation, camera: str) -> np.ndarray:
+        """The camera's image as the server gets it."""
+        return prepared(observation.images[camera], self.interface.resize, self.interface.image_size)
+
     def _chunk(self, observation: Observation) -> np.ndarray:
         start = time.perf_counter()
-        chunk: np.ndarray = self._called(lambda: self._infer(observation))
+        chunk: np.ndarray = GRIPPERS[self.interface.gripper](self._called(lambda: self._infer(observation)))
         self._took("request_ms", 1000 * (time.perf_counter() - start))
         self._fits(chunk)
         return chunk
@@ -170,7 +177,7 @@ class RemotePolicy(ABC):
 
     @abstractmethod
     def _infer(self, observation: Observation) -> np.ndarray:
-        """The chunk (n, 7) for one observation, in the environment's convention."""
+        """The chunk (n, 7) for one observation; its gripper is in the convention of `interface`."""
 
     def _end(self, episode: EpisodeSpec, outcome: Any) -> None:  # noqa: B027
         """Tell the server that the episode ended, where the protocol has a message for it."""
@@ -207,6 +214,20 @@ def binary_gripper(chunk: np.ndarray) -> np.ndarray:
     gripper = chunk[:, 6]
     chunk[:, 6] = np.where(np.isfinite(gripper), np.where(gripper > 0.5, -1.0, 1.0), gripper)
     return chunk
+
+
+def inverted_gripper(chunk: np.ndarray) -> np.ndarray:
+    """The chunk with the opposite gripper."""
+    chunk[:, 6] *= -1
+    return chunk
+
+
+GRIPPERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "environment": lambda chunk: chunk,
+    "inverted": inverted_gripper,
+    "unit_open": binary_gripper,
+}
+"""`Interface.gripper` -> the conversion of a chunk to the environment's convention."""
 
 
 def mapping(message: Any, what: str) -> dict[str, Any]:

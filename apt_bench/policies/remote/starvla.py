@@ -7,6 +7,7 @@ Source: starVLA@0ed0aad, `deployment/model_server/`, `examples/simBenchmarks/LIB
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -15,13 +16,12 @@ import numpy as np
 from apt_bench.core.errors import PolicyFault, ServerLost, UserError, did_you_mean
 from apt_bench.core.text import one_line
 from apt_bench.envs.base import AGENTVIEW, WRIST, Observation
-from apt_bench.policies.preprocessing import resize
+from apt_bench.policies.base import Interface
 from apt_bench.policies.remote.links import Address, WebSocketLink
 from apt_bench.policies.remote.openpi import answer, greeting
 from apt_bench.policies.remote.server import (
     RemotePolicy,
     api_key,
-    binary_gripper,
     mapping,
     numbers,
     rows,
@@ -44,6 +44,7 @@ class StarVlaPolicy(RemotePolicy):
 
     schemes = ("ws", "wss")
     port = 10093
+    interface = Interface("none", "unit_open", (224, 224), "bilinear")
 
     def __init__(
         self,
@@ -53,7 +54,6 @@ class StarVlaPolicy(RemotePolicy):
         ddim_steps: int = 10,
     ) -> None:
         self._key, self._steps = unnorm_key, ddim_steps
-        self._size = (224, 224)
         super().__init__(server, 1, 1)
         horizon = int(self.metadata["action_chunk_size"])
         self._horizon, self._execute = horizon, execute or horizon
@@ -86,7 +86,7 @@ class StarVlaPolicy(RemotePolicy):
             and len(size) == 2
             and all(isinstance(n, int) and 8 <= n <= 4096 for n in size)
         ):
-            self._size = (size[0], size[1])
+            self.interface = dataclasses.replace(self.interface, image_size=(size[0], size[1]))
         return metadata
 
     def _weights(self) -> str | None:
@@ -94,7 +94,7 @@ class StarVlaPolicy(RemotePolicy):
         return path if isinstance(path, str) else None
 
     def _infer(self, observation: Observation) -> np.ndarray:
-        images = [resize(observation.images[name], self._size) for name in (AGENTVIEW, WRIST)]
+        images = [self._image(observation, name) for name in (AGENTVIEW, WRIST)]
         request = {
             "examples": [{"image": images, "lang": observation.instruction}],
             "unnorm_key": self._key,
@@ -118,4 +118,4 @@ class StarVlaPolicy(RemotePolicy):
         actions = numbers(data["actions"])
         if actions.ndim != 3 or len(actions) != 1:
             raise PolicyFault(f"answered actions of shape {actions.shape} instead of (1, n, 7)")
-        return binary_gripper(rows(actions[0]))
+        return rows(actions[0])

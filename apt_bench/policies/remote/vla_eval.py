@@ -7,11 +7,12 @@ expects. Source: vla-eval 0.8.0.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from apt_bench import __version__
 from apt_bench.core.errors import ServerLost, UserError
 from apt_bench.core.text import one_line
 from apt_bench.envs.base import AGENTVIEW, WRIST, Observation
+from apt_bench.policies.base import Interface
 from apt_bench.policies.remote.links import Address, WebSocketLink
 from apt_bench.policies.remote.server import RemotePolicy, api_key, rows, wrong_server
 from apt_bench.suites import EpisodeSpec, load_suite
@@ -27,8 +29,11 @@ from apt_bench.wire.arrays import WireError
 
 GREETING_SECONDS = 60.0
 
-GRIPPERS = {"binary_close_positive": 1.0, "binary_close_negative": -1.0}
-"""Format of the gripper in the server's `action_spec` -> factor to the environment's."""
+GRIPPERS: dict[str, Literal["environment", "inverted"]] = {
+    "binary_close_positive": "environment",
+    "binary_close_negative": "inverted",
+}
+"""Format of the gripper in the server's `action_spec` -> `Interface.gripper`."""
 
 
 @lru_cache(maxsize=64)
@@ -57,7 +62,7 @@ class VlaEvalPolicy(RemotePolicy):
     def __init__(self, server: str | Sequence[str] = "localhost", horizon: int = 1, execute: int = 1) -> None:
         self._numbers = itertools.count(1)
         self._requested: dict[str, Any] = {}
-        self._sign = 1.0
+        self.interface = Interface(chunking="server" if horizon == 1 else "client")
         self._began = 0.0
         self._start = 0
         super().__init__(server, horizon, execute)
@@ -87,6 +92,8 @@ class VlaEvalPolicy(RemotePolicy):
             )
         requested = payload.get("observation_params")
         self._requested = dict(requested) if isinstance(requested, dict) else {}
+        if not self._requested.get("send_state"):
+            self.interface = dataclasses.replace(self.interface, state="none")
         self._check(payload.get("action_spec"))
         payload.pop("harness_version", None)  # not the policy's
         return payload
@@ -111,7 +118,8 @@ class VlaEvalPolicy(RemotePolicy):
             )
         if gripper is not None and gripper not in GRIPPERS:
             raise UserError(f"{where} answers the gripper as '{gripper}'. Known: {', '.join(GRIPPERS)}.")
-        self._sign = GRIPPERS.get(gripper, 1.0)
+        if gripper is not None:
+            self.interface = dataclasses.replace(self.interface, gripper=GRIPPERS[gripper])
 
     def _weights(self) -> str | None:
         name = self.metadata.get("model_server")
@@ -130,9 +138,9 @@ class VlaEvalPolicy(RemotePolicy):
         link.send(wire.encode(wire.Message("episode_start", {"task": task}, self._start)))
 
     def _infer(self, observation: Observation) -> np.ndarray:
-        images = {name: observation.images[name] for name in self.cameras}
+        images = {name: self._image(observation, name) for name in self.cameras}
         payload: dict[str, Any] = {"images": images, "task_description": observation.instruction}
-        if self._requested.get("send_state"):
+        if self.interface.state != "none":
             payload["states"] = np.asarray(observation.state, dtype=np.float64)
         number = next(self._numbers)
         link = cast(WebSocketLink, self._link)
@@ -152,9 +160,7 @@ class VlaEvalPolicy(RemotePolicy):
                 break
         if "actions" not in found.payload:
             raise WireError("an action without `actions`")
-        chunk = rows(found.payload["actions"])
-        chunk[:, 6] *= self._sign
-        return chunk
+        return rows(found.payload["actions"])
 
     def _end(self, episode: EpisodeSpec, outcome: Any) -> None:
         payload = {

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from apt_bench.policies.registry import find_policy
 from tests.policies.remote.servers import CHUNK, OpenPi, Seen, StarVla
 from tests.rollout.commands import ROOT, SUITE, records, results
 
@@ -81,6 +82,29 @@ def test_a_server_that_dies_and_returns_on_another_port(go: Callable[..., str], 
         assert server.clients >= 1
     assert results(out) == results(tmp_path / "whole")
     assert "127.0.0.1" not in json.dumps(json.loads((out / "run.json").read_text())["policy"])
+
+
+def test_a_run_of_a_version_without_the_interface_is_resumed(go: Callable[..., str], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with OpenPi(answer=push) as server:
+        go(server.url)
+        whole = results(out)
+        run = json.loads((out / "run.json").read_text())
+        assert run["policy"].pop("interface")["resize"] == "bilinear_pad"
+        (out / "run.json").write_text(json.dumps(run))
+        lines = (out / "episodes.jsonl").read_text().splitlines(keepends=True)
+        (out / "episodes.jsonl").write_text("".join(lines[:2]))
+        seen = len(server.seen)
+        go(server.url)
+        assert 0 < len(server.seen) - seen < seen
+    assert results(out) == whole
+    assert json.loads((out / "run.json").read_text())["policy"]["interface"]["chunking"] == "client"
+
+
+def test_the_name_of_a_run_directory_does_not_depend_on_the_interface() -> None:
+    with OpenPi(answer=push) as server:
+        ref = find_policy("pi05", servers=[server.url])
+        assert ref.label(ref.load().spec) == "pi05-1c046e"  # as of the version without it
 
 
 def test_another_server_takes_over(go: Callable[..., str], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from apt_bench.core.errors import PolicyFault
 from apt_bench.envs.base import Outcome
 from apt_bench.policies.guard import guard
+from apt_bench.policies.preprocessing import prepared
 from apt_bench.policies.registry import find_policy
 from apt_bench.policies.remote.groot import chunk_of
 from apt_bench.policies.remote.server import binary_gripper
@@ -91,6 +92,23 @@ def test_image_state_and_prompt_arrive_and_the_reply_becomes_actions(name: str) 
 
 
 @pytest.mark.parametrize("name", KINDS)
+def test_the_declared_interface_is_what_the_server_gets(name: str) -> None:
+    kind = KINDS[name]
+    with kind.server() as server:
+        policy = kind.policy(server)
+        policy.reset(episodes()[:1])
+        policy.act([observation()])
+        policy.close()
+    declared, seen = policy.spec.interface, server.seen[-1]
+    assert (declared.state == "none") == (seen.state is None)
+    assert (declared.gripper == "unit_open") == (set(server.gripper(np.array([-1.0, 1.0]))) == {0.0, 1.0})
+    assert seen.agentview.shape[:2] == (declared.image_size or (256, 256))
+    image = prepared(observation().images["agentview"], declared.resize, declared.image_size)
+    np.testing.assert_array_equal(seen.agentview, image)
+    assert (declared.chunking == "server") == (name == "vla-eval")
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_each_decision_asks_again_and_notes_are_of_one_episode(name: str) -> None:
     kind = KINDS[name]
     with kind.server(answer=lambda seen: CHUNK * np.clip(seen.agentview[0, -1, 0] / 255, 0, 1)) as server:
@@ -153,8 +171,10 @@ def test_vla_eval_gets_what_it_asks_for() -> None:
         policy.reset(episodes()[:1])
         policy.act([observation()])
         assert form(server.requests[-1]) == form(recorded("vlaeval/16_observation_agentview_only.bin"))
+        assert policy.spec.interface.state == "none"
     with VlaEval(greeting={"action_spec": {"gripper": {"format": "binary_close_negative"}}}) as server:
         policy = kind.policy(server)
+        assert policy.spec.interface.gripper == "inverted"
         policy.reset(episodes()[:1])
         (chunk,) = policy.act([observation()])
         assert chunk[0, 6] == -CHUNK[0, 6]
@@ -213,6 +233,15 @@ def test_oft_replies_that_are_encoded_twice_and_a_single_row() -> None:
         policy = KINDS["oft"].policy(server)
         (chunk,) = policy.act([observation()])
         assert chunk.shape == (8, 7)
+
+
+def test_openvla_without_a_crop() -> None:
+    with OpenVla() as server:
+        policy = KINDS["openvla"].policy(server, crop=False)
+        policy.act([observation()])
+    assert policy.spec.interface.resize == "jpeg_lanczos"
+    image = prepared(observation().images["agentview"], "jpeg_lanczos", (224, 224))
+    np.testing.assert_array_equal(server.seen[-1].agentview, image)
 
 
 def test_an_unnormalisation_key_is_sent() -> None:
