@@ -155,6 +155,9 @@ def _policy(suite: Suite, ref: PolicyRef, folder: Path) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         for name, image in observation.images.items():
             Image.fromarray(image).save(folder / f"{file_name(name)}.png")
+        if ref.llm:  # its answers cost money; making it has checked the server and the sandbox
+            about = policy.spec.provenance.about
+            return "; ".join([f"images in {folder}", *(f"{name}: {text}" for name, text in about.items())])
         found = canaries.check_answers(policy, spec, observation)
     finally:
         env.close()

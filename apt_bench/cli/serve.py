@@ -66,7 +66,10 @@ def serve_command(
     """Serve a policy to other harnesses.
 
     Ctrl-C and SIGTERM stop the server after the replies that are being computed. The exit code is then 0."""
-    if ":" not in policy and load_baseline(policy).server is not None:
+    known = None if ":" in policy else load_baseline(policy)
+    if known and known.llm:
+        raise UserError(f"Policy '{policy}' runs beside its environment and cannot be served.")
+    if known and known.server is not None:
         raise UserError(f"Policy '{policy}' has a server of its own. Connect the clients to that server.")
     if file is not None and checkpoint is not None:
         raise UserError("FILE and --checkpoint are the same. Give one of them.")
