@@ -45,7 +45,7 @@ def append(path: Path, value: Mapping[str, Any], first: Mapping[str, Any] | None
             kept -= len(tail) - (tail.rfind(b"\n") + 1)
         if kept < size:
             os.ftruncate(handle, kept)
-        content = "".join(lines if first is None or not kept else lines[1:]).encode(errors="backslashreplace")
+        content = "".join(lines if first is None or not kept else lines[1:]).encode()
         while content:
             content = content[os.write(handle, content) :]
 
