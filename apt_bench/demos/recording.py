@@ -15,8 +15,8 @@ import numpy as np
 from apt_bench.core.config import load_object
 from apt_bench.demos.demonstration import MAX_OPENING, CameraTrack, DemoInfo, Demonstration
 from apt_bench.demos.hdf5_writer import write_hdf5
-from apt_bench.demos.segmentation import Segmenter
 from apt_bench.envs.base import AGENTVIEW, Camera, Env, Observation, Outcome, Scene
+from apt_bench.envs.segmentation import Segmenter
 from apt_bench.policies.preprocessing import shrink
 from apt_bench.suites import EpisodeSpec
 

@@ -7,13 +7,14 @@ renders images at most once, at its end, because a policy sees nothing between t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from apt_bench.core.errors import UserError, did_you_mean
 from apt_bench.suites import EpisodeSpec
 
 ACTION_DIM = 7
@@ -27,6 +28,9 @@ ACTION_SCALE = np.array([0.05, 0.05, 0.05, 0.5, 0.5, 0.5])
 
 AGENTVIEW = "agentview"
 WRIST = "wrist"
+
+DEPTH = "_depth"
+"""Ending of a camera's name that requests the camera's depth image: "agentview_depth"."""
 
 
 @dataclass(frozen=True)
@@ -134,12 +138,14 @@ class Observation:
     Attributes:
         images: uint8 (H, W, 3), upright RGB, by camera name. Only the cameras that the policy asked for. Empty where
             nothing was rendered.
+        depths: float32 (H, W), by camera name: the distance in m from the camera's plane along its optical axis, pixel
+            for pixel with the camera's image. Only for cameras that the policy asked for with the ending `DEPTH`.
         state: float32 (8,): end-effector position (3, m, world frame), axis-angle of its orientation (3, rad,
             robosuite's formula) and gripper qpos (2, m).
         instruction: The instruction to follow now.
         episode: `EpisodeKey.id`.
         step: Number of control steps taken since settling.
-        cameras: Pinhole camera of each image, by camera name.
+        cameras: Pinhole camera of each image and depth image, by camera name.
         scene: Ground truth, only for policies whose spec sets `privileged`.
         noise_key: `EpisodeSpec.noise_key`. A policy must seed its noise with it and with `step`, never with `episode`.
     """
@@ -152,6 +158,7 @@ class Observation:
     cameras: Mapping[str, Camera] = field(default_factory=dict)
     scene: Scene | None = None
     noise_key: str = ""
+    depths: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -189,7 +196,7 @@ class Env(Protocol):
 
         Args:
             spec: The episode. Everything random must come from `spec.env_seed`.
-            cameras: Names of the cameras to render in this episode.
+            cameras: Names of the cameras to render in this episode. `agentview_depth` asks for a depth image.
             privileged: Whether observations carry the `scene`.
 
         Raises:
@@ -221,6 +228,27 @@ class Env(Protocol):
     def close(self) -> None:
         """Free the simulator and its GL context."""
         ...
+
+
+def image_requests(names: Iterable[str], known: Collection[str], place: str) -> tuple[list[str], list[str]]:
+    """The cameras of which images and of which depth images are requested.
+
+    Args:
+        names: Names as in `PolicySpec.cameras`; the ending `DEPTH` means the depth image.
+        known: Cameras of the environment.
+        place: The environment, as the message names it.
+
+    Raises:
+        UserError: The environment lacks a camera.
+    """
+    images: list[str] = []
+    depths: list[str] = []
+    for name in names:
+        camera = name.removesuffix(DEPTH)
+        if camera not in known:
+            raise UserError(f"{place} has no camera '{camera}'. {did_you_mean(camera, known)}")
+        (images if camera == name else depths).append(camera)
+    return images, depths
 
 
 def checked_actions(actions: np.ndarray, done: bool) -> np.ndarray:

@@ -62,6 +62,17 @@ class Canvas:
         """Draw a `mujoco.MjvScene` as uint8 (size, size, 3), with the bottom row first.
 
         Raises UserError for a size that does not fit, and RuntimeError where the image was not drawn."""
+        return self._draw(scene, size)
+
+    def draw_depth(self, scene: Any, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """`draw`, and the depth of the same image, float32 (size, size): m along the optical axis."""
+        near, far = scene.camera[0].frustum_near, scene.camera[0].frustum_far
+        buffer = np.empty((size, size), np.float32)
+        self._mjr.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR  # 1 = near: precise at a distance
+        pixels = self._draw(scene, size, buffer)
+        return pixels, np.asarray(near * far / (near + buffer.astype(float) * (far - near)), np.float32)
+
+    def _draw(self, scene: Any, size: int, depth: np.ndarray | None = None) -> np.ndarray:
         mjr = self._mjr
         limit = min(mjr.offWidth, mjr.offHeight, len(_UNREAD))
         if not 0 < size <= limit:
@@ -71,7 +82,7 @@ class Canvas:
         pixels[0] = _UNREAD[:size]
         with self._current():
             mujoco.mjr_render(rect, scene, mjr)
-            mujoco.mjr_readPixels(pixels, None, rect, mjr)
+            mujoco.mjr_readPixels(pixels, depth, rect, mjr)
             self._check()
         if np.array_equal(pixels[0], _UNREAD[:size]):
             raise RuntimeError("an image was not drawn: the GL library left the pixels unchanged")

@@ -11,8 +11,8 @@ from apt_bench.core.config import load_object
 from apt_bench.demos.collect import collect
 from apt_bench.demos.dataset import open_demos
 from apt_bench.demos.replay import Replayer
-from apt_bench.demos.segmentation import Segmenter
 from apt_bench.envs.base import AGENTVIEW, WRIST
+from apt_bench.envs.segmentation import Segmenter
 from apt_bench.policies.preprocessing import shrink
 from apt_bench.rollout.runner import RunOptions
 from apt_bench.suites import load_suite

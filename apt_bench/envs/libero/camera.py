@@ -36,11 +36,20 @@ class Renderer:
 
     def render(self, data: Any, camera: int, size: int = IMAGE_SIZE) -> np.ndarray:
         """Render uint8 (size, size, 3), turned by 180 degrees. Reads the kinematics in `data` and changes nothing."""
+        self._update(data, camera)
+        return np.ascontiguousarray(self.canvas.draw(self.scene, size)[::-1, ::-1])
+
+    def render_depth(self, data: Any, camera: int, size: int = IMAGE_SIZE) -> tuple[np.ndarray, np.ndarray]:
+        """`render`, and the image's depth in m, float32 (size, size), turned like the image."""
+        self._update(data, camera)
+        image, depth = self.canvas.draw_depth(self.scene, size)
+        return np.ascontiguousarray(image[::-1, ::-1]), np.ascontiguousarray(depth[::-1, ::-1])
+
+    def _update(self, data: Any, camera: int) -> None:
         self.camera.fixedcamid = camera
         mujoco.mjv_updateScene(
             self.model, data, self.option, self.perturb, self.camera, mujoco.mjtCatBit.mjCAT_ALL, self.scene
         )
-        return np.ascontiguousarray(self.canvas.draw(self.scene, size)[::-1, ::-1])
 
     def free(self) -> None:
         """Free the GL objects."""

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from apt_bench.core.errors import UserError, did_you_mean
-from apt_bench.envs.base import AGENTVIEW, WRIST, Camera, Observation, Outcome, checked_actions
+from apt_bench.envs.base import (
+    AGENTVIEW,
+    WRIST,
+    Camera,
+    Observation,
+    Outcome,
+    checked_actions,
+    image_requests,
+)
 from apt_bench.envs.libero.fast_simulation import FastSimulation
 from apt_bench.envs.libero.imports import import_libero
 from apt_bench.envs.libero.scene import LiberoScene
@@ -51,9 +59,7 @@ class LiberoEnv:
         """
         began = time.perf_counter()
         self._seconds = {"reset": 0.0, "physics": 0.0, "render": 0.0}
-        for name in cameras:
-            if name not in CAMERAS:
-                raise UserError(f"LIBERO has no camera '{name}'. {did_you_mean(name, CAMERAS)}")
+        images, depths = image_requests(cameras, CAMERAS, "LIBERO")
         place = (spec.args["benchmark"], spec.args["task"])
         states = _inits(*place)
         if not 0 <= spec.key.init < len(states):
@@ -63,15 +69,18 @@ class LiberoEnv:
         if self._place != place:
             self._place = self.simulation = None
             self.simulation, self._place = FastSimulation(bddl_path(*place)), place
-        self.spec, self.cameras, self.privileged = spec, cameras, privileged
+        self.spec, self.privileged = spec, privileged
         simulation = self._simulation
         second = [spec.prompts["second"]] if "second" in spec.prompts else []
         self.subtasks = SubtaskTracker([spec.prompt, *second], goals(spec.args), spec.max_steps)
         simulation.set_goal(self.subtasks.all_goals)
-        self._camera_ids = {n: simulation.sim.model.camera_name2id(CAMERAS[n]) for n in cameras}
+        self._wanted, self._with_depth = images, depths
+        self._camera_ids = {
+            n: simulation.sim.model.camera_name2id(CAMERAS[n]) for n in dict.fromkeys([*images, *depths])
+        }
         simulation.reset(states[spec.key.init], spec.env_seed)
         self.steps = 0
-        self._images: dict[str, np.ndarray] = {}
+        self._forget_images()
         for step in range(spec.settle_steps):
             self._step(SETTLE_ACTION, render=step == spec.settle_steps - 1)
         if not spec.settle_steps:
@@ -89,7 +98,7 @@ class LiberoEnv:
     def step_chunk(self, actions: np.ndarray, render: bool = True) -> Observation:
         """Execute an action chunk. The images come from inside the last control step. See `apt_bench.envs.base.Env`."""
         actions = checked_actions(actions, self._done)[: self._spec.max_steps - self.steps]
-        self._images = {}
+        self._forget_images()
         for i, action in enumerate(actions):
             holds = self._step(action, render=render and i == len(actions) - 1)
             self.steps += 1
@@ -162,23 +171,30 @@ class LiberoEnv:
     def _goals_hold(self) -> list[bool]:
         return [all(map(self.scene.holds, goal)) for goal in self.subtasks.goals]
 
+    def _forget_images(self) -> None:
+        self._images: dict[str, np.ndarray] = {}
+        self._depths: dict[str, np.ndarray] = {}
+        self._geometry: dict[str, Camera] = {}
+
     def _read(self, render: bool) -> None:
         """Read the state and render the images, at the moment at which LIBERO's own loop observes."""
         simulation = self._simulation
         self._state = simulation.state()
-        if render and self.cameras:
+        if render and self._camera_ids:
             began = time.perf_counter()
             renderer, data = simulation.renderer, simulation.data
-            self._images = {name: renderer.render(data, i) for name, i in self._camera_ids.items()}
-            self._geometry = {
-                name: camera_geometry(simulation.model, data, i, mirrored=True)
-                for name, i in self._camera_ids.items()
-            }
+            for name, i in self._camera_ids.items():
+                if name in self._with_depth:
+                    image, self._depths[name] = renderer.render_depth(data, i)
+                else:
+                    image = renderer.render(data, i)
+                if name in self._wanted:
+                    self._images[name] = image
+                self._geometry[name] = camera_geometry(simulation.model, data, i, mirrored=True)
             self._seconds["render"] += time.perf_counter() - began
 
     def _observe(self) -> Observation:
         spec = self._spec
-        geometry: dict[str, Camera] = self._geometry if self._images else {}
         return Observation(
             images=self._images,
             state=self._state.astype(np.float32),
@@ -186,6 +202,7 @@ class LiberoEnv:
             episode=spec.key.id,
             noise_key=spec.noise_key,
             step=self.steps,
-            cameras=geometry,
+            cameras=self._geometry,
             scene=self.scene if self.privileged else None,
+            depths=self._depths,
         )

@@ -42,6 +42,13 @@ class Renderer:
         """Render uint8 (size, size, 3). Reads the kinematics in `data` and changes nothing."""
         return self._pixels(model, data, camera, size)
 
+    def render_depth(
+        self, model: Any, data: Any, camera: str, size: int = IMAGE_SIZE
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`render`, and the image's depth in m, float32 (size, size)."""
+        image, depth = self._update(model, data, camera).draw_depth(self._scene, size)
+        return np.ascontiguousarray(image[::-1]), np.ascontiguousarray(depth[::-1])
+
     def segment(self, model: Any, data: Any, camera: str, size: int = IMAGE_SIZE) -> np.ndarray:
         """Render int32 (size, size): the geom id behind each pixel, -1 where there is none."""
         self.load(model)
@@ -61,12 +68,16 @@ class Renderer:
         return np.asarray(geom[np.clip(index, -1, self._scene.ngeom - 1)])
 
     def _pixels(self, model: Any, data: Any, camera: str, size: int) -> np.ndarray:
+        canvas = self._update(model, data, camera)
+        return np.ascontiguousarray(canvas.draw(self._scene, size)[::-1])
+
+    def _update(self, model: Any, data: Any, camera: str) -> Canvas:
         canvas = self.load(model)
         self._camera.fixedcamid = model.camera(camera).id
         mujoco.mjv_updateScene(
             model, data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
         )
-        return np.ascontiguousarray(canvas.draw(self._scene, size)[::-1])
+        return canvas
 
     def free(self) -> None:
         """Free the GL objects. The next `load` creates new ones."""

@@ -17,6 +17,7 @@ from apt_bench.envs.base import (
     Outcome,
     axis_angle,
     checked_actions,
+    image_requests,
 )
 from apt_bench.envs.mujoco_helpers import IMAGE_SIZE, camera_geometry, qpos_hash
 from apt_bench.envs.mujoco_no_gl import mujoco
@@ -52,12 +53,11 @@ class TabletopEnv:
         self, spec: EpisodeSpec, cameras: tuple[str, ...] = (), privileged: bool = False
     ) -> Observation:
         """Build the scene of `spec`, let it settle, and observe. Raises UserError for an unknown camera."""
-        for camera in cameras:
-            if camera not in CAMERAS:
-                raise UserError(f"The tabletop has no camera '{camera}'. {did_you_mean(camera, CAMERAS)}")
+        images, depths = image_requests(cameras, CAMERAS, "The tabletop")
         began = time.perf_counter()
         self._seconds = {"reset": 0.0, "physics": 0.0, "render": 0.0}
-        self._spec, self._cameras, self._privileged = spec, cameras, privileged
+        self._spec, self._privileged = spec, privileged
+        self._image_names, self._depth_names = images, depths
         robot = str(spec.args.get("robot", "panda"))
         layout: SceneSpec = scene_spec(spec.args, spec.key.task, spec.key.init, spec.key.seed)
         self._robot: RobotSpec = robot_spec(robot)
@@ -192,11 +192,18 @@ class TabletopEnv:
     def _observe(self, render: bool) -> Observation:
         began = time.perf_counter()
         images: dict[str, np.ndarray] = {}
+        depths: dict[str, np.ndarray] = {}
         cameras = {}
-        if render and self._cameras:
+        used = dict.fromkeys([*self._image_names, *self._depth_names])
+        if render and used:
             mujoco.mj_camlight(self.model, self.data)
-            for name in self._cameras:
-                images[name] = self._renderer.render(self.model, self.data, name)
+            for name in used:
+                if name in self._depth_names:
+                    image, depths[name] = self._renderer.render_depth(self.model, self.data, name)
+                else:
+                    image = self._renderer.render(self.model, self.data, name)
+                if name in self._image_names:
+                    images[name] = image
                 cameras[name] = camera_geometry(self.model, self.data, self.model.camera(name).id)
         self._seconds["render"] += time.perf_counter() - began
         return Observation(
@@ -208,6 +215,7 @@ class TabletopEnv:
             step=self._steps,
             cameras=cameras,
             scene=self.scene if self._privileged else None,
+            depths=depths,
         )
 
     def _state(self) -> np.ndarray:
