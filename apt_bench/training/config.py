@@ -214,12 +214,18 @@ class PretrainConfig:
         scenes: Scenes to render; each gives two observations of two images.
         held_out: Number of scenes, the last ones, that are kept for measuring the grounding of nouns.
         sentences: Sentences per observation and step.
+        source: Where the scenes come from.
+        cells: Cells of the suite libero_drawn, for the source `libero`.
+        start: Folder of a mini VLM whose weights and words it starts from, or `shipped`; empty = a new one.
         train: Steps, batch and optimizer settings.
     """
 
     scenes: Annotated[int, Range(least=2, most=10**6)] = 14_000
     held_out: Count = 200
     sentences: Annotated[int, Range(least=1, most=1000)] = 8
+    source: Literal["tabletop", "libero"] = "tabletop"
+    cells: tuple[str, ...] = ()
+    start: str = ""
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:

@@ -116,5 +116,5 @@ def pretrained_mini(recipe: Recipe, session: Session) -> Path:
                 f"Pretraining a mini VLM: {config.scenes} scenes, {config.train.steps} steps, in {folder}. "
                 "If it is interrupted, rerun the same command to resume."
             )
-            pretrain(new_mini(recipe.vlm.mini), config, folder, session.report, session.cache)
+            pretrain(new_mini(recipe.vlm.mini, config), config, folder, session.report, session.cache)
     return folder

@@ -6,7 +6,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -19,13 +19,19 @@ from apt_bench.core.digests import DIGESTS
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import exclusive
 from apt_bench.training.cache import alone, entry
+from apt_bench.training.config import OBSERVATIONS_PER_SCENE
 from apt_bench.training.progress import Report
 from apt_bench.training.recipe import load_recipe
 from apt_bench.training.samples.frames import FrameStore, open_frames
 from apt_bench.training.session import Session
 from apt_bench.training.two_stage import run_recipe, stage_checkpoint
-from apt_bench.training.vlm_pretraining import scenes as vlm_scenes
-from apt_bench.training.vlm_pretraining.scenes import MOST, open_scene_images
+from apt_bench.training.vlm_pretraining.scenes import (
+    OBJECTS,
+    Rendered,
+    RenderedObject,
+    open_scene_images,
+)
+from apt_bench.training.vlm_pretraining.tabletop_scenes import TabletopScenes
 
 STEPS = [np.arange(14), np.arange(0, 14, 2)]
 
@@ -33,6 +39,21 @@ STEPS = [np.arange(14), np.arange(0, 14, 2)]
 def frames(cache: Path, said: list[str] | None = None, load: Callable = demonstration) -> FrameStore:
     say = (said if said is not None else []).append
     return open_frames(load, STEPS, ("agentview",), (64, 64), "key", cache, None, say)
+
+
+class OneBowl(TabletopScenes):
+    """Renders the same grey images of one bowl, without a simulator, and counts how often."""
+
+    def __init__(self) -> None:
+        self.rendered: list[range] = []
+
+    def render(self, scenes: range) -> Iterator[Rendered]:
+        self.rendered.append(scenes)
+        mask = np.zeros((64, 64), bool)
+        mask[20:40, 20:40] = True
+        for _ in range(OBSERVATIONS_PER_SCENE * len(scenes)):
+            image = np.full((64, 64, 3), 90, np.uint8)
+            yield Rendered((image, image), (RenderedObject("bowl", ("bowl",), (mask, mask)),))
 
 
 def flip(path: Path) -> None:
@@ -171,34 +192,27 @@ def test_two_trainings_share_a_cache_at_once(config: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "things",
+    "stored",
     [
         "[]",
         "{}",
-        '[["nothing", 0.5, 0.5]]',
-        '[[["unheard_of", 0.5, 0.5]]]',
-        '[[["bowl", 1e9, 0.5]]]',
-        "[[3]]",
-        "[[[]]]",
+        '[[["nothing", ["it"], [[0.5, 0.5], null]]], []]',
+        '[[[["unheard_of"], ["it"], [[0.5, 0.5], null]]], []]',
+        '[[["bowl", ["bowl"], [[1e9, 0.5], null]]], []]',
+        '[[["bowl", [], [[0.5, 0.5], null]]], []]',
+        '[[["bowl", ["bowl"], [[0.5, 0.5]]]], []]',
+        "[[3], []]",
+        "[[[]], []]",
     ],
 )
-def test_strange_metadata_of_rendered_scenes_are_made_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, things: str
-) -> None:
-    drawn = []
-
-    def render(images: np.ndarray, masks: np.ndarray, scenes: range, tick: object) -> list:
-        drawn.append(scenes)
-        return [[("bowl", 0.5, 0.5)] for _ in images]
-
-    monkeypatch.setattr(vlm_scenes, "_render", render)
-    whole = open_scene_images(SIZES, 1, tmp_path)
+def test_strange_metadata_of_rendered_scenes_are_made_anew(tmp_path: Path, stored: str) -> None:
+    source = OneBowl()
+    whole = open_scene_images(source, SIZES, 1, tmp_path)
     (folder,) = (tmp_path / "pictures").iterdir()
-    (folder / "things.json").write_text(things)
+    (folder / OBJECTS).write_text(stored)
     (folder / DIGESTS).unlink()
     said: list[str] = []
-    again = open_scene_images(SIZES, 1, tmp_path, say=said.append)
+    again = open_scene_images(source, SIZES, 1, tmp_path, say=said.append)
     assert again.objects == whole.objects
-    assert len(drawn) == 2
+    assert len(source.rendered) == 2
     assert "It is made again" in said[0]
-    assert whole.cover.shape[1] == MOST

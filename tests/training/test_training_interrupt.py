@@ -117,11 +117,11 @@ def test_an_interrupted_pretraining_is_saved_and_goes_on_to_the_same_bits(
     monkeypatch.setattr("apt_bench.training.vlm_pretraining.loop.open_scene_images", lambda *_: shown)
     rule = TrainConfig(steps=4, batch=4, warmup=1, lr=1e-3, log_every=1, save_every=100)
     settings = PretrainConfig(scenes=4, held_out=1, sentences=3, train=rule)
-    whole, again = new_mini(SIZES), new_mini(SIZES)
+    whole, again = new_mini(SIZES, settings), new_mini(SIZES, settings)
     pretrain(whole, settings, tmp_path / "whole", Report(None))
     report = Interrupting("mini VLM", 2)
     with pytest.raises(KeyboardInterrupt):
-        pretrain(new_mini(SIZES), settings, tmp_path / "stopped", report)
+        pretrain(new_mini(SIZES, settings), settings, tmp_path / "stopped", report)
     assert "interrupted. Step 3 is saved" in report.said[-1]
     content = (tmp_path / "stopped" / "state.safetensors").read_bytes()
     (tmp_path / "stopped" / "state.safetensors").write_bytes(

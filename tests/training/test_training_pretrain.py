@@ -11,7 +11,7 @@ import torch
 
 from apt_bench.core.errors import UserError
 from apt_bench.envs.tabletop.catalog import CONTAINERS, ITEMS
-from apt_bench.models.mini_vlm import END_ID, FIRST_WORD, MiniVLMConfig
+from apt_bench.models.mini_vlm import END_ID, FIRST_WORD, MiniVLM, MiniVLMConfig
 from apt_bench.suites import load_suite
 from apt_bench.training.config import OBSERVATIONS_PER_SCENE, PretrainConfig, TrainConfig
 from apt_bench.training.metrics import read_metrics
@@ -22,14 +22,15 @@ from apt_bench.training.vlm_pretraining.scenes import (
     MOST,
     SceneImages,
     VisibleObject,
-    group_views,
     open_scene_images,
 )
 from apt_bench.training.vlm_pretraining.sentences import SentenceMaker, vocabulary
 from apt_bench.training.vlm_pretraining.state import save_state
+from apt_bench.training.vlm_pretraining.tabletop_scenes import TabletopScenes, phrases
 from apt_bench.training.vlm_pretraining.weights import load_mini, made_by
 
 SIZES = MiniVLMConfig(width=32, heads=2, layers=2, image_size=(64, 64), stride=16)
+SOURCE = TabletopScenes()
 NAMES = ("red_can", "blue_can", "pear", "bowl")
 COLOURS = ((220, 20, 20), (20, 40, 220), (60, 200, 40), (240, 240, 240))
 
@@ -37,24 +38,32 @@ COLOURS = ((220, 20, 20), (20, 40, 220), (60, 200, 40), (240, 240, 240))
 def pictures(count: int) -> SceneImages:
     """Looks at coloured squares on grey, each named after something of the catalogue; a name that is in both pictures
     of a look is elsewhere in each."""
-    count *= 2
     rng = np.random.default_rng(0)
-    images, cover = np.full((count, 64, 64, 3), 90, np.uint8), np.zeros((count, MOST, 4, 4), np.float16)
-    things = []
+    images, cover = np.full((count, 2, 64, 64, 3), 90, np.uint8), np.zeros((count, MOST, 2, 4, 4), np.float16)
+    observations = []
     for n in range(count):
-        here = []
-        for k, cell in enumerate(rng.choice(16, 3, replace=False)):
-            which, (row, col) = (n // 2 + n % 2 + k) % 4, divmod(int(cell), 4)
-            images[n, 16 * row : 16 * row + 16, 16 * col : 16 * col + 16] = COLOURS[which]
-            cover[n, k, row, col] = 1
-            here.append((NAMES[which], (col + 0.5) / 4, (row + 0.5) / 4))
-        things.append(here)
-    return group_views(images, cover, things)
+        places: dict[int, list[tuple[float, float] | None]] = {}
+        for view in range(2):
+            for k, cell in enumerate(rng.choice(16, 3, replace=False)):
+                which, (row, col) = (n + view + k) % 4, divmod(int(cell), 4)
+                images[n, view, 16 * row : 16 * row + 16, 16 * col : 16 * col + 16] = COLOURS[which]
+                places.setdefault(which, [None, None])[view] = ((col + 0.5) / 4, (row + 0.5) / 4)
+                cover[n, list(places).index(which), view, row, col] = 1
+        observations.append(tuple(shown(NAMES[which], *spots) for which, spots in places.items()))
+    return SceneImages(images, cover, tuple(observations))
+
+
+def shown(kind: str, *places: tuple[float, float] | None) -> VisibleObject:
+    return VisibleObject(kind, phrases(kind), places)
+
+
+def mini() -> MiniVLM:
+    return new_mini(SIZES, PretrainConfig())
 
 
 def test_the_robots_sentence_form_stays_out_but_its_nouns_are_known() -> None:
     suite = load_suite("rigid_pick_place")
-    words = vocabulary()
+    words = vocabulary(SOURCE)
     assert "move" not in words
     for cell in suite.cells:
         for spec in suite.select([cell.name], episodes=20):
@@ -62,19 +71,19 @@ def test_the_robots_sentence_form_stays_out_but_its_nouns_are_known() -> None:
             assert form == "move "
             unknown = [w for w in noun.replace(" to the ", " ").split() if w not in words]
             assert not unknown, spec.prompt
-    tokenizer = new_mini(SIZES).tokenizer
+    tokenizer = mini().tokenizer
     for name in (*ITEMS, *CONTAINERS):
-        for phrase in VisibleObject(name, ()).phrases:
+        for phrase in phrases(name):
             assert min(tokenizer(phrase)) >= FIRST_WORD, phrase
 
 
 def test_sentences_mean_what_they_say() -> None:
-    maker = SentenceMaker(new_mini(SIZES).tokenizer)
+    maker = SentenceMaker(mini().tokenizer, SOURCE)
     words = {v: k for k, v in maker.tokenizer.ids.items()}
     things = (
-        VisibleObject("red_can", ((0.2, 0.5), None)),
-        VisibleObject("bowl", ((0.8, 0.5), (0.1, 0.5))),
-        VisibleObject("pear", (None, (0.5, 0.5))),
+        shown("red_can", (0.2, 0.5), None),
+        shown("bowl", (0.8, 0.5), (0.1, 0.5)),
+        shown("pear", None, (0.5, 0.5)),
     )
     rng, seen = np.random.default_rng(0), set()
     for _ in range(300):
@@ -99,14 +108,13 @@ def test_sentences_mean_what_they_say() -> None:
 
 def test_it_learns_to_point() -> None:
     torch.manual_seed(0)
-    shown, vlm = pictures(16), new_mini(SIZES)
-    heads, maker = Heads(vlm.config.width, 2), SentenceMaker(vlm.tokenizer)
+    scenes, vlm = pictures(16), mini()
+    heads, maker = Heads(vlm.config.width, 2), SentenceMaker(vlm.tokenizer, SOURCE)
     optim = torch.optim.AdamW([*vlm.parameters(), *heads.parameters()], lr=3e-3)
     first: dict[str, float] = {}
     for step in range(150):
-        losses = pair_losses(
-            vlm, heads, pair_batch(shown, np.arange(16), maker, 4, np.random.default_rng(step))
-        )
+        batch = pair_batch(scenes, np.arange(16), maker, 4, np.random.default_rng(step))
+        losses = pair_losses(vlm, heads, batch, SOURCE.kinds)
         first = first or {k: v.item() for k, v in losses.items()}
         losses["total"].backward()
         optim.step()
@@ -114,7 +122,7 @@ def test_it_learns_to_point() -> None:
     assert losses["total"].item() < 0.5 * first["total"]
     assert losses["offset"].item() < 0.5 * first["offset"]
     assert losses["point"].item() < 0.5 * first["point"]
-    found = grounding(vlm, heads, shown, np.arange(16), "where is the {} ?")
+    found = grounding(vlm, heads, scenes, np.arange(16), "where is the {} ?", maker)
     assert found["seen"] > 0.6  # a guess: 0.02
 
 
@@ -122,21 +130,23 @@ def test_it_learns_to_point() -> None:
 def test_a_short_run_on_rendered_scenes(tmp_path: Path) -> None:
     rule = TrainConfig(steps=2, batch=4, warmup=1, log_every=1, save_every=2)
     config = PretrainConfig(scenes=6, held_out=2, sentences=3, train=rule)
-    pretrain(new_mini(SIZES), config, tmp_path / "mini", Report(None), tmp_path)
-    assert load_mini(tmp_path / "mini").config.words == vocabulary()
+    pretrain(mini(), config, tmp_path / "mini", Report(None), tmp_path)
+    assert load_mini(tmp_path / "mini").config.words == vocabulary(SOURCE)
     assert [row["step"] for row in read_metrics(tmp_path / "mini")] == [1, 2]
     assert made_by(tmp_path / "mini", SIZES, config)
     assert not made_by(tmp_path / "mini", SIZES, dataclasses.replace(config, sentences=4))
-    shown = open_scene_images(SIZES, 6, tmp_path)
-    named = {t.name for things in shown.objects for t in things}
+    scenes = open_scene_images(SOURCE, SIZES, 6, tmp_path)
+    named = {t.kind for things in scenes.objects for t in things}
     assert len(named & set(ITEMS)) > 5
     assert named & set(CONTAINERS)
-    assert shown.images[:, 0].std() > 20
+    assert scenes.images[:, 0].std() > 20
     assert all(
         sum(t.places[0] is not None for t in things) >= 4
-        for things in shown.objects[::OBSERVATIONS_PER_SCENE]
+        for things in scenes.objects[::OBSERVATIONS_PER_SCENE]
     )
-    assert (shown.images[0, 0] != shown.images[1, 0]).mean() > 0.2  # another camera, another pose of the arm
+    assert (
+        scenes.images[0, 0] != scenes.images[1, 0]
+    ).mean() > 0.2  # another camera, another pose of the arm
 
 
 class Killed(Exception):
@@ -150,17 +160,17 @@ def test_a_killed_pretraining_goes_on_to_the_same_weights(
         save_state(*args)  # type: ignore[arg-type]
         raise Killed
 
-    shown = pictures(4 * OBSERVATIONS_PER_SCENE)
-    monkeypatch.setattr("apt_bench.training.vlm_pretraining.loop.open_scene_images", lambda *_: shown)
+    scenes = pictures(4 * OBSERVATIONS_PER_SCENE)
+    monkeypatch.setattr("apt_bench.training.vlm_pretraining.loop.open_scene_images", lambda *_: scenes)
     rule = TrainConfig(steps=4, batch=4, warmup=1, schedule="cosine", lr=1e-3, log_every=1, save_every=2)
     config = PretrainConfig(scenes=4, held_out=1, sentences=3, train=rule)
-    whole = new_mini(SIZES)
+    whole = mini()
     pretrain(whole, config, tmp_path / "whole", Report(None))
     with monkeypatch.context() as patch:
         patch.setattr("apt_bench.training.vlm_pretraining.loop.save_state", dies)
         with pytest.raises(Killed):
-            pretrain(new_mini(SIZES), config, tmp_path / "killed", Report(None))
-    again = new_mini(SIZES)
+            pretrain(mini(), config, tmp_path / "killed", Report(None))
+    again = mini()
     with pytest.raises(UserError, match="other settings"):
         pretrain(again, dataclasses.replace(config, sentences=4), tmp_path / "killed", Report(None))
     pretrain(again, config, tmp_path / "killed", Report(None))

@@ -18,19 +18,24 @@ from apt_bench.suites import Cell, Task
 INITS = 100_000
 """Layouts of each task."""
 
-WORDS = {
-    "akita_black_bowl": "black bowl",
-    "glazed_rim_porcelain_ramekin": "ramekin",
-    "cookies": "cookie box",
-    "chefmate_8_frypan": "frying pan",
-    "flat_stove": "stove",
-    "porcelain_mug": "white mug",
-    "red_coffee_mug": "red mug",
-    "white_yellow_mug": "yellow and white mug",
-    "black_book": "book",
-    "desk_caddy": "caddy",
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "akita_black_bowl": ("black bowl", "akita black bowl", "bowl"),
+    "glazed_rim_porcelain_ramekin": ("ramekin",),
+    "cookies": ("cookie box", "cookies box", "cookies"),
+    "cream_cheese": ("cream cheese", "cream cheese box"),
+    "chefmate_8_frypan": ("frying pan", "pan"),
+    "wooden_cabinet": ("wooden cabinet", "cabinet"),
+    "white_cabinet": ("white cabinet", "cabinet"),
+    "flat_stove": ("stove",),
+    "porcelain_mug": ("white mug", "mug"),
+    "red_coffee_mug": ("red mug", "red coffee mug"),
+    "white_yellow_mug": ("yellow and white mug", "white and yellow mug"),
+    "wine_bottle": ("wine bottle", "bottle"),
+    "wine_rack": ("wine rack", "rack"),
+    "black_book": ("book", "black book"),
+    "desk_caddy": ("caddy", "desk caddy"),
 }
-"""Names of categories as LIBERO's sentences have them, where they differ from the category itself."""
+"""Names of categories in sentences, the usual one first, where they differ from the category itself."""
 
 RELATIONS: Mapping[str, tuple[str, ...]] = {
     "between the plate and the ramekin": ("between the plate and the ramekin",),
@@ -54,9 +59,9 @@ RELATIONS: Mapping[str, tuple[str, ...]] = {
 """Relations of LIBERO-Spatial, with the phrases that name them."""
 
 
-def words(category: str) -> str:
-    """A category as sentences name it: `akita_black_bowl` -> `black bowl`."""
-    return WORDS.get(category, category.replace("_", " "))
+def names(category: str) -> tuple[str, ...]:
+    """Names of a category, the usual one first: `akita_black_bowl` -> `black bowl`, ..."""
+    return NAMES.get(category, (category.replace("_", " "),))
 
 
 def cell_tasks(cell: Cell) -> list[Task]:
@@ -89,7 +94,7 @@ def _object_tasks(benchmark: str, extra: Mapping[str, Any]) -> list[Task]:
         for name, category in read_bddl(bddl_path(benchmark, scene["name"])).objects.items():
             if category == "basket":
                 continue
-            thing = words(category)
+            thing = names(category)[0]
             tasks.append(
                 _task(
                     f"{scene['name']}__{category}",

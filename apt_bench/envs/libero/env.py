@@ -18,6 +18,8 @@ from apt_bench.envs.base import (
     checked_actions,
     image_requests,
 )
+from apt_bench.envs.disturbance import Disturbance
+from apt_bench.envs.libero.drawn_layouts import draw_layout
 from apt_bench.envs.libero.fast_simulation import FastSimulation
 from apt_bench.envs.libero.imports import import_libero
 from apt_bench.envs.libero.scene import LiberoScene
@@ -25,7 +27,7 @@ from apt_bench.envs.libero.tasks import base_goal, bddl_path, goals, load_inits
 from apt_bench.envs.mujoco_helpers import IMAGE_SIZE, camera_geometry, qpos_hash
 from apt_bench.envs.outcome_tracker import OutcomeTracker
 from apt_bench.envs.subtasks import SubtaskTracker
-from apt_bench.suites import EpisodeSpec
+from apt_bench.suites import EpisodeKey, EpisodeSpec
 
 CAMERAS = {AGENTVIEW: "agentview", WRIST: "robot0_eye_in_hand"}
 """apt-bench's name -> the camera in the scene."""
@@ -33,6 +35,14 @@ CAMERAS = {AGENTVIEW: "agentview", WRIST: "robot0_eye_in_hand"}
 SETTLE_ACTION = np.array([0, 0, 0, 0, 0, 0, -1.0])  # opens the gripper
 
 _inits = functools.lru_cache(maxsize=16)(load_inits)
+
+
+def _init(benchmark: str, task: str, key: EpisodeKey) -> np.ndarray:
+    """The initial state of an episode. Raises UserError where there is none of this number."""
+    states = _inits(benchmark, task)
+    if not 0 <= key.init < len(states):
+        raise UserError(f"Task '{key.task}' has no initial state {key.init}. Use 0 to {len(states) - 1}.")
+    return np.asarray(states[key.init])
 
 
 class LiberoEnv:
@@ -61,11 +71,7 @@ class LiberoEnv:
         self._seconds = {"reset": 0.0, "physics": 0.0, "render": 0.0}
         images, depths = image_requests(cameras, CAMERAS, "LIBERO")
         place = (spec.args["benchmark"], spec.args["task"])
-        states = _inits(*place)
-        if not 0 <= spec.key.init < len(states):
-            raise UserError(
-                f"Task '{spec.key.task}' has no initial state {spec.key.init}. Use 0 to {len(states) - 1}."
-            )
+        state = None if "layout" in spec.args else _init(*place, spec.key)
         if self._place != place:
             self._place = self.simulation = None
             self.simulation, self._place = FastSimulation(bddl_path(*place)), place
@@ -78,7 +84,11 @@ class LiberoEnv:
         self._camera_ids = {
             n: simulation.sim.model.camera_name2id(CAMERAS[n]) for n in dict.fromkeys([*images, *depths])
         }
-        simulation.reset(states[spec.key.init], spec.env_seed)
+        simulation.reset(state, spec.env_seed)
+        if state is None:
+            kind, wanted = spec.args["layout"], spec.args.get("wanted", {})
+            scene = LiberoScene(simulation.wrapper)
+            draw_layout(scene, kind, wanted, np.random.default_rng(spec.env_seed))
         self.steps = 0
         self._forget_images()
         for step in range(spec.settle_steps):
@@ -93,6 +103,8 @@ class LiberoEnv:
         self._start_hash = qpos_hash(simulation.data)
         self._seconds["reset"] = time.perf_counter() - began - self._seconds["render"]
         self._seconds["physics"] = 0.0
+        pushed = [spec.key.seed, spec.key.init, *spec.key.task.encode()]
+        self._disturbance = Disturbance(float(spec.args.get("disturbance", 0.0)), pushed)
         return self._observe()
 
     def step_chunk(self, actions: np.ndarray, render: bool = True) -> Observation:
@@ -100,6 +112,8 @@ class LiberoEnv:
         actions = checked_actions(actions, self._done)[: self._spec.max_steps - self.steps]
         self._forget_images()
         for i, action in enumerate(actions):
+            if self._disturbance.strength:
+                action = np.append(np.clip(action[:6] + self._disturbance.step(), -1, 1), action[6:])
             holds = self._step(action, render=render and i == len(actions) - 1)
             self.steps += 1
             self.tracker.update(self.steps)

@@ -19,13 +19,13 @@ from apt_bench.envs.base import (
     checked_actions,
     image_requests,
 )
+from apt_bench.envs.disturbance import Disturbance
 from apt_bench.envs.mujoco_helpers import IMAGE_SIZE, camera_geometry, qpos_hash
 from apt_bench.envs.mujoco_no_gl import mujoco
 from apt_bench.envs.outcome_tracker import Failure, OutcomeTracker
 from apt_bench.envs.subtasks import SubtaskTracker
 from apt_bench.envs.tabletop.camera import Renderer
 from apt_bench.envs.tabletop.controller import GRIPPER_SPEED, OperationalSpaceController
-from apt_bench.envs.tabletop.disturbance import Disturbance
 from apt_bench.envs.tabletop.layouts import scene_spec
 from apt_bench.envs.tabletop.robots import RobotSpec, robot_spec
 from apt_bench.envs.tabletop.scene import TabletopScene

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ from torch import nn
 
 from apt_bench.core.errors import UserError
 from apt_bench.core.signals import stop_on_signals
-from apt_bench.envs.tabletop.catalog import ITEMS
 from apt_bench.models.config import on_meta_device
 from apt_bench.models.mini_vlm import MiniVLM, MiniVLMConfig
 from apt_bench.training.cache import default_cache
@@ -29,15 +29,22 @@ from apt_bench.training.vlm_pretraining.losses import (
     pair_losses,
     run_vlm,
 )
-from apt_bench.training.vlm_pretraining.scenes import CAMERAS, SceneImages, open_scene_images
+from apt_bench.training.vlm_pretraining.scenes import CAMERAS, SceneImages, find_source, open_scene_images
 from apt_bench.training.vlm_pretraining.sentences import SentenceMaker, vocabulary
 from apt_bench.training.vlm_pretraining.state import STATE, restore_state, save_pretrained, save_state
+from apt_bench.training.vlm_pretraining.weights import SHIPPED, load_mini
 
 
 @torch.no_grad()
 def grounding(
-    vlm: MiniVLM, heads: Heads, scenes: SceneImages, chosen: np.ndarray, form: str, layer: int = -1
-) -> dict[str, float | None]:
+    vlm: MiniVLM,
+    heads: Heads,
+    scenes: SceneImages,
+    chosen: np.ndarray,
+    form: str,
+    maker: SentenceMaker,
+    layer: int = -1,
+) -> dict[str, float]:
     """How often the place of a noun is found.
 
     Args:
@@ -46,31 +53,34 @@ def grounding(
         scenes: Observations of scenes.
         chosen: (n,) Numbers of the observations that are used.
         form: A sentence with one {} for the noun phrase.
+        maker: Makes sentences of the VLM's tokens.
         layer: VLM layer whose states are read, not 0.
 
     Returns:
-        Share of visible objects, counted per image, whose predicted place is within NEAR of the image's width: of seen
-        items, unseen items and containers; None where there are none.
+        Share of visible objects, counted per image, whose predicted place is within NEAR of the image's width, by group
+        (`SceneSource.group`). A random phrase of each object is asked for.
     """
-    maker, found = SentenceMaker(vlm.tokenizer), {"seen": [], "unseen": [], "containers": []}  # type: ignore[var-annotated]
+    rng, found = np.random.default_rng(0), defaultdict(list)
     before, _, behind = form.partition("{}")
     for n in chosen:
         objects = scenes.objects[n]
         if not objects:
             continue
-        said = [maker.compose(before, (t.phrases[0], k), behind) for k, t in enumerate(objects)]
-        batch = collate(scenes, np.array([n]), [said])
+        said = [
+            maker.compose(before, (t.phrases[rng.integers(len(t.phrases))], k), behind)
+            for k, t in enumerate(objects)
+        ]
+        batch = collate(scenes, np.array([n]), [said], maker)
         states, _ = run_vlm(vlm, batch)
         views, cells = batch.cover.shape[2:]
         tokens = batch.nouns[:, 1] + views * cells
         best = heads.where(states[layer][0, tokens]).unflatten(-1, (views, -1)).argmax(-1)
         guess = torch.stack([best % BINS, best // BINS], -1).add(0.5).div(BINS)
         for one, spots in zip(objects, guess.tolist(), strict=True):
-            group = ITEMS[one.name].split if one.name in ITEMS else "containers"
             for spot, place in zip(spots, one.places, strict=True):
                 if place:
-                    found[group].append(np.hypot(*np.subtract(spot, place)) < NEAR)
-    return {k: round(float(np.mean(v)), 4) if v else None for k, v in found.items()}
+                    found[maker.source.group(one.kind)].append(np.hypot(*np.subtract(spot, place)) < NEAR)
+    return {k: round(float(np.mean(v)), 4) for k, v in sorted(found.items())}
 
 
 def pretrain(
@@ -82,7 +92,7 @@ def pretrain(
     not in the training data.
 
     Args:
-        vlm: A mini VLM whose vocabulary is `vocabulary()`, see `new_mini`.
+        vlm: A mini VLM from `new_mini`.
         config: Settings.
         out: Folder of the result.
         report: Receives messages and progress.
@@ -96,18 +106,20 @@ def pretrain(
         UserError: The VLM does not fit, or something cannot be saved.
         KeyboardInterrupt: Pretraining was interrupted.
     """
-    if vlm.config.words != vocabulary():
-        raise UserError(
-            "The mini VLM has another vocabulary than the pretraining sentences. Make it with new_mini()."
-        )
+    source = find_source(config.source, config.cells)
+    maker = SentenceMaker(vlm.tokenizer, source)
+    if set(vocabulary(source)) - set(vlm.config.words):
+        raise UserError("The mini VLM lacks words of the pretraining sentences. Make it with new_mini().")
     check_sizes(vlm.config)
     with report.ticking("rendering scenes") as tick:
-        scenes = open_scene_images(vlm.config, config.scenes, cache or default_cache(), tick, 0, report.say)
+        scenes = open_scene_images(
+            source, vlm.config, config.scenes, cache or default_cache(), tick, 0, report.say
+        )
     out.mkdir(parents=True, exist_ok=True)
     vlm.set_mode("full")
     vlm.train()
     heads = Heads(vlm.config.width, scenes.cover.shape[2])
-    maker, rule = SentenceMaker(vlm.tokenizer), config.train
+    rule = config.train
     first_held = OBSERVATIONS_PER_SCENE * (config.scenes - config.held_out)
     held = np.arange(first_held, OBSERVATIONS_PER_SCENE * config.scenes)
     trained = nn.ModuleDict({"vlm": vlm, "heads": heads})
@@ -125,7 +137,8 @@ def pretrain(
                     group["lr"] = rule.lr * rule.rate(step)
             rng = np.random.default_rng((seed, step))
             chosen = rng.choice(first_held, rule.batch, replace=False)
-            losses = pair_losses(vlm, heads, pair_batch(scenes, chosen, maker, config.sentences, rng))
+            batch = pair_batch(scenes, chosen, maker, config.sentences, rng)
+            losses = pair_losses(vlm, heads, batch, source.kinds)
             losses["total"].backward()
             torch.nn.utils.clip_grad_norm_(trained.parameters(), rule.clip)
             for optim in optims:
@@ -140,8 +153,8 @@ def pretrain(
                 about = {
                     "steps": number,
                     "pretraining": json.loads(json.dumps(dataclasses.asdict(config))),
-                    "question": grounding(vlm, heads, scenes, held, "where is the {} ?"),
-                    "robot_sentence": grounding(vlm, heads, scenes, held, "move the {} to the plate ."),
+                    "question": grounding(vlm, heads, scenes, held, "where is the {} ?", maker),
+                    "robot_sentence": grounding(vlm, heads, scenes, held, source.robot_sentence, maker),
                 }
                 report.say(
                     f"  step {number}: places found {about['question']}, "
@@ -187,9 +200,28 @@ def optimizers(vlm: MiniVLM, heads: Heads, rule: TrainConfig) -> list[torch.opti
     ]
 
 
-def new_mini(sizes: MiniVLMConfig) -> MiniVLM:
-    """A new mini VLM with the vocabulary of the pretraining sentences."""
-    config = dataclasses.replace(sizes, words=vocabulary())
+def new_mini(sizes: MiniVLMConfig, pretraining: PretrainConfig) -> MiniVLM:
+    """A mini VLM with the vocabulary of the pretraining sentences: new, or with the weights that
+    `PretrainConfig.start` names.
+
+    Raises:
+        UserError: `start` is no mini VLM, or one of other sizes.
+    """
+    source = find_source(pretraining.source, pretraining.cells)
+    start = SHIPPED if pretraining.start == "shipped" else Path(pretraining.start)
+    old = load_mini(start) if pretraining.start else None
+    words = vocabulary(source, old.config.words if old else ())
+    config = dataclasses.replace(sizes, words=words)
+    if old and dataclasses.replace(old.config, words=words) != config:
+        raise UserError(
+            f"pretrain.start: the mini VLM in {pretraining.start} has other sizes than vlm.mini of this configuration."
+        )
     on_meta_device(lambda: MiniVLM(config), "The mini VLM")
     torch.manual_seed(0)
-    return MiniVLM(config)
+    vlm = MiniVLM(config)
+    if old:
+        weights = vlm.state_dict()
+        for name, value in old.state_dict().items():
+            weights[name][: len(value)] = value  # the word embedding has more rows
+        vlm.load_state_dict(weights)
+    return vlm

@@ -15,6 +15,7 @@ observation.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from apt_bench.envs.tabletop.catalog import CONTAINERS, ITEMS
 from apt_bench.models.mini_vlm import PAD_ID, MiniVLM, mini_mask
-from apt_bench.training.vlm_pretraining.scenes import SceneImages, VisibleObject
+from apt_bench.training.vlm_pretraining.scenes import SceneImages
 from apt_bench.training.vlm_pretraining.sentences import Sentence, SentenceMaker
 
 BINS = 32
@@ -37,9 +37,6 @@ SPREAD = 0.03
 
 NEAR = 0.05
 """A predicted place within this fraction of the image's width counts as correct."""
-
-
-NAMES = (*ITEMS, *CONTAINERS)
 
 
 class Heads(nn.Module):
@@ -60,7 +57,7 @@ class PairBatch:
 
     images: Tensor  # (B, V, 3, H, W) in -1 ... 1
     cover: Tensor  # (B, MOST, V, cells)
-    names: Tensor  # (B, MOST), index into NAMES, -1 = no object
+    kinds: Tensor  # (B, MOST), index into `SceneSource.kinds`, -1 = no object
     centre: Tensor  # (B, MOST, V, 2), NaN where the object is not visible
     ids: Tensor  # (B, L)
     index: Tensor  # (B, L), position in the sentence
@@ -74,14 +71,16 @@ def pair_batch(
 ) -> PairBatch:
     """Random sentences about the observations `chosen`, with random brightness and tint of each image."""
     said = [[maker.sentence(scenes.objects[n], rng) for _ in range(sentences)] for n in chosen]
-    batch = collate(scenes, chosen, said)
+    batch = collate(scenes, chosen, said, maker)
     n, views = batch.images.shape[:2]
     light, tint = rng.uniform(0.8, 1.2, (n, views, 1, 1, 1)), rng.uniform(0.93, 1.07, (n, views, 3, 1, 1))
     relit = (batch.images + 1) * torch.from_numpy(light * tint).float() - 1
     return dataclasses.replace(batch, images=relit.clamp(-1, 1))
 
 
-def collate(scenes: SceneImages, chosen: np.ndarray, said: list[list[Sentence]]) -> PairBatch:
+def collate(
+    scenes: SceneImages, chosen: np.ndarray, said: list[list[Sentence]], maker: SentenceMaker
+) -> PairBatch:
     """Tensors of the observations `chosen` and their sentences, `said[i]` about `chosen[i]`."""
     length = max(sum(len(s.ids) for s in sentences) for sentences in said)
     shape = (len(chosen), length)
@@ -96,17 +95,18 @@ def collate(scenes: SceneImages, chosen: np.ndarray, said: list[list[Sentence]])
             nouns += [(i, start + position, which) for position, which in s.nouns]
             start = stop
     most, views = scenes.cover.shape[1:3]
-    names, centre = np.full((len(chosen), most), -1), np.full((len(chosen), most, views, 2), np.nan)
+    kinds, centre = np.full((len(chosen), most), -1), np.full((len(chosen), most, views, 2), np.nan)
+    number_of = {kind: k for k, kind in enumerate(maker.source.kinds)}
     for i, n in enumerate(chosen):
         for k, one in enumerate(scenes.objects[n]):
-            names[i, k] = NAMES.index(one.name)
+            kinds[i, k] = number_of[one.kind]
             centre[i, k] = [place or (np.nan, np.nan) for place in one.places]
     order = np.sort(chosen)  # memory maps are read fastest in ascending order
     back = np.searchsorted(order, chosen)
     images = torch.from_numpy(scenes.images[order][back]).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
     cover = torch.from_numpy(scenes.cover[order][back].astype(np.float32)).flatten(3)
     tensors = (
-        names,
+        kinds,
         centre.astype(np.float32),
         ids,
         index,
@@ -117,8 +117,8 @@ def collate(scenes: SceneImages, chosen: np.ndarray, said: list[list[Sentence]])
     return PairBatch(images, cover, *(torch.from_numpy(t) for t in tensors))
 
 
-def pair_losses(vlm: MiniVLM, heads: Heads, batch: PairBatch) -> dict[str, Tensor]:
-    """The six losses by name, each a mean, and their sum `total`."""
+def pair_losses(vlm: MiniVLM, heads: Heads, batch: PairBatch, kinds: Mapping[str, str]) -> dict[str, Tensor]:
+    """The six losses by name, each a mean, and their sum `total`. `kinds`: see `SceneSource`."""
     states, maps = run_vlm(vlm, batch)
     views, cells = batch.cover.shape[2:]
     visual_tokens = views * cells
@@ -144,8 +144,8 @@ def pair_losses(vlm: MiniVLM, heads: Heads, batch: PairBatch) -> dict[str, Tenso
     centre = whose.gather(1, best[:, None, :, None].expand(-1, 1, -1, 2))[:, 0]
     apart = torch.stack([heads.offset(h[:, :visual_tokens][touched]) for h in states])
     offset = (apart - (centre - cell_centres(vlm).repeat(views, 1))[touched] / NEAR).abs().mean()
-    vectors = F.normalize(heads.what(visual[shown]), dim=-1) @ F.normalize(name_vectors(vlm), dim=-1).T
-    what = F.cross_entropy(heads.scale.exp() * vectors, batch.names.gather(1, best)[shown])
+    vectors = F.normalize(heads.what(visual[shown]), dim=-1) @ F.normalize(name_vectors(vlm, kinds), dim=-1).T
+    what = F.cross_entropy(heads.scale.exp() * vectors, batch.kinds.gather(1, best)[shown])
     return {
         "words": words,
         "where": where,
@@ -188,10 +188,9 @@ def cell_centres(vlm: MiniVLM) -> Tensor:
     return torch.stack([(u.flatten() + 0.5) / cols, (v.flatten() + 0.5) / rows], -1)
 
 
-def name_vectors(vlm: MiniVLM) -> Tensor:
-    """One vector per object of the catalogue, the mean word embedding of its first name: (names, width)."""
-    phrases = [VisibleObject(name, ()).phrases[0] for name in NAMES]
-    return torch.stack([vlm.word_embed(torch.tensor(vlm.tokenizer(p))).mean(0) for p in phrases])
+def name_vectors(vlm: MiniVLM, kinds: Mapping[str, str]) -> Tensor:
+    """One vector per kind of object, the mean word embedding of its name: (kinds, width)."""
+    return torch.stack([vlm.word_embed(torch.tensor(vlm.tokenizer(p))).mean(0) for p in kinds.values()])
 
 
 def _location(centre: Tensor) -> Tensor:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apt_bench.envs.tabletop.catalog import CONTAINERS, ITEMS, conflict
 from apt_bench.models.mini_vlm import BOS_ID, END_ID, MiniTokenizer
-from apt_bench.training.vlm_pretraining.scenes import VisibleObject
+from apt_bench.training.vlm_pretraining.scenes import SceneSource, VisibleObject
 
 
 @dataclass(frozen=True)
@@ -46,26 +45,22 @@ LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
 NUMBERS = ("nothing", "one", "two", "three", "four", "five", "six", "seven", "eight")
 
 
-def vocabulary() -> tuple[str, ...]:
-    """Every word of the sentences below."""
-    texts = [
-        *TEMPLATES,
-        *NUMBERS,
-        *(a for i in ITEMS.values() for a in i.aliases),
-        *(c.replace("_", " ") for c in CONTAINERS),
-    ]
-    return tuple(sorted({word for text in texts for word in text.lower().split()}))
+def vocabulary(source: SceneSource, start: Sequence[str] = ()) -> tuple[str, ...]:
+    """Every word of the sentences below about scenes of this source. The words of `start` come first, in their order,
+    so that a VLM with that vocabulary keeps its token ids."""
+    words = {word for text in (*TEMPLATES, *NUMBERS, *source.texts()) for word in text.lower().split()}
+    return (*start, *sorted(words - set(start)))
 
 
 class SentenceMaker:
     """Makes sentences about an observation. Left, right, in front and behind refer to its first image."""
 
-    def __init__(self, tokenizer: MiniTokenizer) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: MiniTokenizer, source: SceneSource) -> None:
+        self.tokenizer, self.source = tokenizer, source
 
     def sentence(self, objects: Sequence[VisibleObject], rng: np.random.Generator) -> Sentence:
         """A sentence of a random kind about these objects."""
-        kinds = [self._exists, self._count]
+        kinds = [self._exists] + ([self._count] if len(objects) < len(NUMBERS) else [])
         if objects:
             kinds += [self._point, self._point, self._mention, self._mention, self._caption]
         if sum(t.places[0] is not None for t in objects) > 1:
@@ -99,10 +94,17 @@ class SentenceMaker:
         return self.compose("where is the", self._phrase(objects, int(rng.integers(len(objects))), rng), "?")
 
     def _mention(self, objects: Sequence[VisibleObject], rng: np.random.Generator) -> Sentence:
-        """A noun phrase among meaningless words: other sentences hold words that this model has not learned."""
-        before, behind = ("".join(rng.choice(LETTERS, n)) for n in rng.integers(1, 4, 2))
-        index = int(rng.integers(len(objects)))
-        return self.compose(f"{before} the", self._phrase(objects, index, rng), behind)
+        """Noun phrases among meaningless words: other sentences hold words that this model has not learned."""
+        count = 1 if self.source.longest_noise == 1 else int(rng.integers(1, 3))
+        parts: list[str | tuple[str, int]] = []
+        for index in rng.permutation(len(objects))[:count]:
+            parts += [f"{self._noise(rng)} the", self._phrase(objects, int(index), rng)]
+        return self.compose(*parts, self._noise(rng))
+
+    def _noise(self, rng: np.random.Generator) -> str:
+        """Meaningless words of one to three letters."""
+        words = rng.integers(1, 4, int(rng.integers(1, self.source.longest_noise + 1)))
+        return " ".join("".join(rng.choice(LETTERS, n)) for n in words)
 
     def _caption(self, objects: Sequence[VisibleObject], rng: np.random.Generator) -> Sentence:
         order = rng.permutation(len(objects))[:3]
@@ -138,10 +140,8 @@ class SentenceMaker:
                 "yes",
                 answer=3,
             )
-        shown = [ITEMS[t.name] for t in objects if t.name in ITEMS]
-        absent = [i for i in ITEMS.values() if not any(i.name == s.name or conflict(i, s) for s in shown)]
-        item = absent[rng.integers(len(absent))]
-        return self.compose("is there a", item.aliases[rng.integers(len(item.aliases))], "?", "no", answer=3)
+        missing = self.source.absent([t.kind for t in objects], rng)
+        return self.compose("is there a", missing, "?", "no", answer=3)
 
     def _count(self, objects: Sequence[VisibleObject], rng: np.random.Generator) -> Sentence:
         return self.compose("how many things are there ?", NUMBERS[len(objects)], answer=1)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +56,16 @@ def is_complete(folder: Path, steps: int) -> bool:
 def made_by(folder: Path, sizes: MiniVLMConfig, pretraining: PretrainConfig) -> bool:
     """Whether `folder` holds a mini VLM of these sizes whose pretraining with these settings is complete.
 
-    The vocabulary is not compared, nor are settings that are newer than the file.
+    The vocabulary is not compared. A setting that is newer than the file counts as its default.
     """
     about = _about(folder)
-    config = about.get("config")
-    if not isinstance(config, dict) or not isinstance(about.get("pretraining"), dict):
+    try:
+        config: MiniVLMConfig = build(MiniVLMConfig, about.get("config"), MINI)
+        found: PretrainConfig = build(PretrainConfig, about.get("pretraining"), MINI)
+    except UserError:
         return False
-    wanted = json.loads(json.dumps({"config": asdict(sizes), "pretraining": asdict(pretraining)}))
-    wanted["config"]["words"] = config.get("words")
-    return about.get("steps") == pretraining.train.steps and all(_holds(wanted[k], about[k]) for k in wanted)
+    same = replace(config, words=()) == replace(sizes, words=()) and found == pretraining
+    return same and about.get("steps") == pretraining.train.steps
 
 
 def _about(folder: Path) -> dict[str, Any]:
@@ -74,12 +74,6 @@ def _about(folder: Path) -> dict[str, Any]:
         return read_json(folder / MINI)
     except UserError:
         return {}
-
-
-def _holds(wanted: Any, found: Any) -> bool:
-    if isinstance(found, dict):
-        return all(k in wanted and _holds(wanted[k], found[k]) for k in found)
-    return bool(wanted == found)
 
 
 def load_mini(folder: Path) -> MiniVLM:

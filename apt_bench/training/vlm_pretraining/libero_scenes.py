@@ -1,0 +1,180 @@
+"""Scenes of LIBERO for pretraining: the layouts of the suite libero_drawn, under seeds of their own.
+
+An object that is the only one of its category has its category's names. Of two bowls, each has the relations in which
+it stands and the other one does not. Nothing of LIBERO-PRO and no file of initial states is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from apt_bench.core.errors import UserError
+from apt_bench.envs.base import AGENTVIEW, WRIST, Scene, SceneObject
+from apt_bench.envs.libero import LiberoEnv
+from apt_bench.envs.libero.bddl import read_bddl
+from apt_bench.envs.libero.drawn_tasks import RELATIONS, names
+from apt_bench.envs.libero.tasks import bddl_path
+from apt_bench.envs.mujoco_helpers import IMAGE_SIZE, camera_geometry
+from apt_bench.envs.mujoco_no_gl import mujoco
+from apt_bench.envs.segmentation import Segmenter
+from apt_bench.suites import EpisodeSpec, load_suite
+from apt_bench.training.config import OBSERVATIONS_PER_SCENE
+from apt_bench.training.vlm_pretraining.scenes import Rendered, RenderedObject
+
+SUITE = "libero_drawn"
+SEED = 2_000_003
+"""Seed of the pretraining scenes; no run of the suite uses it."""
+
+RUN = 20
+"""Scenes in a row from one compiled model, because compiling takes seconds."""
+
+REACH = np.array([0.6, 0.6, 0.4, 0.6, 0.3, 0.7, 0.8])
+"""Largest distance (rad) of each joint from its position at the start, in a random pose."""
+
+REGION = np.array([[-0.30, 0.22], [-0.34, 0.34], [0.03, 0.40]])
+"""Bounds in m of the end effector in a random pose: x and y in the world, and height above the lowest object."""
+
+CAMERAS = {AGENTVIEW: "agentview", WRIST: "robot0_eye_in_hand"}
+
+ABSENT = (
+    "pear",
+    "banana",
+    "hammer",
+    "toy car",
+    "toothbrush",
+    "blue cube",
+    "green bottle",
+    "pink cup",
+    "shoe",
+    "spoon",
+)
+"""Things that no LIBERO scene shows."""
+
+
+class LiberoScenes:
+    """A `SceneSource`.
+
+    Args:
+        cells: Cells of the suite libero_drawn.
+
+    Raises:
+        UserError: A cell does not exist, or none is named.
+    """
+
+    longest_noise = 4
+
+    def __init__(self, cells: tuple[str, ...]) -> None:
+        if not cells:
+            raise UserError(f"pretrain.cells is empty. Name cells of the suite {SUITE}.")
+        suite = load_suite(SUITE)
+        self._cells = cells
+        self._specs = [suite.select([cell], episodes=1, seed=SEED) for cell in cells]
+        categories: dict[str, None] = {}
+        for specs in self._specs:
+            for spec in specs:
+                categories |= dict.fromkeys(_categories(spec))
+        self.kinds: Mapping[str, str] = {c: names(c)[0] for c in sorted(categories)}
+        self.robot_sentence = "pick up the {} and place it in the basket"
+
+    def identity(self) -> list[Any]:
+        """See `SceneSource`."""
+        return [SUITE, SEED, RUN, list(self._cells), [[s.args for s in specs] for specs in self._specs]]
+
+    def texts(self) -> Sequence[str]:
+        """See `SceneSource`."""
+        relations = [phrase for phrases in RELATIONS.values() for phrase in phrases]
+        return [*(n for kind in self.kinds for n in names(kind)), *ABSENT, *relations, "not"]
+
+    def absent(self, shown: Sequence[str], rng: np.random.Generator) -> str:
+        """See `SceneSource`."""
+        others = [*ABSENT, *(name for kind, name in self.kinds.items() if kind not in shown)]
+        return others[rng.integers(len(others))]
+
+    def group(self, kind: str) -> str:
+        """`objects`."""
+        return "objects"
+
+    def render(self, scenes: range) -> Iterator[Rendered]:
+        """See `SceneSource`. The first observation is at an episode's start, the others at random poses of the arm."""
+        env, segmenter = LiberoEnv(), Segmenter()
+        try:
+            for index in scenes:
+                spec = self._spec(index)
+                env.reset(spec, privileged=True)
+                rng = np.random.default_rng((SEED, index))
+                for k in range(OBSERVATIONS_PER_SCENE):
+                    if k:
+                        _move(env.scene, rng)
+                    yield _observe(env, segmenter, spec)
+        finally:
+            segmenter.close()
+            env.close()
+
+    def _spec(self, index: int) -> EpisodeSpec:
+        """Scene number `index`. RUN scenes in a row share a compiled model, and cells take turns."""
+        run = index // RUN
+        specs = self._specs[run % len(self._specs)]
+        rng = np.random.default_rng((SEED, run))
+        group = specs[rng.integers(len(specs))].group
+        same = [s for s in specs if s.group == group]
+        spec = same[int(np.random.default_rng((SEED, 1, index)).integers(len(same)))]
+        return dataclasses.replace(spec, key=dataclasses.replace(spec.key, init=index))
+
+
+def _categories(spec: EpisodeSpec) -> list[str]:
+    problem = read_bddl(bddl_path(spec.args["benchmark"], spec.args["task"]))
+    return [
+        *problem.objects.values(),
+        *(c for n, c in problem.fixtures.items() if n != c and "table" not in c),
+    ]
+
+
+def _observe(env: LiberoEnv, segmenter: Segmenter, spec: EpisodeSpec) -> Rendered:
+    scene = env.scene
+    shown = {
+        name: camera_geometry(scene.model, scene.data, scene.model.camera(own).id, mirrored=True)
+        for name, own in CAMERAS.items()
+    }
+    # LIBERO's images are mirror images. Policies mirror them back, and so does this.
+    images = tuple(env.frame(name, IMAGE_SIZE)[:, ::-1] for name in CAMERAS)
+    labels = segmenter.labels(scene, shown, IMAGE_SIZE // 2)
+    objects = []
+    for value, name in enumerate(segmenter.names, 1):
+        found = scene.objects[name]
+        masks = tuple(labels[camera][:, ::-1] == value for camera in CAMERAS)
+        objects.append(RenderedObject(found.category, phrases(found, scene, spec), masks))
+    return Rendered(images, tuple(objects))
+
+
+def phrases(found: SceneObject, scene: Scene, spec: EpisodeSpec) -> tuple[str, ...]:
+    """Noun phrases that mean this object alone."""
+    alike = [o.name for o in scene.objects.values() if o.category == found.category]
+    if len(alike) == 1:
+        return names(found.category)
+    own, other = (spec.args["wanted"][k] for k in ("target", "other"))
+    if found.name != alike[0]:
+        own, other = other, own
+    said = [*RELATIONS[own], *(f"not {phrase}" for phrase in RELATIONS[other])]
+    return tuple(f"{name} {phrase}" for phrase in said for name in names(found.category)[:2])
+
+
+def _move(scene: Scene, rng: np.random.Generator) -> None:
+    """Move the arm to a random pose above the objects, with the hand pointing down."""
+    model, data, robot = scene.model, scene.data, scene.robot
+    joints = [j for j in range(model.njnt) if model.joint(j).name.startswith("robot0_joint")]
+    addresses = [int(model.jnt_qposadr[j]) for j in joints]
+    start = data.qpos[addresses].copy()
+    lowest = min(float(data.xpos[o.body][2]) for o in scene.objects.values() if o.movable)
+    low, high = REGION.T + np.array([0, 0, lowest])
+    for _ in range(400):
+        data.qpos[addresses] = start + rng.uniform(-1, 1, len(addresses)) * REACH
+        mujoco.mj_kinematics(model, data)
+        place = data.site_xpos[robot.grip_site]
+        down = -data.site_xmat[robot.grip_site][8]
+        if (low < place).all() and (place < high).all() and down > 0.97:
+            break
+    mujoco.mj_forward(model, data)
