@@ -26,7 +26,7 @@ from apt_bench.core.config import Natural, build
 from apt_bench.core.errors import UserError
 from apt_bench.core.text import one_line
 from apt_bench.envs.base import ACTION_DIM, AGENTVIEW, WRIST, Observation
-from apt_bench.policies.base import PolicySpec, Provenance, Resources, Steps, noise_seed
+from apt_bench.policies.base import Interface, PolicySpec, Provenance, Resources, Steps, noise_seed
 from apt_bench.suites import EpisodeSpec
 
 IMAGES, STATE, ACTION = "observation.images.", "observation.state", "action"
@@ -109,6 +109,7 @@ class LeRobotPolicy:
                 weights_sha256=self.digest(checkpoint),
                 about={"lerobot": {"version": lerobot.version, "type": config.type}},
             ),
+            interface=Interface(),
         )
 
     @staticmethod
@@ -137,7 +138,7 @@ class LeRobotPolicy:
         batch = self._prepare(inputs, torch.device(self.device), observation.instruction)
         with _seeded(noise_seed(observation, self.seed), self.device):
             chunk = self.policy.predict_action_chunk(self.preprocess(batch))
-        actions: np.ndarray = self.postprocess(chunk)[0].float().numpy(force=True)
+        actions: np.ndarray = self.postprocess(chunk)[0].double().numpy(force=True)
         return actions
 
 
@@ -262,8 +263,8 @@ def _cameras(
     unknown = [name for name in names if name not in mapping and not name.startswith(EMPTY)]
     if unknown or set(given) - set(names):
         raise UserError(
-            f"The images of {checkpoint} are {', '.join(names)}. Give the camera of each ({AGENTVIEW}, {WRIST}, or null "
-            f"for none): --policy-arg 'images={{{unknown[0] if unknown else names[0]}: {AGENTVIEW}}}'."
+            f"The images of {checkpoint} are {', '.join(names)}. Give the camera of each ({AGENTVIEW}, {WRIST}, or "
+            f"null for none): --policy-arg 'images={{{unknown[0] if unknown else names[0]}: {AGENTVIEW}}}'."
         )
     found = {IMAGES + name: camera for name in names if (camera := mapping.get(name)) is not None}
     wrong = set(found.values()) - {AGENTVIEW, WRIST}
