@@ -90,9 +90,8 @@ class CodeAsPolicies:
             raise UserError("The language model is not known. Use --llm-model NAME.")
         self._api = _api(build(Tier, tier, "tier"), build(str | None, segmenter, "segmenter"))
         self._images = build(bool, images, "images") and bool(self._api.cameras)
-        described = self._api.describe()
+        self._described = described = self._api.describe()
         header = Header(model, tier, digest(prompts.SYSTEM), digest(described))
-        self._first = described
         mode, file = _cassette(build(tuple[str, ...], list(cassette), "cassette"))
         self._replays = mode == "replay"
         self._chat: Chat
@@ -149,7 +148,8 @@ class CodeAsPolicies:
     def reset(self, episodes: Sequence[EpisodeSpec]) -> None:
         """Start an episode: the conversation and the code's namespace are empty."""
         (episode,) = episodes
-        self._sandbox.close()  # the next block starts another process
+        if self._episode is not None:
+            self._sandbox.close()  # the next block starts another process
         self._api.reset(episode)
         self._episode = None
         self._key, self._spec = episode.key.id, episode
@@ -196,21 +196,19 @@ class CodeAsPolicies:
 
     def _run(self) -> Steps:
         """The episode. After each instruction the arm holds still, until there is another one."""
-        instruction = self._seen.instruction
-        first = prompts.task(instruction, self._spec, self._first, self._turns)
+        self._told = self._seen.instruction  # the last instruction that the model was given
+        first = prompts.task(self._told, self._spec, self._described, self._turns)
         messages: list[Message] = [_message("system", prompts.SYSTEM), _message("user", first)]
         turn = 0
         while True:
             turn = yield from self._solve(messages, turn)
-            while self._seen.instruction == instruction:
+            while not (changed := self._changed()):
                 yield self._api.hold()
-            instruction = self._seen.instruction
-            messages.append(_message("user", prompts.new_task(instruction)))
+            messages.append(_message("user", prompts.new_task(changed)))
 
     def _solve(self, messages: list[Message], turn: int) -> Generator[np.ndarray, Observation, int]:
         """Blocks of code for one instruction, until the model finishes or may write no more. Returns the number of the
         next turn."""
-        instruction = self._seen.instruction
         for number in range(1, self._turns + 1):
             answer = yield from self._answer(messages, turn)
             turn += 1
@@ -220,9 +218,7 @@ class CodeAsPolicies:
             images = self._image("agentview before the block")
             ended = yield from self._block(answer.code)
             images |= self._image("agentview after the block")
-            changed = self._seen.instruction if self._seen.instruction != instruction else ""
-            instruction = self._seen.instruction
-            text = prompts.result(ended, number, self._turns, self._seen.step, changed)
+            text = prompts.result(ended, number, self._turns, self._seen.step, self._changed())
             messages[:] = [
                 *prompts.without_images(messages),
                 _message("user", prompts.with_images(text, images)),
@@ -262,8 +258,14 @@ class CodeAsPolicies:
             else:
                 self._sandbox.answer(value)
         self._notes["stopped"] += event.stopped is not None
-        self._notes["raised"] += "Traceback (most recent call last)" in event.stderr
+        self._notes["raised"] += 'File "<block' in event.stderr  # in tracebacks and in syntax errors
         return event
+
+    def _changed(self) -> str:
+        """The instruction, where the model was not given it yet."""
+        changed = self._seen.instruction if self._seen.instruction != self._told else ""
+        self._told = self._seen.instruction
+        return changed
 
     def _count(self, reply: Reply) -> None:
         used: dict[str, Any] = {
