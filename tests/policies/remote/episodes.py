@@ -4,21 +4,44 @@ state and order of the requests are right; so an episode succeeds only if every 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import io
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy.ndimage import map_coordinates
 
 from apt_bench.envs.base import AGENTVIEW, WRIST, Env, Observation
 from apt_bench.policies.guard import guard
+from apt_bench.policies.preprocessing import centre_crop, jpeg_round_trip, lanczos, prepared, resize
 from apt_bench.policies.registry import find_policy
 from apt_bench.rollout.episode import LocalClient, run_episode
 from apt_bench.suites import EpisodeSpec
 from tests.policies.remote.kinds import KINDS
 from tests.policies.remote.servers import Fake, Seen
 
-EXECUTED = {"openpi": 5, "starvla": 8, "vla-eval": 1, "groot": 8, "oft": 8}
+EXECUTED = {"openpi": 5, "starvla": 8, "vla-eval": 1, "groot": 8, "openvla": 1, "oft": 8}
+
+
+def bilinear(size: int) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda image: np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def openvla(image: np.ndarray) -> np.ndarray:
+    """JPEG round trip, Lanczos to 224x224, the centre 90 % of the area, written independently of the client."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "jpeg", quality=95, subsampling=2)
+    values = np.asarray(Image.open(file).resize((224, 224), Image.Resampling.LANCZOS)) / 255.0
+    at = 111.5 + math.sqrt(0.9) * (np.arange(224) - 111.5)
+    place = np.meshgrid(at, at, indexing="ij")
+    crop = [map_coordinates(values[..., c], place, order=1) for c in range(3)]
+    return np.minimum(255.5 * np.stack(crop, axis=-1), 255).astype(np.uint8)
+
+
+PREPARED = {"openpi": bilinear(224), "starvla": bilinear(224), "openvla": openvla}
+"""What a server must get of a rendered image; the others get it unchanged."""
 
 
 @dataclasses.dataclass
@@ -54,8 +77,15 @@ def expert_of(env: Env, specs: Iterable[EpisodeSpec]) -> Expert:
 class Server:
     """Answers with the next actions of the expert, or zeros from the first wrong request on."""
 
-    def __init__(self, expert: Expert, step: int, size: int) -> None:
-        self.actions, self.step, self.size = expert.actions, step, size
+    def __init__(
+        self,
+        expert: Expert,
+        step: int,
+        prepared: Callable[[np.ndarray], np.ndarray],
+        tolerance: float,
+    ) -> None:
+        self.actions, self.step = expert.actions, step
+        self.prepared, self.tolerance = prepared, tolerance
         self.expected, self.prompt = expert.observations(step), expert.spec.prompt
         self.number, self.wrong = 0, ""
 
@@ -75,9 +105,9 @@ class Server:
         if seen.prompt != self.prompt:
             return "prompt"
         for name, image in (("agentview", seen.agentview), ("wrist", seen.wrist)):
-            whole = Image.fromarray(expected.images[name])
-            resized = np.asarray(whole.resize((self.size, self.size), Image.Resampling.BILINEAR))
-            if image is not None and np.abs(resized.astype(int) - image).mean() > 1:
+            if image is None:
+                continue
+            if np.abs(self.prepared(expected.images[name]).astype(int) - image).mean() > self.tolerance:
                 return name
         if seen.state is not None and np.abs(seen.state - expected.state).max() > 1e-3:
             return "state"
@@ -98,4 +128,18 @@ def run(expert: Expert, name: str, fake: Fake, server: Server) -> str:
 
 
 def server_for(expert: Expert, name: str) -> tuple[Fake, Server]:
-    return KINDS[name].server(), Server(expert, EXECUTED[name], 224 if name in ("openpi", "starvla") else 256)
+    right = PREPARED.get(name, lambda image: image)
+    server = Server(expert, EXECUTED[name], right, 0.1 if name == "openvla" else 1)
+    if name == "openvla":
+        server.prompt = server.prompt.lower()
+    return KINDS[name].server(), server
+
+
+OPENVLA_WRONG: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "no JPEG": lambda image: centre_crop(lanczos(image, 224), 0.9),
+    "bilinear": lambda image: centre_crop(resize(jpeg_round_trip(image), (224, 224)), 0.9),
+    "no crop": lambda image: lanczos(jpeg_round_trip(image), 224),
+    "crop by side": lambda image: centre_crop(lanczos(jpeg_round_trip(image), 224), 0.81),
+    "rotated": lambda image: prepared(image[::-1, ::-1], "jpeg_lanczos_crop", (224, 224)),
+}
+"""Preprocessing of OpenVLA with one step wrong."""

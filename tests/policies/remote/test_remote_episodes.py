@@ -10,8 +10,9 @@ import pytest
 
 from apt_bench.envs.base import AGENTVIEW, WRIST, Observation
 from apt_bench.envs.tabletop import TabletopEnv
+from apt_bench.policies.remote.rest import OpenVlaPolicy
 from apt_bench.suites import load_suite
-from tests.policies.remote.episodes import EXECUTED, Expert, expert_of, run, server_for
+from tests.policies.remote.episodes import EXECUTED, OPENVLA_WRONG, Expert, expert_of, run, server_for
 from tests.policies.remote.kinds import KINDS
 
 
@@ -67,13 +68,24 @@ def test_with_one_convention_broken_it_fails(
     assert (server.wrong, server.number >= 1) == (what, True)
 
 
-@pytest.mark.parametrize("name", ["openpi", "vla-eval", "groot"])
+@pytest.mark.parametrize("how", OPENVLA_WRONG)
+def test_with_openvlas_preprocessing_wrong_it_fails(
+    how: str, expert: Expert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = OPENVLA_WRONG[how]
+    monkeypatch.setattr(OpenVlaPolicy, "_image", lambda self, o, camera: change(o.images[camera]))
+    fake, server = server_for(expert, "openvla")
+    assert run(expert, "openvla", fake, server) != "success"
+    assert (server.wrong, server.number >= 1) == ("agentview", True)
+
+
+@pytest.mark.parametrize("name", ["openpi", "vla-eval", "groot", "openvla"])
 def test_with_the_gripper_of_another_convention_it_fails(name: str, expert: Expert) -> None:
     fake, server = server_for(expert, name)
     if name == "vla-eval":
         fake.steps = 1
     fake.gripper = lambda g: (
-        1 - KINDS[name].server.gripper(g) if name == "groot" else np.where(g < 0, 1.0, 0.01)
+        1 - KINDS[name].server.gripper(g) if name in ("groot", "openvla") else np.where(g < 0, 1.0, 0.01)
     )  # type: ignore[method-assign, assignment]
     assert run(expert, name, fake, server) != "success"
 
