@@ -239,13 +239,15 @@ class Sandbox:
         if not self._running:
             raise RuntimeError("no block runs: call start first")
         try:
-            message = self._receive()
-            if message.keys() == {"call", "args", "kwargs"}:
-                return self._call(**message)
-            if message.keys() != {"end"}:
-                raise _Stopped("it sent a message that is not part of the protocol")
-            if message["end"] is not None:
-                raise _Stopped(f"it used more than {self._limits.memory >> 20} MB of memory")
+            match self._receive():
+                case {"call": str(name), "args": list(args), "kwargs": dict(kwargs)}:
+                    return self._called(name, args, kwargs)
+                case {"end": None}:
+                    pass
+                case {"end": str()}:
+                    raise _Stopped(f"it used more than {self._limits.memory >> 20} MB of memory")
+                case _:
+                    raise _Stopped("it sent a message that is not part of the protocol")
         except _Stopped as reason:
             self._stop()
             text = f"The process was stopped: {reason}. The next code block starts with an empty namespace."
@@ -340,16 +342,14 @@ class Sandbox:
                 return found
         raise _Stopped("it sent a message that is not part of the protocol")
 
-    def _call(self, call: Any, args: Any, kwargs: Any) -> Call:
-        """The call, checked. Raises _Stopped."""
-        if call not in self._functions:
-            raise _Stopped(f"it called a function that does not exist: {one_line(call, 100)}")
-        if not isinstance(args, list) or not isinstance(kwargs, dict):
-            raise _Stopped("it sent a message that is not part of the protocol")
+    def _called(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Call:
+        """The call, if the function exists and may still be called. Raises _Stopped."""
+        if name not in self._functions:
+            raise _Stopped(f"it called a function that does not exist: {one_line(name, 100)}")
         self._calls += 1
         if self._calls > self._limits.calls:
             raise _Stopped(f"it called functions more than {self._limits.calls} times")
-        return Call(call, tuple(args), kwargs)
+        return Call(name, tuple(args), kwargs)
 
 
 def _check(value: Any, depth: int = 0) -> None:

@@ -48,7 +48,8 @@ class Output(io.TextIOBase):
 
     def __init__(self, most: int) -> None:
         self._half = most // 2
-        self._head, self._tail, self._omitted = "", "", 0
+        self._head, self._omitted = "", 0
+        self._parts, self._size = [""], 0
 
     def writable(self) -> bool:
         """Yes."""
@@ -58,18 +59,26 @@ class Output(io.TextIOBase):
         """Append a text."""
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        room = self._half - len(self._head)
-        self._head += text[:room]
-        rest = text[room:]
-        self._omitted += max(0, len(self._tail) + len(rest) - self._half)
-        self._tail = (self._tail + rest[-self._half :])[-self._half :]
+        self._parts.append(text)
+        self._size += len(text)
+        if self._size > 8 * self._half:
+            self._shorten()
         return len(text)
+
+    def _shorten(self) -> None:
+        text = "".join(self._parts)
+        room = self._half - len(self._head)
+        self._head, text = self._head + text[:room], text[room:]
+        self._omitted += max(0, len(text) - self._half)
+        self._parts = [text[-self._half :]]
+        self._size = len(self._parts[0])
 
     def take(self) -> str:
         """The text so far; afterwards the file is empty."""
+        self._shorten()
         omitted = f"\n[... {self._omitted} characters omitted ...]\n" if self._omitted else ""
-        text = self._head + omitted + self._tail
-        self._head, self._tail, self._omitted = "", "", 0
+        text = self._head + omitted + self._parts[0]
+        self._head, self._omitted, self._parts, self._size = "", 0, [""], 0
         return text
 
 
@@ -221,10 +230,11 @@ def main() -> None:
     given: dict[str, Any] = {name: _function(name, pipes) for name in settings["functions"]}
     given |= {"np": np, "numpy": np, "math": sys.modules["math"], "ApiError": ApiError}
     given |= {"__name__": "__main__", "__builtins__": builtins}
-    originals = dict(vars(builtins))
+    originals, modules = dict(vars(builtins)), dict(sys.modules)
     while True:
         start = pipes.receive()
         vars(builtins).update(originals)
+        sys.modules |= modules
         namespace |= given
         sys.stdin, sys.stdout, sys.stderr = None, pipes.out, pipes.err
         pipes.send({"end": _run(start["code"], start["number"], namespace, pipes)})

@@ -100,7 +100,7 @@ def test_the_kernel_refuses_every_other_system_call() -> None:
     code = f"""
         column = list(wall.ARCHITECTURES).index({platform.machine()!r})
         allowed = {{number[column] for number in wall.ALLOWED.values()}}
-        of_probes = {{335, 336}}  # uretprobe and uprobe of x86_64: they pass every filter, and end the process that calls them
+        of_probes = {{335, 336}}  # on x86_64: they pass every filter, and end a process that calls them
         others = set(range(600)) - allowed - of_probes
         print(len(others), {{n for n in others if call(n, 0, 0, 0, 0, 0, 0) != errno.EPERM}})
         wall._verify()
