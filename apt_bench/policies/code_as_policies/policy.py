@@ -301,10 +301,10 @@ def _api(tier: Tier, segmenter: str | None) -> Api:
                 "The perception tier needs a segmentation server: use --policy-arg segmenter=http://HOST:PORT "
                 "(docs/code-as-policies.md), or --policy cap-oracle-seg or cap-privileged, which need none."
             )
-        return Api("perception", perception.make_segmenter(segmenter))
+        return Api("perception", perception.find_segmenter(segmenter))
     if segmenter is not None:
         raise UserError(f"The tier '{tier}' takes no segmenter. Leave --policy-arg segmenter out.")
-    return Api("privileged") if tier == "privileged" else Api("perception", perception.make_segmenter(ORACLE))
+    return Api("privileged") if tier == "privileged" else Api("perception", perception.find_segmenter(ORACLE))
 
 
 def _cassette(given: tuple[str, ...]) -> tuple[str, Path]:
