@@ -39,7 +39,8 @@ next block, or with the single word {FINISH} once the task is done.
 - A function that moves the robot returns when the motion has ended. Failed calls raise ApiError, which code can catch.
 - `np` (numpy) and `math` are imported. These modules can be imported: {AVAILABLE}. There are no files, no network and \
 no other programs.
-- Units are m and rad. Positions are in the world frame, whose z axis points up. Quaternions are (w, x, y, z).
+- Units are m and rad. Positions are in the world frame: its x axis points away from the robot's base, its y axis to \
+the robot's left, its z axis up. Quaternions are (w, x, y, z).
 - Motions take control steps, 20 per second, and an episode has a limited number of them. Move only where needed.
 - The episode ends by itself as soon as the task is done, or when its control steps are used up."""
 
