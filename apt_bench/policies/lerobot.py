@@ -111,6 +111,17 @@ class LeRobotPolicy:
             ),
             interface=Interface(),
         )
+        self._try()
+
+    def _try(self) -> None:
+        """Answer a blank observation. What can never work is then an error before the first episode."""
+        images = dict.fromkeys(self.spec.cameras, np.zeros((256, 256, 3), np.uint8))
+        shape = self._chunk(Observation(images, np.zeros(STATE_DIM, np.float32), "pick up the bowl")).shape
+        least, most = self.spec.execute, self.spec.horizon
+        if len(shape) != 2 or shape[1] != ACTION_DIM or not least <= shape[0] <= most:
+            raise UserError(
+                f"The policy answered a chunk of shape {shape} instead of (n, {ACTION_DIM}), n from {least} to {most}."
+            )
 
     @staticmethod
     def digest(checkpoint: str, **others: object) -> str:
@@ -252,7 +263,7 @@ def _cameras(
     checkpoint: str, config: Any, preprocess: Any, given: Mapping[str, str | None]
 ) -> dict[str, str]:
     """The policy's image inputs -> our cameras, by the names that the preprocessor expects."""
-    renamed = {}
+    renamed: dict[str, str] = {}
     for step in getattr(preprocess, "steps", ()):
         renamed |= {new: old for old, new in (getattr(step, "rename_map", None) or {}).items()}
     names = [renamed.get(name, name).removeprefix(IMAGES) for name in config.image_features]

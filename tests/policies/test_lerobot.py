@@ -34,6 +34,7 @@ CONFIG: dict[str, Any] = {
     "images": ["image", "image2"],
     "state": 8,
     "action": 7,
+    "answers": 16,
 }
 SPEC = load_suite("rigid_pick_place").select(["so"], ["0"], episodes=1)[0]
 
@@ -89,7 +90,7 @@ class Network:
         assert not torch.is_grad_enabled()
         self.batches.append(batch)
         if self.expert is None:
-            return torch.randn(1, self.config.chunk_size, 7)
+            return torch.randn(1, self.config.answers, 7)
         return torch.from_numpy(self.expert(batch) / 2)[None]
 
 
@@ -203,14 +204,14 @@ def test_the_images_are_found_by_the_names_that_the_preprocessor_expects(
     policy = loaded(folder, images={"base_0_rgb": WRIST, "left_wrist_0_rgb": None})
     policy.act([observation()])
     assert policy.spec.cameras == (WRIST,)
-    assert {k for k in network(policy).batches[0] if k.startswith(IMAGES)} == {f"{IMAGES}base_0_rgb"}
+    assert {k for k in network(policy).batches[-1] if k.startswith(IMAGES)} == {f"{IMAGES}base_0_rgb"}
     lerobot["rename_map"] = {
         f"{IMAGES}image": f"{IMAGES}base_0_rgb",
         f"{IMAGES}image2": f"{IMAGES}left_wrist_0_rgb",
     }
     policy = loaded(folder)
     policy.act([observation()])
-    assert {k for k in network(policy).batches[0] if k.startswith(IMAGES)} == {
+    assert {k for k in network(policy).batches[-1] if k.startswith(IMAGES)} == {
         f"{IMAGES}image",
         f"{IMAGES}image2",
     }
@@ -238,6 +239,7 @@ def test_a_wrong_assignment_of_images_is_an_error(images: Any, message: str, tmp
         ({"type": "diffusion", "n_obs_steps": 2}, "observations of the last 2 control steps"),
         ({"temporal_ensemble_coeff": 0.01}, "temporal ensembling"),
         ({"state": 7}, r"observation.state has the shape \(7,\); LIBERO's is \(8,\)"),
+        ({"answers": 4}, r"chunk of shape \(4, 7\) instead of \(n, 7\), n from 8 to 16"),
         ({"action": 32}, r"action has the shape \(32,\); LIBERO's is \(7,\)"),
     ],
 )
