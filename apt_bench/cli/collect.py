@@ -46,19 +46,46 @@ def collect_command(
     image_every: Annotated[
         int, typer.Option(help="Store a new image every N control steps; steps between repeat it (hdf5).")
     ] = 1,
+    start_policy: Annotated[
+        str,
+        typer.Option(
+            help="Checkpoint of a trained policy that acts first; only what the expert does is stored."
+        ),
+    ] = "",
+    start_decisions: Annotated[
+        int, typer.Option(help="With --start-policy: most decisions of that policy; drawn for each episode.")
+    ] = 20,
 ) -> None:
     """Collect demonstrations.
 
     Runs the scripted expert and keeps its successes. Rerun the same command to resume, or with a larger --episodes to
     add demonstrations."""
+    from apt_bench.core.config import Count, build
     from apt_bench.demos.collect import Format, collect
+    from apt_bench.demos.policy_start import PolicyStart
+    from apt_bench.policies.registry import find_policy
     from apt_bench.rollout.options import RunOptions
 
     if format not in get_args(Format):
         raise UserError(f"No format '{format}'. {did_you_mean(format, get_args(Format))}")
     options = RunOptions.of(**{"policy": "oracle"} | read_words(given))
     console = plain_console()
-    found = collect(options, out, console, format, words(cameras), size, segmentation, failures, image_every)  # type: ignore[arg-type]
+    start = None
+    if start_policy:
+        most = build(Count, start_decisions, "--start-decisions")
+        start = PolicyStart(find_policy("apt", ["execute=8", "sample_steps=10"], start_policy), most)
+    found = collect(
+        options,
+        out,
+        console,
+        format,  # type: ignore[arg-type]
+        words(cameras),
+        size,
+        segmentation,
+        failures,
+        image_every,
+        start,
+    )
     result = found.run
     console.print(summary(result.records, Counter(key.cell for key in result.missing)))
     what = f"episodes ({found.successes} successes)" if failures else "demonstrations"

@@ -149,7 +149,8 @@ def _pretrain(recipe: Recipe, session: Session, folder: Path) -> None:
         if made_by(folder, recipe.vlm.mini, recipe.pretrain):
             session.report.say("The folder already holds this pretrained mini VLM.")
         else:
-            pretrain_mini(new_mini(recipe.vlm.mini, recipe.pretrain), recipe.pretrain, folder, session.report, session.cache)
+            vlm = new_mini(recipe.vlm.mini, recipe.pretrain)
+            pretrain_mini(vlm, recipe.pretrain, folder, session.report, session.cache)
     session.report.say(f"Mini VLM: {folder}\nNext: apt-bench train --vlm {shlex.quote(str(folder))}")
 
 

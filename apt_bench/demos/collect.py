@@ -33,6 +33,7 @@ from apt_bench.demos.lerobot_layout import INFO
 from apt_bench.demos.lerobot_reader import LeRobotEntry, index_lerobot
 from apt_bench.demos.lerobot_writer import LeRobotWriter
 from apt_bench.demos.limits import MAX_SIDE
+from apt_bench.demos.policy_start import PolicyStart
 from apt_bench.demos.recording import LOOSE, Recording, digest
 from apt_bench.envs import rendering
 from apt_bench.rollout.runner import RunOptions, RunResult, run
@@ -78,6 +79,7 @@ def collect(
     segmentation: bool = False,
     failures: bool = False,
     image_every: int = 1,
+    start: PolicyStart | None = None,
 ) -> Collected:
     """Run episodes and keep the successful ones as demonstrations.
 
@@ -91,6 +93,7 @@ def collect(
         segmentation: Whether to record which pixel shows which object.
         failures: Whether to keep failed episodes too.
         image_every: Control steps from one image to the next.
+        start: A trained policy that acts before the expert; what it does is not recorded.
 
     Raises:
         UserError: An argument is invalid, `out` holds demonstrations of other settings, another process is collecting
@@ -129,11 +132,15 @@ def collect(
     )
     settings = {"format": format, "cameras": list(cameras), "size": size, "segmentation": segmentation}
     settings |= {"failures": failures, "image_every": image_every}
+    wrap = recording.wrap
+    if start is not None:
+        settings |= {"start": [start.policy.policy, dict(start.policy.args), start.decisions]}
+        wrap = lambda spec: recording.wrap(start.wrap(spec))  # noqa: E731
     with exclusive(out, "apt-bench collect"):  # before any file there is changed
         try:
             _begin(out, settings)
             try:
-                result = run(options.replace(out=out / "run"), console, recording.wrap)
+                result = run(options.replace(out=out / "run"), console, wrap)
             finally:
                 seal(out, format, console)
             infos = open_demos(out).infos if holds_demos(out) else []

@@ -114,13 +114,8 @@ def run_episode(
             heartbeat("env")
             # No decision follows once the step budget is spent, so no images are needed.
             render = outcome.steps + len(actions) < spec.max_steps
-            if policy.actions == "delta":
-                observation = env.step_chunk(actions, render)
-                before, outcome = outcome.steps, env.outcome()
-                executed.append(actions[: outcome.steps - before])
-            else:
-                observation, outcome, actions = _steer(env, actions, observation, render)
-                executed.append(actions)
+            observation, outcome, actions = execute_chunk(env, policy, actions, observation, render)
+            executed.append(actions)
     except PolicyFault as error:
         fault = f"Policy '{policy.name}' {error}"
     notes = client.finish(spec, outcome)
@@ -153,15 +148,31 @@ def with_noise_key(observation: Observation, spec: EpisodeSpec) -> Observation:
     )
 
 
-def _steer(
-    env: Env, targets: np.ndarray, observation: Observation, render: bool
+def execute_chunk(
+    env: Env, policy: PolicySpec, chunk: np.ndarray, observation: Observation, render: bool
 ) -> tuple[Observation, Outcome, np.ndarray]:
-    """Execute target poses, one per control step. Returns also the clipped actions (n, 7) that this took."""
+    """Execute a chunk of a policy.
+
+    Args:
+        env: The environment.
+        policy: The policy's declaration; it says what a row of the chunk is.
+        chunk: The rows to execute, (n, 7).
+        observation: The observation before it.
+        render: Whether to render images after it.
+
+    Returns:
+        The next observation, the episode's state, and the actions that were executed, (m, 7) with m <= n.
+    """
+    if policy.actions == "delta":
+        before = env.outcome().steps
+        observation = env.step_chunk(chunk, render)
+        outcome = env.outcome()
+        return observation, outcome, chunk[: outcome.steps - before]
     actions = []
     outcome = env.outcome()
-    for i, target in enumerate(targets):
+    for i, target in enumerate(chunk):
         actions.append(np.clip(action_towards(target, observation.state), -1, 1))
-        observation = env.step_chunk(actions[-1][None], render and i == len(targets) - 1)
+        observation = env.step_chunk(actions[-1][None], render and i == len(chunk) - 1)
         outcome = env.outcome()
         if outcome.done:
             break

@@ -172,7 +172,9 @@ def basket(layout: Layout) -> None:
 TABLE: Area = ((-0.27, 0.18), (-0.14, 0.30))
 USUAL = {"plate_1": (0.06, 0.20), "cookies_1": (0.07, 0.03), "glazed_rim_porcelain_ramekin_1": (-0.20, 0.20)}
 """Where LIBERO-Spatial's BDDL files put these, m."""
-NEAR_USUAL = 0.04
+NEAR_USUAL = 0.06
+APART = 0.05
+"""Distance in m from its usual place that at least one of them keeps: evaluation starts with all at their places."""
 DRAWER_OPEN = -0.156
 """Position in m of an open drawer's joint in LIBERO-Spatial."""
 DRAWER_FLOOR = 1.063
@@ -190,9 +192,13 @@ def bowls(layout: Layout, target: str, other: str) -> None:
         _open_drawer(layout)
     layout.occupy_fixtures()
     scattered = layout.rng.random() < 0.6
+    apart = []
     for name, usual in USUAL.items():
-        around = np.array([[c - NEAR_USUAL, c + NEAR_USUAL] for c in usual])
-        layout.place(name, TABLE if scattered else (tuple(around[0]), tuple(around[1])))
+        (x, y), near = usual, NEAR_USUAL
+        area = TABLE if scattered else ((x - near, x + near), (y - near, y + near))
+        apart.append(float(np.linalg.norm(layout.place(name, area) - usual)))
+    if max(apart) < APART:
+        raise NoLayoutError("too close to LIBERO-Spatial's own layout")
     for bowl, relation in zip(BOWLS, (target, other), strict=True):
         RELATIONS[relation](layout, bowl)
 
