@@ -56,7 +56,7 @@ class Limits:
 
     seconds: float = 20.0
     memory: int = 1 << 30
-    message: int = 2 << 20
+    message: int = 4 << 20
     traffic: int = 64 << 20
     calls: int = 1000
     output: int = 20_000
@@ -295,7 +295,8 @@ class Sandbox:
     def _greeted(self, seccomp: bool) -> str | None:
         """Start a child and read its greeting. Returns why the kernel did not close it in."""
         limits = self._limits
-        settings = {"functions": self._functions, "memory": limits.memory, "output": limits.output}
+        settings = {"functions": self._functions, "memory": limits.memory}
+        settings |= {"output": limits.output, "message": limits.message}
         settings |= {
             "cpu_seconds": math.ceil(100 * limits.seconds) + 60,
             "parent": os.getpid(),
@@ -310,6 +311,9 @@ class Sandbox:
             text = child.errors()
             child.close()
             raise UserError(f"The sandbox's process did not start: {reason}. {text}") from None
+        except BaseException:
+            child.close()
+            raise
         if "failed" in greeting:
             child.close()
             return str(greeting["failed"])

@@ -89,18 +89,20 @@ class ApiError(RuntimeError):
 class _Pipes:
     """The two pipes to the parent. Only this class of the child touches them."""
 
-    def __init__(self, source: int, sink: int, output: int) -> None:
+    def __init__(self, source: int, sink: int, output: int, most: int) -> None:
         import msgpack
         import numpy as np
 
-        self._source, self._sink = source, sink
+        self._source, self._sink, self._most = source, sink, most - 10 * output
         self._read, self._write, self._exit = os.read, os.write, os._exit  # the code may replace them in `os`
         self._packb, self._unpackb, self._np = msgpack.packb, msgpack.unpackb, np
         self.out, self.err = Output(output), Output(output)
 
     def send(self, message: dict[str, Any]) -> None:
-        """Send a message, with what the code has written."""
-        packed = self._packb(message, default=self._plain)  # may raise, and then nothing is sent
+        """Send a message, with what the code has written. Raises TypeError, ValueError and OverflowError."""
+        packed = self._packb(message, default=self._plain)
+        if len(packed) > self._most:
+            raise ValueError(f"its arguments take {len(packed)} bytes, and at most {self._most} can be sent")
         texts = [one.take().encode("utf-8", "replace").decode() for one in (self.out, self.err)]
         packed = b"\x92" + packed + self._packb(texts)  # \x92 begins a list of two
         data = memoryview(len(packed).to_bytes(4, "little") + packed)
@@ -215,7 +217,7 @@ def main() -> None:
 
     np.random.seed(0)
     sys.modules["random"].seed(0)
-    pipes = _Pipes(os.dup(0), os.dup(1), settings["output"])
+    pipes = _Pipes(os.dup(0), os.dup(1), settings["output"], settings["message"])
     try:
         done = wall.close_in(
             settings["memory"], settings["cpu_seconds"], settings["parent"], settings["seccomp"]
