@@ -239,8 +239,8 @@ class CodeAsPolicies:
                 yield self._api.hold()[:1]
             reply = self._chat.ask(messages, Turn(self._key, turn, call))
             self._count(reply)
-            answer = prompts.read(reply)
-            messages.append(_message("assistant", reply.text[: prompts.LONGEST] or "(empty)"))
+            answer, spoken = prompts.read(reply), prompts.without_reasoning(reply.text)[: prompts.LONGEST]
+            messages.append(_message("assistant", spoken or "(empty)"))
             if not answer.problem:
                 return answer
             messages.append(_message("user", prompts.again(answer.problem)))

@@ -131,9 +131,7 @@ def read(reply: Reply) -> Answer:
         return Answer(problem="it was cut at the limit of tokens. Write less")
     if len(text) > LONGEST:
         return Answer(problem=f"it is longer than {LONGEST:,} characters")
-    text = text.rpartition("</think>")[
-        2
-    ].strip()  # models without a reasoning parser put their reasoning first
+    text = without_reasoning(text)
     blocks = [
         code for language, code in FENCE.findall(text) if language.lower() in ("", "python", "py", "python3")
     ]
@@ -146,6 +144,11 @@ def read(reply: Reply) -> Answer:
     if _is_code(text):
         return Answer(code=text)
     return Answer(problem="it is empty" if not text else "it has neither a ```python fence nor FINISH")
+
+
+def without_reasoning(text: str) -> str:
+    """An answer without the reasoning that servers without a parser for it leave at its beginning."""
+    return text.rpartition("</think>")[2].strip()
 
 
 def again(problem: str) -> str:

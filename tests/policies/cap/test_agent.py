@@ -127,7 +127,7 @@ def test_an_episode(api: ThreeFunctions) -> None:
         "Block 1 of at most 10 was run. The episode has taken 0 control steps.\n\nstdout:\nx is 42\n\nstderr:\n(empty)"
         in second
     )
-    assert answer == script[1]
+    assert answer == script[1].strip()
     assert "taken 7 control steps.\n\nstdout:\n43 7\n\nstderr:\ne\n" in third
     notes = episode.notes()
     assert notes.pop("thinking_seconds") > 0
@@ -173,6 +173,12 @@ def test_an_answer_that_cannot_be_read_is_asked_for_once_more() -> None:
         assert episode.act(5) == [PAUSE, PAUSE, PAUSE, HOLD, HOLD]
     assert "it has neither a ```python fence nor FINISH" in said(server, 1)[-1]
     assert (episode.notes()["ended"], episode.notes()["turns"]) == ("unreadable", 4)
+
+
+def test_reasoning_is_not_sent_back() -> None:
+    with ModelServer(["<think>\nLong.\n</think>\n" + block("print(1)"), "FINISH"]) as server:
+        Episode(agent(server)).act(2)
+    assert said(server)[2] == block("print(1)").strip()
 
 
 def test_each_decision_asks_one_question_at_most() -> None:
