@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -54,8 +55,9 @@ def doctor_command(
 ) -> None:
     """Check this machine.
 
-    Checks versions, rendering, memory, disk and Ray, and runs one real episode. With --policy it also sends the policy
-    the first observation of the suite, with other images and another instruction. Exit code 1: a check failed."""
+    Checks versions, rendering, memory, disk and Ray, and runs one real episode. With --policy it also prints
+    what the policy's file says about it, and sends the policy the first observation of the suite, with other images and
+    another instruction. Exit code 1: a check failed."""
     chosen = load_suite(suite)
     console = plain_console(sys.stderr if as_json else None)
     checks: dict[str, Callable[[], str]] = {
@@ -70,6 +72,9 @@ def doctor_command(
     if policy is not None:
         llm = {"model": llm_model, "cassette": cassette}
         ref = find_policy(policy, policy_arg or (), checkpoint, server or (), llm)
+        if ref.conventions:
+            facts = "".join(f"\n  {name}: {text}" for name, text in ref.conventions.items())
+            checks["baseline"] = lambda: ref.about + facts
         checks["policy"] = lambda: _policy(chosen, ref, frames / file_name(policy))
     found = []
     with stdout_to_stderr(as_json):
@@ -163,6 +168,8 @@ def _policy(suite: Suite, ref: PolicyRef, folder: Path) -> str:
         env.close()
         policy.close()
     lines = [f"'{spec.prompt}', images in {folder}", *canaries.summary(found)]
+    if policy.spec.interface:
+        lines.append("interface " + ", ".join(f"{k}={v}" for k, v in asdict(policy.spec.interface).items()))
     if found["warnings"]:
         raise UserError("; ".join([*found["warnings"], *lines]))
     return "; ".join(lines)

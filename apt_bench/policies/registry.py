@@ -173,13 +173,16 @@ class PolicyRef:
             raise UserError(f"{error}. Give arguments as --policy-arg key=value.") from None
 
     def resolve(self) -> PolicyRef:
-        """A copy with `placement` and `num_gpus` of the class's own spec, where the class has one."""
-        declared = self.declared()
+        """A copy with `placement` and `num_gpus` of the class's own spec, or else of its `resources(**args)`, where
+        the class has one of them."""
+        declared, kind = self.declared(), load_object(self.policy)
         if declared is not None:
-            return dataclasses.replace(
-                self, placement=declared.resources.placement, num_gpus=declared.resources.num_gpus
-            )
-        return self
+            found = declared.resources
+        elif callable(getattr(kind, "resources", None)):
+            found = kind.resources(**self.args)
+        else:
+            return self
+        return dataclasses.replace(self, placement=found.placement, num_gpus=found.num_gpus)
 
     @property
     def own_args(self) -> dict[str, Any]:

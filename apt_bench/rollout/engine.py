@@ -13,7 +13,15 @@ from apt_bench.policies.base import Policy, PolicySpec
 from apt_bench.policies.registry import PolicyRef
 from apt_bench.rollout.cluster import CHECK_SECONDS, START_SECONDS, check_alive
 from apt_bench.rollout.schedule import Schedule
-from apt_bench.rollout.workers import Interrupted, PolicyHost, Result, RolloutActor, RolloutWorker, Settings
+from apt_bench.rollout.workers import (
+    Interrupted,
+    PolicyHost,
+    Result,
+    RolloutActor,
+    RolloutWorker,
+    Settings,
+    require_same_policy,
+)
 from apt_bench.suites import EpisodeSpec
 
 Stream = Generator[tuple[EpisodeSpec, int, Result]]
@@ -48,7 +56,13 @@ class PolicyActor:
 
     def __init__(self, ref: PolicyRef, clients: int, path: str) -> None:
         self._ref, self._clients, self._path = ref, clients, path
+        self._required: PolicySpec | None = None
         self._start()
+
+    def require(self, spec: PolicySpec) -> None:
+        """Wait until the policy is loaded. Raises UserError now and later where its server has another policy."""
+        self._required = spec
+        require_same_policy(self.spec(), spec)
 
     def spec(self) -> PolicySpec:
         """Wait until the policy is loaded.
@@ -95,12 +109,20 @@ class PolicyActor:
         import ray
 
         try:
-            ray.get(self.handle.ready.remote(), timeout=5)
+            found = ray.get(self.handle.ready.remote(), timeout=5)
         except (ray.exceptions.RayError, TimeoutError):
             check_alive(now=True)
             self.kill()
             self._start()
-            self.spec()
+            try:
+                found = self.spec()
+            except UserError as error:
+                if not self._required:
+                    raise
+                found = str(error)
+        # A text says why the server has not returned. Until it has, the policy answers ServerLost.
+        if self._required and not isinstance(found, str):
+            require_same_policy(found, self._required)
 
     def kill(self) -> None:
         """End the process and every call that waits for it."""
@@ -119,16 +141,17 @@ class PolicyActor:
 
 
 def policy_actors(ref: PolicyRef, workers: int, path: str) -> list[PolicyActor]:
-    """Start one actor, or as many as the GPUs hold. They load in parallel. Raises UserError for too few GPUs."""
+    """Start one actor, one for each server, or as many as the GPUs hold. They load in parallel. Raises UserError for
+    too few GPUs."""
     import ray
 
-    number = 1
+    number = max(1, min(workers, len(ref.servers)))
     if ref.num_gpus:
         there = ray.cluster_resources().get("GPU", 0)
         number = min(workers, int(there // ref.num_gpus))
         if not number:
             raise UserError(f"Policy '{ref.name}' needs {ref.num_gpus:g} GPU(s); Ray sees {there:g} here.")
-    return [PolicyActor(ref, -(-workers // number), path) for _ in range(number)]
+    return [PolicyActor(ref.for_worker(i), -(-workers // number), path) for i in range(number)]
 
 
 STARTING = (-1, "start")

@@ -65,7 +65,7 @@ def run(
         actors: list[PolicyActor] = []
         workers = 0
         answers: dict[str, Any] | None = None
-        if ref.placement == "worker" or number == 0:
+        if ref.placement == "worker" or number == 0 or ref.servers:
             policy = ref.load()
             todo = plan(options, suite, specs, ref, policy.spec)
             if ref.servers and not ref.llm and not todo.over:
@@ -90,6 +90,10 @@ def run(
         writer = RunWriter(todo, dataclasses.asdict(rendering.describe()) if renders else None, answers)
         if not actors and number != 0:
             workers = stack.enter_context(ray_session(execution.ray_address, number, max(1, len(todo.todo))))
+            if ref.placement == "actor":
+                actors = policy_actors(ref, workers, home)
+                for actor in actors:
+                    actor.require(todo.policy_spec)
         settings = Settings(
             env=suite.env,
             policy=ref.for_run(todo.out),

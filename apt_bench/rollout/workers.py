@@ -140,11 +140,8 @@ class RolloutWorker:
                 if isinstance(error.__cause__, ServerLost):
                     raise error.__cause__ from None
                 raise
-            if self._settings.policy.servers and found.spec != self._settings.policy_spec:
-                raise UserError(
-                    f"Policy '{found.spec.name}' is not the one that the run began with: its spec has changed. Does "
-                    "its server now serve another checkpoint? Rerun with the first one, or with another --out."
-                )
+            if self._settings.policy.servers:
+                require_same_policy(found.spec, self._settings.policy_spec)
             self._policy = found
         return LocalClient(self._policy)
 
@@ -172,6 +169,15 @@ class RolloutWorker:
         self._heartbeats, self._phase = self._heartbeats + 1, phase
 
 
+def require_same_policy(found: PolicySpec, first: PolicySpec) -> None:
+    """Raise UserError where a server does not serve the policy that the run began with."""
+    if found != first:
+        raise UserError(
+            f"Policy '{found.name}' is not the one that the run began with: its spec has changed. Does its server now "
+            "serve another checkpoint? Rerun with the first one, or with another --out."
+        )
+
+
 class RolloutActor(RolloutWorker):
     """A rollout worker in a process of its own, which uses one thread. (Ray's runtime environments could set that, but
     slow down every start.)"""
@@ -191,38 +197,47 @@ class PolicyHost:
 
     def __init__(self, ref: PolicyRef, clients: int, path: str) -> None:
         match_driver(path)
-        self._spec: PolicySpec | None = None
-        self._fatal: str | None = None
+        self._ref, self._clients = ref, clients
+        self._load()
+
+    def _load(self) -> None:
         try:
-            policy = ref.load()
-            self._spec = policy.spec
-            self._batcher = Batcher(policy, clients)
+            policy = self._ref.load()
+            self._spec, self._fatal = policy.spec, ""
+            self._batcher = Batcher(policy, self._clients)
         except UserError as error:
             self._fatal = str(error)
 
     def ready(self) -> PolicySpec | str:
-        """The policy's declaration, or why it cannot be loaded.
+        """The policy's declaration, or why it cannot be loaded. A policy of `--server` that lost its server is loaded
+        again first.
 
         Raises:
             ServerLost: The server is lost, and only a new policy can connect to it again.
         """
-        if self._spec is None:
-            return str(self._fatal)
+        if self._ref.servers and (self._fatal or self._batcher.server_lost):
+            self._load()
+        if self._fatal:
+            return self._fatal
         if self._batcher.server_lost:
             raise ServerLost("the policy's server is gone")
         return self._spec
 
     def reset(self, episode: EpisodeSpec) -> Any:
         """See Batcher.reset."""
-        return self._batcher.reset(episode)
+        return self._lost() or self._batcher.reset(episode)
 
     def finish(self, episode: EpisodeSpec, outcome: Outcome) -> Any:
         """See Batcher.finish."""
-        return self._batcher.finish(episode, outcome)
+        return self._lost() or self._batcher.finish(episode, outcome)
 
     def act(self, observation: Observation) -> Any:
         """See Batcher.act."""
-        return self._batcher.act(observation)
+        return self._lost() or self._batcher.act(observation)
+
+    def _lost(self) -> tuple[ServerLost, float] | None:
+        """The answer while the policy cannot be loaded."""
+        return (ServerLost(self._fatal), 0.0) if self._fatal else None
 
 
 class PolicyLost(Exception):

@@ -29,8 +29,12 @@ CONNECTING_SECONDS = 100.0
 """After this time no further server is tried: a run kills a silent worker after 180 s."""
 
 
+class ErrorReply(ServerLost):
+    """The server answered one request with an error. The connection can be used for the next one."""
+
+
 class RemotePolicy(ABC):
-    """A policy on the other side of one connection, one per rollout worker.
+    """A policy on the other side of one connection, usually one per rollout worker.
 
     Args:
         server: Addresses of servers that serve the same policy. The first that greets is used; `PolicyRef` gives each
@@ -50,8 +54,14 @@ class RemotePolicy(ABC):
 
     def __init__(self, server: str | Sequence[str], horizon: int, execute: int) -> None:
         self._horizon, self._execute = horizon, execute
-        self._ms: dict[str, list[float]] = {}  # what this episode's requests took, by what was measured
+        self._ms: dict[str, dict[str, list[float]]] = {}  # times by episode, and by what was measured
+        self._asking: Sequence[str] = ()  # episodes of the present request
         self.address, self.metadata = self._connect(addresses(server, self.schemes, self.port))
+
+    @classmethod
+    def resources(cls, **args: Any) -> Resources:
+        """Where a policy with these arguments runs. A run needs it before it makes the policy."""
+        return Resources(placement="worker")
 
     def _connect(self, servers: Sequence[Address]) -> tuple[Address, Any]:
         lost: list[str] = []
@@ -78,10 +88,13 @@ class RemotePolicy(ABC):
             cameras=self.cameras,
             horizon=self._horizon,
             execute=min(self._execute, self._horizon),
-            resources=Resources(placement="worker"),
+            resources=self._resources(),
             provenance=Provenance(weights=self._source(), about={"server": self.metadata}),
             interface=self.interface,
         )
+
+    def _resources(self) -> Resources:
+        return self.resources()
 
     def _source(self) -> str | None:
         """The checkpoint's name and a digest of the server's metadata. A resumed run compares it."""
@@ -96,15 +109,15 @@ class RemotePolicy(ABC):
         return None
 
     def reset(self, episodes: Sequence[EpisodeSpec]) -> None:
-        """These episodes begin; a connection runs one at a time."""
+        """One episode begins."""
         if len(episodes) != 1:
-            raise PolicyFault("runs one episode at a time on each connection")
-        self._ms.clear()
+            raise PolicyFault("starts one episode at a time")
+        self._ms[episodes[0].id] = {}
         self._called(lambda: self._begin(episodes[0]))
 
     def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
         """One request per observation."""
-        return [self._chunk(observation) for observation in observations]
+        return [self._asked([one], lambda: [self._infer(one)])[0] for one in observations]  # noqa: B023
 
     def finish(self, episode: EpisodeSpec, outcome: Any) -> None:
         """The episode ended."""
@@ -113,15 +126,17 @@ class RemotePolicy(ABC):
     def notes(self, episode: EpisodeSpec) -> Mapping[str, Any]:
         """Number of the episode's requests, and their times in ms, median and largest: `request_ms` from sending it
         to its reply, `infer_ms` as the server reports it."""
-        found: dict[str, Any] = {"requests": len(self._ms["request_ms"])} if self._ms else {}
-        for name, values in self._ms.items():
+        times = self._ms.pop(episode.id, {})
+        found: dict[str, Any] = {"requests": len(times["request_ms"])} if times else {}
+        for name, values in times.items():
             found |= {name: round(float(np.median(values)), 2), f"{name}_max": round(max(values), 2)}
         return found
 
     def _took(self, name: str, ms: Any) -> None:
         """Note a time of one request; what is no number is ignored."""
         if isinstance(ms, int | float | np.number) and np.isfinite(ms):
-            self._ms.setdefault(name, []).append(float(ms))
+            for episode in self._asking:
+                self._ms.setdefault(episode, {}).setdefault(name, []).append(float(ms))
 
     def close(self) -> None:
         """Close the connection."""
@@ -131,12 +146,17 @@ class RemotePolicy(ABC):
         """The camera's image as the server gets it."""
         return prepared(observation.images[camera], self.interface.resize, self.interface.image_size)
 
-    def _chunk(self, observation: Observation) -> np.ndarray:
+    def _asked(
+        self, observations: Sequence[Observation], ask: Callable[[], Sequence[np.ndarray]]
+    ) -> list[np.ndarray]:
+        """The chunks that one request for these observations answers."""
+        self._asking = [observation.episode for observation in observations]
         start = time.perf_counter()
-        chunk: np.ndarray = GRIPPERS[self.interface.gripper](self._called(lambda: self._infer(observation)))
+        chunks = [GRIPPERS[self.interface.gripper](chunk) for chunk in self._called(ask)]
         self._took("request_ms", 1000 * (time.perf_counter() - start))
-        self._fits(chunk)
-        return chunk
+        for chunk in chunks:
+            self._fits(chunk)
+        return chunks
 
     def _fits(self, chunk: np.ndarray) -> None:
         """Raise PolicyFault for a chunk that is longer than the horizon, or shorter than what is executed of it."""
@@ -160,6 +180,8 @@ class RemotePolicy(ABC):
             raise ServerLost(
                 f"{self.address.url} sent what is no message of its protocol: {error}"
             ) from error
+        except ErrorReply:
+            raise
         except ServerLost:
             self._link.close()
             raise

@@ -16,10 +16,11 @@ import numpy as np
 from apt_bench.core.errors import PolicyFault, ServerLost, UserError, did_you_mean
 from apt_bench.core.text import one_line
 from apt_bench.envs.base import AGENTVIEW, WRIST, Observation
-from apt_bench.policies.base import Interface
+from apt_bench.policies.base import Interface, Resources
 from apt_bench.policies.remote.links import Address, WebSocketLink
 from apt_bench.policies.remote.openpi import answer, greeting
 from apt_bench.policies.remote.server import (
+    ErrorReply,
     RemotePolicy,
     api_key,
     mapping,
@@ -40,6 +41,8 @@ class StarVlaPolicy(RemotePolicy):
         unnorm_key: Which of the checkpoint's statistics un-normalise the actions; None = the server's default.
         execute: Actions executed of each chunk; None = all of it, as starVLA's evaluation does.
         ddim_steps: Denoising steps of the action head.
+        batch: Observations in one request, at most. Above 1, one connection to each server answers all rollout
+            workers, so that the model computes their actions together.
     """
 
     schemes = ("ws", "wss")
@@ -52,11 +55,20 @@ class StarVlaPolicy(RemotePolicy):
         unnorm_key: str | None = None,
         execute: int | None = None,
         ddim_steps: int = 10,
+        batch: int = 1,
     ) -> None:
-        self._key, self._steps = unnorm_key, ddim_steps
+        self._key, self._steps, self._batch = unnorm_key, ddim_steps, batch
         super().__init__(server, 1, 1)
         horizon = int(self.metadata["action_chunk_size"])
         self._horizon, self._execute = horizon, execute or horizon
+
+    @classmethod
+    def resources(cls, batch: int = 1, **args: Any) -> Resources:
+        """A process of its own for each server where requests are batched."""
+        return Resources(placement="worker") if batch == 1 else Resources(max_batch=batch)
+
+    def _resources(self) -> Resources:
+        return self.resources(self._batch)
 
     def _open(self, address: Address) -> WebSocketLink:
         return WebSocketLink(address, api_key())
@@ -93,10 +105,19 @@ class StarVlaPolicy(RemotePolicy):
         path = self.metadata.get("ckpt_path")
         return path if isinstance(path, str) else None
 
+    def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
+        """One request for all observations."""
+        return self._asked(observations, lambda: self._infer_all(observations))
+
     def _infer(self, observation: Observation) -> np.ndarray:
-        images = [self._image(observation, name) for name in (AGENTVIEW, WRIST)]
+        return self._infer_all([observation])[0]
+
+    def _infer_all(self, observations: Sequence[Observation]) -> list[np.ndarray]:
         request = {
-            "examples": [{"image": images, "lang": observation.instruction}],
+            "examples": [
+                {"image": [self._image(one, name) for name in (AGENTVIEW, WRIST)], "lang": one.instruction}
+                for one in observations
+            ],
             "unnorm_key": self._key,
             "do_sample": False,
             "use_ddim": True,
@@ -106,7 +127,10 @@ class StarVlaPolicy(RemotePolicy):
         if reply.get("ok") is not True:
             error = reply.get("error")
             text = error.get("message") if isinstance(error, dict) else error
-            raise ServerLost(f"{self.address.url} failed: {one_line(text, 500)}")
+            lost = (
+                ErrorReply if self._batch > 1 else ServerLost
+            )  # the batch's others are then sent one by one
+            raise lost(f"{self.address.url} failed: {one_line(text, 500)}")
         data = mapping(reply.get("data"), "`data` of the reply")
         if "normalized_actions" in data and "actions" not in data:
             raise UserError(
@@ -116,6 +140,8 @@ class StarVlaPolicy(RemotePolicy):
         if "actions" not in data:
             raise WireError(f"a reply without `actions`; it has {one_line(sorted(map(str, data)), 200)}")
         actions = numbers(data["actions"])
-        if actions.ndim != 3 or len(actions) != 1:
-            raise PolicyFault(f"answered actions of shape {actions.shape} instead of (1, n, 7)")
-        return rows(actions[0])
+        if actions.ndim != 3 or len(actions) != len(observations):
+            raise PolicyFault(
+                f"answered actions of shape {actions.shape} instead of ({len(observations)}, n, 7)"
+            )
+        return [rows(chunk) for chunk in actions]

@@ -59,6 +59,11 @@ def episodes(cell: str = "spatial_task", task: str = "3", number: int = 2) -> tu
     return tuple(load_suite("libero_pro").select([cell], [task], number))
 
 
+EPISODE = episodes()[0].id
+
+
 def observation(**changes: Any) -> Observation:
     images = {AGENTVIEW: card(), WRIST: card(wrist=True)}
-    return Observation(**{"images": images, "state": STATE, "instruction": PROMPT, **changes})
+    return Observation(
+        **{"images": images, "state": STATE, "instruction": PROMPT, "episode": EPISODE, **changes}
+    )

@@ -234,14 +234,16 @@ class StarVla(_WebSocket):
         found = openpi.decode(frame)
         self.requests.append(found)
         expect("keys", sorted(found), ["do_sample", "examples", "num_ddim_steps", "unnorm_key", "use_ddim"])
-        (example,) = found["examples"]
+        chunks = np.stack([self._chunk_of(example) for example in found["examples"]])
+        data = {"actions": chunks.tolist() if chunks.dtype.kind == "U" else chunks}
+        return self._frame(status="ok", ok=True, data=data)
+
+    def _chunk_of(self, example: dict[str, Any]) -> np.ndarray:
         expect("keys of the example", sorted(example), ["image", "lang"])
         agentview, wrist = (
             expect_array("image", image, "uint8", (224, 224, 3)) for image in example["image"]
         )
-        chunk = self.chunk(Seen(example["lang"], agentview, wrist))
-        data = {"actions": chunk.tolist() if chunk.dtype.kind == "U" else chunk[None]}
-        return self._frame(status="ok", ok=True, data=data)
+        return self.chunk(Seen(example["lang"], agentview, wrist))
 
     def error(self, text: str) -> bytes:
         return self._frame(status="error", ok=False, error={"message": text})
