@@ -98,7 +98,7 @@ def sandbox(targets: Targets) -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="module")
 def hasty() -> Iterator[Sandbox]:
-    with Sandbox(FUNCTIONS, limits=Limits(seconds=0.4)) as one:
+    with Sandbox(FUNCTIONS, limits=Limits(seconds=0.5)) as one:
         yield one
 
 
