@@ -121,7 +121,8 @@ GOES_ON = {
     "class E(Exception, metaclass=M): pass\nraise E",
     "a repr that raises": "class A:\n    def __repr__(self): raise MemoryError\nprint(A())",
     "deep recursion": "def f(): f()\nf()",
-    "recursion without a limit": "import sys\nsys.setrecursionlimit(10 ** 9)\nf = lambda: [*map(lambda _: f(), [1])]\nf()",
+    "recursion without a limit": "import sys\nsys.setrecursionlimit(10 ** 9)\n"
+    "f = lambda: [*map(lambda _: f(), [1])]\nf()",
     "a huge array": "np.zeros(10 ** 12)",
     "a huge list": "[0] * 10 ** 11",
     "a huge text": "'x' * 10 ** 12",
