@@ -6,7 +6,8 @@ Each server runs in a process of its own, decodes the request and answers a cons
 are measured a second time without decoding, because decoding JSON costs more than everything else, and the genuine
 servers decode it with another library. The in-process policy answers the same chunk. The time is that of
 `Policy.act`: with two images of 224x224 (median and 95th percentile), and of 256x256, which includes the client's
-resizing where the protocol wants 224x224. OpenVLA gets one image, which the client preprocesses.
+resizing where the protocol wants 224x224. OpenVLA gets one image, which the client preprocesses. In a batch, the time
+is that of one request divided by its observations.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from apt_bench.policies.remote.starvla import StarVlaPolicy
 from apt_bench.policies.remote.vla_eval import VlaEvalPolicy
 from apt_bench.wire import groot, json_numpy, openpi, vla_eval
 
+BATCH = 8
 CHUNK = np.linspace(-0.9, 0.9, 70).reshape(10, 7)
 
 
@@ -72,8 +74,8 @@ def serve_openpi(port: Any) -> None:
 
 def serve_starvla(port: Any) -> None:
     def reply(frame: bytes) -> bytes:
-        openpi.decode(frame)
-        return openpi.encode({"ok": True, "data": {"actions": CHUNK[None, :8]}})
+        examples = openpi.decode(frame)["examples"]
+        return openpi.encode({"ok": True, "data": {"actions": np.repeat(CHUNK[None, :8], len(examples), 0)}})
 
     web_socket(port, openpi.encode({"action_chunk_size": 8}), reply)
 
@@ -130,6 +132,7 @@ def serve_rest(port: Any, rows: int, decode: bool) -> None:
 PROTOCOLS: dict[str, tuple[Callable[[Any], None], Callable[[str], Any]]] = {
     "openpi": (serve_openpi, OpenPiPolicy),
     "starVLA": (serve_starvla, StarVlaPolicy),
+    f"starVLA, batch of {BATCH}": (serve_starvla, partial(StarVlaPolicy, batch=BATCH)),
     "vla-eval": (serve_vla_eval, VlaEvalPolicy),
     "GR00T": (serve_groot, GrootPolicy),
     "OFT (REST), not decoded": (partial(serve_rest, rows=8, decode=False), OpenVlaOftPolicy),
@@ -139,13 +142,15 @@ PROTOCOLS: dict[str, tuple[Callable[[Any], None], Callable[[str], Any]]] = {
 }
 
 
-def milliseconds(act: Callable[[list[Observation]], Any], one: Observation, decisions: int) -> np.ndarray:
+def milliseconds(
+    act: Callable[[list[Observation]], Any], one: Observation, decisions: int, batch: int = 1
+) -> np.ndarray:
     taken = []
     for i in range(decisions + 20):
         start = time.perf_counter()
-        act([one])
+        act([one] * batch)
         if i >= 20:
-            taken.append(1000 * (time.perf_counter() - start))
+            taken.append(1000 * (time.perf_counter() - start) / batch)
     return np.array(taken)
 
 
@@ -161,8 +166,9 @@ def main() -> None:
         process = multiprocessing.Process(target=serve, args=(port,), daemon=True)
         process.start()
         policy = client(f"127.0.0.1:{port.get(timeout=30)}")
-        small = milliseconds(policy.act, observation(224), options.decisions)
-        large = milliseconds(policy.act, observation(256), options.decisions)
+        batch = policy.spec.resources.max_batch if policy.spec.resources.placement == "actor" else 1
+        small = milliseconds(policy.act, observation(224), options.decisions, batch)
+        large = milliseconds(policy.act, observation(256), options.decisions, batch)
         found[name] = [float(np.median(small)), float(np.quantile(small, 0.95)), float(np.median(large))]
         policy.close()
         process.terminate()
