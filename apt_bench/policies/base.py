@@ -205,7 +205,8 @@ class Policy(Protocol):
 
     A policy may also have `finish(episode, outcome)`, which is called when an episode has ended (`envs.base.Outcome`),
     and `notes(episode)`, which is called after it and returns a mapping for the episode's record (server latency,
-    tokens, turns). An exception of these two is noted in the record and does not change the episode's outcome.
+    tokens, turns). An exception of these two is noted in the record and does not change the episode's outcome. A class
+    whose `spec` exists only after loading may have a class method `resources(**args)`, which a run needs earlier.
 
     Errors: raise `core.errors.ServerLost` where the policy's server does not answer. The episode is then missing data
     and is run again. The exceptions of common client libraries count as such, see `policies/servers.py`. Raise

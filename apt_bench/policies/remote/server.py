@@ -127,7 +127,7 @@ class RemotePolicy(ABC):
         """Number of the episode's requests, and their times in ms, median and largest: `request_ms` from sending it
         to its reply, `infer_ms` as the server reports it."""
         times = self._ms.pop(episode.id, {})
-        found: dict[str, Any] = {"requests": len(times["request_ms"])} if times else {}
+        found: dict[str, Any] = {"requests": len(times.get("request_ms", ()))} if times else {}
         for name, values in times.items():
             found |= {name: round(float(np.median(values)), 2), f"{name}_max": round(max(values), 2)}
         return found

@@ -276,3 +276,13 @@ def test_several_servers_share_the_workers() -> None:
         for worker in range(6):
             ref.for_worker(worker).load().close()
         assert [fake.clients for fake in fakes] == [2, 2, 2]
+
+
+def test_notes_of_an_episode_whose_only_reply_was_unusable() -> None:
+    with OpenPi() as server:
+        policy = KINDS["openpi"].policy(server)
+        policy.reset(episodes()[:1])
+        server.fault = "shape"
+        with pytest.raises(PolicyFault):
+            policy.act([observation()])
+        assert policy.notes(episodes()[0]) == {"requests": 0, "infer_ms": 12.5, "infer_ms_max": 12.5}
