@@ -167,8 +167,9 @@ def test_an_episode_of_libero_pro(tmp_path: Path, folders: dict[str, Path]) -> N
         "lerobot", "libero_pro", "object_task", tasks="0", episodes=1, workers=0, out=tmp_path, progress=False,
         policy_args={"checkpoint": str(folders["act"]), "device": "cpu"},
     )  # fmt: skip
-    (episode,) = run.frame.to_dict("records")
+    (episode,) = run.episodes.to_dict("records")
     assert episode["outcome"] == "timeout"  # its weights are random
     assert episode["decisions"] == -(-episode["steps"] // 8)
-    assert run.policy["lerobot"] == {"version": "0.6.1", "type": "act"}
-    assert run.policy["weights_sha256"] == find_policy("lerobot", (), str(folders["act"])).digest()
+    policy = run.info["policy"]
+    assert policy["about"] == {"lerobot": {"version": "0.6.1", "type": "act"}}
+    assert policy["weights_sha256"] == find_policy("lerobot", (), str(folders["act"])).digest()
