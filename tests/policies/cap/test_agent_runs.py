@@ -73,7 +73,7 @@ def test_a_recorded_run_is_replayed_in_another_process(
     monkeypatch.setenv(llm.OPENAI_KEY, "sk-very-secret")
     cassette = tmp_path / "c.jsonl"
     with ModelServer(model) as server:
-        run(tmp_path / "live", servers=[server.url], cassette=["record", str(cassette)], workers=2)
+        run(tmp_path / "live", servers=[server.url], cassette=["record", str(cassette)], workers=2, episodes=3)
         assert server.headers[-1]["Authorization"] == "Bearer sk-very-secret"
         url = server.url
     words = [
@@ -91,7 +91,7 @@ def test_a_recorded_run_is_replayed_in_another_process(
         "--tasks",
         "to_plate",
         "--episodes",
-        "2",
+        "3",
         "--workers",
         "0",
         "--cassette",
@@ -147,6 +147,20 @@ def test_a_budget_is_that_of_the_run_and_of_those_that_resume_it(tmp_path: Path)
         assert len(server.questions) == 25
     assert [one["ended"] for one in notes(tmp_path)] == ["turns", "turns"]
     assert len((tmp_path / LEDGER).read_text().splitlines()) == 25
+
+
+@pytest.mark.slow
+def test_the_budget_counts_over_workers_in_processes_of_their_own(tmp_path: Path) -> None:
+    def endless(messages: list[dict[str, Any]]) -> Any:
+        return 200, completion("```python\nprint(1)\n```") | {"usage": {**USAGE, "cost": 0.01}}
+
+    with ModelServer(endless) as server:
+        with pytest.raises(UserError, match=r"The budget of 0\.135 US dollars is spent"):
+            run(tmp_path, servers=[server.url], max_cost=0.135, workers=2, episodes=4)
+        assert len(server.questions) in (14, 15)  # one worker may ask while the other spends the rest
+    counted = len((tmp_path / LEDGER).read_text().splitlines())
+    assert counted in (len(server.questions), len(server.questions) - 1)  # a worker is killed where the run stops
+    assert {json.loads(line)["cost"] for line in (tmp_path / LEDGER).read_text().splitlines()} == {0.01}
 
 
 def test_a_server_that_is_gone_is_missing_data_and_another_address_resumes(tmp_path: Path) -> None:
