@@ -180,7 +180,8 @@ class Execution(_Checked):
         str | None, Help("File that the policy executes: --policy replay FILE.", positional=True)
     ] = None
     checkpoint: Annotated[
-        str | None, Help("Another way to give FILE: --policy apt --checkpoint FOLDER.", metavar="<name>")
+        str | None,
+        Help("Checkpoint or file of the policy: --policy apt --checkpoint FOLDER.", metavar="<name>"),
     ] = None
     servers: Annotated[
         Words,
