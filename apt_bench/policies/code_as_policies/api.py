@@ -1,6 +1,6 @@
 """The functions that a model's code may call, in two tiers: `perception` and `privileged`.
 
-Every public method of a tier's class is a function of the API. Its signature and its docstring are what the model reads.
+Every public method of a tier's class is a function of the API. The model reads its signature and its docstring.
 """
 
 from __future__ import annotations
@@ -227,7 +227,12 @@ class _Perception(_Functions):
         found = {}
         for camera in (AGENTVIEW, WRIST):
             seen = perception.view(self._arm.observation, camera)
-            found[camera] = dict(rgb=seen.rgb, depth=seen.depth, intrinsics=seen.K, camera_pose=seen.pose)
+            found[camera] = {
+                "rgb": seen.rgb,
+                "depth": seen.depth,
+                "intrinsics": seen.K,
+                "camera_pose": seen.pose,
+            }
         return found
 
     def segment(self, text: str, camera: str = "agentview") -> list[dict[str, Any]]:
@@ -241,7 +246,7 @@ class _Perception(_Functions):
             raise ApiError(f"segment: text must be 1 to {MOST_TEXT} characters.")
         seen = self._view("segment", camera)
         found = self._segmenter.segment(seen, text, self._arm.observation, camera)
-        return [dict(mask=mask, score=score) for mask, score in sorted(found, key=lambda f: -f[1])]
+        return [{"mask": mask, "score": score} for mask, score in sorted(found, key=lambda f: -f[1])]
 
     def points_of(self, mask: np.ndarray, camera: str = "agentview") -> np.ndarray:
         """Points (N, 3) in m, world frame, of the pixels of a mask (bool (H, W), of the same camera's image now). Only
@@ -264,7 +269,7 @@ class _Perception(_Functions):
             vertical and whose first one is the longer horizontal side. quaternion_wxyz: (4,) of the box.
         """
         box = perception.oriented_box(_cloud("oriented_box", points))
-        return dict(center=box.centre, extent=box.size, quaternion_wxyz=_wxyz(box.rotation))
+        return {"center": box.centre, "extent": box.size, "quaternion_wxyz": _wxyz(box.rotation)}
 
     def sample_grasp_pose(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """A pose of the gripper that grasps the object with these points (N, 3) from straight above: across its narrow

@@ -19,11 +19,11 @@ Motion = Generator[np.ndarray, Observation, Any]
 """Yields chunks (n, 7) of target poses, n <= `CHUNK`."""
 
 OPEN, CLOSE = -1.0, 1.0
-CHUNK = 10
+CHUNK, SHORT = 10, 2  # control steps of one chunk, far from the goal and near it
 TOLERANCE, ANGLE = 0.005, np.deg2rad(3)  # m, rad: a pose is reached
 NEAR = 0.01  # m from the pose above a goal, at which the approach begins
 SPEED, TURN_SPEED = 0.0125, 0.12  # m and rad per control step, measured with saturated actions
-STILL, STILL_ANGLE, STILL_STEPS = 0.0015, np.deg2rad(0.6), 6  # m, rad per so many control steps: no motion
+STILL, STILL_ANGLE, STILL_STEPS = 0.0015, np.deg2rad(0.6), 8  # m, rad per so many control steps: no motion
 NEAR_GOAL = 0.02  # m from the goal, at which the motion starts to aim beyond it
 INTEGRAL, MOST_BEYOND, MOST_TWIST = 0.5, 0.02, 0.2
 """Share of the remaining distance per chunk; m; rad. Without it, friction stops a weakly driven arm too early."""
@@ -128,9 +128,9 @@ class Arm:
             if distance < NEAR_GOAL:
                 beyond = np.clip(beyond + INTEGRAL * move, -MOST_BEYOND, MOST_BEYOND)
                 twist = np.clip(twist + INTEGRAL * turn, -MOST_TWIST, MOST_TWIST)
-            steps = max((distance - 0.02) / SPEED, (angle - 0.1) / TURN_SPEED)
+            steps = max((distance - NEAR_GOAL) / SPEED, angle / TURN_SPEED)
             aim = (Rotation.from_rotvec(twist) * rotation).as_rotvec()
-            rows = np.tile([*position, *aim, self.gripper], (int(np.clip(np.ceil(steps), 2, CHUNK)), 1))
+            rows = np.tile([*position, *aim, self.gripper], (int(np.clip(steps, SHORT, CHUNK)), 1))
             # Points on the line at which no axis of the action is clipped, so that the path is straight.
             first = ACTION_SCALE[0] / max(float(np.abs(move).max()), ACTION_SCALE[0]) * distance
             for i, row in enumerate(rows):

@@ -254,8 +254,8 @@ def top_down_grasp(points: np.ndarray, home: Rotation) -> tuple[np.ndarray, Rota
         )
     sides = [strip[(strip - centre) @ across * sign > 0] for sign in (1, -1)]
     side = max(sides, key=len)
-    edge = (side - centre) @ across
-    position = centre + along * 0 + across * float(np.median(edge[np.abs(edge) > 0.8 * np.abs(edge).max()]))
+    radius = float(np.percentile(np.abs((side - centre) @ across), 90))
+    position = centre + across * radius * np.sign((side - centre).mean(0) @ across)
     return np.array([*position[:2], max(top - RIM_DEPTH, low + ABOVE_BOTTOM)]), hand_down(across)
 
 
