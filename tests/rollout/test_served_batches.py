@@ -50,8 +50,8 @@ def test_a_server_that_dies_and_returns_on_another_port(command: Callable[..., C
         server.answer = once
         (run := command(server.url)).run(expect=1)
     lost = [record for record in records(run.out) if record.outcome == "error"]
-    assert len(lost) + len(results(run.out)) == 6
     assert lost
+    assert len(results(run.out)) < 6
     assert all("server" in str(record.error) for record in lost)
     with StarVla(answer=vary) as server:
         command(server.url).run()
