@@ -48,8 +48,9 @@ from apt_bench.training.session import Session
 from apt_bench.training.two_stage import run_recipe, stage_checkpoint
 from apt_bench.training.vlm_pretraining.loop import grounding
 from apt_bench.training.vlm_pretraining.losses import Heads
-from apt_bench.training.vlm_pretraining.scenes import find_source, open_scene_images
+from apt_bench.training.vlm_pretraining.scenes import open_scene_images
 from apt_bench.training.vlm_pretraining.sentences import SentenceMaker
+from apt_bench.training.vlm_pretraining.tabletop_scenes import TabletopScenes
 
 ARMS: dict[str, dict[str, Any]] = {
     "two stages, frozen": {"two_stage": True, "vlm_mode": "frozen"},
@@ -146,7 +147,7 @@ def probe(vlm: MiniVLM, folder: Path, cache: Path, scenes: int) -> dict[str, flo
     """Share of nouns that the heads of pretraining find in the robot's sentence, in scenes that it did not use."""
     heads = Heads(vlm.config.width, vlm.config.views)
     heads.load_state_dict(load_file(folder / "heads.safetensors"))
-    source = find_source("tabletop", ())
+    source = TabletopScenes()
     images = open_scene_images(source, vlm.config, PROBE_SCENES, cache, first=scenes)
     chosen = np.arange(OBSERVATIONS_PER_SCENE * PROBE_SCENES)
     return grounding(vlm, heads, images, chosen, SENTENCE, SentenceMaker(vlm.tokenizer, source))

@@ -37,7 +37,7 @@ from apt_bench.demos.policy_start import PolicyStart
 from apt_bench.demos.recording import LOOSE, Recording, digest
 from apt_bench.envs import rendering
 from apt_bench.rollout.runner import RunOptions, RunResult, run
-from apt_bench.suites import load_suite
+from apt_bench.suites import EpisodeSpec, load_suite
 
 Format = Literal["hdf5", "lerobot"]
 VARIED = "variation=1"
@@ -130,12 +130,19 @@ def collect(
         image_every=image_every,
         simulator=provenance.labels(suite.simulator),
     )
-    settings = {"format": format, "cameras": list(cameras), "size": size, "segmentation": segmentation}
+    settings: dict[str, object] = {
+        "format": format,
+        "cameras": list(cameras),
+        "size": size,
+        "segmentation": segmentation,
+    }
     settings |= {"failures": failures, "image_every": image_every}
-    wrap = recording.wrap
     if start is not None:
         settings |= {"start": [start.policy.policy, dict(start.policy.args), start.decisions]}
-        wrap = lambda spec: recording.wrap(start.wrap(spec))  # noqa: E731
+
+    def wrap(spec: EpisodeSpec) -> EpisodeSpec:
+        return recording.wrap(start.wrap(spec) if start else spec)
+
     with exclusive(out, "apt-bench collect"):  # before any file there is changed
         try:
             _begin(out, settings)

@@ -68,7 +68,8 @@ def cell_tasks(cell: Cell) -> list[Task]:
     """Return the tasks of a cell.
 
     `cell.args["benchmark"]` is `libero_object` or `libero_spatial`. `cell.args["disturbance"]`, where it is given, is
-    the strength of random pushes against the arm (`envs.disturbance`).
+    the strength of random pushes against the arm (`envs.disturbance`). `cell.args["draft"]` renders images without
+    multisampling.
 
     Raises UserError for other arguments.
     """
@@ -80,9 +81,15 @@ def cell_tasks(cell: Cell) -> list[Task]:
         )
     extra = {k: v for k, v in cell.args.items() if k != "benchmark"}
     push = extra.get("disturbance", 0.0)
-    if set(extra) - {"disturbance"} or not isinstance(push, int | float) or not 0 <= push <= 2:
+    if (
+        set(extra) - {"disturbance", "draft"}
+        or not isinstance(push, int | float)
+        or not 0 <= push <= 2
+        or not isinstance(extra.get("draft", False), bool)
+    ):
         raise UserError(
-            f"Cell '{cell.name}': args take benchmark, and disturbance from 0 to 2; found {dict(cell.args)}."
+            f"Cell '{cell.name}': args take benchmark, disturbance from 0 to 2, and draft: true or false; found "
+            f"{dict(cell.args)}."
         )
     return made[name](name, extra)
 

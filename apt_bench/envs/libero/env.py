@@ -77,6 +77,7 @@ class LiberoEnv:
             self.simulation, self._place = FastSimulation(bddl_path(*place)), place
         self.spec, self.privileged = spec, privileged
         simulation = self._simulation
+        simulation.draft = bool(spec.args.get("draft", False))
         second = [spec.prompts["second"]] if "second" in spec.prompts else []
         self.subtasks = SubtaskTracker([spec.prompt, *second], goals(spec.args), spec.max_steps)
         simulation.set_goal(self.subtasks.all_goals)

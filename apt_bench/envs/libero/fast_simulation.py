@@ -61,6 +61,8 @@ class FastSimulation:
         self._hand = self.sim.model.body_name2id(robot.robot_model.eef_name)
         self._fingers = list(robot._ref_gripper_joint_pos_indexes)
         self._first_substep = False
+        self.draft = False
+        """Whether images are rendered without multisampling, see `Renderer`."""
 
     def set_goal(self, goal: Sequence[Atom]) -> None:
         """Set the goal that `step` checks: that of the BDDL file, or the goals of several tasks of this scene."""
@@ -137,9 +139,10 @@ class FastSimulation:
 
     @property
     def renderer(self) -> Renderer:
-        """The renderer of this task's model, created at its first use."""
-        if self.entry.renderer is None:
-            self.entry.renderer = Renderer(self.model)
+        """The renderer of this task's model, created at its first use and where `draft` has changed."""
+        if self.entry.renderer is None or self.entry.renderer.draft != self.draft:
+            self.entry.free()
+            self.entry.renderer = Renderer(self.model, self.draft)
         renderer: Renderer = self.entry.renderer
         return renderer
 

@@ -122,7 +122,8 @@ class LiberoScenes:
         group = specs[rng.integers(len(specs))].group
         same = [s for s in specs if s.group == group]
         spec = same[int(np.random.default_rng((SEED, 1, index)).integers(len(same)))]
-        return dataclasses.replace(spec, key=dataclasses.replace(spec.key, init=index))
+        key = dataclasses.replace(spec.key, init=index)
+        return dataclasses.replace(spec, key=key, args={**spec.args, "draft": True})
 
 
 def _categories(spec: EpisodeSpec) -> list[str]:

@@ -29,8 +29,9 @@ from apt_bench.training.vlm_pretraining.losses import (
     pair_losses,
     run_vlm,
 )
-from apt_bench.training.vlm_pretraining.scenes import CAMERAS, SceneImages, find_source, open_scene_images
+from apt_bench.training.vlm_pretraining.scenes import CAMERAS, SceneImages, open_scene_images
 from apt_bench.training.vlm_pretraining.sentences import SentenceMaker, vocabulary
+from apt_bench.training.vlm_pretraining.sources import find_source
 from apt_bench.training.vlm_pretraining.state import STATE, restore_state, save_pretrained, save_state
 from apt_bench.training.vlm_pretraining.weights import SHIPPED, load_mini
 
@@ -106,7 +107,7 @@ def pretrain(
         UserError: The VLM does not fit, or something cannot be saved.
         KeyboardInterrupt: Pretraining was interrupted.
     """
-    source = find_source(config.source, config.cells)
+    source = find_source(config)
     maker = SentenceMaker(vlm.tokenizer, source)
     if set(vocabulary(source)) - set(vlm.config.words):
         raise UserError("The mini VLM lacks words of the pretraining sentences. Make it with new_mini().")
@@ -207,7 +208,7 @@ def new_mini(sizes: MiniVLMConfig, pretraining: PretrainConfig) -> MiniVLM:
     Raises:
         UserError: `start` is no mini VLM, or one of other sizes.
     """
-    source = find_source(pretraining.source, pretraining.cells)
+    source = find_source(pretraining)
     start = SHIPPED if pretraining.start == "shipped" else Path(pretraining.start)
     old = load_mini(start) if pretraining.start else None
     words = vocabulary(source, old.config.words if old else ())

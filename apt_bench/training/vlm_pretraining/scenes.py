@@ -192,7 +192,7 @@ def store(rendered: Rendered, images: np.ndarray, cover: np.ndarray) -> list[Any
     Returns:
         Its visible objects for JSON: kind, phrases, and the centre in each image or None. At most MOST.
     """
-    height, width = images.shape[1:3]
+    (height, width), (rows, columns) = images.shape[1:3], cover.shape[2:]
     for view, image in enumerate(rendered.images):
         images[view] = _scaled(image, (width, height))  # averaged, as policies receive them
     found: list[Any] = []
@@ -207,7 +207,7 @@ def store(rendered: Rendered, images: np.ndarray, cover: np.ndarray) -> list[Any
             continue
         for view, mask in enumerate(one.masks):
             if places[view]:
-                cover[len(found), view] = _scaled(mask.astype(np.float32), cover.shape[:1:-1])
+                cover[len(found), view] = _scaled(mask.astype(np.float32), (columns, rows))
         found.append([one.kind, list(one.phrases), places])
     return found
 
@@ -236,26 +236,7 @@ def _objects(raw: Any, count: int, kinds: Mapping[str, str]) -> tuple[tuple[Visi
     return tuple(observations)
 
 
-def _scaled(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+def _scaled(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if image.shape[1::-1] == size:
         return image
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
-
-
-SOURCES = ("tabletop", "libero")
-"""Names of the sources of scenes."""
-
-
-def find_source(name: str, cells: Sequence[str]) -> SceneSource:
-    """The source of a name in `SOURCES`. `cells`: for `libero`, the cells of the suite libero_drawn that it draws from.
-
-    Raises:
-        UserError: A cell does not exist.
-    """
-    if name == "libero":
-        from apt_bench.training.vlm_pretraining.libero_scenes import LiberoScenes
-
-        return LiberoScenes(tuple(cells))
-    from apt_bench.training.vlm_pretraining.tabletop_scenes import TabletopScenes
-
-    return TabletopScenes()

@@ -1,0 +1,113 @@
+"""Drawn layouts of LIBERO: what the sentence says holds, everything rests, and no layout is one of LIBERO-PRO's."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from apt_bench.envs.base import Scene
+from apt_bench.envs.libero import LiberoEnv
+from apt_bench.envs.libero.tasks import bddl_path, load_inits, manifest
+from apt_bench.suites import EpisodeSpec, load_suite
+
+pytestmark = pytest.mark.sim
+
+APART = 0.03
+"""Least distance in m, for at least one object, between a drawn layout and every initial state of evaluation."""
+
+EVALUATED = {
+    "libero_object": ("libero_object", "libero_object_swap", "libero_object_task"),
+    "libero_spatial": ("libero_spatial", "libero_spatial_swap", "libero_spatial_task"),
+}
+
+
+@pytest.fixture(scope="module")
+def env() -> LiberoEnv:
+    return LiberoEnv()
+
+
+def drawn(cell: str, tasks: int, layouts: int) -> list[EpisodeSpec]:
+    """The first layouts of every `tasks`-th task of a cell."""
+    specs = load_suite("libero_drawn").select([cell], episodes=layouts)
+    return [s for n, s in enumerate(specs) if n // layouts % tasks == 0]
+
+
+def places(scene: Scene) -> dict[str, np.ndarray]:
+    return {n: scene.data.xpos[o.body].copy() for n, o in scene.objects.items() if o.movable}
+
+
+@pytest.mark.parametrize("cell", ["object", "spatial"])
+def test_a_layout_rests_and_is_drawn_from_the_episodes_seed(env: LiberoEnv, cell: str) -> None:
+    spec = drawn(cell, 7, 1)[3]
+    env.reset(spec)
+    first = places(env.scene)
+    hold = np.array([[0, 0, 0, 0, 0, 0, -1.0]] * 10)
+    env.step_chunk(hold, render=False)
+    moved = {n: float(np.linalg.norm(p - first[n])) for n, p in places(env.scene).items()}
+    assert max(moved.values()) < 0.002, moved
+    assert not env.outcome().success
+    env.reset(spec)
+    again = places(env.scene)
+    assert all(np.array_equal(again[n], first[n]) for n in first)
+    env.reset(dataclasses.replace(spec, key=dataclasses.replace(spec.key, init=1)))
+    other = places(env.scene)
+    assert np.mean([np.linalg.norm(other[n] - first[n]) for n in first]) > 0.03
+
+
+def test_bowls_stand_where_the_sentence_says(env: LiberoEnv) -> None:
+    for spec in drawn("spatial", 9, 2):
+        env.reset(spec)
+        scene, where = env.scene, places(env.scene)
+        bowl, other = (where[f"akita_black_bowl_{k}"] for k in (1, 2))
+        assert scene.goal[0].args == ("akita_black_bowl_1", "plate_1")
+        relation = spec.args["wanted"]["target"]
+        plate, ramekin, cookies = (
+            where[n] for n in ("plate_1", "glazed_rim_porcelain_ramekin_1", "cookies_1")
+        )
+        anchors = {"plate": plate, "ramekin": ramekin, "cookie box": cookies}
+        if relation.startswith("next to"):
+            anchor = anchors[relation.removeprefix("next to the ")]
+            assert np.linalg.norm((bowl - anchor)[:2]) < 0.20, spec.key.task
+            assert bowl[2] < 0.91
+        elif relation in ("on the cookie box", "on the ramekin"):
+            anchor = anchors[relation.removeprefix("on the ")]
+            assert np.linalg.norm((bowl - anchor)[:2]) < 0.04, spec.key.task
+            assert bowl[2] > 0.91
+        elif relation.startswith("between"):
+            along = (ramekin - plate)[:2] / np.linalg.norm((ramekin - plate)[:2])
+            share = (bowl - plate)[:2] @ along / np.linalg.norm((ramekin - plate)[:2])
+            assert 0.25 < share < 0.75
+        elif relation == "on the stove":
+            assert (
+                np.linalg.norm(
+                    bowl[:2] - scene.data.site_xpos[scene.regions["flat_stove_1_cook_region"].site][:2]
+                )
+                < 0.05
+            )
+        elif relation == "on the wooden cabinet":
+            assert bowl[2] > 1.1
+        elif relation.startswith("in the top drawer"):
+            assert 1.04 < bowl[2] < 1.1
+        assert np.linalg.norm((bowl - other)[:2]) > 0.08
+
+
+@pytest.mark.parametrize("cell", ["object", "spatial"])
+def test_no_layout_is_one_that_is_evaluated(env: LiberoEnv, cell: str) -> None:
+    """Also for the pictures of the mini VLM, which are drawn in the same way."""
+    for spec in drawn(cell, 10, 6):
+        env.reset(spec)
+        drawn_now = places(env.scene)
+        model = env.scene.model
+        address = {
+            n: 1 + int(model.jnt_qposadr[model.body_jntadr[env.scene.objects[n].body]]) for n in drawn_now
+        }
+        for benchmark in EVALUATED[spec.args["benchmark"]]:
+            for task in manifest()["benchmarks"][benchmark]["tasks"]:
+                if cell == "object" and task["name"] != spec.args["task"]:
+                    continue  # another scene, with other objects
+                assert bddl_path(benchmark, task["name"]).is_file()
+                for state in load_inits(benchmark, task["name"])[:, :]:
+                    apart = [np.linalg.norm(state[a : a + 2] - drawn_now[n][:2]) for n, a in address.items()]
+                    assert max(apart) > APART, (benchmark, task["name"], spec.id)
