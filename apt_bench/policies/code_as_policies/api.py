@@ -262,7 +262,7 @@ class _Perception(_Functions):
         return perception.points_of(seen, array)
 
     def oriented_box(self, points: np.ndarray) -> dict[str, np.ndarray]:
-        """The smallest upright box that encloses points (N, 3), but for a few outliers.
+        """The smallest upright box that encloses points (N, 3), except for a few outliers.
 
         Returns:
             A dict with center: (3,) in m, world frame. extent: (3,) in m along the box's own axes, whose third one is

@@ -209,7 +209,7 @@ class Box:
 
 
 def oriented_box(points: np.ndarray) -> Box:
-    """The box of least base area, with a vertical axis, that encloses points (N, 3), but for a few outliers."""
+    """The box of least base area, with a vertical axis, that encloses points (N, 3), except for a few outliers."""
     best: Box | None = None
     try:
         hull = points[ConvexHull(points[:, :2]).vertices][:, :2]
