@@ -23,25 +23,26 @@ class Noting:
     fault: str = ""
 
     def __init__(self) -> None:
-        self._heard: dict[str, Any] = {}
+        self._heard: dict[str, dict[str, Any]] = {}  # by episode: a hosted policy runs several at once
 
     def reset(self, episodes: Sequence[EpisodeSpec]) -> None:
         (episode,) = episodes
-        self._heard = {"id": episode.id, "prompt": episode.prompt, "init": episode.key.init, "decisions": 0}
+        self._heard[episode.id] = {
+            "id": episode.id, "prompt": episode.prompt, "init": episode.key.init, "decisions": 0
+        }  # fmt: skip
 
     def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
-        (observation,) = observations
-        assert observation.episode == self._heard["id"]
-        self._heard["decisions"] += 1
-        return [np.zeros((10, 7))]
+        for observation in observations:
+            self._heard[observation.episode]["decisions"] += 1
+        return [np.zeros((10, 7)) for _ in observations]
 
     def finish(self, episode: EpisodeSpec, outcome: Outcome) -> None:
-        self._heard |= {"ended": episode.id, "success": outcome.success, "steps": outcome.steps}
+        self._heard[episode.id] |= {"ended": episode.id, "success": outcome.success, "steps": outcome.steps}
 
     def notes(self, episode: EpisodeSpec) -> Mapping[str, Any]:
         if self.fault:
             raise RuntimeError(self.fault)
-        return {**self._heard, "array": np.arange(2), "nan": float("nan")}
+        return {**self._heard[episode.id], "array": np.arange(2), "nan": float("nan")}
 
 
 class Hosted(Noting):
