@@ -38,13 +38,17 @@ NAME_LENGTH = 200
 """Longest name of a task group or task in characters."""
 
 
+LIBERO_TASKS = "apt_bench.envs.libero:cell_tasks"
+"""`Suite.tasks` of suites whose cells are LIBERO's benchmarks as they are."""
+
+
 def benchmarks() -> dict[str, tuple[str, str]]:
     """lerobot's task group (`libero_spatial`) -> the suite and the cell that are the same tasks here."""
     return {
         str(c.args["benchmark"]): (s.name, c.name)
         for s in iter_suites()
         for c in s.cells
-        if "benchmark" in c.args
+        if s.tasks == LIBERO_TASKS
     }
 
 
