@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from tests.policies.cap.model_server import ModelServer
 
 FOLDER = Path(__file__).parents[2] / "data" / "cap"
 MODEL = "hand-written"
-CELLS = ("object_pos", "object_task", "spatial_pos", "spatial_task")
+TASKS = {"object_pos": "0", "object_task": "0", "spatial_pos": "0", "spatial_task": "8"}
+"""Cell -> index of the task."""
 TIERS = {"privileged": "cap-privileged", "oracle-seg": "cap-oracle-seg"}
 
 CARRY = """\
@@ -74,18 +76,19 @@ for text in (THINGS):
 """,
 }
 
-BETWEEN = {
+ONTO_PLATE = {
     "privileged": """\
-middle = (get_object_pose("plate_1")[0] + get_object_pose("glazed_rim_porcelain_ramekin_1")[0]) / 2
+plate = get_object_pose("plate_1")[0]
+ramekin = get_object_pose("glazed_rim_porcelain_ramekin_1")[0]
 bowls = ["akita_black_bowl_1", "akita_black_bowl_2"]
-bowls.sort(key=lambda name: np.linalg.norm(get_object_pose(name)[0][:2] - middle[:2]))
-pick_and_place(bowls[WHICH], "plate_1")
+bowl = min(bowls, key=lambda name: np.linalg.norm((get_object_pose(name)[0] - WHERE)[:2]))
+pick_and_place(bowl, "plate_1")
 """,
     "oracle-seg": """\
-plate, ramekin = find("plate")[0], find("ramekin")[0]
-middle = (oriented_box(plate)["center"] + oriented_box(ramekin)["center"]) / 2
-bowls = sorted(find("black bowl"), key=lambda p: np.linalg.norm(oriented_box(p)["center"][:2] - middle[:2]))
-pick_and_place(bowls[WHICH], plate)
+target = find("plate")[0]
+plate, ramekin = oriented_box(target)["center"], oriented_box(find("ramekin")[0])["center"]
+bowl = min(find("black bowl"), key=lambda p: np.linalg.norm((oriented_box(p)["center"] - WHERE)[:2]))
+pick_and_place(bowl, target)
 """,
 }
 
@@ -106,17 +109,18 @@ def answer(tier: str, messages: list[dict[str, Any]]) -> str:
         named = thing.replace(" ", "_") if tier == "privileged" else thing
         act = INTO_BASKET[tier].replace("THING", named)
     else:
-        act = BETWEEN[tier].replace("WHICH", "1" if "not between" in task else "0")
+        where = "(plate + ramekin) / 2" if "between the plate and the ramekin" in task else "ramekin"
+        act = ONTO_PLATE[tier].replace("WHERE", where)
     look = LOOK[tier].replace("THINGS", things)
     blocks = [look, (POSES if tier == "privileged" else IMAGES) + "\n" + act, look]
     written = sum(message["role"] == "assistant" for message in messages)
     return f"```python\n{blocks[written]}```" if written < len(blocks) else "FINISH"
 
 
-def run(tier: str, out: Path, **more: Any) -> Run:
-    """Run a tier's policy on the first task and initial state of each cell."""
-    options: dict[str, Any] = {"tasks": "0", "episodes": 1, "workers": 0, "progress": False}
-    return evaluate(TIERS[tier], "libero_pro", CELLS, out=out, llm_model=MODEL, **options, **more)
+def run(tier: str, cell: str, out: Path, **more: Any) -> Run:
+    """Run a tier's policy on the first initial state of a cell's task."""
+    options: dict[str, Any] = {"tasks": TASKS[cell], "episodes": 1, "workers": 0, "progress": False}
+    return evaluate(TIERS[tier], "libero_pro", cell, out=out, llm_model=MODEL, **options, **more)
 
 
 def cassette(tier: str) -> Path:
@@ -131,10 +135,12 @@ def main() -> None:
         cassette(tier).unlink(missing_ok=True)
         with (
             tempfile.TemporaryDirectory() as folder,
-            ModelServer(lambda messages, tier=tier: answer(tier, messages), models=[MODEL]) as server,  # type: ignore[misc]
+            ModelServer(partial(answer, tier), models=[MODEL]) as server,
         ):
-            done = run(tier, Path(folder), servers=[server.url], cassette=["record", str(cassette(tier))])
-            print(done.episodes[["cell", "outcome", "steps", "failure"]].to_string())
+            recorded = {"servers": [server.url], "cassette": ["record", str(cassette(tier))]}
+            for cell in TASKS:
+                done = run(tier, cell, Path(folder) / cell, **recorded)
+                print(tier, cell, *done.episodes[["outcome", "steps"]].to_numpy().tolist(), flush=True)
 
 
 if __name__ == "__main__":
