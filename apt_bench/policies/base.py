@@ -109,8 +109,8 @@ class PolicySpec:
     Args:
         name: One line for reports, at most 100 characters. A policy that the command line names (`--policy apt_mini`)
             is reported under that name instead.
-        cameras: Names of the cameras whose images the policy needs. No other image is rendered. `agentview_depth` requests the
-            depth image of `agentview` (`Observation.depths`).
+        cameras: Names of the cameras whose images the policy needs. No other image is rendered.
+            `agentview_depth` requests the depth image of `agentview` (`Observation.depths`).
         horizon: Actions in one chunk, at most.
         execute: Execute horizon: actions of a chunk that are executed before the next decision.
         actions: "delta" or "pose": what a row of a chunk is, see `Policy.act`.
