@@ -107,8 +107,8 @@ def load(source: str | Path, vlm: VLM | None = None) -> VLA:
     """Load a checkpoint. No more memory is allocated than the files need.
 
     Args:
-        source: A checkpoint folder, `mini`, a hub id (`owner/name` or `owner/name/path/in/repository`), or a
-            `ckpt_*.pt` file of the APT authors.
+        source: A checkpoint folder, a name of `SHIPPED`, a `ckpt_*.pt` file of the APT authors, or a hub id
+            (`owner/name`, or `owner/name/path/in/repository`; either with `@revision` at its end).
         vlm: Use this vision-language model instead of the one that the checkpoint names.
 
     Returns:
@@ -184,8 +184,9 @@ def sha256(source: str | Path) -> str:
         raise UserError(f"{path} cannot be read: {files.reason(error)}.") from None
 
 
-SHIPPED = weights_dir("mini_policy")
-"""The checkpoint `mini` that ships with the package: a policy trained with the recipe `mini`."""
+SHIPPED = {"mini": weights_dir("mini_policy"), "libero_object": weights_dir("libero_object")}
+"""Name of a shipped checkpoint -> its folder. `mini` was trained with the recipe `mini`, `libero_object` with the
+recipe `mini-libero-object`."""
 
 LABELS = {"apt": "APT", "pi": "pi-style", "groot": "GR00T-style"}
 
@@ -225,8 +226,8 @@ def locate(source: str | Path) -> Path:
     Raises:
         UserError: There is no such checkpoint.
     """
-    if str(source) == "mini":
-        return SHIPPED
+    if str(source) in SHIPPED:
+        return SHIPPED[str(source)]
     try:
         path = Path(source).expanduser()
         _recover(path)
@@ -234,7 +235,8 @@ def locate(source: str | Path) -> Path:
             return path
     except (OSError, ValueError, RuntimeError) as error:  # a null byte, a name too long, no such user
         raise UserError(f"No checkpoint at {str(source)!r}: {files.reason(error)}.") from None
-    parts = str(source).split("/")
+    name, _, revision = str(source).partition("@")
+    parts = name.split("/")
     if len(parts) < 2 or str(source).startswith(("/", ".", "~")):
         raise UserError(
             f"No checkpoint at '{source}'. Give a folder with {CONFIG}, a ckpt_*.pt file, or a hub id."
@@ -244,9 +246,9 @@ def locate(source: str | Path) -> Path:
 
     repo, inside = "/".join(parts[:2]), "/".join(parts[2:])
     try:
-        return Path(hf_hub_download(repo, inside) if inside.endswith(".pt") else snapshot_download(repo)) / (
-            "" if inside.endswith(".pt") else inside
-        )
+        if inside.endswith(".pt"):
+            return Path(hf_hub_download(repo, inside, revision=revision or None))
+        return Path(snapshot_download(repo, revision=revision or None)) / inside
     except (OSError, HfHubHTTPError, HFValidationError, ValueError) as error:
         raise UserError(
             f"'{source}' does not exist here and could not be downloaded from the hub ({type(error).__name__}). "

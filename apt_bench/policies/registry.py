@@ -45,6 +45,7 @@ class PolicyRef:
         about: One sentence for `apt-bench ls policies`.
         args: Arguments of the class.
         file: Name of the argument that `--policy NAME FILE` fills; None where it takes no file.
+        without_file: "module:Class" of the policy where no file is given; None where it needs one.
         server: Example of an address for `--server`, whose addresses the class gets as `server`; None where the policy
             has no server.
         servers: The servers' addresses, one each. They are not part of the policy's identity.
@@ -62,6 +63,7 @@ class PolicyRef:
     about: str = ""
     args: Mapping[str, Any] = field(default_factory=dict)
     file: str | None = None
+    without_file: str | None = None
     server: str | None = None
     servers: tuple[str, ...] = ()
     llm: bool = False
@@ -296,6 +298,8 @@ def find_policy(
         if ref.file is None:
             raise UserError(f"Policy '{name}' takes no file, but '{file}' was given.")
         values[ref.file] = file
+    elif ref.without_file is not None and ref.file not in values:
+        ref = dataclasses.replace(ref, policy=ref.without_file)
     elif ref.file is not None and ref.file not in values:
         raise UserError(f"Policy '{name}' needs a file: --policy {name} FILE, or --checkpoint FILE.")
     for key, value in values.items():
