@@ -51,7 +51,7 @@ class PolicyStartEnv:
         self._env = self._envs[inner.env]
         policy = self._policy(spec.args["start"]["policy"])
         both = tuple(dict.fromkeys((*cameras, *policy.spec.cameras)))
-        decisions = int(np.random.default_rng(spec.env_seed).integers(spec.args["start"]["decisions"] + 1))
+        decisions = int(np.random.default_rng(inner.env_seed).integers(spec.args["start"]["decisions"] + 1))
         observation = self._env.reset(inner, both, privileged)
         policy.reset([inner])
         for _ in range(decisions):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,12 @@ from apt_bench.core.errors import UserError
 from apt_bench.demos.collect import Collected, collect, seal
 from apt_bench.demos.dataset import open_demos
 from apt_bench.demos.hdf5_writer import write_hdf5
-from apt_bench.demos.recording import Recording, RecordingEnv, track
+from apt_bench.demos.policy_start import PolicyStart
+from apt_bench.demos.recording import LOOSE, Recording, RecordingEnv, track
 from apt_bench.demos.replay import Replayer
-from apt_bench.envs.base import AGENTVIEW, Camera
+from apt_bench.envs.base import AGENTVIEW, Camera, Observation
 from apt_bench.policies.preprocessing import shrink
+from apt_bench.policies.registry import PolicyRef
 from apt_bench.rollout.runner import RunOptions
 from apt_bench.suites import EpisodeKey, load_suite
 from tests.demos.samples import sample
@@ -113,6 +116,45 @@ def test_recording_changes_nothing_for_the_policy(tmp_path: Path) -> None:
         a, b = plain.step_chunk(chunk), recorded.step_chunk(chunk)
     assert recorded.outcome().end_hash == plain.outcome().end_hash
     assert recorded.outcome().steps == plain.outcome().steps
+
+
+def test_a_policy_acts_first_and_only_the_expert_is_recorded(tmp_path: Path) -> None:
+    start = PolicyStart(PolicyRef("backwards", f"{__name__}:Backwards"), 3)
+    specs = load_suite(SUITE).select(["push"])
+    drawn = [(s, int(np.random.default_rng(s.env_seed).integers(4))) for s in specs]
+    spec, decisions = next((s, n) for s, n in drawn if n > 1)
+    plain, recorded = ToyEnv(), RecordingEnv()
+    first = plain.reset(spec, (AGENTVIEW,))
+    for _ in range(decisions):
+        first = plain.step_chunk(Backwards().act([first])[0][:2])
+    seen = recorded.reset(Recording(str(tmp_path), (AGENTVIEW,), 64, "push").wrap(start.wrap(spec)), ())
+    np.testing.assert_array_equal(seen.state, first.state)
+    policy = PushPolicy()
+    while not recorded.outcome().done:
+        seen = recorded.step_chunk(policy.act([seen])[0].astype(np.float32))
+    (demo,) = open_demos(tmp_path / LOOSE)
+    assert demo.info.success
+    assert demo.info.steps == recorded.outcome().steps - 2 * decisions
+    np.testing.assert_array_equal(demo.state[0], first.state)
+    np.testing.assert_array_equal(demo.images[AGENTVIEW][0], first.images[AGENTVIEW])
+
+
+def test_a_dataset_keeps_to_one_policy_that_acts_first(tmp_path: Path) -> None:
+    starts = [PolicyStart(PolicyRef("backwards", f"{__name__}:Backwards"), most) for most in (3, 2)]
+    arguments = (OPTIONS.replace(limit=2), tmp_path / "d", Console(file=io.StringIO()))
+    found = collect(*arguments, cameras=(AGENTVIEW,), size=64, start=starts[0])
+    assert found.demonstrations > 0
+    with pytest.raises(UserError, match=r"start: .* there"):
+        collect(*arguments, cameras=(AGENTVIEW,), size=64, start=starts[1])
+
+
+class Backwards(PushPolicy):
+    """Pushes away from the goal, two steps of each chunk."""
+
+    spec = dataclasses.replace(PushPolicy.spec, execute=2)
+
+    def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
+        return [-chunk for chunk in super().act(observations)]
 
 
 def test_the_same_command_goes_on_and_adds(tmp_path: Path) -> None:

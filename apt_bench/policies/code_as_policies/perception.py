@@ -25,6 +25,7 @@ from apt_bench.policies.remote.links import HttpLink, addresses
 
 ORACLE = "oracle-seg"
 PORT = 8114  # of CaP-X's segmenter
+REPLY_SECONDS = 40.0  # with a language model's 120 s, below the 180 s after which a silent worker is killed
 MOST_MASKS = 20
 MOST_TEXT = 200
 MAX_WIDTH = 0.07  # m between the fingers, at most
@@ -101,7 +102,7 @@ class HttpSegmenter:
     def __init__(self, address: str) -> None:
         found = addresses(address, ("http", "https"), PORT)[0]
         self._url = found.url
-        self._link = HttpLink(found, "/segment")  # without the language model's key
+        self._link = HttpLink(found, "/segment", seconds=REPLY_SECONDS)  # without the language model's key
         self._ask(
             np.zeros((64, 64, 3), np.uint8), "object"
         )  # another protocol is an error before the first episode

@@ -237,9 +237,13 @@ class ZmqLink:
 
 
 class HttpLink:
-    """HTTP POST of JSON to one path, over a connection that stays open where the server lets it."""
+    """HTTP POST of JSON to one path, over a connection that stays open where the server lets it. `seconds`: time-out of
+    a reply."""
 
-    def __init__(self, address: Address, path: str, api_key: str | None = None) -> None:
+    def __init__(
+        self, address: Address, path: str, api_key: str | None = None, seconds: float = REPLY_SECONDS
+    ) -> None:
+        self._seconds = seconds
         kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
         self._address, self._path = address, address.path or path
         self._headers = {"Content-Type": "application/json"}
@@ -260,7 +264,7 @@ class HttpLink:
                 self._http.close()  # uvicorn closes a connection that is idle for 5 s
                 response, body = self._post(message)
         except TimeoutError as error:
-            raise ServerLost(f"{self._address.url} did not answer within {REPLY_SECONDS:g} s") from error
+            raise ServerLost(f"{self._address.url} did not answer within {self._seconds:g} s") from error
         except http.client.BadStatusLine as error:
             if isinstance(error, http.client.RemoteDisconnected):
                 raise ServerLost(f"{self._address.url} closed the connection") from error
@@ -281,7 +285,7 @@ class HttpLink:
         if self._http.sock is None:  # closed after the last reply
             self._http.connect()
         assert self._http.sock is not None
-        self._http.sock.settimeout(REPLY_SECONDS)
+        self._http.sock.settimeout(self._seconds)
         self._http.request("POST", self._path, message, self._headers)
         response = self._http.getresponse()
         return response, response.read(MOST_BYTES)

@@ -73,7 +73,9 @@ def test_a_recorded_run_is_replayed_in_another_process(
     monkeypatch.setenv(llm.OPENAI_KEY, "sk-very-secret")
     cassette = tmp_path / "c.jsonl"
     with ModelServer(model) as server:
-        run(tmp_path / "live", servers=[server.url], cassette=["record", str(cassette)], workers=2, episodes=3)
+        run(
+            tmp_path / "live", servers=[server.url], cassette=["record", str(cassette)], workers=2, episodes=3
+        )
         assert server.headers[-1]["Authorization"] == "Bearer sk-very-secret"
         url = server.url
     words = [
@@ -159,7 +161,10 @@ def test_the_budget_counts_over_workers_in_processes_of_their_own(tmp_path: Path
             run(tmp_path, servers=[server.url], max_cost=0.135, workers=2, episodes=4)
         assert len(server.questions) in (14, 15)  # one worker may ask while the other spends the rest
     counted = len((tmp_path / LEDGER).read_text().splitlines())
-    assert counted in (len(server.questions), len(server.questions) - 1)  # a worker is killed where the run stops
+    assert counted in (
+        len(server.questions),
+        len(server.questions) - 1,
+    )  # a worker is killed where the run stops
     assert {json.loads(line)["cost"] for line in (tmp_path / LEDGER).read_text().splitlines()} == {0.01}
 
 
