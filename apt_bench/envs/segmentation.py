@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,15 @@ MAX_GEOMS = 2000
 
 
 class Segmenter:
-    """Renders object labels with a GL context of its own. The labels are one physics substep (2 ms) newer than the
-    images."""
+    """Renders labels with a GL context of its own. The labels are one physics substep (2 ms) newer than the images.
 
-    def __init__(self) -> None:
+    Args:
+        parts: Gives the geoms of everything that has a label, by name; by default, those of each object.
+    """
+
+    def __init__(self, parts: Callable[[Scene], Mapping[str, Sequence[int]]] | None = None) -> None:
         self.names: tuple[str, ...] = ()
+        self._parts = parts or (lambda scene: {name: found.geoms for name, found in scene.objects.items()})
         self._model: Any = None
 
     def labels(self, scene: Scene, cameras: Mapping[str, Camera], size: int) -> dict[str, np.ndarray]:
@@ -43,10 +47,11 @@ class Segmenter:
     def _load(self, scene: Scene, size: int) -> None:
         self.close()
         model = scene.model
-        self.names = tuple(sorted(scene.objects))
+        parts = self._parts(scene)
+        self.names = tuple(sorted(parts))
         self._label_of_geom = np.zeros(model.ngeom + 1, np.uint8)  # the last: no geom
         for label, name in enumerate(self.names, 1):
-            self._label_of_geom[list(scene.objects[name].geoms)] = label
+            self._label_of_geom[list(parts[name])] = label
         self._canvas = Canvas(size, size)
         quality = model.vis.quality
         samples, quality.offsamples = quality.offsamples, 0  # smoothed edges would be mixtures of two labels

@@ -288,5 +288,25 @@ RELATIONS: dict[str, Any] = {
 }
 """How a bowl stands in LIBERO-Spatial, by the phrase that names it."""
 
-LAYOUTS: dict[str, tuple[float, Any]] = {"basket": (0.0, basket), "bowls": (0.9, bowls)}
-"""Kinds of layouts (LIBERO-Object's scenes, LIBERO-Spatial's scene): the surface's height in m, and what draws one."""
+GOAL_TABLE: Area = ((-0.27, 0.13), (-0.13, 0.28))
+IN_FRONT = {"wooden_cabinet_1": ((0.085, -0.10), 0.13), "flat_stove_1": ((-0.05, 0.21), 0.09)}
+"""LIBERO-Goal: where drawers open to and where things are pushed to, each a circle: centre and radius in m."""
+
+
+def kitchen(layout: Layout, clear: Sequence[str] = ()) -> None:
+    """LIBERO-Goal: bowl, plate, cream cheese and bottle anywhere on the table; nothing in front of the fixtures in
+    `clear`."""
+    layout.occupy_fixtures()
+    for name in clear:
+        layout.occupy(*IN_FRONT[name])
+    for name, found in sorted(layout.scene.objects.items(), key=lambda one: -layout.radius(one[0])):
+        if found.movable:
+            layout.place(name, GOAL_TABLE)
+
+
+LAYOUTS: dict[str, tuple[float, Any]] = {
+    "basket": (0.0, basket),
+    "bowls": (0.9, bowls),
+    "kitchen": (0.9, kitchen),
+}
+"""Kinds of layouts (scenes of LIBERO-Object, -Spatial and -Goal): the surface's height in m, and what draws one."""

@@ -1,8 +1,8 @@
 """LIBERO's scenes with drawn layouts and drawn targets: training data in which the instruction is needed.
 
-In LIBERO's own demonstrations each scene has one task, so that vision alone determines it. Here any movable object of
-a LIBERO-Object scene may be the target, and a bowl of LIBERO-Spatial may be in any relation, in layouts that are drawn
-anew for each episode (`drawn_layouts`).
+In LIBERO's own demonstrations of most suites, vision alone determines the task. Here any movable object of a
+LIBERO-Object scene may be the target, a bowl of LIBERO-Spatial may be in any relation, and LIBERO-Goal's places take
+any object that fits, in layouts that are drawn anew for each episode (`drawn_layouts`).
 """
 
 from __future__ import annotations
@@ -67,13 +67,17 @@ def names(category: str) -> tuple[str, ...]:
 def cell_tasks(cell: Cell) -> list[Task]:
     """Return the tasks of a cell.
 
-    `cell.args["benchmark"]` is `libero_object` or `libero_spatial`. `cell.args["disturbance"]`, where it is given, is
-    the strength of random pushes against the arm (`envs.disturbance`). `cell.args["draft"]` renders images without
-    multisampling.
+    `cell.args["benchmark"]` is `libero_object`, `libero_spatial` or `libero_goal`. `cell.args["disturbance"]`, where it
+    is given, is the strength of random pushes against the arm (`envs.disturbance`). `cell.args["draft"]` renders images
+    without multisampling.
 
     Raises UserError for other arguments.
     """
-    made = {"libero_object": _object_tasks, "libero_spatial": _spatial_tasks}
+    made = {
+        "libero_object": _object_tasks,
+        "libero_spatial": _spatial_tasks,
+        "libero_goal": _goal_tasks,
+    }
     name = str(cell.args.get("benchmark"))
     if name not in made:
         raise UserError(
@@ -144,6 +148,66 @@ def _spatial_tasks(benchmark: str, extra: Mapping[str, Any]) -> list[Task]:
                 name = f"{target}__{other}".replace(" ", "_")
                 tasks.append(_task(name, scene, sentences, args))
     return tasks
+
+
+def _goal_tasks(benchmark: str, extra: Mapping[str, Any]) -> list[Task]:
+    """What LIBERO-Goal's ten sentences say, with any object that its place takes."""
+    scene = manifest()["benchmarks"][benchmark]["tasks"][0]
+    bowl, plate, cheese, bottle = ("akita_black_bowl", "plate", "cream_cheese", "wine_bottle")
+    drawn: list[tuple[str, list[str], list[str], tuple[str, ...]]] = []
+    for place, goal, objects, phrases in (
+        ("on_the_stove", "flat_stove_1_cook_region", (bowl, plate, cheese, bottle), ("on the stove",)),
+        (
+            "on_top_of_the_cabinet",
+            "wooden_cabinet_1_top_side",
+            (bowl, plate, cheese, bottle),
+            ("on top of the cabinet", "on the top of the drawer"),
+        ),
+        ("in_the_bowl", f"{bowl}_1", (cheese, bottle), ("in the bowl", "on the bowl")),
+        ("on_the_plate", f"{plate}_1", (bowl, cheese, bottle), ("on the plate",)),
+        ("on_the_rack", "wine_rack_1_top_region", (bottle, cheese), ("on the rack",)),
+    ):
+        for thing in objects:
+            sentences = [f"put the {_short(thing)} {phrase}" for phrase in phrases]
+            drawn.append((f"{thing}__{place}", sentences, ["on", f"{thing}_1", goal], ()))
+    for drawer in ("top", "middle", "bottom"):
+        region = f"wooden_cabinet_1_{drawer}_region"
+        sentences = [f"open the {drawer} drawer of the cabinet", f"open the {drawer} layer of the drawer"]
+        drawn.append((f"open_the_{drawer}_drawer", sentences, ["open", region], ("wooden_cabinet_1",)))
+    for thing in (bowl, cheese):
+        sentences = [
+            f"open the top {name} and put the {_short(thing)} inside"
+            for name in ("drawer", "layer of the drawer")
+        ]
+        goal_atom = ["in", f"{thing}_1", "wooden_cabinet_1_top_region"]
+        drawn.append((f"{thing}__in_the_top_drawer", sentences, goal_atom, ("wooden_cabinet_1",)))
+    for thing in (plate, cheese):
+        sentences = [f"push the {_short(thing)} to the front of the stove"]
+        goal_atom = ["on", f"{thing}_1", "main_table_stove_front_region"]
+        drawn.append((f"{thing}__to_the_front_of_the_stove", sentences, goal_atom, ("flat_stove_1",)))
+    drawn.append(("turn_on_the_stove", ["turn on the stove"], ["turnon", "flat_stove_1"], ()))
+    return [
+        _task(
+            name,
+            scene,
+            sentences,
+            {
+                "benchmark": benchmark,
+                "base": benchmark,
+                "task": scene["name"],
+                "goal": [atom],
+                "layout": "kitchen",
+                "wanted": {"clear": list(clear)},
+                **extra,
+            },
+        )
+        for name, sentences, atom, clear in drawn
+    ]
+
+
+def _short(category: str) -> str:
+    """The name of a category that LIBERO-Goal's sentences use: there is one bowl only."""
+    return "bowl" if category == "akita_black_bowl" else names(category)[0]
 
 
 def _task(name: str, scene: Mapping[str, Any], sentences: list[str], args: dict[str, Any]) -> Task:

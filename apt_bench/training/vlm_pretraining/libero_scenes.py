@@ -55,6 +55,21 @@ ABSENT = (
 """Things that no LIBERO scene shows."""
 
 
+PARTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "cabinet_top": ("top_drawer", ("top drawer", "top layer of the drawer", "top drawer of the cabinet")),
+    "cabinet_middle": (
+        "middle_drawer",
+        ("middle drawer", "middle layer of the drawer", "middle drawer of the cabinet"),
+    ),
+    "cabinet_bottom": (
+        "bottom_drawer",
+        ("bottom drawer", "bottom layer of the drawer", "bottom drawer of the cabinet"),
+    ),
+    "button": ("knob", ("knob", "knob of the stove")),
+}
+"""End of a body's name -> the kind of a fixture's part, and its noun phrases."""
+
+
 class LiberoScenes:
     """A `SceneSource`.
 
@@ -77,17 +92,21 @@ class LiberoScenes:
         for specs in self._specs:
             for spec in specs:
                 categories |= dict.fromkeys(_categories(spec))
-        self.kinds: Mapping[str, str] = {c: names(c)[0] for c in sorted(categories)}
+        self._told = {c: names(c) for c in categories}
+        if {"wooden_cabinet", "white_cabinet", "flat_stove"} & set(categories):
+            self._told |= dict(PARTS.values())
+        self.kinds: Mapping[str, str] = {kind: self._told[kind][0] for kind in sorted(self._told)}
         self.robot_sentence = "pick up the {} and place it in the basket"
 
     def identity(self) -> list[Any]:
         """See `SceneSource`."""
-        return [SUITE, SEED, RUN, list(self._cells), [[s.args for s in specs] for specs in self._specs]]
+        scenes = [[spec.args for spec in specs] for specs in self._specs]
+        return [SUITE, SEED, RUN, dict(self.kinds), list(self._cells), scenes]
 
     def texts(self) -> Sequence[str]:
         """See `SceneSource`."""
         relations = [phrase for phrases in RELATIONS.values() for phrase in phrases]
-        return [*(n for kind in self.kinds for n in names(kind)), *ABSENT, *relations, "not"]
+        return [*(n for told in self._told.values() for n in told), *ABSENT, *relations, "not"]
 
     def absent(self, shown: Sequence[str], rng: np.random.Generator) -> str:
         """See `SceneSource`."""
@@ -100,7 +119,7 @@ class LiberoScenes:
 
     def render(self, scenes: range) -> Iterator[Rendered]:
         """See `SceneSource`. The first observation is at an episode's start, the others at random poses of the arm."""
-        env, segmenter = LiberoEnv(), Segmenter()
+        env, segmenter = LiberoEnv(), Segmenter(parts)
         try:
             for index in scenes:
                 spec = self._spec(index)
@@ -145,10 +164,22 @@ def _observe(env: LiberoEnv, segmenter: Segmenter, spec: EpisodeSpec) -> Rendere
     labels = segmenter.labels(scene, shown, IMAGE_SIZE // 2)
     objects = []
     for value, name in enumerate(segmenter.names, 1):
-        found = scene.objects[name]
-        masks = tuple(labels[camera][:, ::-1] == value for camera in CAMERAS)
-        objects.append(RenderedObject(found.category, phrases(found, scene, spec), masks))
+        whole, _, part = name.partition(":")
+        found = scene.objects[whole]
+        kind, told = PARTS[part] if part else (found.category, phrases(found, scene, spec))
+        objects.append(RenderedObject(kind, told, tuple(labels[c][:, ::-1] == value for c in CAMERAS)))
     return Rendered(images, tuple(objects))
+
+
+def parts(scene: Scene) -> dict[str, list[int]]:
+    """Geoms of every object, and of the parts of fixtures as `OBJECT:END OF THE BODY'S NAME`."""
+    found: dict[str, list[int]] = {}
+    for name, one in scene.objects.items():
+        for geom in one.geoms:
+            body = scene.model.body(scene.model.geom_bodyid[geom]).name
+            part = next((end for end in PARTS if body.endswith(end)), "")
+            found.setdefault(f"{name}:{part}" if part else name, []).append(geom)
+    return found
 
 
 def phrases(found: SceneObject, scene: Scene, spec: EpisodeSpec) -> tuple[str, ...]:
