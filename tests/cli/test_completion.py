@@ -53,7 +53,12 @@ def test_options_are_completed(complete):
 
 
 def test_suites_and_policies_are_completed(complete):
-    assert complete("apt-bench run --suite libero") == ["libero", "libero_compose", "libero_pro"]
+    assert complete("apt-bench run --suite libero") == [
+        "libero",
+        "libero_compose",
+        "libero_drawn",
+        "libero_pro",
+    ]
     assert complete("apt-bench run --suite libero_pro --policy or") == ["oracle"]
 
 

@@ -241,9 +241,9 @@ class HttpLink:
     a reply."""
 
     def __init__(
-        self, address: Address, path: str, api_key: str | None = None, seconds: float = REPLY_SECONDS
+        self, address: Address, path: str, api_key: str | None = None, seconds: float | None = None
     ) -> None:
-        self._seconds = seconds
+        self._seconds = REPLY_SECONDS if seconds is None else seconds
         kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
         self._address, self._path = address, address.path or path
         self._headers = {"Content-Type": "application/json"}
