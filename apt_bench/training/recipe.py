@@ -146,6 +146,7 @@ def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe
 
     Args:
         name: A shipped configuration's name, or the path of a YAML file. `train` in it holds what both stages share.
+            `extends` names a shipped configuration whose settings apply where the file has none.
         overrides: A mapping of the same form; its values replace those of the file.
 
     Returns:
@@ -154,16 +155,8 @@ def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe
     Raises:
         UserError: There is no such configuration, a key is unknown, or a value is of a wrong type or out of range.
     """
-    own = name.endswith((".yaml", ".yml"))
-    path = Path(name) if own else CONFIGS / f"{name}.yaml"
-    if not os.path.isfile(path):  # False also for what is too long to be a path
-        shipped = f"Shipped are: {', '.join(config_names())}."
-        raise UserError(
-            f"No file '{name}'. Give --config the path of a YAML file, or a name. {shipped}"
-            if own
-            else f"No training configuration '{name}'. {did_you_mean(name, config_names())} Or give a YAML file."
-        )
-    raw = merged(current_names(read_yaml(path)), current_names(overrides or {}))
+    path = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / f"{name}.yaml"
+    raw = merged(_settings(name, path), current_names(overrides or {}))
     if raw.get("recipe") == "langforce":
         raw = merged(LANGFORCE, raw)
     shared = _mapping(raw.pop("train", {}), f"{path.name}: train")
@@ -172,6 +165,26 @@ def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe
         raw[stage] = merged(shared, _mapping(raw.get(stage), f"{path.name}: {stage}"))
     recipe: Recipe = build(Recipe, raw, path.name)
     return recipe
+
+
+def _settings(name: str, path: Path, most: int = 8) -> dict[str, Any]:
+    """The content of a configuration file, over that of the shipped configuration that its `extends` names."""
+    if not os.path.isfile(path):  # False also for what is too long to be a path
+        shipped = f"Shipped are: {', '.join(config_names())}."
+        raise UserError(
+            f"No file '{name}'. Give --config the path of a YAML file, or a name. {shipped}"
+            if path == Path(name)
+            else f"No training configuration '{name}'. {did_you_mean(name, config_names())} Or give a YAML file."
+        )
+    raw = current_names(read_yaml(path))
+    base = raw.pop("extends", None)
+    if base is None:
+        return raw
+    if not isinstance(base, str) or base not in config_names() or not most:
+        raise UserError(
+            f"{path}: extends must name one of {', '.join(config_names())}, and no circle of them."
+        )
+    return merged(_settings(base, CONFIGS / f"{base}.yaml", most - 1), raw)
 
 
 def _check_shared(shared: Mapping[str, Any], where: str) -> None:

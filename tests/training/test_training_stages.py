@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -40,6 +41,20 @@ def test_shipped_configurations_build_for_every_architecture() -> None:
         "noise",
         False,
     )
+
+
+def test_a_configuration_extends_a_shipped_one(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("extends: mini-libero-object\ntrain: {lr: 0.1}\npretrain: {cells: [spatial]}\n")
+    found, base = load_recipe(str(own)), load_recipe("mini-libero-object")
+    assert (found.stage1.lr, found.stage2.lr, found.stage1.batch) == (0.1, base.stage2.lr, base.stage1.batch)
+    assert found.pretrain == dataclasses.replace(base.pretrain, cells=("spatial",))
+    assert (found.collect, found.data) == (base.collect, base.data)
+    assert load_recipe("mini-libero-object").expert == load_recipe("mini").expert | {"plane": 0.04}
+    for wrong in ("nothing", "own.yaml", "[mini]", "3"):
+        own.write_text(f"extends: {wrong}\n")
+        with pytest.raises(UserError, match="extends must name one of mini, "):
+            load_recipe(str(own))
 
 
 def test_budgets_of_the_one_stage_controls() -> None:
