@@ -75,7 +75,7 @@ class Layout:
         """Whether nothing is closer to the place than `reach`."""
         return all(np.linalg.norm(spot - there) >= reach + radius for there, radius in self._circles)
 
-    def occupy(self, spot: np.ndarray, radius: float) -> None:
+    def occupy(self, spot: Sequence[float] | np.ndarray, radius: float) -> None:
         """Note that this circle is occupied."""
         self._circles.append((np.asarray(spot, dtype=float), radius))
 
