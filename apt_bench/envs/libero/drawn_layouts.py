@@ -32,6 +32,9 @@ Area = tuple[tuple[float, float], tuple[float, float]]
 """Bounds in m of x and of y, world frame."""
 
 CORNERS = np.array(list(product((-1, 1), repeat=3)))
+GRID = np.array(list(product(np.linspace(-1, 1, 7), repeat=3)))
+BETWEEN = 0.01
+"""Radius in m of the circle around each point of a fixture."""
 
 
 class NoLayoutError(Exception):
@@ -49,8 +52,7 @@ class Layout:
 
     def __init__(self, scene: Scene, surface: float, rng: np.random.Generator) -> None:
         self.scene, self.surface, self.rng = scene, surface, rng
-        self._circles: list[tuple[np.ndarray, float]] = []
-        self._yaw: dict[str, float] = {}
+        self._circles = np.zeros((0, 3))  # x, y and radius of what is occupied
 
     def place(self, name: str, area: Area, gap: float = GAP) -> np.ndarray:
         """Put an object on the table at a free place of the area.
@@ -73,19 +75,20 @@ class Layout:
 
     def free(self, spot: np.ndarray, reach: float) -> bool:
         """Whether nothing is closer to the place than `reach`."""
-        return all(np.linalg.norm(spot - there) >= reach + radius for there, radius in self._circles)
+        away = np.linalg.norm(self._circles[:, :2] - spot, axis=1)
+        return bool((away >= reach + self._circles[:, 2]).all())
 
     def occupy(self, spot: Sequence[float] | np.ndarray, radius: float) -> None:
         """Note that this circle is occupied."""
-        self._circles.append((np.asarray(spot, dtype=float), radius))
+        self._circles = np.vstack([self._circles, [*spot, radius]])
 
     def occupy_fixtures(self) -> None:
-        """Note every fixture as occupied: circles that cover its collision shapes."""
+        """Note every fixture as occupied: points all over its collision shapes."""
         for found in self.scene.objects.values():
             if not found.movable:
-                for corners in self._boxes(found):
-                    flat = corners[:, :2]
-                    self.occupy(flat.mean(0), float(np.ptp(flat, axis=0).max() / 2))
+                points = np.concatenate(self._boxes(found, GRID))[:, :2]
+                radius = np.full((len(points), 1), BETWEEN)
+                self._circles = np.vstack([self._circles, np.hstack([points, radius])])
 
     def put(self, name: str, spot: Sequence[float] | np.ndarray, height: float) -> None:
         """Put an object, turned at random, so that its lowest point is just above `height` at this place."""
@@ -117,15 +120,16 @@ class Layout:
         site = self.scene.regions[region].site
         return np.array(self.scene.data.site_xpos[site])
 
-    def _boxes(self, found: SceneObject) -> list[np.ndarray]:
-        """Corners (8, 3) of the bounding box of each collision shape, in the world."""
+    def _boxes(self, found: SceneObject, where: np.ndarray = CORNERS) -> list[np.ndarray]:
+        """Points (n, 3) of the bounding box of each collision shape, in the world. `where`: (n, 3), in units of half
+        its sides."""
         model, data = self.scene.model, self.scene.data
         boxes = []
         for geom in found.geoms:
             if model.geom_contype[geom] or model.geom_conaffinity[geom]:
                 centre, half = model.geom_aabb[geom, :3], model.geom_aabb[geom, 3:]
                 axes = data.geom_xmat[geom].reshape(3, 3)
-                boxes.append(data.geom_xpos[geom] + (centre + CORNERS * half) @ axes.T)
+                boxes.append(data.geom_xpos[geom] + (centre + where * half) @ axes.T)
         return boxes
 
 
