@@ -184,8 +184,9 @@ def sha256(source: str | Path) -> str:
         raise UserError(f"{path} cannot be read: {files.reason(error)}.") from None
 
 
-SHIPPED = {"mini": weights_dir("mini_policy")}
-"""Name of a shipped checkpoint -> its folder. `mini` was trained with the recipe `mini`."""
+SHIPPED = {"mini": weights_dir("mini_policy"), "libero_object": weights_dir("libero_object")}
+"""Name of a shipped checkpoint -> its folder. `mini` was trained with the recipe `mini`, `libero_object` with the
+recipe `mini-libero-object`."""
 
 LABELS = {"apt": "APT", "pi": "pi-style", "groot": "GR00T-style"}
 

@@ -23,7 +23,7 @@ from apt_bench.suites.suite import ENVIRONMENTS
 
 TABLETOP = "tabletop"
 
-NETWORKS: Mapping[str, str] = {TABLETOP: "mini"}
+NETWORKS: Mapping[str, str] = {TABLETOP: "mini", "libero_object": "libero_object"}
 """Scene -> name of the shipped checkpoint. A scene is `tabletop`, or the LIBERO benchmark that the task belongs to or
 was made from."""
 
