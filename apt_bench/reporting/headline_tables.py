@@ -90,7 +90,7 @@ def _headline(
     body = [_measured(run, suite, cells, average, ticks) for run in runs]
     body += [_published(row, cells, ticks) for row in rows]
     notes = [INTERVAL_NOTE, *([AVERAGE_NOTE] if average else [])] if runs else []
-    notes += [PUBLISHED_NOTE, *_how_to_measure(suite, rows)] if rows else []
+    notes += [PUBLISHED_NOTE, *_how_to_measure(suite, rows), *_other_data(runs)] if rows else []
     notes += [known.about] if runs and rows and (known := find_suite(suite)) and known.about else []
     if any(isinstance(v, Rate) and INCOMPLETE in v.mark for r in body for v in r.values.values()):
         notes.append(f"{INCOMPLETE} Fewer episodes than were requested; see the table of coverage.")
@@ -111,6 +111,16 @@ def _how_to_measure(suite: str, rows: Sequence[PublishedRow]) -> list[str]:
     return [
         f"To measure a published row: apt-bench run --suite {suite} --policy NAME. NAME is {', '.join(found)} "
         "(docs/baselines.md)."
+    ]
+
+
+def _other_data(runs: Sequence[Run]) -> list[str]:
+    """A sentence for each run of the networks that ship: they were not trained as the paper's were."""
+    return [
+        f"{run.label} is the network that ships with apt-bench ({size}), trained on other data than the published "
+        "rows: docs/libero-policy.md."
+        for run in runs
+        if (size := run.policy.get("shipped"))
     ]
 
 

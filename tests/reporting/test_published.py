@@ -35,6 +35,7 @@ from apt_bench.reporting.published import published, read_published
         (b"method,successes,trials\nA,\xc2\xb2,2\n", "'successes' is"),
     ],
 )
+from tests.runs import make_run
 def test_a_wrong_file_is_named_with_its_line_and_column(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "p.csv"
     path.write_bytes(content)
@@ -70,6 +71,15 @@ def test_damaged_files_never_crash(tmp_path: Path, place: int, noise: bytes) -> 
     except UserError:
         return
     assert all(0 <= r.number("successes") <= r.number("trials") for r in rows)
+
+
+def test_a_shipped_network_is_marked_as_trained_on_other_data(tmp_path: Path) -> None:
+    policy = {"about": {"shipped": "1.3 M parameters"}}
+    shipped = make_run(tmp_path / "a", lambda c, t, i: True, {"object_pos": 1}, policy=policy)
+    own = make_run(tmp_path / "b", lambda c, t, i: True, {"object_pos": 1})
+    table = suite_tables([shipped, own], "libero_pro")[0]
+    (note,) = [n for n in table.notes if "trained on other data" in n]
+    assert note.startswith("a is the network that ships with apt-bench (1.3 M parameters)")
 
 
 def test_the_table_says_how_its_published_rows_are_measured() -> None:
