@@ -13,6 +13,7 @@ from apt_bench.core.errors import UserError
 from apt_bench.core.paths import data_dir
 from apt_bench.reporting.headline_tables import suite_tables
 from apt_bench.reporting.published import published, read_published
+from tests.runs import make_run
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,6 @@ from apt_bench.reporting.published import published, read_published
         (b"method,successes,trials\nA,\xc2\xb2,2\n", "'successes' is"),
     ],
 )
-from tests.runs import make_run
 def test_a_wrong_file_is_named_with_its_line_and_column(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "p.csv"
     path.write_bytes(content)
