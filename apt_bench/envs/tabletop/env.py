@@ -184,7 +184,7 @@ class TabletopEnv:
             mujoco.mj_step1(model, data)
             if substep == 0:
                 self._controller.set_goal(action)
-            self._gripper = np.clip(self._gripper + turn, -1.0, 1.0)
+            self._gripper = np.minimum(np.maximum(self._gripper + turn, -1.0), 1.0)  # np.clip is slower
             data.ctrl[: self._dof] = self._controller.torques()
             data.ctrl[self._dof :] = self._gripper_centre + self._gripper_half * self._gripper
             mujoco.mj_step2(model, data)
