@@ -51,14 +51,15 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def read_bytes(path: Path, limit: int = TEXT_LIMIT) -> bytes:
-    """Read a regular file.
+def read_bytes(path: Path, limit: int = TEXT_LIMIT, offset: int = 0) -> bytes:
+    """Read a regular file, from the byte `offset` on.
 
     Raises:
-        UserError: The file cannot be read or is longer than `limit` bytes.
+        UserError: The file cannot be read, or there are more than `limit` bytes to read.
     """
     try:
         with open_regular(path) as file:
+            file.seek(offset)
             content = file.read(limit + 1)
     except OSError as error:
         raise UserError(f"Cannot read {path}: {reason(error)}.") from None

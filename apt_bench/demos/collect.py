@@ -137,8 +137,7 @@ def collect(
         "segmentation": segmentation,
     }
     settings |= {"failures": failures, "image_every": image_every}
-    if start is not None:
-        settings |= {"start": [start.policy.policy, dict(start.policy.args), start.decisions]}
+    settings["start"] = [start.policy.policy, dict(start.policy.args), start.decisions] if start else None
 
     def wrap(spec: EpisodeSpec) -> EpisodeSpec:
         return recording.wrap(start.wrap(spec) if start else spec)
@@ -176,7 +175,7 @@ def _begin(out: Path, settings: Mapping[str, object]) -> None:
     """Claim the folder for these settings. Raises UserError if it holds anything else."""
     path = out / "collect.json"
     if path.is_file():
-        old = {"failures": False, "image_every": 1, **current_names(read_json(path))}
+        old = {"failures": False, "image_every": 1, "start": None, **current_names(read_json(path))}
         if old != settings and holds_demos(out):
             differing = [f"{k}: {old.get(k)} there, {v} now" for k, v in settings.items() if old.get(k) != v]
             raise UserError(

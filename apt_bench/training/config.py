@@ -230,6 +230,11 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "pretrain")
+        if bool(self.cells) != (self.source == "libero"):
+            raise UserError(
+                f"pretrain: source is {self.source} and cells are [{', '.join(self.cells)}]. The source libero needs "
+                "cells of the suite libero_drawn, and the tabletop takes none."
+            )
         observations = OBSERVATIONS_PER_SCENE * (self.scenes - self.held_out)
         if observations < self.train.batch:
             raise UserError(

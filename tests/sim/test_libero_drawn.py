@@ -9,7 +9,8 @@ import pytest
 
 from apt_bench.envs.base import Scene
 from apt_bench.envs.libero import LiberoEnv
-from apt_bench.envs.libero.drawn_layouts import IN_FRONT
+from apt_bench.envs.libero.drawn_layouts import IN_FRONT, PLACES
+from apt_bench.envs.libero.drawn_tasks import RELATIONS
 from apt_bench.envs.libero.tasks import bddl_path, load_inits, manifest
 from apt_bench.policies.preprocessing import shrink
 from apt_bench.suites import EpisodeSpec, load_suite
@@ -81,6 +82,10 @@ def test_a_draft_is_the_same_image_without_smooth_edges(env: LiberoEnv) -> None:
     small = [shrink(image, 128).astype(float) for image in (whole, draft, same)]
     assert 0 < np.abs(small[1] - small[2]).mean() < 1.5
     assert np.abs(small[0] - small[2]).mean() < 0.5
+
+
+def test_every_relation_has_a_place() -> None:
+    assert set(PLACES) == set(RELATIONS)
 
 
 def test_bowls_stand_where_the_sentence_says(env: LiberoEnv) -> None:

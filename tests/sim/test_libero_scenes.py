@@ -14,7 +14,7 @@ from apt_bench.envs.libero import LiberoEnv
 from apt_bench.envs.libero.drawn_tasks import RELATIONS
 from apt_bench.models.mini_vlm import FIRST_WORD, MiniVLMConfig
 from apt_bench.suites import load_suite
-from apt_bench.training.config import OBSERVATIONS_PER_SCENE, PretrainConfig, TrainConfig
+from apt_bench.training.config import PretrainConfig, TrainConfig
 from apt_bench.training.progress import Report
 from apt_bench.training.vlm_pretraining.libero_scenes import SEED, LiberoScenes
 from apt_bench.training.vlm_pretraining.loop import new_mini, pretrain
@@ -72,8 +72,9 @@ def test_scenes_are_not_those_of_any_run() -> None:
     kinds = {source._spec(n).args["benchmark"] for n in range(0, 80, 20)}
     assert kinds == {"libero_object", "libero_spatial"}
     assert {source._spec(n).group for n in range(20)} == {source._spec(0).group}
-    with pytest.raises(UserError, match=r"pretrain\.cells is empty"):
-        LiberoScenes(())
+    for wrong in ({"source": "libero"}, {"cells": ("object",)}):
+        with pytest.raises(UserError, match="pretrain: source is "):
+            PretrainConfig(**wrong)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="no cell 'nowhere'"):
         LiberoScenes(("nowhere",))
 
@@ -95,4 +96,3 @@ def test_pretraining_goes_on_from_weights_with_more_words(tmp_path: Path) -> Non
     pretrain(vlm, config, tmp_path / "vlm", Report(None), tmp_path)
     assert load_mini(tmp_path / "vlm").config == vlm.config
     assert len(list((tmp_path / "pictures").iterdir())) == 1
-    assert OBSERVATIONS_PER_SCENE == 2

@@ -7,9 +7,16 @@ from collections.abc import Iterator
 import pytest
 
 from apt_bench.envs.libero import LiberoEnv
-from apt_bench.policies.remote.rest import OpenVlaPolicy
 from apt_bench.suites import load_suite
-from tests.policies.remote.episodes import EXECUTED, OPENVLA_WRONG, Expert, expert_of, run, server_for
+from tests.policies.remote.episodes import (
+    EXECUTED,
+    OPENVLA_WRONG,
+    Expert,
+    expert_of,
+    fails_with_openvlas_image,
+    run,
+    server_for,
+)
 
 pytestmark = pytest.mark.sim
 
@@ -32,11 +39,7 @@ def test_an_episode_of_libero_pro_succeeds(name: str, expert: Expert) -> None:
 def test_with_openvlas_preprocessing_wrong_it_fails(
     how: str, expert: Expert, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    change = OPENVLA_WRONG[how]
-    monkeypatch.setattr(OpenVlaPolicy, "_image", lambda self, o, camera: change(o.images[camera]))
-    fake, server = server_for(expert, "openvla")
-    assert run(expert, "openvla", fake, server) != "success"
-    assert (server.wrong, server.number >= 1) == ("agentview", True)
+    fails_with_openvlas_image(OPENVLA_WRONG[how], expert, monkeypatch)
 
 
 def test_with_the_old_sentence_it_fails(expert: Expert) -> None:

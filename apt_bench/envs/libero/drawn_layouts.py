@@ -54,7 +54,7 @@ class Layout:
         self.scene, self.surface, self.rng = scene, surface, rng
         self._circles = np.zeros((0, 3))  # x, y and radius of what is occupied
 
-    def place(self, name: str, area: Area, gap: float = GAP) -> np.ndarray:
+    def place(self, name: str, area: Area) -> np.ndarray:
         """Put an object on the table at a free place of the area.
 
         Returns:
@@ -67,7 +67,7 @@ class Layout:
         low, high = np.array(area).T
         for _ in range(TRIES):
             spot = self.rng.uniform(low, high)
-            if self.free(spot, reach + gap):
+            if self.free(spot, reach + GAP):
                 self.put(name, spot, self.surface)
                 self.occupy(spot, reach)
                 return spot
@@ -188,10 +188,8 @@ BOWLS = ("akita_black_bowl_1", "akita_black_bowl_2")
 
 
 def bowls(layout: Layout, target: str, other: str) -> None:
-    """LIBERO-Spatial: one bowl in the relation `target`, the other one in the relation `other`, see `RELATIONS`.
-
-    Which of the two bowls is the target is drawn by the task (its goal names it), so it is always the first one here.
-    """
+    """LIBERO-Spatial: the first bowl, which is the target, in the relation `target`; the second one in the relation
+    `other`. Both are keys of `PLACES`. The bowls look the same."""
     if DRAWER in (target, other):
         _open_drawer(layout)
     layout.occupy_fixtures()
@@ -204,7 +202,7 @@ def bowls(layout: Layout, target: str, other: str) -> None:
     if max(apart) < APART:
         raise NoLayoutError("too close to LIBERO-Spatial's own layout")
     for bowl, relation in zip(BOWLS, (target, other), strict=True):
-        RELATIONS[relation](layout, bowl)
+        PLACES[relation](layout, bowl)
 
 
 def _beside(anchor: str) -> Any:
@@ -278,7 +276,7 @@ def _stand(layout: Layout, bowl: str, spot: np.ndarray) -> None:
     layout.occupy(spot, layout.radius(bowl))
 
 
-RELATIONS: dict[str, Any] = {
+PLACES: dict[str, Any] = {
     "between the plate and the ramekin": _between,
     "next to the ramekin": _beside("glazed_rim_porcelain_ramekin_1"),
     "from table center": _centre,
@@ -290,7 +288,7 @@ RELATIONS: dict[str, Any] = {
     "next to the plate": _beside("plate_1"),
     "on the wooden cabinet": _on_region("wooden_cabinet_1_top_side", 0.02),
 }
-"""How a bowl stands in LIBERO-Spatial, by the phrase that names it."""
+"""What puts a bowl into a relation, for each relation of `drawn_tasks.RELATIONS`."""
 
 GOAL_TABLE: Area = ((-0.27, 0.13), (-0.13, 0.28))
 IN_FRONT = {"wooden_cabinet_1": ((0.085, -0.10), 0.13), "flat_stove_1": ((-0.05, 0.21), 0.09)}

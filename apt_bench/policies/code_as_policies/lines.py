@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from apt_bench.core.errors import UserError
-from apt_bench.core.files import NOT_LOCKABLE, open_regular, parse_object, reason
+from apt_bench.core.files import NOT_LOCKABLE, parse_object, read_bytes, reason
 
 LONGEST_LINE = 4 * 2**20
 """Bytes of one line, at most."""
@@ -94,16 +94,7 @@ def read(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
     Raises:
         UserError: The file cannot be read, is too large, or holds a line that is not a JSON object.
     """
-    try:
-        with open_regular(path) as file:
-            file.seek(offset)
-            content = file.read(LARGEST_FILE + 1)
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {reason(error)}.") from None
-    except ValueError as error:  # a null byte in the name
-        raise UserError(f"'{path}' is not a path: {error}.") from None
-    if len(content) > LARGEST_FILE:
-        raise UserError(f"{path} is longer than {LARGEST_FILE:,} bytes, the maximum for such a file.")
+    content = read_bytes(path, LARGEST_FILE, offset)
     end = content.rfind(b"\n") + 1
     found = []
     for number, line in enumerate(content[:end].split(b"\n")[:-1], 1):

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from apt_bench.core.errors import UserError
 from apt_bench.envs.base import AGENTVIEW, WRIST, Scene, SceneObject
 from apt_bench.envs.libero import LiberoEnv
 from apt_bench.envs.libero.bddl import read_bddl
@@ -47,7 +46,7 @@ ABSENT = (
     "toy car",
     "toothbrush",
     "blue cube",
-    "green bottle",
+    "candle",
     "pink cup",
     "shoe",
     "spoon",
@@ -74,17 +73,15 @@ class LiberoScenes:
     """A `SceneSource`.
 
     Args:
-        cells: Cells of the suite libero_drawn.
+        cells: Cells of the suite libero_drawn, at least one.
 
     Raises:
-        UserError: A cell does not exist, or none is named.
+        UserError: A cell does not exist.
     """
 
     longest_noise = 4
 
     def __init__(self, cells: tuple[str, ...]) -> None:
-        if not cells:
-            raise UserError(f"pretrain.cells is empty. Name cells of the suite {SUITE}.")
         suite = load_suite(SUITE)
         self._cells = cells
         self._specs = [suite.select([cell], episodes=1, seed=SEED) for cell in cells]

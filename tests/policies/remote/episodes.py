@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 from scipy.ndimage import map_coordinates
 
@@ -17,6 +18,7 @@ from apt_bench.envs.base import AGENTVIEW, WRIST, Env, Observation
 from apt_bench.policies.guard import guard
 from apt_bench.policies.preprocessing import centre_crop, jpeg_round_trip, lanczos, prepared, resize
 from apt_bench.policies.registry import find_policy
+from apt_bench.policies.remote.rest import OpenVlaPolicy
 from apt_bench.rollout.episode import LocalClient, run_episode
 from apt_bench.suites import EpisodeSpec
 from tests.policies.remote.kinds import KINDS
@@ -143,3 +145,13 @@ OPENVLA_WRONG: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "rotated": lambda image: prepared(image[::-1, ::-1], "jpeg_lanczos_crop", (224, 224)),
 }
 """Preprocessing of OpenVLA with one step wrong."""
+
+
+def fails_with_openvlas_image(
+    change: Callable[[np.ndarray], np.ndarray], expert: Expert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Assert that an episode with this preprocessing fails, and that the server saw a wrong image."""
+    monkeypatch.setattr(OpenVlaPolicy, "_image", lambda self, o, camera: change(o.images[camera]))
+    fake, server = server_for(expert, "openvla")
+    assert run(expert, "openvla", fake, server) != "success"
+    assert (server.wrong, server.number >= 1) == ("agentview", True)

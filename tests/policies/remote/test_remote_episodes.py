@@ -10,9 +10,16 @@ import pytest
 
 from apt_bench.envs.base import AGENTVIEW, WRIST, Observation
 from apt_bench.envs.tabletop import TabletopEnv
-from apt_bench.policies.remote.rest import OpenVlaPolicy
 from apt_bench.suites import load_suite
-from tests.policies.remote.episodes import EXECUTED, OPENVLA_WRONG, Expert, expert_of, run, server_for
+from tests.policies.remote.episodes import (
+    EXECUTED,
+    OPENVLA_WRONG,
+    Expert,
+    expert_of,
+    fails_with_openvlas_image,
+    run,
+    server_for,
+)
 from tests.policies.remote.kinds import KINDS
 
 
@@ -72,11 +79,7 @@ def test_with_one_convention_broken_it_fails(
 def test_with_openvlas_preprocessing_wrong_it_fails(
     how: str, expert: Expert, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    change = OPENVLA_WRONG[how]
-    monkeypatch.setattr(OpenVlaPolicy, "_image", lambda self, o, camera: change(o.images[camera]))
-    fake, server = server_for(expert, "openvla")
-    assert run(expert, "openvla", fake, server) != "success"
-    assert (server.wrong, server.number >= 1) == ("agentview", True)
+    fails_with_openvlas_image(OPENVLA_WRONG[how], expert, monkeypatch)
 
 
 @pytest.mark.parametrize("name", ["openpi", "vla-eval", "groot", "openvla"])
