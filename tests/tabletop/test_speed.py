@@ -1,11 +1,14 @@
-"""The tabletop stays fast. The bounds are three times the measured times (docs/tabletop.md)."""
+"""The tabletop stays fast. Times of images have bounds of three times the measured ones (docs/tabletop.md). A control
+step is compared with its physics alone, measured at the same time, so that a slow machine changes nothing."""
 
 import time
 
 import numpy as np
 import pytest
 
+from apt_bench.envs.mujoco_no_gl import mujoco
 from apt_bench.envs.tabletop import TabletopEnv
+from apt_bench.envs.tabletop.scene_model import SUBSTEPS
 from apt_bench.suites import load_suite
 
 pytestmark = pytest.mark.sim
@@ -38,6 +41,16 @@ def test_images_are_cheap(env):
     assert milliseconds(lambda: env.frame(size=128)) < 20
 
 
-def test_control_steps_are_cheap(env):
+def test_control_steps_cost_little_more_than_their_physics(env):
+    """Measured: 2.9 to 3.1 times the physics alone, which takes 0.5 to 1.1 ms."""
     action = np.array([[0, 0, 0, 0, 0, 0, -1.0]])
-    assert milliseconds(lambda: env.step_chunk(action, render=False)) < 6
+    steps, physics = [], []
+    for _ in range(30):  # in turn, so that both meet the same machine
+        began = time.thread_time()
+        env.step_chunk(action, render=False)
+        between = time.thread_time()
+        for _ in range(SUBSTEPS):
+            mujoco.mj_step(env.model, env.data)
+        physics.append(time.thread_time() - between)
+        steps.append(between - began)
+    assert np.median(steps) < 4.5 * np.median(physics)
