@@ -144,7 +144,7 @@ class AptPolicy:
     def reset(self, episodes: Sequence[EpisodeSpec]) -> None:
         """Nothing is kept between decisions."""
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
         """One chunk of poses (horizon, 7) per observation, see `Policy`."""
         draws = [self._draw(obs) for obs in observations]

@@ -55,6 +55,7 @@ def test_options_are_completed(complete):
 def test_suites_and_policies_are_completed(complete):
     assert complete("apt-bench run --suite libero") == [
         "libero",
+        "libero_base",
         "libero_compose",
         "libero_drawn",
         "libero_pro",

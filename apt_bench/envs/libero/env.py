@@ -27,7 +27,7 @@ from apt_bench.envs.libero.tasks import base_goal, bddl_path, goals, load_inits
 from apt_bench.envs.mujoco_helpers import IMAGE_SIZE, camera_geometry, qpos_hash
 from apt_bench.envs.outcome_tracker import OutcomeTracker
 from apt_bench.envs.subtasks import SubtaskTracker
-from apt_bench.suites import EpisodeKey, EpisodeSpec
+from apt_bench.suites import EpisodeSpec
 
 CAMERAS = {AGENTVIEW: "agentview", WRIST: "robot0_eye_in_hand"}
 """apt-bench's name -> the camera in the scene."""
@@ -37,12 +37,15 @@ SETTLE_ACTION = np.array([0, 0, 0, 0, 0, 0, -1.0])  # opens the gripper
 _inits = functools.lru_cache(maxsize=16)(load_inits)
 
 
-def _init(benchmark: str, task: str, key: EpisodeKey) -> np.ndarray:
+def _init(benchmark: str, task: str, spec: EpisodeSpec) -> np.ndarray:
     """The initial state of an episode. Raises UserError where there is none of this number."""
-    states = _inits(benchmark, task)
-    if not 0 <= key.init < len(states):
-        raise UserError(f"Task '{key.task}' has no initial state {key.init}. Use 0 to {len(states) - 1}.")
-    return np.asarray(states[key.init])
+    first = int(spec.args.get("first_init", 0))
+    states = _inits(benchmark, task)[first:]
+    if not 0 <= spec.key.init < len(states):
+        raise UserError(
+            f"Task '{spec.key.task}' has no initial state {spec.key.init}. Use 0 to {len(states) - 1}."
+        )
+    return np.asarray(states[spec.key.init])
 
 
 class LiberoEnv:
@@ -71,7 +74,7 @@ class LiberoEnv:
         self._seconds = {"reset": 0.0, "physics": 0.0, "render": 0.0}
         images, depths = image_requests(cameras, CAMERAS, "LIBERO")
         place = (spec.args["benchmark"], spec.args["task"])
-        state = None if "layout" in spec.args else _init(*place, spec.key)
+        state = None if "layout" in spec.args else _init(*place, spec)
         if self._place != place:
             self._place = self.simulation = None
             self.simulation, self._place = FastSimulation(bddl_path(*place)), place
