@@ -67,15 +67,12 @@ def episode_frame(records: Iterable[EpisodeRecord]) -> pd.DataFrame:
 
 
 def _row(r: EpisodeRecord) -> dict[str, Any]:
-    outcome_class = r.failure or r.outcome if r.outcome in ("failure", "timeout") else r.outcome
-    if outcome_class in ("success", "error") and outcome_class != r.outcome:  # a failure class of that name
-        outcome_class = f"{r.outcome}: {outcome_class}"
     return {
         **{k: _name(v) if isinstance(v := getattr(r.key, k), str) else v for k in KEY},
         "instruction": _name(r.prompt),
         "policy": _name(r.policy),
         "outcome": r.outcome,
-        "outcome_class": one_line(outcome_class, CLASS_LENGTH),
+        "outcome_class": outcome_class(r.outcome, r.failure),
         "success": r.outcome == "success",
         "finished": r.outcome != "error",
         "steps": r.steps,
@@ -90,6 +87,14 @@ def _row(r: EpisodeRecord) -> dict[str, Any]:
         **{f"seconds_{_name(k)}": _number(v) for k, v in r.seconds.items()},
         **{f"score_{_name(k)}": _number(v) for k, v in _mapping(r.events.get("scores")).items()},
     }
+
+
+def outcome_class(outcome: str, failure: str | None) -> str:
+    """The outcome, or the class of failure of an episode that failed."""
+    found = failure or outcome if outcome in ("failure", "timeout") else outcome
+    if found in ("success", "error") and found != outcome:  # a failure class of that name
+        found = f"{outcome}: {found}"
+    return one_line(found, CLASS_LENGTH)
 
 
 def follows_language(events: Mapping[str, Any]) -> dict[str, Any]:

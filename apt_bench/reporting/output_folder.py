@@ -16,7 +16,7 @@ PAGE = "report.html"
 MANIFEST, COMPARISON = "report-files.json", "comparison-files.json"
 """Manifests: they list the files of a report or a comparison. Only listed files are ever replaced or removed."""
 
-ENTRIES = ("tables", "figures", "videos", PAGE)
+ENTRIES = ("tables", "figures", "videos", "browser", PAGE)
 """What a report or comparison may contain, in the order in which it is put in place; the manifest comes last."""
 
 WORK = f".report{PART}"

@@ -20,6 +20,7 @@ from apt_bench.analysis.cell_summary import cell_summaries, probe_summaries
 from apt_bench.analysis.run import Run, suite_names
 from apt_bench.core.text import csv_cell, file_name, one_line, plain
 from apt_bench.reporting import charts
+from apt_bench.reporting.browser import BROWSER, write_browser
 from apt_bench.reporting.chart_style import save
 from apt_bench.reporting.control_table import control_table
 from apt_bench.reporting.coverage import coverage_table, error_table, missing, progress
@@ -124,7 +125,11 @@ class Report:
 
 
 def write_report(
-    runs: Sequence[Run], out: Path, with_published: bool = True, title: str | None = None
+    runs: Sequence[Run],
+    out: Path,
+    with_published: bool = True,
+    title: str | None = None,
+    browser: bool = True,
 ) -> Path:
     """Write the report of some runs.
 
@@ -135,6 +140,7 @@ def write_report(
         out: The folder: new, empty, or an earlier report.
         with_published: Add the paper's rows to the tables.
         title: Title of the page. Default: the runs' names.
+        browser: Also write the episode browser.
 
     Returns:
         The path of `report.html`.
@@ -145,7 +151,9 @@ def write_report(
     with replaced(out) as folder:
         report = Report(folder)
         gaps = _fill(report, runs, with_published)
-        page = _render(report, runs, gaps, title or _title(runs))
+        title = title or _title(runs)
+        episodes = write_browser(runs, folder, title) if browser else BROWSER
+        page = _render(report, runs, gaps, title, episodes)
         (folder / PAGE).write_text(page, encoding="utf-8")
     return out / PAGE
 
@@ -293,7 +301,7 @@ def _canaries(runs: Sequence[Run]) -> Iterator[str]:
             yield f"{run.label}, before the first episode: {one_line(warning, 300)}"
 
 
-def _render(report: Report, runs: Sequence[Run], gaps: Sequence[str], title: str) -> str:
+def _render(report: Report, runs: Sequence[Run], gaps: Sequence[str], title: str, episodes: str) -> str:
     folder = Path(__file__).parent / "templates"
     env = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_plain)
     safe: Callable[[str], str] = markupsafe.Markup
@@ -307,6 +315,7 @@ def _render(report: Report, runs: Sequence[Run], gaps: Sequence[str], title: str
         version=apt_bench.__version__,
         css=safe((folder / "report.css").read_text(encoding="utf-8")),
         runs=[_facts(r) for r in runs],
+        episodes=episodes,
         missing=gaps,
         sections=[s for s in report.sections if s.blocks or s.text],
     )
