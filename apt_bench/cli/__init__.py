@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 VERBS = {
     "run": "run",
     "report": "report",
+    "view": "view",
     "compare": "compare",
     "check": "compare",
     "power": "compare",

@@ -41,7 +41,7 @@ def write_browser(runs: Sequence[Run], out: Path, title: str) -> str:
         The address of the browser's page, relative to `out`; "" where no episode is recorded.
     """
     folder = out / FOLDER
-    films = _Films(folder)
+    films = _Films(runs, folder)
     data = EpisodeData(runs, films.add)
     data.read()
     if not len(data):
@@ -71,12 +71,12 @@ def asset(name: str) -> str:
 class _Films:
     """The films in the browser's folder, up to `FILM_BYTES`."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._number, self._bytes = folder / "films", 0, 0
+    def __init__(self, runs: Sequence[Run], folder: Path) -> None:
+        self._runs, self._folder, self._number, self._bytes = runs, folder / "films", 0, 0
 
-    def add(self, run: Run, name: str) -> str:
+    def add(self, run: int, name: str) -> str:
         """Link or copy a film; returns its address, or "" where it does not exist or the folder is full."""
-        source = video_file(run.path, name)
+        source = video_file(self._runs[run].path, name)
         if source is None:
             return ""
         try:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any, BinaryIO
 
 from apt_bench.analysis.frame import follows_language, outcome_class
-from apt_bench.analysis.run import Run
+from apt_bench.analysis.run import Run, suite_names
 from apt_bench.analysis.suite_labels import cell_label, suite_title
 from apt_bench.core.files import open_regular, reason
 from apt_bench.core.jsonable import jsonable
@@ -44,12 +44,14 @@ class EpisodeData:
 
     Args:
         runs: The runs, in the order in which the browser lists them.
-        film: Gives the address of a film in the browser, "" for none, from the run and the film's name in the record.
+        film: Gives the address of a film in the browser, "" for none, from the run's number and the film's name in
+            the record.
     """
 
-    def __init__(self, runs: Sequence[Run], film: Callable[[Run, str], str]) -> None:
+    def __init__(self, runs: Sequence[Run], film: Callable[[int, str], str]) -> None:
         self._logs = [_Log(run) for run in runs]
         self._film = film
+        self._one_suite = len(suite_names(runs)) < 2
         self._codes: dict[str, dict[Any, int]] = {name: {} for name in NAMED}
         self._names: dict[str, list[Any]] = {name: [] for name in NAMED}
         self._columns: dict[str, list[int]] = {name: [] for name in (*NUMBERS, *NAMED)}
@@ -105,7 +107,7 @@ class EpisodeData:
         return _script("records", f'{{"start":{start},"films":{films},"records":[{",".join(lines)}]}}')
 
     def _add(self, number: int, offset: int, raw: Mapping[str, Any]) -> None:
-        key, events, run = raw["key"], raw.get("events") or {}, self._logs[number].run
+        key, events = raw["key"], raw.get("events") or {}
         suite, cell, task, init, seed = (
             key["suite"],
             key["cell"],
@@ -125,7 +127,7 @@ class EpisodeData:
         follows = follows_language(events)
         heeded = follows["first_contact_correct"]
         seconds = sum(s for s in raw["seconds"].values() if isinstance(s, int | float) and 0 <= s < 1e9)
-        film = self._film(run, video) if video else ""
+        film = self._film(number, video) if video else ""
         if film:
             self._films[row] = film
         scene = (suite, base, task, init, seed)
@@ -133,7 +135,7 @@ class EpisodeData:
             number, self._scenes.setdefault(scene, len(self._scenes)), init, seed, int(raw["steps"]),
             round(10 * seconds), -1 if heeded is None else int(heeded), int(film != ""), int(bool(raw.get("flags"))),
             before,
-            self._code("cell", (suite, cell), _cell),
+            self._code("cell", (suite, cell), self._cell),
             self._code("task", task),
             self._code("probe", (prompt, cell != base), _probe),
             self._code("outcome", outcome),
@@ -145,6 +147,10 @@ class EpisodeData:
         for column, value in zip(self._columns.values(), values, strict=True):
             column.append(value)
         self._places.append((number, offset))
+
+    def _cell(self, key: tuple[str, str]) -> list[str]:
+        label = cell_label(*key)
+        return ["/".join(key), label if self._one_suite else f"{suite_title(key[0])}: {label}"]
 
     def _code(self, column: str, value: Any, name: Callable[[Any], Any] = str) -> int:
         codes = self._codes[column]
@@ -198,10 +204,6 @@ def _script(function: str, text: str) -> str:
 
 
 _ESCAPED = {ord(c): f"\\u{ord(c):04x}" for c in "\\'\n\r\u2028\u2029"}
-
-
-def _cell(key: tuple[str, str]) -> list[str]:
-    return ["/".join(key), f"{suite_title(key[0])}: {cell_label(*key)}"]
 
 
 def _probe(key: tuple[str, bool]) -> list[str]:

@@ -151,7 +151,7 @@ def write_report(
     with replaced(out) as folder:
         report = Report(folder)
         gaps = _fill(report, runs, with_published)
-        title = title or _title(runs)
+        title = title or runs_title(runs)
         episodes = write_browser(runs, folder, title) if browser else BROWSER
         page = _render(report, runs, gaps, title, episodes)
         (folder / PAGE).write_text(page, encoding="utf-8")
@@ -178,7 +178,8 @@ def _fill(report: Report, runs: Sequence[Run], with_published: bool) -> list[str
     return gaps
 
 
-def _title(runs: Sequence[Run]) -> str:
+def runs_title(runs: Sequence[Run]) -> str:
+    """The title of a page about these runs: their names."""
     if not runs:
         return "The paper's results"
     names = list(dict.fromkeys(r.label for r in runs))

@@ -188,6 +188,7 @@ function fillSides() {
   const options = [...sides.keys()].map((side) => [side, plain(names.probe.length > 1 ? side.replace("|", ", ") : side.split("|")[0])]);
   for (const which of ["a", "b"]) fill(form[which], [["", "none"], ...options], state[which]);
   form.differ.disabled = !pairs;
+  form.a.closest("label").hidden = form.b.closest("label").hidden = form.differ.closest("label").hidden = sides.size < 2;
 }
 
 function tell() {
@@ -205,10 +206,11 @@ function tell() {
 let height = 34;
 
 function resize() {
-  height = parseFloat(getComputedStyle(document.documentElement).getPropertyValue("--row")) * parseFloat(getComputedStyle(document.documentElement).fontSize);
+  get("grid").classList.toggle("paired", Boolean(pairs));
+  const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
+  height = rem * parseFloat(getComputedStyle(list).getPropertyValue("--row"));
   space.style.height = `${shown.length * height}px`;
   get("grid").setAttribute("aria-rowcount", shown.length + 1);
-  get("grid").classList.toggle("paired", Boolean(pairs));
   draw();
 }
 
@@ -280,7 +282,9 @@ async function open(row, partner = -1) {
     element("h2", {}, text("task", row)),
     element("p", { className: "note" }, `${text("cell", row)} · initial state ${columns.init[row]} · seed ${columns.seed[row]}`),
     sidesShown);
-  both.forEach((r, i) => article(sidesShown, r, found[i], most));
+  const articles = both.map(() => element("article"));
+  sidesShown.append(...articles);
+  articles.forEach((place, i) => article(place, both[i], found[i], most));
 }
 
 function likely(row, others) { // the same instruction in another run, else another instruction in the same run
@@ -288,9 +292,7 @@ function likely(row, others) { // the same instruction in another run, else anot
   return same ?? others.find((r) => columns.run[r] === columns.run[row]) ?? -1;
 }
 
-function article(place, row, found, most) {
-  const made = element("article");
-  place.append(made);
+function article(made, row, found, most) {
   made.append(element("h2", {}, `${sideWords(row)}: `, element("span", { className: raw("outcome", row) }, ending(row))));
   made.append(element("blockquote", {}, text("sentence", row) || "(no sentence)"));
   made.append(element("p", { className: "note" }, `Sentence sent; source: ${text("source", row)}`));
@@ -358,12 +360,13 @@ function picture(events, steps, most, width) { // the time line; both sides have
 const DRAWN = ["targets", "touched", "grasped", "lifted", "operated", "placements", "goal", "base_goal", "shortcut"];
 
 function facts(row, found) {
-  const short = (value) => (typeof value === "string" ? value : JSON.stringify(value)).slice(0, 400);
+  const isText = (value) => typeof value === "string";
+  const short = (value) => (isText(value) ? value : Array.isArray(value) && value.every(isText) ? value.map(objectWords).join(", ") : JSON.stringify(value)).slice(0, 400);
   const empty = (value) => value === null || value === undefined || (typeof value === "object" && !Object.keys(value).length);
   const parts = pairsOf(found.seconds).map(([part, s]) => `${part} ${Number(s).toFixed(1)}`).join(", ");
   const named = [
     ["outcome", `${raw("outcome", row)}${found.failure ? `, ${spaced(found.failure)}` : ""}`], ["error", found.error],
-    ["known defects", (found.flags || []).join(", ")], ["instructed about", (found.events?.targets || []).toString().split(",").map(objectWords).join(", ")],
+    ["known defects", (found.flags || []).join(", ")], ["objects of the task", (found.events?.targets || []).toString().split(",").map(objectWords).join(", ")],
     ["steps", `${columns.steps[row]} control steps, ${found.decisions} decisions`], ["seconds", `${(columns.tenths[row] / 10).toFixed(1)}${parts ? ` (${parts})` : ""}`],
     ["initial state", `${columns.init[row]}, hash ${found.start_hash}`], ["final state", `hash ${found.end_hash}`], ["seed", String(columns.seed[row])],
     ["attempt", found.attempt > 1 ? String(found.attempt) : ""], ["key", idOf(row)],
@@ -385,6 +388,7 @@ function close() {
 function overlay() { // on a narrow screen the episode covers the page
   const covered = narrow.matches && opened >= 0;
   form.inert = get("grid").inert = covered;
+  document.body.classList.toggle("covered", covered);
   if (covered) panel.focus();
 }
 
@@ -450,6 +454,7 @@ function heads() {
     const sorted = { ascending: " ↑", descending: " ↓", none: "" }[direction];
     const act = () => { form.sort.value = direction === "ascending" ? `-${field}` : field; changed(); };
     const made = element("span", { className: COLUMN_CLASS[field] || "" }, title ? element("button", { type: "button", onclick: act }, title + sorted) : "");
+    made.dataset.column = field;
     made.setAttribute("role", "columnheader");
     made.setAttribute("aria-sort", direction);
     return made;
@@ -484,7 +489,8 @@ document.addEventListener("keydown", (event) => {
   else return;
   event.preventDefault();
 });
-window.addEventListener("resize", () => { resize(); overlay(); });
+new ResizeObserver(resize).observe(list);
+narrow.addEventListener("change", overlay);
 window.addEventListener("hashchange", () => {
   if (location.hash === address) return;
   read();
@@ -494,6 +500,7 @@ window.addEventListener("hashchange", () => {
 
 async function start() {
   read();
+  get("fold").open = !matchMedia("(max-width: 44rem)").matches;
   try {
     do await load(`data/rows-${size}.js`); while (episodes.last.more);
   } catch {
