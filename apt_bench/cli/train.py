@@ -90,7 +90,7 @@ def train_command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the configuration and stop.")] = False,
 ) -> None:
     """Train a policy on demonstrations. Rerun the same command to resume."""
-    from apt_bench.training.recipe import load_recipe
+    from apt_bench.training.recipe import load_recipe, recipe_parts
 
     if find_tracker(track) and (workers > 1 or ray_address):
         raise UserError(
@@ -115,12 +115,41 @@ def train_command(
     for key, value in flags.items():
         if value is not None:
             _put(over, key, value)
-    recipe = load_recipe(config, over)
+    recipes = {name: load_recipe(name, over) for name in recipe_parts(config)}
     if dry_run:
-        plain_console().print(recipe.to_yaml())
+        for recipe in recipes.values():
+            plain_console().print(recipe.to_yaml())
         return
-    folder = out or Path("results/training") / _name(config, recipe)
-    session = _session(folder, cache, device, bool(ray_address))
+    if len(recipes) > 1:
+        _say_parts(config, recipes, {"--data": data, "--prior": prior, "--vlm": vlm, "--pretrain": pretrain})
+    for name, recipe in recipes.items():
+        folder = out or Path("results/training") / _name(config, recipe)
+        folder = folder / name if len(recipes) > 1 else folder
+        session = _session(folder, cache, device, bool(ray_address))
+        _run(recipe, session, pretrain, workers, ray_address, track)
+
+
+def _say_parts(config: str, recipes: dict[str, Recipe], given: dict[str, Any]) -> None:
+    """Say which recipes a configuration of several parts runs. Raises UserError for options that fit one part only."""
+    from apt_bench.training.time_estimate import estimate
+
+    if options := [option for option, value in given.items() if value]:
+        raise UserError(
+            f"--config {config} trains {len(recipes)} policies, and {', '.join(options)} fits one. Give --config "
+            f"{' or '.join(recipes)}."
+        )
+    hours = sum(seconds for recipe in recipes.values() for _, seconds in estimate(recipe).values()) / 3600
+    console = plain_console()
+    console.print(f"{config} trains {len(recipes)} policies, in about {hours:.1f} hours on an idle machine:")
+    for name, recipe in recipes.items():
+        console.print(f"  {name}: {recipe.about}")
+
+
+def _run(
+    recipe: Recipe, session: Session, pretrain: Path | None, workers: int, ray_address: str | None, track: str
+) -> None:
+    """Train, or only pretrain a mini VLM. Raises UserError where a file cannot be written or read."""
+    folder = session.out
     try:
         if pretrain:
             _pretrain(recipe, session, pretrain)

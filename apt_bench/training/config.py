@@ -252,6 +252,7 @@ class SuiteEpisodes:
         suite: Name or file of the suite; empty = none.
         cells: Names of its cells.
         episodes: Episodes per task.
+        limit: The first episodes only; None = all.
         size: Side of collected images, in pixels.
         image_every: Control steps from one collected image to the next.
         policy_args: Arguments NAME=VALUE of the expert, or of the trained policy.
@@ -261,6 +262,7 @@ class SuiteEpisodes:
     suite: str = ""
     cells: tuple[str, ...] = ()
     episodes: Count = 1
+    limit: Count | None = None
     size: Annotated[int, Range(least=8, most=4096)] = 128
     image_every: Count = 1
     policy_args: tuple[str, ...] = ()

@@ -25,6 +25,7 @@ def evaluation_options(recipe: Recipe, policy: Path, out: Path) -> RunOptions:
         policy_args=(f"weights={json.dumps(str(policy))}", *wanted.policy_args),
         cells=wanted.cells,
         episodes=wanted.episodes,
+        limit=wanted.limit,
         execute_horizon=wanted.execute,
         out=out / "evaluation",
     )

@@ -96,6 +96,7 @@ def collect_options(recipe: Recipe) -> RunOptions:
         policy_args=wanted.policy_args,
         cells=wanted.cells,
         episodes=wanted.episodes,
+        limit=wanted.limit,
     )
 
 

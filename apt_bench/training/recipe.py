@@ -141,6 +141,16 @@ def config_names() -> list[str]:
     return sorted(p.stem for p in CONFIGS.glob("*.yaml"))
 
 
+def recipe_parts(name: str) -> tuple[str, ...]:
+    """The configurations that a shipped configuration's `parts` lists, which are trained one after the other; otherwise
+    the name alone."""
+    path = CONFIGS / f"{name}.yaml"
+    if name not in config_names() or "parts" not in (raw := read_yaml(path)):
+        return (name,)
+    found: tuple[str, ...] = build(tuple[str, ...], raw["parts"], f"{path.name}: parts")
+    return found
+
+
 def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe.
 

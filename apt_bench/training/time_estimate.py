@@ -26,6 +26,14 @@ draws."""
 
 def print_estimate(recipe: Recipe, session: Session) -> None:
     """Print the parts of a training and the estimated time of each."""
+    session.report.say("Parts of this training, and their time on an idle machine with an empty cache:")
+    for title, (what, seconds) in estimate(recipe).items():
+        if seconds:
+            session.report.say(f"  {title:<15} {what:<28} {seconds / 60:4.0f} min")
+
+
+def estimate(recipe: Recipe) -> dict[str, tuple[str, float]]:
+    """The parts of a training: what each does, and its estimated seconds on an idle machine with an empty cache."""
     workers, collect, evaluate = os.cpu_count() or 1, recipe.collect, recipe.evaluate
     cost = COST[recipe.pretrain.source]
     demos = 0 if recipe.data.data else _episodes(collect)
@@ -42,12 +50,9 @@ def print_estimate(recipe: Recipe, session: Session) -> None:
         parts[title] = (f"{rule.steps} steps", rule.steps * rule.batch * (sample + rule.draws * draw))
     episodes = _episodes(evaluate) if evaluate.suite else 0
     parts["evaluation"] = (f"{episodes} episodes", episodes * cost["episode"] / workers)
-    session.report.say("Parts of this training, and their time on an idle machine with an empty cache:")
-    for title, (what, seconds) in parts.items():
-        if seconds:
-            session.report.say(f"  {title:<15} {what:<28} {seconds / 60:4.0f} min")
+    return parts
 
 
 def _episodes(wanted: SuiteEpisodes) -> int:
     """How many episodes the settings name. Raises UserError for an unknown suite or cell."""
-    return len(load_suite(wanted.suite).select(wanted.cells, episodes=wanted.episodes))
+    return len(load_suite(wanted.suite).select(wanted.cells, episodes=wanted.episodes, limit=wanted.limit))

@@ -18,7 +18,7 @@ from apt_bench.models.config import VLMShape
 from apt_bench.models.vla import build_expert
 from apt_bench.training.metrics import read_metrics
 from apt_bench.training.progress import Report
-from apt_bench.training.recipe import config_names, load_recipe
+from apt_bench.training.recipe import config_names, load_recipe, recipe_parts
 from apt_bench.training.session import Session
 from apt_bench.training.two_stage import run_recipe, stage_checkpoint
 
@@ -27,7 +27,7 @@ SHAPE = VLMShape(width=32, layers=2, kv_heads=2, head_dim=16, rope_theta=None)
 
 def test_shipped_configurations_build_for_every_architecture() -> None:
     full = VLMShape()
-    for name in config_names():
+    for name in (part for config in config_names() for part in recipe_parts(config)):
         for arch in ("apt", "pi", "groot"):
             recipe = load_recipe(name, {"arch": arch})
             shape = full if "qwen" in name else VLMShape(128, 4, 4, 32, None)
