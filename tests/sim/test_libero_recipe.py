@@ -10,10 +10,18 @@ import pytest
 
 from apt_bench.models import checkpoint
 
-TOY = (
-    "pretrain.scenes=8 pretrain.held_out=2 pretrain.train.steps=2 pretrain.train.batch=4 "
-    "collect.limit=1 data.held_out=0 train.batch=8 stage1.steps=2 stage2.steps=2 evaluate.limit=1"
-).split()
+TOY = [
+    "pretrain.scenes=8",
+    "pretrain.held_out=2",
+    "pretrain.train.steps=2",
+    "pretrain.train.batch=4",
+    "collect.limit=1",
+    "data.held_out=0",
+    "train.batch=8",
+    "stage1.steps=2",
+    "stage2.steps=2",
+    "evaluate.limit=1",
+]
 
 
 @pytest.mark.sim
