@@ -10,10 +10,9 @@ from urllib.parse import quote
 from apt_bench.analysis.run import load_runs
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import inside
-from apt_bench.reporting.browser import BROWSER, FOLDER, asset, page
+from apt_bench.reporting.browser import BROWSER, FOLDER, asset, page, runs_title
 from apt_bench.reporting.browser_data import EpisodeData
 from apt_bench.reporting.output_folder import PAGE
-from apt_bench.reporting.report import runs_title, write_report
 from apt_bench.reporting.videos import video_file
 from apt_bench.serving.view import Answer, Text
 
@@ -65,6 +64,8 @@ class Pages:
 
     def _write_report(self) -> None:
         """Write the report, unless no record was added since it was written."""
+        from apt_bench.reporting.report import write_report  # imports matplotlib
+
         with self._writing:
             rows = len(self._data)
             if rows != self._reported:

@@ -63,6 +63,14 @@ def page(title: str) -> str:
     return env.from_string(asset("browser.html.j2")).render(title=plain(title), version=apt_bench.__version__)
 
 
+def runs_title(runs: Sequence[Run]) -> str:
+    """The title of a page about these runs: their names."""
+    if not runs:
+        return "The paper's results"
+    names = list(dict.fromkeys(r.label for r in runs))
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
 def asset(name: str) -> str:
     """The text of `browser.js`, `browser.css` or the page's template."""
     return (_TEMPLATES / name).read_text(encoding="utf-8")

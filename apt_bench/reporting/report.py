@@ -20,7 +20,7 @@ from apt_bench.analysis.cell_summary import cell_summaries, probe_summaries
 from apt_bench.analysis.run import Run, suite_names
 from apt_bench.core.text import csv_cell, file_name, one_line, plain
 from apt_bench.reporting import charts
-from apt_bench.reporting.browser import BROWSER, write_browser
+from apt_bench.reporting.browser import BROWSER, runs_title, write_browser
 from apt_bench.reporting.chart_style import save
 from apt_bench.reporting.control_table import control_table
 from apt_bench.reporting.coverage import coverage_table, error_table, missing, progress
@@ -176,14 +176,6 @@ def _fill(report: Report, runs: Sequence[Run], with_published: bool) -> list[str
     with open(report.out / "tables" / "missing.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["missing"], *([csv_cell(g)] for g in gaps)])
     return gaps
-
-
-def runs_title(runs: Sequence[Run]) -> str:
-    """The title of a page about these runs: their names."""
-    if not runs:
-        return "The paper's results"
-    names = list(dict.fromkeys(r.label for r in runs))
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _headlines(report: Report, runs: Sequence[Run], with_published: bool) -> None:
