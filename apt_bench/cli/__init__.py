@@ -98,7 +98,7 @@ def main() -> None:
     try:
         with _ends_at_once():
             _prepare()
-            app = _completing() or build(sys.argv[1] if len(sys.argv) > 1 else None)
+            app = _completing() or _built()
         code = _interruptible(app)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -140,6 +140,13 @@ def _prepare() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     installed_first()
+
+
+def _built() -> typer.Typer:
+    from apt_bench.core.status import status
+
+    with status("Loading apt-bench"):
+        return build(sys.argv[1] if len(sys.argv) > 1 else None)
 
 
 def _completing() -> typer.Typer | None:
@@ -240,7 +247,10 @@ def _ends_at_once() -> AbstractContextManager[None]:
     import signal
     from contextlib import contextmanager
 
+    from apt_bench.core.status import hide
+
     def end(number: int, frame: object) -> None:
+        hide()
         os.write(2, b"apt-bench: interrupted. Rerun the same command to resume.\n")
         os._exit(INTERRUPTED)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
 
 from apt_bench.cli._options import GroupedCommand, read_words, takes_options, words
-from apt_bench.cli.run import summary
+from apt_bench.cli._run_summary import summary
 from apt_bench.core.errors import UserError, did_you_mean
 from apt_bench.core.text import plain_console, say
 
@@ -87,7 +86,7 @@ def collect_command(
         start,
     )
     result = found.run
-    console.print(summary(result.records, Counter(key.cell for key in result.missing)))
+    console.print(summary(result.records, result.missing))
     what = f"episodes ({found.successes} successes)" if failures else "demonstrations"
     console.print(
         f"{found.demonstrations} {what}, {found.steps} steps, {found.megabytes:.1f} MB in {out}",

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
+from apt_bench.cli._grid import Grid
 from apt_bench.cli._json import AsJson, print_json
 from apt_bench.cli._options import words
 from apt_bench.core.errors import UserError
+from apt_bench.core.status import status
 from apt_bench.core.text import one_line, plain_console
 from apt_bench.runs.records import RunStore
 from apt_bench.runs.solvability import on_record
@@ -46,38 +47,41 @@ def ls_command(
     as_json: AsJson = False,
 ) -> None:
     """List suites, cells, tasks, policies or runs."""
-    suites = [load_suite(suite)] if suite else list(iter_suites())
     table = _Rows()
-    fill = {
-        Kind.suites: lambda: _suites(table, suites),
-        Kind.cells: lambda: _cells(table, suites),
-        Kind.tasks: lambda: _tasks(table, suites, words(cells)),
-        Kind.policies: lambda: _policies(table),
-        Kind.runs: lambda: _runs(table, path),
-    }
-    fill[kind]()
+    with status(f"Reading {kind.value}"):
+        suites = [load_suite(suite)] if suite else list(iter_suites())
+        fill = {
+            Kind.suites: lambda: _suites(table, suites),
+            Kind.cells: lambda: _cells(table, suites),
+            Kind.tasks: lambda: _tasks(table, suites, words(cells)),
+            Kind.policies: lambda: _policies(table),
+            Kind.runs: lambda: _runs(table, path),
+        }
+        fill[kind]()
     if as_json:
         print_json({kind.value: table.objects})
-    else:
-        plain_console().print(table.table)
+        return
+    console = plain_console()
+    if kind is Kind.runs:
+        console.print(f"Runs in {path}:", soft_wrap=True)
+    console.print(table.table)
 
 
 class _Rows:
     """Rows for people and for programs."""
 
     def __init__(self) -> None:
-        self.table = Table(box=None, pad_edge=False, header_style="bold")
+        self.table = Grid()
         self.objects: list[dict[str, Any]] = []
 
     def head(self, *headings: str) -> None:
         """Set the headings."""
-        for heading in headings:
-            self.table.add_column(heading)
+        self.table = Grid(*headings)
 
     def add(self, *values: Any, **more: Any) -> None:
         """Add a row; `more` replaces its values in JSON."""
-        keys = [str(c.header).replace(" ", "_") for c in self.table.columns]
-        self.table.add_row(*("" if v is None else str(v) for v in values))
+        keys = [heading.replace(" ", "_") for heading in self.table.headings]
+        self.table.add(*values)
         self.objects.append(dict(zip(keys, values, strict=False)) | more)
 
 
@@ -147,32 +151,38 @@ def _policies(table: _Rows) -> None:
 
 def _runs(table: _Rows, path: Path) -> None:
     """List the runs. Episodes under own prompts and under language probes are counted separately."""
-    table.head("run", "suite", "policy", "protocol", "episodes", "successes", "errors", "probed")
+    table.head("run", "suite", "policy", "date", "done", "successes", "errors", "probed")
     if not os.path.isdir(path):
         raise UserError(f"No folder '{path}'. `apt-bench run` writes into results/runs by default.")
     for folder in run_folders(path):
+        name = str(path) if folder == path else os.path.relpath(folder, path)
         try:
             store = RunStore.open(folder)
             records = store.episodes()
             protocol, run = store.protocol(), store.run()
         except UserError as error:
-            table.add(str(folder), f"damaged: {one_line(error, 200)}")
+            table.add(name, f"damaged: {one_line(error, 200)}", run=str(folder))
             continue
         own = Counter(r.outcome for r in records if r.key.prompt == EpisodeKey.prompt)
         probed = sum(r.key.prompt != EpisodeKey.prompt and r.outcome != "error" for r in records)
         done = own.total() - own["error"]
         asked = sum(sum(tasks.values()) for tasks in (run.get("requested") or {}).values())
         table.add(
-            str(folder),
+            name,
             str(protocol.get("suite", "")),
             str(run.get("policy", {}).get("name") or ""),
-            str(protocol.get("hash", "")),
-            f"{done} of {asked}" if asked > done else done,
+            str(run.get("ended") or run.get("started") or "")[:10],
+            f"{done}/{asked}" if asked else done,
             own["success"],
-            own["error"],
+            own["error"] or None,
             probed or None,
+            run=str(folder),
+            protocol=str(protocol.get("hash", "")),
+            started=run.get("started"),
+            ended=run.get("ended"),
             episodes=done,
             requested=asked,
+            errors=own["error"],
             probed=probed,
         )
 

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from apt_bench.cli._grid import Grid
 from apt_bench.cli._json import AsJson, print_json, stdout_to_stderr
 from apt_bench.cli._options import GroupedCommand, read_words, takes_options
+from apt_bench.cli._run_summary import print_summary, result_card
 from apt_bench.core.machine import cores, free_memory_gb
-from apt_bench.core.text import literal, plain_console, say
+from apt_bench.core.status import status
+from apt_bench.core.text import plain_console, say
 from apt_bench.rollout.cluster import auto_workers
 from apt_bench.rollout.options import RunOptions, number_of_workers, read_config
 from apt_bench.rollout.plan import Plan, dry_plan
 from apt_bench.rollout.progress import column, duration
-from apt_bench.rollout.result import RunResult
 from apt_bench.rollout.runner import run
-from apt_bench.runs.metadata import sequential_words
 from apt_bench.runs.protocol import protocol_hash
-from apt_bench.runs.records import EpisodeRecord
+from apt_bench.suites import load_suite
 
 STEP_SECONDS, IMAGE_SECONDS = 0.008, 0.1
 """LIBERO on one CPU core: a control step and a 256 x 256 image from the software renderer."""
@@ -45,6 +44,10 @@ def run_command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would run and about how long it takes.")
     ] = False,
+    report: Annotated[
+        bool,
+        typer.Option("--report", help="Write the report when the run has ended, as `apt-bench report` does."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a policy on a suite. Rerun the same command to resume.
@@ -64,74 +67,28 @@ def run_command(
         else:
             _show_plan(plan_card(plan, options), console)
         return
+    suite = load_suite(options.selection.suite)
+    page = write_page(result.out) if report and result.records else None
     if as_json:
-        print_json(result_card(result, options))
+        print_json(result_card(result, options.execution.policy, suite) | {"report": page and str(page)})
         raise typer.Exit(result.exit_code)
-    console.print(summary(result.records, Counter(map(column, result.missing))))
+    print_summary(result, suite, console)
     if result.advice:
         say(result.advice)
-    if result.sequential:
-        console.print(sequential_words(result.sequential), soft_wrap=True)
-    if result.records:
+    if page:
+        console.print(f"Report: {page}", soft_wrap=True)
+    elif result.records:
         console.print(f"Next: apt-bench report {shlex.quote(str(result.out))}", soft_wrap=True)
     raise typer.Exit(result.exit_code)
 
 
-def result_card(result: RunResult, options: RunOptions) -> dict[str, Any]:
-    """What `run --json` prints. Rates and bounds are shares; null where no episode is finished."""
-    keys = [(k.cell, k.prompt) for k in (*(r.key for r in result.records), *result.missing)]
-    own = [r for r in result.records if r.key.prompt == "default"]
-    return {
-        "out": str(result.out),
-        "policy": options.execution.policy,
-        "cells": [
-            {"cell": cell, "prompt": prompt}
-            | _counts(
-                [r for r in result.records if (r.key.cell, r.key.prompt) == (cell, prompt)],
-                keys.count((cell, prompt)),
-            )
-            for cell, prompt in dict.fromkeys(keys)
-        ],
-        "overall": _counts(own, sum(prompt == "default" for _, prompt in keys)),
-        "missing": [key.id for key in result.missing],
-        "stopped": result.stopped or None,
-        "advice": result.advice or None,
-        "sequential": result.sequential,
-        "exit_code": result.exit_code,
-    }
+def write_page(run: Path) -> Path:
+    """Write the report of a run into its folder, and return the page's path."""
+    with status("Writing the report"):
+        from apt_bench.analysis.run import load_run
+        from apt_bench.reporting.report import write_report
 
-
-def _counts(records: Sequence[EpisodeRecord], requested: int) -> dict[str, Any]:
-    from apt_bench.analysis.stats import wilson  # scipy takes a second to import
-
-    k, n = sum(r.outcome == "success" for r in records), len(records)
-    low, high = wilson(k, n) if n else (None, None)
-    return {
-        "successes": k,
-        "finished": n,
-        "requested": requested,
-        "rate": k / n if n else None,
-        "low": low,
-        "high": high,
-    }
-
-
-def summary(records: Sequence[EpisodeRecord], missing: Counter[str]) -> Table:
-    """One row per cell: successes, rate with its Wilson 95% interval, coverage."""
-    from apt_bench.analysis.stats import wilson  # scipy takes a second to import
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("cell", "successes", "%", "95% interval", "coverage"):
-        table.add_column(heading, justify="left" if heading == "cell" else "right")
-    done = Counter(column(r.key) for r in records)
-    won = Counter(column(r.key) for r in records if r.outcome == "success")
-    for cell in dict.fromkeys([*done, *missing]):
-        k, n = won[cell], done[cell]
-        low, high = wilson(k, n)
-        rate, interval = (f"{100 * k / n:.1f}", f"{100 * low:.1f} to {100 * high:.1f}") if n else ("", "")
-        row = [cell, f"{k}/{n}", rate, interval, f"{100 * n / (n + missing[cell]):.0f}%"]
-        table.add_row(*map(literal, row))
-    return table
+        return write_report([load_run(run)], run / "report")
 
 
 def plan_card(plan: Plan, options: RunOptions) -> dict[str, Any]:
@@ -169,12 +126,10 @@ def plan_card(plan: Plan, options: RunOptions) -> dict[str, Any]:
 
 
 def _show_plan(card: dict[str, Any], console: Console) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("cell", "tasks", "episodes", "finished", "to run"):
-        table.add_column(heading, justify="left" if heading == "cell" else "right")
+    table = Grid("cell", "tasks", "episodes", "finished", "to run", left=1)
     for cell in card["cells"]:
         name = cell["cell"] if cell["prompt"] == "default" else f"{cell['cell']} ({cell['prompt']})"
-        table.add_row(literal(name), *(str(cell[k]) for k in ("tasks", "episodes", "finished", "to_run")))
+        table.add(name, *(cell[k] for k in ("tasks", "episodes", "finished", "to_run")))
     console.print(table)
     if rule := card["sequential"]:
         console.print(

@@ -7,12 +7,16 @@ escapes.
 from __future__ import annotations
 
 import re
+import shutil
 import sys
+import textwrap
 import unicodedata
 from typing import IO, Any
 
 from rich.console import Console
 from rich.text import Text
+
+from apt_bench.core.status import hide, may_animate
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """A spreadsheet treats a cell that starts with one of these as a formula. The last four are full-width forms."""
@@ -100,6 +104,13 @@ class PlainConsole(Console):
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"markup": False, "emoji": False, "highlight": False, **options})
 
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print with rich. With `soft_wrap`, lines are wrapped on a terminal only, and only between words."""
+        hide()
+        if options.get("soft_wrap") and self.file.isatty():
+            options |= {"soft_wrap": False, "overflow": "ignore", "crop": False}
+        super().print(*objects, **options)
+
     def render_str(self, text: str, **options: Any) -> Text:
         """Render `plain` text."""
         return super().render_str(plain(text), **options)
@@ -113,10 +124,13 @@ def plain_console(file: IO[str] | None = None) -> PlainConsole:
     """The console that commands print to.
 
     Args:
-        file: By default stdout. Lines are wrapped only on a terminal, not in a pipe or a file.
+        file: By default stdout. Lines are wrapped only on a terminal, not in a pipe or a file. With `NO_COLOR` there
+            are no colours, no bars and no other terminal escapes.
     """
     stream = file or sys.stdout
-    return PlainConsole(file=file, width=None if stream.isatty() else 1000)
+    if not stream.isatty():
+        return PlainConsole(file=file, width=1000)
+    return PlainConsole(file=file, force_terminal=None if may_animate(stream) else False)
 
 
 LINE, LINES = 1200, 60
@@ -131,5 +145,14 @@ def message(text: object) -> str:
 
 
 def say(text: object) -> None:
-    """Print a message on stderr with the prefix `apt-bench: `."""
-    print(f"apt-bench: {message(text)}", file=sys.stderr)
+    """Print a message on stderr with the prefix `apt-bench: `. A terminal's lines end between words."""
+    hide()
+    said = f"apt-bench: {message(text)}"
+    if sys.stderr.isatty():
+        width = max(20, shutil.get_terminal_size().columns)
+        lines = [
+            textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+            for line in said.split("\n")
+        ]
+        said = "\n".join(lines)
+    print(said, file=sys.stderr)

@@ -18,6 +18,7 @@ from apt_bench.core.errors import RayLost, UserError, describe_error
 from apt_bench.core.machine import cores, free_memory_gb
 from apt_bench.core.module_search_path import RAY_PYTHONPATH, user_folders
 from apt_bench.core.signals import keep_handlers
+from apt_bench.core.status import status
 from apt_bench.core.text import one_line, say
 from apt_bench.rollout.ray_folder import reaped_folder
 from apt_bench.rollout.reaper import children
@@ -77,6 +78,8 @@ def ray_session(address: str | None, workers: int | None, episodes: int, logs: b
         quiet: dict[str, Any] = {"log_to_driver": logs, "logging_level": "CRITICAL"}
         try:
             # Ray's processes start in this folder and search it first for modules. Workers change to the user's folder.
+            step = stack.enter_context(ExitStack())
+            step.enter_context(status("Starting Ray"))
             with keep_handlers(), contextlib.chdir(neutral), _start_watched():
                 if local:
                     assert workers is not None
@@ -96,6 +99,7 @@ def ray_session(address: str | None, workers: int | None, episodes: int, logs: b
         stack.callback(_shut_down)
         stack.enter_context(_watched(_Supervision.of_this_session()))
         _first_process(folder)
+        step.close()
         if workers is None:
             there = ray.cluster_resources()
             workers = auto_workers(there.get("CPU", 1), there.get("memory", 0) / 2**30)
@@ -199,7 +203,7 @@ def _read_again() -> None:
 def _shut_down() -> None:
     import ray
 
-    with contextlib.suppress(Exception):  # it may be dead
+    with status("Stopping Ray"), contextlib.suppress(Exception):  # it may be dead
         ray.shutdown()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -15,11 +16,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from apt_bench.core.text import literal, one_line
+from apt_bench.policies.registry import PolicyRef
+from apt_bench.rollout.schedule import Schedule
 from apt_bench.runs.records import EpisodeRecord
 from apt_bench.suites import EpisodeKey
 
 LINE_EVERY = 10.0
 """Least number of seconds between two plain lines."""
+
+WORKERS = 4
+"""Number of workers whose episodes are shown."""
 
 
 class Progress:
@@ -29,14 +35,23 @@ class Progress:
         total: Number of requested episodes.
         earlier: Records of requested episodes that earlier commands finished.
         console: Where to show the progress.
+        schedule: Knows which episodes run now; None = they are not shown.
     """
 
-    def __init__(self, total: int, earlier: Iterable[EpisodeRecord], console: Console) -> None:
+    def __init__(
+        self,
+        total: int,
+        earlier: Iterable[EpisodeRecord],
+        console: Console,
+        schedule: Schedule | None = None,
+    ) -> None:
         self._total = total
         self._console = console
+        self._schedule = schedule
         self._done: Counter[str] = Counter()
         self._won: Counter[str] = Counter()
-        self._errors = self._retries = self._new = 0
+        self._lost: set[EpisodeKey] = set()
+        self._retries = self.new = 0
         for record in earlier:
             self._count(record)
         self._start = self._last = time.monotonic()
@@ -45,7 +60,7 @@ class Progress:
     def __enter__(self) -> Progress:
         if self._console.is_terminal:
             self._live = Live(
-                get_renderable=self._view, console=self._console, refresh_per_second=2, transient=True
+                get_renderable=self.view, console=self._console, refresh_per_second=2, transient=True
             )
             self._live.start()
         return self
@@ -55,22 +70,27 @@ class Progress:
     ) -> None:
         if self._live:
             self._live.stop()
-        elif self._new:
-            self._print(self._line())
+        elif self.new:
+            self._print(self.line())
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._start
 
     def ended(self, record: EpisodeRecord) -> None:
         """Count an episode that was recorded."""
         self._count(record)
-        self._new += 1
+        self.new += 1
         now = time.monotonic()
         if not self._live and now - self._last >= LINE_EVERY:
             self._last = now
-            self._print(self._line())
+            self._print(self.line())
 
     def metrics(self, record: EpisodeRecord) -> dict[str, float]:
         """Metrics for a tracker after an episode: success rate and episodes of its cell so far, and its length."""
         name = column(record.key)
-        values: dict[str, float] = {"episodes": self._done.total(), "errors": self._errors}
+        values: dict[str, float] = {"episodes": self._done.total(), "errors": len(self._lost)}
         if record.outcome != "error":
             rate = self._won[name] / self._done[name]
             values |= {
@@ -100,30 +120,56 @@ class Progress:
 
     def _count(self, record: EpisodeRecord) -> None:
         if record.outcome == "error":
-            self._errors += 1
+            self._lost.add(record.key)
         else:
+            self._lost.discard(record.key)  # a later attempt has a result
             self._done[column(record.key)] += 1
             self._won[column(record.key)] += record.outcome == "success"
 
-    def _line(self) -> str:
-        done = self._done.total()
+    def line(self) -> str:
+        """The counts, the pace and the time left in one line."""
+        done, errors = self._done.total(), len(self._lost)
         words = [f"{done}/{self._total} done", f"{self._won.total()} successes"]
-        if self._errors or self._retries:
-            words.append(f"{self._errors} errors ({self._retries} retried)")
-        rate = self._new / max(1e-9, time.monotonic() - self._start)
-        if self._new:
-            left = max(0, self._total - done - self._errors)
+        if errors or self._retries:
+            words.append(f"{errors} errors ({self._retries} retried)")
+        rate = self.new / max(1e-9, self.seconds)
+        if self.new:
+            left = max(0, self._total - done - errors)
             words += [f"{60 * rate:.1f} episodes/min", f"{duration(left / rate)} left"]
         return ", ".join(words)
 
-    def _view(self) -> RenderableType:
+    def view(self) -> RenderableType:
+        """Successes per cell, a bar, and what runs now."""
         cells = Table.grid(padding=(0, 2))
         for cell, done in self._done.items():
             won = self._won[cell]
             rate = f"{100 * won / done:.0f}%" if done else ""
             cells.add_row(literal(cell), literal(f"{won}/{done}"), literal(rate))
-        bar = ProgressBar(total=self._total, completed=self._done.total() + self._errors, width=60)
-        return Group(cells, Align.left(bar), literal(self._line()))
+        completed = self._done.total() + len(self._lost)
+        bar = ProgressBar(total=max(1, self._total), completed=completed, width=60)
+        return Group(cells, Align.left(bar), literal(self.line()), *map(literal, self._running()))
+
+    def _running(self) -> list[str]:
+        if not self._schedule or not self._schedule.current:
+            return []
+        specs = list(self._schedule.current.values())
+        begun, total = self._schedule.scenes
+        lines = [f"Running: {s.key.cell}, {s.key.task}, initial state {s.key.init}" for s in specs[:WORKERS]]
+        more = [f"and {len(specs) - WORKERS} more"] if len(specs) > WORKERS else []
+        return [f"Scene {begun} of {total}", *(one_line(line, 76) for line in lines), *more]
+
+
+def loading(ref: PolicyRef) -> str:
+    """Words for the status while a policy is loaded, with the size of its file."""
+    if ref.servers:
+        return f"Connecting to the server of policy '{ref.name}'"
+    path = ref.args.get(ref.file) if ref.file else None
+    try:
+        files = [f for p in [Path(str(path))] for f in (p, *p.rglob("*")) if f.is_file()] if path else []
+        size = sum(f.stat().st_size for f in files) / 1e6
+    except (OSError, ValueError):
+        size = 0.0
+    return f"Loading policy '{ref.name}'" + (f" ({size:.0f} MB)" if size >= 1 else "")
 
 
 def column(key: EpisodeKey) -> str:

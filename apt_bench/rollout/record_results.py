@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
 from apt_bench.core.errors import PolicyFault, RayLost, UserError
+from apt_bench.core.status import status
 from apt_bench.core.tracking import Tracker
 from apt_bench.rollout.engine import Stream
 from apt_bench.rollout.episode import POLICY_FAULT, error_record
@@ -58,7 +60,8 @@ def record_results(
         schedule.add(batch)
         writer.update_rule()
 
-    with Progress(len(requested), [r for k, r in finished.items() if k in requested], console) as progress:
+    earlier = [r for k, r in finished.items() if k in requested]
+    with Progress(len(requested), earlier, console, schedule) as progress:
         try:
             if rule:
                 queue(rule.start(finished))
@@ -95,6 +98,8 @@ def record_results(
             stop, message = "ray", str(error)
     if not stop and stopped():
         stop = "interrupted"
-    tracker.table("cells", *progress.table())
-    writer.close(workers)
-    return run_result(plan, finished, stop, message)
+    with status("Closing the run directory"):
+        tracker.table("cells", *progress.table())
+        writer.close(workers)
+    ended = run_result(plan, finished, stop, message)
+    return dataclasses.replace(ended, new=progress.new, seconds=progress.seconds)

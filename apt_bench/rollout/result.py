@@ -25,6 +25,8 @@ class RunResult:
         stopped: Why the run stopped early; empty = it did not.
         message: What stopped it, for people.
         sequential: State of the stopping rule, as `Sequential.card` gives it.
+        new: Episodes that this command ran, errors included.
+        seconds: Wall time from the first episode to the last.
     """
 
     out: Path
@@ -33,6 +35,8 @@ class RunResult:
     stopped: Stop
     message: str = ""
     sequential: dict[str, Any] | None = None
+    new: int = 0
+    seconds: float = 0.0
 
     @property
     def exit_code(self) -> int:

@@ -14,6 +14,7 @@ from apt_bench.core import provenance, temporary_folders
 from apt_bench.core.errors import PolicyFault, ServerLost, UserError
 from apt_bench.core.files import exclusive
 from apt_bench.core.signals import stop_on_signals
+from apt_bench.core.status import status
 from apt_bench.core.text import say
 from apt_bench.core.tracking import tracking
 from apt_bench.envs import rendering
@@ -24,6 +25,7 @@ from apt_bench.rollout.cluster import ray_session
 from apt_bench.rollout.engine import PolicyActor, RayPool, policy_actors, run_local
 from apt_bench.rollout.options import RunOptions, number_of_workers
 from apt_bench.rollout.plan import Plan, dry_plan, finished_plan, plan, policy_of, select
+from apt_bench.rollout.progress import loading
 from apt_bench.rollout.record_results import record_results
 from apt_bench.rollout.result import RunResult, result_on_disk
 from apt_bench.rollout.schedule import Schedule
@@ -55,64 +57,72 @@ def run(
     """
     execution, output = options.execution, options.output
     video, number = Video.parse(output.video), number_of_workers(execution.workers)
-    suite, specs = select(options)
-    specs = tuple(map(prepare, specs))
-    ref = ref or policy_of(execution)
-    if over := finished_plan(options, suite, specs, ref):
-        return result_on_disk(over)
     home = str(Path.cwd())
     with ExitStack() as stack:
-        actors: list[PolicyActor] = []
-        workers = 0
-        answers: dict[str, Any] | None = None
-        if ref.placement == "worker" or number == 0 or ref.servers:
-            policy = ref.load()
-            todo = plan(options, suite, specs, ref, policy.spec)
-            if ref.servers and not ref.llm and not todo.over:
-                answers = check_server(policy, (*todo.todo, *specs)[0])
-            if number != 0 or ref.llm:  # each worker makes its own
-                policy.close()
-        else:  # load its weights only in the process where it runs
-            policy = None
-            workers = stack.enter_context(ray_session(execution.ray_address, number, len(specs)))
-            actors = policy_actors(ref, workers, home)
-            todo = plan(options, suite, specs, ref, actors[0].spec())
-        stack.enter_context(exclusive(todo.out, "apt-bench run"))
-        # Another command may have written until the lock was taken.
-        todo = plan(options, suite, specs, ref, todo.policy_spec)
-        if todo.over:
-            return result_on_disk(todo)
-        # The policy's modules may have changed sys.path.
-        provenance.require(suite.name, suite.simulator, execution.unpinned)
-        RunStore(todo.out).sweep()
-        temporary_folders.sweep()
-        renders = bool(suite.simulator) and (todo.policy_spec.cameras or video.which != "none")
-        writer = RunWriter(todo, dataclasses.asdict(rendering.describe()) if renders else None, answers)
-        if not actors and number != 0:
-            workers = stack.enter_context(ray_session(execution.ray_address, number, max(1, len(todo.todo))))
-            if ref.placement == "actor":
-                actors = policy_actors(ref, workers, home)
-                for actor in actors:
-                    actor.require(todo.policy_spec)
-        settings = Settings(
-            env=suite.env,
-            policy=ref.for_run(todo.out),
-            policy_spec=todo.policy_spec,
-            execute=todo.execute,
-            video=video,
-            save_actions=output.save_actions,
-            control_hz=suite.control_hz,
-            path=home,
-            simulator=provenance.simulator(suite.simulator),
-        )
-        schedule = Schedule([] if todo.rule else todo.todo, execution.attempts)
-        stopped = stack.enter_context(stop_on_signals())
-        if workers:
-            pool = RayPool(workers, settings, actors, execution.hang_timeout)
-            stream = pool.stream(schedule, stopped)
-        else:
-            stream = run_local(schedule, settings, stopped, None if ref.llm else policy)
-        tracker = stack.enter_context(tracking(output.track, todo.out, writer.card()))
+        with status("Selecting episodes", console.print):
+            suite, specs = select(options)
+            specs = tuple(map(prepare, specs))
+            ref = ref or policy_of(execution)
+            if over := finished_plan(options, suite, specs, ref):
+                return result_on_disk(over)
+            actors: list[PolicyActor] = []
+            workers = 0
+            answers: dict[str, Any] | None = None
+            if ref.placement == "worker" or number == 0 or ref.servers:
+                with status(loading(ref)):
+                    policy = ref.load()
+                todo = plan(options, suite, specs, ref, policy.spec)
+                if ref.servers and not ref.llm and not todo.over:
+                    answers = check_server(policy, (*todo.todo, *specs)[0])
+                if number != 0 or ref.llm:  # each worker makes its own
+                    policy.close()
+            else:  # load its weights only in the process where it runs
+                policy = None
+                workers = stack.enter_context(ray_session(execution.ray_address, number, len(specs)))
+                with status(loading(ref)):
+                    actors = policy_actors(ref, workers, home)
+                    todo = plan(options, suite, specs, ref, actors[0].spec())
+            stack.enter_context(exclusive(todo.out, "apt-bench run"))
+            # Another command may have written until the lock was taken.
+            todo = plan(options, suite, specs, ref, todo.policy_spec)
+            if todo.over:
+                return result_on_disk(todo)
+            # The policy's modules may have changed sys.path.
+            provenance.require(suite.name, suite.simulator, execution.unpinned)
+            RunStore(todo.out).sweep()
+            temporary_folders.sweep()
+            renders = bool(suite.simulator) and (todo.policy_spec.cameras or video.which != "none")
+            with status("Testing the renderer"):
+                renderer = dataclasses.asdict(rendering.describe()) if renders else None
+            writer = RunWriter(todo, renderer, answers)
+            if not actors and number != 0:
+                workers = stack.enter_context(
+                    ray_session(execution.ray_address, number, max(1, len(todo.todo)))
+                )
+                if ref.placement == "actor":
+                    with status(loading(ref)):
+                        actors = policy_actors(ref, workers, home)
+                        for actor in actors:
+                            actor.require(todo.policy_spec)
+            settings = Settings(
+                env=suite.env,
+                policy=ref.for_run(todo.out),
+                policy_spec=todo.policy_spec,
+                execute=todo.execute,
+                video=video,
+                save_actions=output.save_actions,
+                control_hz=suite.control_hz,
+                path=home,
+                simulator=provenance.simulator(suite.simulator),
+            )
+            schedule = Schedule([] if todo.rule else todo.todo, execution.attempts)
+            stopped = stack.enter_context(stop_on_signals())
+            if workers:
+                pool = RayPool(workers, settings, actors, execution.hang_timeout)
+                stream = pool.stream(schedule, stopped)
+            else:
+                stream = run_local(schedule, settings, stopped, None if ref.llm else policy)
+            tracker = stack.enter_context(tracking(output.track, todo.out, writer.card()))
         with closing(stream):
             return record_results(todo, writer, schedule, stream, stopped, console, workers, tracker)
 

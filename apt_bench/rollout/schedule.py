@@ -22,6 +22,14 @@ class Schedule:
         self._attempts = attempts
         self._tried: dict[EpisodeKey, int] = {}
         self._group_of: dict[int, str] = {}
+        self._begun: set[str] = set()
+        self.current: dict[int, EpisodeSpec] = {}
+        """Worker -> the episode that it was given last."""
+
+    @property
+    def scenes(self) -> tuple[int, int]:
+        """Number of groups of which an episode has begun, and of all groups."""
+        return len(self._begun), len(self._groups)
 
     def add(self, specs: Iterable[EpisodeSpec]) -> None:
         """Queue more episodes."""
@@ -44,6 +52,8 @@ class Schedule:
         self._group_of[worker] = mine
         spec = left[mine].pop() if shared else left[mine].popleft()
         self._tried[spec.key] = self._tried.get(spec.key, 0) + 1
+        self._begun.add(mine)
+        self.current[worker] = spec
         return spec, self._tried[spec.key]
 
     def retry(self, spec: EpisodeSpec) -> bool:

@@ -152,7 +152,9 @@ def test_what_is_listed_and_planned(cli, run, tmp_path):
         ["push", "2", "4", "4", "0"],
         ["slide", "2", "4", "0", "4"],
     ]
-    assert str(tmp_path / "run") in cli("ls", "runs", "--path", str(tmp_path), code=0)
+    listed = cli("ls", "runs", "--path", str(tmp_path), code=0).splitlines()
+    assert listed[0] == f"Runs in {tmp_path}:"
+    assert listed[2].startswith("run ")
 
 
 def test_validate(cli, monkeypatch, tmp_path):

@@ -8,13 +8,12 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from apt_bench.cli.run import summary
+from apt_bench.cli._run_summary import summary
 from apt_bench.rollout.progress import Progress
 from apt_bench.runs.records import RunStore
 from tests.runs import add, record, write_run
@@ -32,8 +31,8 @@ def test_progress_shows_errors_and_names_as_they_are(terminal):
     with Progress(3, [one], console) as progress:
         progress.retrying("toy/[red]/t", ODD + "\nnext line")
         progress.ended(one)
-        console.print(progress._view())
-        console.print(summary([one], Counter({"[/cell]": 1, "[/other]": 1})))
+        console.print(progress.view())
+        console.print(summary([one], [record(c, "t", 1, True).key for c in ("[/cell]", "[/other]")]))
     text = file.getvalue()
     assert f"Retrying toy/[red]/t: {SHOWN} next line" in text.replace("\x1b[33m", "").replace("\x1b[0m", "")
     assert text.count("[/cell]") >= 2
@@ -89,12 +88,12 @@ def test_ls_runs_finds_every_run_and_survives_damaged_ones(cli, tmp_path):
         if text is not None:
             path.mkdir() if name == "folder" else path.write_text(text)
     out = cli("ls", "runs", "--path", tmp_path, code=0)
-    rows = {line.split()[0]: line for line in out.splitlines()[1:]}
+    rows = {line.split()[0]: line for line in out.splitlines()[2:]}
     good = ["plain", "toy-my/policy-1234", "deep/er/still", "linked"]
-    assert all(rows[str(tmp_path / name)].split()[1] == "toy" for name in good)
+    assert all(rows[name].split()[1] == "toy" for name in good)
     assert "[/policy]" in out
     damaged = ["policy_is_text", "no_run_json", "huge", "torn_protocol", "no_protocol", "line", "folder"]
-    assert all("damaged: " in rows[str(tmp_path / name)] for name in damaged)
+    assert all("damaged: " in rows[name] for name in damaged)
     assert len(rows) == len(good) + len(damaged)
 
 
@@ -129,10 +128,11 @@ def test_a_locale_that_is_not_utf8_loses_nothing(environment, tmp_path):
 
 def test_a_summary_of_nothing_done_is_a_table():
     file = io.StringIO()
-    Console(file=file, width=100).print(summary([], Counter({"a": 2})))
+    Console(file=file, width=100).print(summary([], [record("a", "t", i, True).key for i in range(2)]))
     assert "0/0" in file.getvalue()
     one = dataclasses.replace(record("a", "t", 0, True), outcome="timeout")
-    assert summary([one], Counter()).row_count == 1
+    Console(file=(only := io.StringIO()), width=100).print(summary([one], []))
+    assert only.getvalue().split("\n")[1].startswith("a           0/1  0.0")
 
 
 def test_ls_runs_counts_what_was_asked_and_leaves_probes_out(cli, tmp_path):
@@ -141,15 +141,9 @@ def test_ls_runs_counts_what_was_asked_and_leaves_probes_out(cli, tmp_path):
     info = json.loads((path / "run.json").read_text())
     info["requested"]["goal_pos"]["task_1"] = 9
     (path / "run.json").write_text(json.dumps(info))
-    heads, row = cli("ls", "runs", "--path", tmp_path, code=0).splitlines()
-    assert heads.split() == [
-        "run",
-        "suite",
-        "policy",
-        "protocol",
-        "episodes",
-        "successes",
-        "errors",
-        "probed",
-    ]
-    assert row.split()[-6:] == ["4", "of", "11", "2", "0", "2"]
+    info["ended"] = "2026-01-02T03:04:05+00:00"
+    (path / "run.json").write_text(json.dumps(info))
+    first, heads, row = cli("ls", "runs", "--path", tmp_path, code=0).splitlines()
+    assert first == f"Runs in {tmp_path}:"
+    assert heads.split() == ["run", "suite", "policy", "date", "done", "successes", "errors", "probed"]
+    assert row.split() == ["run", "libero_pro", "apt", "2026-01-02", "4/11", "2", "2"]
