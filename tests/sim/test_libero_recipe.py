@@ -10,18 +10,18 @@ import pytest
 
 from apt_bench.models import checkpoint
 
-TOY = [
-    "pretrain.scenes=8",
-    "pretrain.held_out=2",
-    "pretrain.train.steps=2",
-    "pretrain.train.batch=4",
-    "collect.limit=1",
-    "data.held_out=0",
-    "train.batch=8",
-    "stage1.steps=2",
-    "stage2.steps=2",
-    "evaluate.limit=1",
-]
+TOY = {
+    "pretrain.scenes": 8,
+    "pretrain.held_out": 2,
+    "pretrain.train.steps": 2,
+    "pretrain.train.batch": 4,
+    "collect.limit": 1,
+    "data.held_out": 0,
+    "train.batch": 8,
+    "stage1.steps": 2,
+    "stage2.steps": 2,
+    "evaluate.limit": 1,
+}
 
 
 @pytest.mark.sim
@@ -30,7 +30,7 @@ def test_the_recipe_of_a_libero_policy_runs_from_images_to_evaluation(
 ) -> None:
     words = ["train", "--two-stage", "--config", "mini-libero-spatial", "--device", "cpu"]
     words += ["--out", tmp_path / "run", "--cache", tmp_path / "cache"]
-    words += [word for setting in TOY for word in ("--set", setting)]
+    words += [word for key, value in TOY.items() for word in ("--set", f"{key}={value}")]
     said = cli(*words, code=0)
     for part in ("demonstrations", "mini VLM", "stage 1", "stage 2", "evaluation"):
         assert part in said
