@@ -1,15 +1,18 @@
-"""Tables for a terminal: cells wrap between words, and nothing is cut."""
+"""Tables for a terminal: cells wrap between words, and nothing is cut. Elsewhere a report's table is Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
 from apt_bench.core.text import literal, plain
+
+if TYPE_CHECKING:
+    from apt_bench.reporting.table import Table as ReportTable
 
 GAP = 2
 """Spaces between two columns."""
@@ -67,3 +70,23 @@ def _widths(columns: Sequence[Sequence[str]], free: int) -> list[int]:
         while sum(widths) > free and (wide := [i for i, w in enumerate(widths) if w > least[i]]):
             widths[max(wide, key=lambda i: widths[i])] -= 1
     return widths
+
+
+def print_table(table: ReportTable, console: Console) -> None:
+    """Print a table of a report with its title and notes: as a `Grid` on a terminal, as Markdown elsewhere."""
+    from apt_bench.reporting.table import words
+    from apt_bench.reporting.table_files import markdown
+
+    if not console.file.isatty():
+        console.print(markdown(table), markup=False, soft_wrap=True)
+        return
+    columns = table.columns
+    left = next((i for i, c in enumerate(columns) if c.align != "left"), len(columns))
+    grid = Grid(*(f"{c.group} {c.label}".strip() for c in columns), left=left)
+    for row in table.rows:
+        grid.add(*(words(row.values.get(c.key)) for c in columns))
+    console.print(literal(table.title, "bold"), soft_wrap=True)
+    console.print(grid)
+    for note in table.notes:
+        console.print(literal(note), soft_wrap=True)
+    console.print()

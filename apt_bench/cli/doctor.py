@@ -19,7 +19,8 @@ from apt_bench.core import provenance
 from apt_bench.core.config import load_object
 from apt_bench.core.errors import UserError, describe_error
 from apt_bench.core.machine import cores, free_memory_gb
-from apt_bench.core.text import file_name, one_line, plain_console
+from apt_bench.core.status import status
+from apt_bench.core.text import file_name, literal, one_line, plain_console
 from apt_bench.envs import rendering
 from apt_bench.envs.base import AGENTVIEW, WRIST
 from apt_bench.policies import canaries
@@ -30,6 +31,15 @@ from apt_bench.rollout.workers import Result, RolloutWorker, Settings
 from apt_bench.suites import Suite, load_suite
 
 DISK_GB = 5.0
+
+DOING = {
+    "packages": "Comparing the simulator's files with their hashes",
+    "rendering": "Rendering a test image",
+    "ray": "Starting Ray",
+    "episode": "Running an episode",
+    "policy": "Loading the policy and comparing its answers",
+}
+"""Name of a check -> its status where the check takes long."""
 
 
 def register(app: typer.Typer) -> None:
@@ -51,6 +61,9 @@ def doctor_command(
     frames: Annotated[
         Path, typer.Option(help="Folder for the images that the policy gets at its first decision.")
     ] = Path("results/doctor"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Start no Ray and run no episode: a few seconds.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check this machine.
@@ -66,9 +79,9 @@ def doctor_command(
         "rendering": _rendering,
         "memory": _memory,
         "disk": _disk,
-        "ray": _ray,
-        "episode": lambda: _episode(chosen),
     }
+    if not quick:
+        checks |= {"ray": lambda: _ray(), "episode": lambda: _episode(chosen)}
     if policy is not None:
         llm = {"model": llm_model, "cassette": cassette}
         ref = find_policy(policy, policy_arg or (), checkpoint, server or (), llm)
@@ -80,13 +93,14 @@ def doctor_command(
     with stdout_to_stderr(as_json):
         for name, check in checks.items():
             try:
-                ok, text = True, check()
+                with status(DOING.get(name, f"Checking {name}")):
+                    ok, text = True, check()
             except Exception as error:  # the other checks still run
                 ok = False
                 text = str(error) if isinstance(error, UserError) else one_line(describe_error(error))
             found.append({"name": name, "ok": ok, "message": text})
             line = f"{'ok   ' if ok else 'FAIL '} {name}: {text}"
-            console.print(line, style="green" if ok else "red", markup=False)
+            console.print(literal(line, "green" if ok else "red"), soft_wrap=True)
     code = int(not all(c["ok"] for c in found))
     if as_json:
         print_json({"checks": found, "exit_code": code})

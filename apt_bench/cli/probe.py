@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 from rich.progress import track
-from rich.table import Table
 
+from apt_bench.cli._grid import Grid
 from apt_bench.cli._options import (
     Cassette,
     CellList,
@@ -30,9 +30,11 @@ from apt_bench.core import provenance
 from apt_bench.core.config import load_object
 from apt_bench.core.errors import PolicyFault, ServerLost, UserError
 from apt_bench.core.files import reason, require_writable, write_whole
+from apt_bench.core.status import status
 from apt_bench.core.text import csv_cell, plain_console, say
 from apt_bench.policies.registry import find_policy
 from apt_bench.rollout.first_decision import ChunkChange, first_decisions
+from apt_bench.rollout.progress import loading
 from apt_bench.suites import load_suite
 from apt_bench.suites.probes import PROBES, REPEAT, check_names, expand
 
@@ -79,8 +81,11 @@ def probe_command(
     every = chosen.select(words(cells) or None, episodes=1)
     probed = expand(specs, words(probe), every)
     llm = {"model": llm_model, "max_cost": max_cost, "cassette": cassette}
-    asked = find_policy(policy, policy_arg or (), checkpoint, server or (), llm).load()
-    env = load_object(chosen.env)()
+    ref = find_policy(policy, policy_arg or (), checkpoint, server or (), llm)
+    with status(loading(ref)) as step:
+        asked = ref.load()
+        step("Loading the simulator")
+        env = load_object(chosen.env)()
     console = plain_console()
     try:
         rows = list(
@@ -131,25 +136,23 @@ def noise_floor(rows: Sequence[ChunkChange]) -> str:
     )
 
 
-def _table(rows: Sequence[ChunkChange], probes: Sequence[str]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+def _table(rows: Sequence[ChunkChange], probes: Sequence[str]) -> Grid:
     headings = (
         "probe", "episodes", "chunk changed", "noise floor", "translation", "of its length", "rotation", "gripper",
     )  # fmt: skip
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == "probe" else "right")
+    table = Grid(*headings, left=1)
     floor = _share(rows, REPEAT)
     for name in probes:
         mine = [r for r in rows if r.spec.key.prompt == name]
         if not mine:
-            table.add_row(name, "0", *("-" * (len(headings) - 2)))
+            table.add(name, 0, *("-" * (len(headings) - 2)))
             continue
         translation, rotation, gripper, relative = (
             sum(getattr(r, size) for r in mine) / len(mine) for size in SIZES
         )
-        table.add_row(
+        table.add(
             name,
-            str(len(mine)),
+            len(mine),
             _share(rows, name),
             "" if name == REPEAT else floor,
             f"{translation:.3f}",

@@ -13,6 +13,7 @@ from rich.console import Console
 from apt_bench.cli._options import CellList, SuiteName, TaskList, words
 from apt_bench.core.config import load_object
 from apt_bench.core.errors import UserError
+from apt_bench.core.status import status
 from apt_bench.core.text import plain_console
 from apt_bench.runs import solvability
 from apt_bench.suites import load_suite
@@ -62,7 +63,7 @@ def validate_command(
     else:
         found = _checks(suite, premises)
     levels: Counter[str] = Counter()
-    for finding in found:
+    for finding in _shown(found, suite):
         levels[finding.level] += 1
         place = "/".join(str(p) for p in (finding.cell, finding.task) if p)
         init = "" if finding.init is None else f" init {finding.init}"
@@ -75,6 +76,16 @@ def validate_command(
     counts = ", ".join(f"{n} {level}" for level, n in sorted(levels.items())) or "no findings"
     console.print(f"{suite}: {counts}", highlight=False)
     raise typer.Exit(int(levels["error"] > 0))
+
+
+def _shown(found: Iterator[Finding], suite: str) -> Iterator[Finding]:
+    """The findings. The status line shows while the next one is searched."""
+    while True:
+        with status(f"Checking {suite}"):
+            finding = next(found, None)
+        if finding is None:
+            return
+        yield finding
 
 
 def _checks(name: str, premises: bool) -> Iterator[Finding]:

@@ -108,7 +108,9 @@ class PlainConsole(Console):
         """Print with rich. With `soft_wrap`, lines are wrapped on a terminal only, and only between words."""
         hide()
         if options.get("soft_wrap") and self.file.isatty():
-            options |= {"soft_wrap": False, "overflow": "ignore", "crop": False}
+            objects = tuple(
+                Text(wrapped(o, self.width), style=o.style if isinstance(o, Text) else "") for o in objects
+            )
         super().print(*objects, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
@@ -149,10 +151,13 @@ def say(text: object) -> None:
     hide()
     said = f"apt-bench: {message(text)}"
     if sys.stderr.isatty():
-        width = max(20, shutil.get_terminal_size().columns)
-        lines = [
-            textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
-            for line in said.split("\n")
-        ]
-        said = "\n".join(lines)
+        said = wrapped(said, shutil.get_terminal_size().columns)
     print(said, file=sys.stderr)
+
+
+def wrapped(text: object, width: int) -> str:
+    """Plain text in lines of at most `width` characters, which end between words. A longer word stays whole."""
+    return "\n".join(
+        textwrap.fill(line, max(20, width), break_long_words=False, break_on_hyphens=False)
+        for line in plain(text).split("\n")
+    )
