@@ -17,6 +17,7 @@ from apt_bench.envs.mujoco_helpers import IMAGE_SIZE
 from apt_bench.envs.mujoco_no_gl import mujoco
 
 MAX_GEOMS = 1000  # robosuite's
+CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=float)
 
 
 class Renderer:
@@ -42,6 +43,8 @@ class Renderer:
         self.option.geomgroup[0] = 0  # collision shapes
         self.option.geomgroup[1] = 1  # visual shapes
         self.perturb = mujoco.MjvPerturb()
+        reflects = (model.geom_matid >= 0) & (model.mat_reflectance[model.geom_matid] > 0)
+        self._mirrors = np.flatnonzero(reflects & (model.geom_type == mujoco.mjtGeom.mjGEOM_BOX))
 
     def render(self, data: Any, camera: int, size: int = IMAGE_SIZE) -> np.ndarray:
         """Render uint8 (size, size, 3), turned by 180 degrees. Reads the kinematics in `data` and changes nothing."""
@@ -59,6 +62,23 @@ class Renderer:
         mujoco.mjv_updateScene(
             self.model, data, self.option, self.perturb, self.camera, mujoco.mjtCatBit.mjCAT_ALL, self.scene
         )
+        if hidden := [int(geom) for geom in self._mirrors if self._outside(data, camera, geom)]:
+            for drawn in self.scene.geoms[: self.scene.ngeom]:
+                if drawn.objtype == mujoco.mjtObj.mjOBJ_GEOM and drawn.objid in hidden:
+                    drawn.reflectance = 0.0
+
+    def _outside(self, data: Any, camera: int, geom: int) -> bool:
+        """Whether a box lies outside the image. MuJoCo draws the whole scene a second time for each reflective box,
+        also for one that the camera does not see; without its reflectance the image is the same."""
+        corners = (
+            data.geom_xpos[geom]
+            + (CORNERS * self.model.geom_size[geom]) @ data.geom_xmat[geom].reshape(3, 3).T
+        )
+        x, y, z = ((corners - data.cam_xpos[camera]) @ data.cam_xmat[camera].reshape(3, 3)).T
+        edge = -z * np.tan(
+            np.radians(self.model.cam_fovy[camera]) / 2
+        )  # half the image's side at that distance
+        return bool((x > edge).all() or (-x > edge).all() or (y > edge).all() or (-y > edge).all())
 
     def free(self) -> None:
         """Free the GL objects."""
