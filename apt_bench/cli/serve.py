@@ -13,12 +13,6 @@ from apt_bench.cli._options import Checkpoint, PolicyArgs, PolicyName
 from apt_bench.core.errors import UserError
 from apt_bench.core.signals import stop_on_signals
 from apt_bench.core.text import say
-from apt_bench.policies.registry import find_policy, load_baseline
-from apt_bench.serving.episodes import Episodes
-from apt_bench.serving.listener import EVERYWHERE, Listener
-from apt_bench.serving.openpi import OpenPiSession
-from apt_bench.serving.session import ServedPolicy, check_servable
-from apt_bench.serving.vla_eval import VlaEvalSession
 
 
 class ProtocolName(StrEnum):
@@ -26,13 +20,6 @@ class ProtocolName(StrEnum):
 
     OPENPI = "openpi"
     VLA_EVAL = "vla-eval"
-
-
-SESSIONS: dict[ProtocolName, type[OpenPiSession] | type[VlaEvalSession]] = {
-    ProtocolName.OPENPI: OpenPiSession,
-    ProtocolName.VLA_EVAL: VlaEvalSession,
-}
-"""Protocol -> the class that implements it."""
 
 
 def register(app: typer.Typer) -> None:
@@ -66,6 +53,13 @@ def serve_command(
     """Serve a policy to other harnesses.
 
     Ctrl-C and SIGTERM stop the server after the replies that are being computed. The exit code is then 0."""
+    from apt_bench.policies.registry import find_policy, load_baseline
+    from apt_bench.serving.episodes import Episodes
+    from apt_bench.serving.listener import EVERYWHERE, Listener
+    from apt_bench.serving.openpi import OpenPiSession
+    from apt_bench.serving.session import ServedPolicy, check_servable
+    from apt_bench.serving.vla_eval import VlaEvalSession
+
     known = None if ":" in policy else load_baseline(policy)
     if known and known.llm:
         raise UserError(f"Policy '{policy}' runs beside its environment and cannot be served.")
@@ -76,8 +70,9 @@ def serve_command(
     ref = find_policy(policy, policy_arg or (), file or checkpoint)
     if (declared := ref.declared()) is not None:
         check_servable(ref.named(declared))
-    kind, episodes = SESSIONS[protocol], Episodes(suite)
-    served = ServedPolicy(ref.load(), episodes)
+    kind: type[OpenPiSession] | type[VlaEvalSession]
+    kind = OpenPiSession if protocol is ProtocolName.OPENPI else VlaEvalSession
+    served = ServedPolicy(ref.load(), Episodes(suite))
     with stop_on_signals() as stopped:
         listener = Listener(lambda: kind(served), kind.health, host, port)
         if host in EVERYWHERE:

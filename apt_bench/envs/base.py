@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from apt_bench.core.errors import UserError, did_you_mean
 from apt_bench.suites import EpisodeSpec
@@ -286,6 +285,10 @@ def action_towards(target: np.ndarray, state: np.ndarray) -> np.ndarray:
     Returns:
         (7,), not clipped, with the gripper's number unchanged.
     """
+    from scipy.spatial.transform import (
+        Rotation,
+    )  # here, because its import takes longer than all others together
+
     wanted = np.array(
         target[3:6]
     )  # a copy: arrays from another process are read-only, which from_rotvec refuses

@@ -44,7 +44,8 @@ class Renderer:
         self.option.geomgroup[1] = 1  # visual shapes
         self.perturb = mujoco.MjvPerturb()
         reflects = (model.geom_matid >= 0) & (model.mat_reflectance[model.geom_matid] > 0)
-        self._mirrors = np.flatnonzero(reflects & (model.geom_type == mujoco.mjtGeom.mjGEOM_BOX))
+        boxes = model.geom_type == mujoco.mjtGeom.mjGEOM_BOX
+        self._mirrors: list[int] = np.flatnonzero(reflects & boxes).tolist()
 
     def render(self, data: Any, camera: int, size: int = IMAGE_SIZE) -> np.ndarray:
         """Render uint8 (size, size, 3), turned by 180 degrees. Reads the kinematics in `data` and changes nothing."""
@@ -62,7 +63,7 @@ class Renderer:
         mujoco.mjv_updateScene(
             self.model, data, self.option, self.perturb, self.camera, mujoco.mjtCatBit.mjCAT_ALL, self.scene
         )
-        if hidden := [int(geom) for geom in self._mirrors if self._outside(data, camera, geom)]:
+        if hidden := [geom for geom in self._mirrors if self._outside(data, camera, geom)]:
             for drawn in self.scene.geoms[: self.scene.ngeom]:
                 if drawn.objtype == mujoco.mjtObj.mjOBJ_GEOM and drawn.objid in hidden:
                     drawn.reflectance = 0.0
