@@ -23,6 +23,7 @@ VERBS = {
     "run": "run",
     "report": "report",
     "view": "view",
+    "watch": "watch",
     "compare": "compare",
     "check": "compare",
     "power": "compare",

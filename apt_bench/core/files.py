@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import stat
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -283,13 +284,41 @@ def exclusive(folder: Path, who: str) -> Iterator[bool]:
         os.close(handle)
 
 
+def is_locked(folder: Path) -> bool | None:
+    """Whether a process holds the lock of `exclusive` on this folder; None where the file system has no locks.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        if error.errno in NOT_LOCKABLE:
+            return None
+        raise
+    finally:
+        os.close(handle)
+
+
 def _locked(handle: int, folder: Path, who: str) -> bool:
     try:
         import fcntl
     except ImportError:  # Windows
         return False
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.1)  # it may be `is_locked`, which holds the lock for microseconds
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
     except BlockingIOError:
         raise Locked(f"Another {who} is writing to {folder}. Wait for it, or give --out.") from None

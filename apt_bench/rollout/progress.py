@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -35,7 +35,7 @@ class Progress:
         total: Number of requested episodes.
         earlier: Records of requested episodes that earlier commands finished.
         console: Where to show the progress.
-        schedule: Knows which episodes run now; None = they are not shown.
+        notes: Gives the lines that the live display shows below the bar.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class Progress:
         total: int,
         earlier: Iterable[EpisodeRecord],
         console: Console,
-        schedule: Schedule | None = None,
+        notes: Callable[[], Iterable[str]] = tuple,
     ) -> None:
-        self._total = total
+        self.total = total
         self._console = console
-        self._schedule = schedule
+        self._notes = notes
         self._done: Counter[str] = Counter()
         self._won: Counter[str] = Counter()
         self._lost: set[EpisodeKey] = set()
@@ -129,12 +129,12 @@ class Progress:
     def line(self) -> str:
         """The counts, the pace and the time left in one line."""
         done, errors = self._done.total(), len(self._lost)
-        words = [f"{done}/{self._total} done", f"{self._won.total()} successes"]
+        words = [f"{done}/{self.total} done", f"{self._won.total()} successes"]
         if errors or self._retries:
             words.append(f"{errors} errors ({self._retries} retried)")
         rate = self.new / max(1e-9, self.seconds)
         if self.new:
-            left = max(0, self._total - done - errors)
+            left = max(0, self.total - done - errors)
             words += [f"{60 * rate:.1f} episodes/min", f"{duration(left / rate)} left"]
         return ", ".join(words)
 
@@ -146,17 +146,19 @@ class Progress:
             rate = f"{100 * won / done:.0f}%" if done else ""
             cells.add_row(literal(cell), literal(f"{won}/{done}"), literal(rate))
         completed = self._done.total() + len(self._lost)
-        bar = ProgressBar(total=max(1, self._total), completed=completed, width=60)
-        return Group(cells, Align.left(bar), literal(self.line()), *map(literal, self._running()))
+        bar = ProgressBar(total=max(1, self.total), completed=completed, width=60)
+        return Group(cells, Align.left(bar), literal(self.line()), *map(literal, self._notes()))
 
-    def _running(self) -> list[str]:
-        if not self._schedule or not self._schedule.current:
-            return []
-        specs = list(self._schedule.current.values())
-        begun, total = self._schedule.scenes
-        lines = [f"Running: {s.key.cell}, {s.key.task}, initial state {s.key.init}" for s in specs[:WORKERS]]
-        more = [f"and {len(specs) - WORKERS} more"] if len(specs) > WORKERS else []
-        return [f"Scene {begun} of {total}", *(one_line(line, 76) for line in lines), *more]
+
+def running(schedule: Schedule) -> list[str]:
+    """The number of scenes so far, and the episodes that run now."""
+    specs = list(schedule.current.values())
+    if not specs:
+        return []
+    begun, total = schedule.scenes
+    lines = [f"Running: {s.key.cell}, {s.key.task}, initial state {s.key.init}" for s in specs[:WORKERS]]
+    more = [f"and {len(specs) - WORKERS} more"] if len(specs) > WORKERS else []
+    return [f"Scene {begun} of {total}", *(one_line(line, 76) for line in lines), *more]
 
 
 def loading(ref: PolicyRef) -> str:

@@ -13,7 +13,7 @@ from apt_bench.core.tracking import Tracker
 from apt_bench.rollout.engine import Stream
 from apt_bench.rollout.episode import POLICY_FAULT, error_record
 from apt_bench.rollout.plan import Plan
-from apt_bench.rollout.progress import Progress
+from apt_bench.rollout.progress import Progress, running
 from apt_bench.rollout.result import RunResult, Stop, run_result
 from apt_bench.rollout.schedule import Schedule
 from apt_bench.rollout.writer import RunWriter, Unwritable
@@ -61,7 +61,7 @@ def record_results(
         writer.update_rule()
 
     earlier = [r for k, r in finished.items() if k in requested]
-    with Progress(len(requested), earlier, console, schedule) as progress:
+    with Progress(len(requested), earlier, console, lambda: running(schedule)) as progress:
         try:
             if rule:
                 queue(rule.start(finished))

@@ -302,7 +302,13 @@ class RunStore:
         return list(best.values())
 
     def lines(self) -> Iterator[EpisodeRecord]:
-        """Every record in the order of writing, including several records of one key.
+        """Every record in the order of writing, including several records of one key. Raises UserError as `lines_from`
+        does."""
+        for record, _ in self.lines_from(0):
+            yield record
+
+    def lines_from(self, begin: int) -> Iterator[tuple[EpisodeRecord, int]]:
+        """Records that begin at the byte `begin` or later, each with the byte after its line.
 
         Raises:
             UserError: A line other than an incomplete last one cannot be read. Such a file was edited or damaged, and
@@ -312,16 +318,19 @@ class RunStore:
             if not os.path.lexists(self.episodes_path):
                 return
             with open_regular(self.episodes_path) as file:
-                number = 0
+                file.seek(begin)
+                number, start = 0, begin
                 while line := file.readline(LINE_LIMIT):
                     number += 1
                     if not line.endswith(b"\n") and len(line) < LINE_LIMIT:
                         return  # incomplete: a crash while writing
                     try:
-                        yield EpisodeRecord.from_json(line.decode())
+                        begin += len(line)
+                        yield EpisodeRecord.from_json(line.decode()), begin
                     except ValueError as error:
+                        place = f", line {number}," if not start else f": the line that ends at byte {begin}"
                         raise UserError(
-                            f"{self.episodes_path}, line {number}, is damaged: {error}. Delete that line, and "
+                            f"{self.episodes_path}{place} is damaged: {error}. Delete that line, and "
                             "rerun the same `apt-bench run` command to run the missing episode again."
                         ) from None
         except OSError as error:
