@@ -285,9 +285,8 @@ def action_towards(target: np.ndarray, state: np.ndarray) -> np.ndarray:
     Returns:
         (7,), not clipped, with the gripper's number unchanged.
     """
-    from scipy.spatial.transform import (
-        Rotation,
-    )  # here, because its import takes longer than all others together
+    # Imported here, because this import takes longer than all others together.
+    from scipy.spatial.transform import Rotation
 
     wanted = np.array(
         target[3:6]
