@@ -33,7 +33,7 @@ from apt_bench.models.diffusion import (
     ddim_timesteps,
     implied_noise,
 )
-from apt_bench.models.inputs import ACTION, PAD, RobotState, VLFeatures
+from apt_bench.models.inputs import ACTION, PAD, RobotState, VLFeatures, plane_heights
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class ActionTokens(nn.Module):
     def __init__(self, config: ExpertConfig, step_index: bool) -> None:
         super().__init__()
         width = config.width
-        self.position_scale, self.floor = config.position_scale, config.plane or 0.0
+        self.position_scale, self.planes = config.position_scale, config.planes or (0.0,)
         self.history_encoder = small_mlp(CODE_DIM - 1, width)
         self.action_encoder = small_mlp(CODE_DIM, width)
         self.position_encoder = small_mlp(3, width)
@@ -79,19 +79,20 @@ class ActionTokens(nn.Module):
         position = camera_position(code, robot.ee_pose, robot.ref_pose)
         return tokens + self.position_encoder(position) + self.arm_embed[:, : tokens.shape[1]]
 
-    def prefix(self, robot: RobotState, ee_world: Tensor) -> Tensor:
+    def prefix(self, robot: RobotState, world: RobotState) -> Tensor:
         """The tokens before the actions, (B, E, P, width): history, and proprioception if the config has it.
 
         The history has length 1: the code of the current pose without its gripper number.
 
-        ee_world: end-effector poses (B, E, 4, 4) in the robot's own world frame, z upwards."""
+        world: the same state in the robot's own world frame, z upwards."""
         code = standstill(robot.openness)[:, :, None]
         tokens = self._placed(self.history_encoder(code[..., :-1]), code, robot)
         if self.proprio_encoder is None:
             return tokens
         # Pose and gripper, encoded like an action that moves the end effector there from the world's origin.
+        ee_world = world.ee_pose
         origin = torch.eye(4, dtype=ee_world.dtype, device=ee_world.device).repeat(*ee_world.shape[:2], 1, 1)
-        origin[..., 2, 3] = self.floor
+        origin[..., 2, 3] = plane_heights(self.planes, world)[:, None]
         here = encode_chunk(ee_world[:, :, None], robot.openness[..., None], origin, origin)
         here = scaled(here, self.position_scale).to(code.dtype)
         return torch.cat([tokens, self._placed(self.proprio_encoder(here), code, robot)], 2)

@@ -17,7 +17,7 @@ from apt_bench.models.action_expert import ActionExpert, Context, Memory
 from apt_bench.models.attention import Block, PositionCode, PRoPE, RoPE, attention_mask, visual_positions
 from apt_bench.models.config import ExpertConfig
 from apt_bench.models.fusion import LayerwiseFusion
-from apt_bench.models.inputs import RobotState, VLFeatures, image_plane, plane_points
+from apt_bench.models.inputs import RobotState, VLFeatures, image_plane, plane_heights, plane_points
 
 NEW_GATE = 2.0
 """Initial fusion gate after a new block that starts as the identity: sigmoid(2) = 0.88 of the stream is kept."""
@@ -85,9 +85,10 @@ class APTExpert(ActionExpert):
         """The VL part of the stream before the first block, (B, L, width)."""
         x = self.embed(features.embeds.to(self.embed.weight.dtype))
         x = x + self.ray_embed(image_plane(features, robot)) * features.is_visual[..., None]
-        if self.plane_embed is None or self.config.plane is None:
+        if self.plane_embed is None:
             return x
-        points = plane_points(features, robot, self.config.plane) * self.config.position_scale
+        heights = plane_heights(self.config.planes, robot)
+        points = plane_points(features, robot, heights) * self.config.position_scale
         return x + self.plane_embed(points) * features.is_visual[..., None]
 
     def encode_context(
@@ -95,8 +96,8 @@ class APTExpert(ActionExpert):
     ) -> Context:
         """Run the VL part of the stream and keep each block's keys and values for the action tokens."""
         x = self.vl_stream(features, robot)
-        ee_world, robot = robot.ee_pose, robot.recentred(rotation)
-        prefix = self.tokens.prefix(robot, ee_world)
+        world, robot = robot, robot.recentred(rotation)
+        prefix = self.tokens.prefix(robot, world)
         arms, per_arm = prefix.shape[1], prefix.shape[2] + self.config.horizon
         types = self._action_types(robot, per_arm)
         pose, action_pose = token_poses(features, robot, per_arm)

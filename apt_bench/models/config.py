@@ -65,6 +65,9 @@ class VLMShape:
         return tuple(round(i * step) for i in range(count))
 
 
+PlaneHeight = Annotated[float, Range(least=-1e3, most=1e3)]
+
+
 @dataclass(frozen=True)
 class ExpertConfig:
     """An action expert. The defaults are the released APT, Stage 2, on Qwen3-VL-2B.
@@ -92,6 +95,8 @@ class ExpertConfig:
     - plane: height (m, world z) of a plane near the objects on a table; the proprio token measures heights from it.
       Each visual token gets the point where its ray meets this plane, relative to the end effector in the reference
       camera's axes, which is the position code of an action that moves there. None (released): no such input.
+    - lower_planes: further heights, for scenes with lower tables. Each sample takes the highest plane that is at least
+      0.4 m below its highest camera.
     """
 
     arch: Literal["apt", "pi", "groot"] = "apt"
@@ -109,13 +114,19 @@ class ExpertConfig:
     step_index: bool = False
     prediction: Literal["noise", "sample"] = "noise"
     position_scale: Annotated[float, Range(above=0, most=1e6)] = 1.0
-    plane: Annotated[float, Range(least=-1e3, most=1e3)] | None = None
+    plane: PlaneHeight | None = None
+    lower_planes: tuple[PlaneHeight, ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self, "Expert config")
         if self.width % (8 * self.heads):
             raise UserError(
                 f"Expert config: width {self.width} with {self.heads} heads; width / heads must be a multiple of 8."
+            )
+        if self.lower_planes and (self.plane is None or max(self.lower_planes) >= self.plane):
+            raise UserError(
+                f"Expert config: lower_planes are {list(self.lower_planes)} and plane is {self.plane}; give plane the "
+                "greatest height."
             )
         if self.arch == "apt" and self.depth % 2:
             raise UserError(
@@ -135,6 +146,11 @@ class ExpertConfig:
                 f"Expert config: depth {self.depth}; the "
                 f"pi-style expert has one block per VLM layer, {self.vlm.layers}."
             )
+
+    @property
+    def planes(self) -> tuple[float, ...]:
+        """Heights of all planes, ascending; () = none."""
+        return () if self.plane is None else (*sorted(self.lower_planes), self.plane)
 
     @property
     def head_dim(self) -> int:

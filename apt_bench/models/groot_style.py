@@ -91,8 +91,8 @@ class GR00TExpert(ActionExpert):
         self, features: VLFeatures, robot: RobotState, rotation: Tensor | None = None
     ) -> Context:
         """Compute the keys and values of all cross-attentions."""
-        ee_world, robot = robot.ee_pose, robot.recentred(rotation)
-        prefix = self.tokens.prefix(robot, ee_world)
+        world, robot = robot, robot.recentred(rotation)
+        prefix = self.tokens.prefix(robot, world)
         types = self._action_types(robot, prefix.shape[2] + self.config.horizon)
         own = torch.cat([torch.full_like(types[:, :1], ACTION).expand(-1, LEARNED_TOKENS), types], 1)
         cross = attention_mask(own, features.token_type, isolated=self.config.stage == 1)

@@ -6,7 +6,7 @@ Shapes: B samples, L vision-language tokens, V cameras, E arms, T actions per ch
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -164,8 +164,21 @@ def image_plane(features: VLFeatures, robot: RobotState) -> Tensor:
     return torch.where(features.is_visual[..., None], (features.uv - K[..., :2, 2]) / focal, 0.0)
 
 
-def plane_points(features: VLFeatures, robot: RobotState, height: float, reach: float = 1.0) -> Tensor:
-    """Points where the visual tokens' rays meet the plane z = `height` (m) of the world, (B, L, 3), metres.
+BELOW_CAMERA = 0.4
+"""Least distance in m of a sample's plane from its highest camera."""
+
+
+def plane_heights(planes: Sequence[float], robot: RobotState) -> Tensor:
+    """Height (m, world z) of each sample's plane, (B,): the highest of `planes` (ascending) that is BELOW_CAMERA below
+    the highest camera, or the lowest one."""
+    cameras = torch.where(robot.camera_present, robot.camera_pose[..., 2, 3], -torch.inf)
+    heights = cameras.new_tensor(planes)
+    low = heights + BELOW_CAMERA <= cameras.amax(1, keepdim=True)
+    return heights[(low.sum(1) - 1).clamp(min=0)]
+
+
+def plane_points(features: VLFeatures, robot: RobotState, height: Tensor, reach: float = 1.0) -> Tensor:
+    """Points where the visual tokens' rays meet the plane z = `height` (B,), m, of the world, (B, L, 3), metres.
 
     Points are relative to the first arm's end effector, in the axes of its reference camera, as in action codes. Each
     coordinate is clipped to [-reach, reach]. A ray that does not meet the plane in front of the camera counts as very
@@ -175,7 +188,7 @@ def plane_points(features: VLFeatures, robot: RobotState, height: float, reach: 
     xy = image_plane(features, robot)
     ray = (camera[..., :3, :3] @ torch.cat([xy, torch.ones_like(xy[..., :1])], -1)[..., None])[..., 0]
     start = camera[..., :3, 3]
-    steps = (height - start[..., 2]) / ray[..., 2].clamp(max=-1e-3)  # the plane is below the camera
+    steps = (height[:, None] - start[..., 2]) / ray[..., 2].clamp(max=-1e-3)  # the plane is below the camera
     point = start + steps.clamp(min=0)[..., None] * ray
     axes = robot.ref_pose[:, 0, None, :3, :3].transpose(-1, -2)
     local = (axes @ (point - robot.ee_pose[:, 0, None, :3, 3])[..., None])[..., 0]

@@ -93,8 +93,8 @@ class PiExpert(ActionExpert):
         self, features: VLFeatures, robot: RobotState, rotation: Tensor | None = None
     ) -> Context:
         """Use the VLM's keys and values as context."""
-        ee_world, robot = robot.ee_pose, robot.recentred(rotation)
-        prefix = self.tokens.prefix(robot, ee_world)
+        world, robot = robot, robot.recentred(rotation)
+        prefix = self.tokens.prefix(robot, world)
         types = self._action_types(robot, prefix.shape[2] + self.config.horizon)
         everyone = torch.cat([features.token_type, types], 1)
         mask = attention_mask(types, everyone, isolated=self.config.stage == 1)

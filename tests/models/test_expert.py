@@ -16,7 +16,15 @@ from apt_bench.models.action_expert import inherit, is_decayed
 from apt_bench.models.apt_expert import plan_blocks
 from apt_bench.models.config import ExpertConfig, VLMShape
 from apt_bench.models.diffusion import ddim_sample
-from apt_bench.models.inputs import LANGUAGE, VISION, RobotState, VLFeatures, plane_points, random_rotations
+from apt_bench.models.inputs import (
+    LANGUAGE,
+    VISION,
+    RobotState,
+    VLFeatures,
+    plane_heights,
+    plane_points,
+    random_rotations,
+)
 from apt_bench.models.vla import VLA, build_expert
 
 SMALL = ExpertConfig(
@@ -156,13 +164,36 @@ def test_visual_tokens_know_where_they_lie_on_the_plane() -> None:
     features = VLFeatures(
         torch.zeros(1, 4, 8), torch.zeros(0, 1, 4, 8), (), torch.ones(1, 4).long(), view, uv
     )
-    found = plane_points(features, state, height=0.9)
+    found = plane_points(features, state, torch.tensor([0.9]))
     target = make_pose(hand[0, 0, :3, :3], point)[None, None, None]
     code = encode_chunk(target, torch.ones(1, 1, 1), hand, cameras[:, 1:])
     assert_close(found[0, 1], code[0, 0, 0, :3])
     assert_close(found[0, 3], code[0, 0, 0, :3])
     assert not torch.allclose(found[0, 2], found[0, 1], atol=0.05)
     assert torch.equal(found[0, 0], torch.zeros(3))
+
+
+def test_each_sample_takes_the_plane_of_its_own_table() -> None:
+    """Cameras of LIBERO's floor, living room and kitchen. The wrist's camera is the lower one of a sample."""
+    state = robot(3)
+    height = torch.tensor([[0.65, 0.3], [0.96, 0.7], [1.61, 1.2]])
+    camera = state.camera_pose.clone()
+    camera[:, :2, 2, 3] = height
+    state = dataclasses.replace(state, camera_pose=camera)
+    assert_close(plane_heights((0.04, 0.45, 0.94), state), torch.tensor([0.04, 0.45, 0.94]))
+    assert_close(plane_heights([0.5], state), torch.tensor([0.5, 0.5, 0.5]))
+    assert_close(plane_heights((0.5, 0.94), state), torch.tensor([0.5, 0.5, 0.94]))  # none is low enough
+    net = vla("mini", "apt", 2, plane=0.94, lower_planes=(0.45, 0.04), proprio=True)
+    alone = [vla("mini", "apt", 2, plane=p, proprio=True) for p in (0.04, 0.45, 0.94)]
+    features = net.features(net.vlm.prepare(images(3), [""] * 3))
+    several = net.expert.tokens.prefix(state.recentred(), state)
+    for index, one in enumerate(alone):
+        one.expert.load_state_dict(net.expert.state_dict())
+        assert_close(several[index], one.expert.tokens.prefix(state.recentred(), state)[index])
+        for module in (net.expert, one.expert):
+            torch.nn.init.ones_(module.plane_embed.weight)
+        streams = [e.vl_stream(features, state)[index] for e in (net.expert, one.expert)]
+        assert_close(*streams)
 
 
 def test_the_released_prior_cannot_tell_the_steps_of_a_chunk_apart() -> None:

@@ -119,6 +119,8 @@ def test_files_with_the_old_name_of_image_every_are_read(tmp_path: Path) -> None
         (ExpertConfig, {"stage": 1.0}),
         (ExpertConfig, {"depth": -2}),
         (ExpertConfig, {"plane": float("inf")}),
+        (ExpertConfig, {"lower_planes": (0.4,)}),
+        (ExpertConfig, {"lower_planes": (0.4,), "plane": 0.1}),
     ],
 )
 def test_a_setting_made_in_python_is_checked_as_well(kind: Any, values: dict[str, Any]) -> None:

@@ -6,131 +6,14 @@ file of initial states is read, and nothing of LIBERO-PRO.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import product
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
-from apt_bench.envs.base import Scene, SceneObject
+from apt_bench.envs.base import Scene
+from apt_bench.envs.libero.layout import GAP, TRIES, Area, Layout, NoLayoutError
 from apt_bench.envs.mujoco_no_gl import mujoco
-
-GAP = 0.025
-"""Smallest distance in m between the bounding circles of two objects on the table."""
-
-DROP = 0.004
-"""Height in m from which an object falls onto its support."""
-
-YAW = 0.5
-"""Largest turn in rad of an object about the vertical axis, to each side."""
-
-TRIES = 400
-"""Draws of one object's place before the whole layout is drawn again, and draws of a layout before giving up."""
-
-Area = tuple[tuple[float, float], tuple[float, float]]
-"""Bounds in m of x and of y, world frame."""
-
-CORNERS = np.array(list(product((-1, 1), repeat=3)))
-GRID = np.array(list(product(np.linspace(-1, 1, 7), repeat=3)))
-BETWEEN = 0.01
-"""Radius in m of the circle around each point of a fixture."""
-
-
-class NoLayoutError(Exception):
-    """No layout fits."""
-
-
-class Layout:
-    """Moves the objects of a scene whose simulation has been reset, and keeps what is occupied.
-
-    Args:
-        scene: The scene.
-        surface: Height in m of the table's surface, or of the floor.
-        rng: Source of every draw.
-    """
-
-    def __init__(self, scene: Scene, surface: float, rng: np.random.Generator) -> None:
-        self.scene, self.surface, self.rng = scene, surface, rng
-        self._circles = np.zeros((0, 3))  # x, y and radius of what is occupied
-
-    def place(self, name: str, area: Area) -> np.ndarray:
-        """Put an object on the table at a free place of the area.
-
-        Returns:
-            Its place, (2,).
-
-        Raises:
-            NoLayoutError: There is no free place.
-        """
-        reach = self.radius(name)
-        low, high = np.array(area).T
-        for _ in range(TRIES):
-            spot = self.rng.uniform(low, high)
-            if self.free(spot, reach + GAP):
-                self.put(name, spot, self.surface)
-                self.occupy(spot, reach)
-                return spot
-        raise NoLayoutError(name)
-
-    def free(self, spot: np.ndarray, reach: float) -> bool:
-        """Whether nothing is closer to the place than `reach`."""
-        away = np.linalg.norm(self._circles[:, :2] - spot, axis=1)
-        return bool((away >= reach + self._circles[:, 2]).all())
-
-    def occupy(self, spot: Sequence[float] | np.ndarray, radius: float) -> None:
-        """Note that this circle is occupied."""
-        self._circles = np.vstack([self._circles, [*spot, radius]])
-
-    def occupy_fixtures(self) -> None:
-        """Note every fixture as occupied: points all over its collision shapes."""
-        for found in self.scene.objects.values():
-            if not found.movable:
-                points = np.concatenate(self._boxes(found, GRID))[:, :2]
-                radius = np.full((len(points), 1), BETWEEN)
-                self._circles = np.vstack([self._circles, np.hstack([points, radius])])
-
-    def put(self, name: str, spot: Sequence[float] | np.ndarray, height: float) -> None:
-        """Put an object, turned at random, so that its lowest point is just above `height` at this place."""
-        found = self.scene.objects[name]
-        model, data = self.scene.model, self.scene.data
-        joint = int(model.body_jntadr[found.body])
-        address = int(model.jnt_qposadr[joint])
-        before = Rotation.from_quat(np.roll(data.qpos[address + 3 : address + 7], -1))
-        turned = Rotation.from_euler("z", self.rng.uniform(-YAW, YAW)) * before
-        data.qpos[address : address + 2] = spot
-        data.qpos[address + 3 : address + 7] = np.roll(turned.as_quat(), 1)
-        mujoco.mj_kinematics(model, data)
-        lowest = min(corners[:, 2].min() for corners in self._boxes(found))
-        data.qpos[address + 2] += height + DROP - lowest
-        mujoco.mj_kinematics(model, data)
-
-    def radius(self, name: str) -> float:
-        """Largest horizontal distance in m of an object's collision shapes from its root body."""
-        found = self.scene.objects[name]
-        centre = self.scene.data.xpos[found.body][:2]
-        return max(float(np.linalg.norm(box[:, :2] - centre, axis=1).max()) for box in self._boxes(found))
-
-    def top(self, name: str) -> float:
-        """Height in m of an object's highest point."""
-        return max(float(box[:, 2].max()) for box in self._boxes(self.scene.objects[name]))
-
-    def site(self, region: str) -> np.ndarray:
-        """Position (3,) of a region's site."""
-        site = self.scene.regions[region].site
-        return np.array(self.scene.data.site_xpos[site])
-
-    def _boxes(self, found: SceneObject, where: np.ndarray = CORNERS) -> list[np.ndarray]:
-        """Points (n, 3) of the bounding box of each collision shape, in the world. `where`: (n, 3), in units of half
-        its sides."""
-        model, data = self.scene.model, self.scene.data
-        boxes = []
-        for geom in found.geoms:
-            if model.geom_contype[geom] or model.geom_conaffinity[geom]:
-                centre, half = model.geom_aabb[geom, :3], model.geom_aabb[geom, 3:]
-                axes = data.geom_xmat[geom].reshape(3, 3)
-                boxes.append(data.geom_xpos[geom] + (centre + where * half) @ axes.T)
-        return boxes
 
 
 def draw_layout(scene: Scene, kind: str, wanted: Mapping[str, Any], rng: np.random.Generator) -> None:
@@ -306,9 +189,97 @@ def kitchen(layout: Layout, clear: Sequence[str] = ()) -> None:
             layout.place(name, GOAL_TABLE)
 
 
+LIVING_ROOM, KITCHEN, STUDY = 0.436, 0.9, 0.885
+"""LIBERO-Long: heights in m of the surfaces."""
+FROM_USUAL = 0.065
+"""Distance in m from the middle of every region of LIBERO's BDDL file that at least one object keeps. LIBERO's initial
+states are up to 0.035 m from these."""
+
+Circle = tuple[tuple[float, float], float]
+"""Centre and radius in m."""
+
+
+def scattered(areas: Mapping[str, Area], clear: Sequence[Circle] = ()) -> Callable[..., None]:
+    """A kind of layout of LIBERO-Long: each object anywhere in its area, the larger ones first.
+
+    Args:
+        areas: Area of each movable object.
+        clear: Where only the objects in `first`, an argument of the kind, may be.
+    """
+
+    def draw(layout: Layout, first: Sequence[str] = ()) -> None:
+        for name, found in layout.scene.objects.items():
+            if not found.movable:
+                layout.occupy_shape(name)
+        places = [layout.place_shape(name, areas[name]) for name in first]
+        for centre, radius in clear:
+            layout.occupy(centre, radius)
+        places += [layout.place_shape(name, areas[name]) for name in areas if name not in first]
+        regions = layout.scene.regions
+        usual = [layout.site(name)[:2] for name in regions if regions[name].parent.endswith("table")]
+        away = np.linalg.norm(np.array(places)[:, None] - np.array(usual)[None], axis=2)
+        if away.min(1).max() < FROM_USUAL:
+            raise NoLayoutError("too close to LIBERO-Long's own layout")
+
+    return draw
+
+
+MUGS: Area = ((-0.27, 0.10), (-0.24, 0.24))
+two_plates = scattered(
+    {
+        "plate_1": ((-0.10, 0.10), (-0.33, -0.12)),  # the left one
+        "plate_2": ((-0.10, 0.10), (0.12, 0.33)),
+        "white_yellow_mug_1": MUGS,
+        "porcelain_mug_1": MUGS,
+        "red_coffee_mug_1": MUGS,
+    }
+)
+BESIDE_PLATE: tuple[Circle, Circle] = (((0.15, -0.10), 0.07), ((0.15, 0.10), 0.07))
+"""The regions left and right of the plate, which do not move with it."""
+one_plate = scattered(
+    {
+        "plate_1": ((0.10, 0.20), (-0.03, 0.03)),
+        "porcelain_mug_1": ((-0.27, 0.10), (-0.26, 0.26)),
+        "red_coffee_mug_1": ((-0.27, 0.10), (-0.26, 0.26)),
+        "chocolate_pudding_1": ((-0.27, 0.10), (-0.26, 0.26)),
+    },
+    BESIDE_PLATE,
+)
+KNOB: Circle = ((-0.24, 0.20), 0.12)
+pan_and_pot = scattered(
+    {"chefmate_8_frypan_1": ((-0.15, 0.08), (-0.32, -0.12)), "moka_pot_1": ((-0.16, 0.12), (-0.28, 0.07))},
+    (KNOB,),
+)
+OPEN_DRAWER: Circle = ((0.0, -0.03), 0.07)
+"""Where the hand is that shuts the bottom drawer."""
+drawer = scattered(
+    {"akita_black_bowl_1": ((-0.26, 0.15), (-0.16, 0.22)), "wine_bottle_1": ((-0.26, 0.15), (-0.16, 0.22))},
+    (OPEN_DRAWER,),
+)
+IN_FRONT_OF_MICROWAVE: Area = ((-0.22, 0.12), (-0.32, -0.02))
+"""Not where the door swings."""
+microwave = scattered({"white_yellow_mug_1": IN_FRONT_OF_MICROWAVE, "porcelain_mug_1": IN_FRONT_OF_MICROWAVE})
+two_pots = scattered(
+    {"moka_pot_1": ((-0.15, 0.10), (0.16, 0.30)), "moka_pot_2": ((-0.15, 0.10), (-0.06, 0.10))}  # right, left
+)
+caddy = scattered(
+    {"black_book_1": ((-0.34, -0.04), (-0.05, 0.30)), "white_yellow_mug_1": ((-0.30, -0.02), (-0.28, 0.25))}
+)
+
+
 LAYOUTS: dict[str, tuple[float, Any]] = {
     "basket": (0.0, basket),
     "bowls": (0.9, bowls),
     "kitchen": (0.9, kitchen),
+    "living_room_scene1": (LIVING_ROOM, basket),
+    "living_room_scene2": (LIVING_ROOM, basket),
+    "living_room_scene5": (LIVING_ROOM, two_plates),
+    "living_room_scene6": (LIVING_ROOM, one_plate),
+    "kitchen_scene3": (KITCHEN, pan_and_pot),
+    "kitchen_scene4": (KITCHEN, drawer),
+    "kitchen_scene6": (KITCHEN, microwave),
+    "kitchen_scene8": (KITCHEN, two_pots),
+    "study_scene1": (STUDY, caddy),
 }
-"""Kinds of layouts (scenes of LIBERO-Object, -Spatial and -Goal): the surface's height in m, and what draws one."""
+"""Kinds of layouts: the surface's height in m, and what draws one. The first three are for LIBERO-Object, -Spatial and
+-Goal, the others for the scenes of LIBERO-Long."""

@@ -1,13 +1,14 @@
 """LIBERO's scenes with drawn layouts and drawn targets: training data in which the instruction is needed.
 
 In LIBERO's own demonstrations of most suites, vision alone determines the task. Here any movable object of a
-LIBERO-Object scene may be the target, a bowl of LIBERO-Spatial may be in any relation, and LIBERO-Goal's places take
-any object that fits, in layouts that are drawn anew for each episode (`drawn_layouts`).
+LIBERO-Object scene may be the target, a bowl of LIBERO-Spatial may be in any relation, and the places of LIBERO-Goal
+and LIBERO-Long take any object that fits, in layouts that are drawn anew for each episode (`drawn_layouts`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import combinations, permutations, product
 from typing import Any
 
 from apt_bench.core.errors import UserError, did_you_mean
@@ -27,7 +28,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "wooden_cabinet": ("wooden cabinet", "cabinet"),
     "white_cabinet": ("white cabinet", "cabinet"),
     "flat_stove": ("stove",),
-    "porcelain_mug": ("white mug", "mug"),
+    "porcelain_mug": ("white mug",),
     "red_coffee_mug": ("red mug", "red coffee mug"),
     "white_yellow_mug": ("yellow and white mug", "white and yellow mug"),
     "wine_bottle": ("wine bottle", "bottle"),
@@ -67,9 +68,9 @@ def names(category: str) -> tuple[str, ...]:
 def cell_tasks(cell: Cell) -> list[Task]:
     """Return the tasks of a cell.
 
-    `cell.args["benchmark"]` is `libero_object`, `libero_spatial` or `libero_goal`. `cell.args["disturbance"]`, where it
-    is given, is the strength of random pushes against the arm (`envs.disturbance`). `cell.args["draft"]` renders images
-    without multisampling.
+    `cell.args["benchmark"]` is `libero_object`, `libero_spatial`, `libero_goal` or `libero_10`.
+    `cell.args["disturbance"]`, where it is given, is the strength of random pushes against the arm
+    (`envs.disturbance`). `cell.args["draft"]` renders images without multisampling.
 
     Raises UserError for other arguments.
     """
@@ -77,6 +78,7 @@ def cell_tasks(cell: Cell) -> list[Task]:
         "libero_object": _object_tasks,
         "libero_spatial": _spatial_tasks,
         "libero_goal": _goal_tasks,
+        "libero_10": _long_tasks,
     }
     name = str(cell.args.get("benchmark"))
     if name not in made:
@@ -203,6 +205,113 @@ def _goal_tasks(benchmark: str, extra: Mapping[str, Any]) -> list[Task]:
         )
         for name, sentences, atom, clear in drawn
     ]
+
+
+def _long_tasks(benchmark: str, extra: Mapping[str, Any]) -> list[Task]:
+    """What the sentences of LIBERO-Long say, with any object and place of the scene that fits."""
+    scenes = {_scene(s["name"]): s for s in reversed(manifest()["benchmarks"][benchmark]["tasks"])}
+    return [
+        _task(
+            f"{scene}__{name}",
+            scenes[scene],
+            sentences,
+            {
+                "benchmark": benchmark,
+                "base": benchmark,
+                "task": scenes[scene]["name"],
+                "goal": goal,
+                "layout": scene,
+                "wanted": {"first": list(first)} if first else {},
+                **extra,
+            },
+        )
+        for scene, name, sentences, goal, *first in (
+            *_baskets(benchmark, scenes),
+            *_plates(),
+            *_stoves(),
+            *_covered_places(),
+            *_caddy(),
+        )
+    ]
+
+
+def _scene(task: str) -> str:
+    """Name of a LIBERO-Long task's scene: `kitchen_scene3`."""
+    end = task.index("SCENE") + len("SCENE0")
+    return task[:end].lower()
+
+
+Drawn = tuple[Any, ...]
+"""A task of LIBERO-Long: scene, name, sentences, goal, and the objects that are placed first."""
+
+
+def _baskets(benchmark: str, scenes: Mapping[str, Mapping[str, Any]]) -> Iterator[Drawn]:
+    for scene in ("living_room_scene1", "living_room_scene2"):
+        objects = read_bddl(bddl_path(benchmark, scenes[scene]["name"])).objects
+        for pair in combinations(sorted(c for c in objects.values() if c != "basket"), 2):
+            sentences = [
+                f"put both the {a} and the {b} in the basket"
+                for one, other in (pair, pair[::-1])
+                for a, b in product(names(one), names(other))
+            ]
+            goal = [["in", f"{c}_1", "basket_1_contain_region"] for c in pair]
+            yield scene, "__".join(pair), sentences, goal
+
+
+def _plates() -> Iterator[Drawn]:
+    mugs = {c: names(c)[0] for c in ("porcelain_mug", "red_coffee_mug", "white_yellow_mug")}
+    for left, right in permutations(mugs, 2):
+        sentence = f"put the {mugs[left]} on the left plate and put the {mugs[right]} on the right plate"
+        goal = [["on", f"{left}_1", "plate_1"], ["on", f"{right}_1", "plate_2"]]
+        yield "living_room_scene5", f"{left}__{right}", [sentence], goal
+    for mug, side in product(("porcelain_mug", "red_coffee_mug"), ("left", "right")):
+        sentence = (
+            f"put the {mugs[mug]} on the plate and put the chocolate pudding to the {side} of the plate"
+        )
+        beside = f"living_room_table_plate_{side}_region"
+        goal = [["on", f"{mug}_1", "plate_1"], ["on", "chocolate_pudding_1", beside]]
+        yield "living_room_scene6", f"{mug}__pudding_{side}", [sentence], goal, "plate_1"
+
+
+def _stoves() -> Iterator[Drawn]:
+    lit, burner = ["turnon", "flat_stove_1"], "flat_stove_1_cook_region"
+    yield "kitchen_scene3", "turn_on", ["turn on the stove"], [lit]
+    for thing in ("moka_pot", "chefmate_8_frypan"):
+        on = ["on", f"{thing}_1", burner]
+        both = [f"turn on the stove and put the {name} on it" for name in names(thing)]
+        yield "kitchen_scene3", f"turn_on__{thing}", both, [lit, on]
+        yield "kitchen_scene3", thing, [f"put the {name} on the stove" for name in names(thing)], [on]
+    pots = {"right": ["on", "moka_pot_1", burner], "left": ["on", "moka_pot_2", burner]}
+    yield "kitchen_scene8", "both", ["put both moka pots on the stove"], [*pots.values(), lit]
+    for side, on in pots.items():
+        yield "kitchen_scene8", side, [f"put the {side} moka pot on the stove"], [on, lit]
+
+
+def _covered_places() -> Iterator[Drawn]:
+    """Into the drawer, which is open at the start, and into the microwave."""
+    place, region = "bottom drawer of the cabinet", "white_cabinet_1_bottom_region"
+    for thing in ("akita_black_bowl", "wine_bottle"):
+        inside = ["in", f"{thing}_1", region]
+        said = ("black bowl",) if thing == "akita_black_bowl" else names(thing)
+        shut = [f"put the {name} in the {place} and close it" for name in said]
+        yield "kitchen_scene4", f"{thing}__close", shut, [inside, ["close", region]], f"{thing}_1"
+        yield "kitchen_scene4", thing, [f"put the {name} in the {place}" for name in said], [inside]
+    yield "kitchen_scene4", "close", [f"close the {place}"], [["close", region]]
+    for mug in ("porcelain_mug", "white_yellow_mug"):
+        sentence = f"put the {names(mug)[0]} in the microwave and close it"
+        goal = [["in", f"{mug}_1", "microwave_1_heating_region"], ["close", "microwave_1"]]
+        yield "kitchen_scene6", f"{mug}__close", [sentence], goal
+    yield "kitchen_scene6", "close", ["close the microwave"], [["close", "microwave_1"]]
+
+
+def _caddy() -> Iterator[Drawn]:
+    for thing, said in (("black_book", ("book",)), ("white_yellow_mug", ("yellow and white mug", "cup"))):
+        for side in ("back", "front", "left", "right"):
+            sentences = [
+                f"pick up the {name} and place it in the {side} compartment of the caddy" for name in said
+            ]
+            goal = [["in", f"{thing}_1", f"desk_caddy_1_{side}_contain_region"]]
+            yield "study_scene1", f"{thing}__{side}", sentences, goal
 
 
 def _short(category: str) -> str:

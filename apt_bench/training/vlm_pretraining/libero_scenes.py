@@ -1,7 +1,8 @@
 """Scenes of LIBERO for pretraining: the layouts of the suite libero_drawn, under seeds of their own.
 
 An object that is the only one of its category has its category's names. Of two bowls, each has the relations in which
-it stands and the other one does not. Nothing of LIBERO-PRO and no file of initial states is read.
+it stands and the other one does not; of two other objects, one is the left and one the right one. Nothing of LIBERO-PRO
+and no file of initial states is read.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw
 
-from apt_bench.envs.base import AGENTVIEW, WRIST, Scene, SceneObject
+from apt_bench.envs.base import AGENTVIEW, WRIST, Camera, Scene, SceneObject
 from apt_bench.envs.libero import LiberoEnv
 from apt_bench.envs.libero.bddl import read_bddl
 from apt_bench.envs.libero.drawn_tasks import RELATIONS, names
@@ -35,7 +37,8 @@ REACH = np.array([0.6, 0.6, 0.4, 0.6, 0.3, 0.7, 0.8])
 """Largest distance (rad) of each joint from its position at the start, in a random pose."""
 
 REGION = np.array([[-0.30, 0.22], [-0.34, 0.34], [0.03, 0.40]])
-"""Bounds in m of the end effector in a random pose: x and y in the world, and height above the lowest object."""
+"""Bounds in m of the end effector in a random pose: x and y from the middle of the workspace, and height above the
+lowest object."""
 
 CAMERAS = {AGENTVIEW: "agentview", WRIST: "robot0_eye_in_hand"}
 
@@ -68,6 +71,24 @@ PARTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 """End of a body's name -> the kind of a fixture's part, and its noun phrases."""
 
+LONG_PARTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "microdoorroot": ("microwave_door", ("microwave door", "door of the microwave")),
+    "burner_plate": ("burner", ("burner", "burner of the stove")),
+}
+"""The same, in LIBERO-Long only."""
+
+COMPARTMENTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    f"{side}_contain_region": (
+        f"{side}_compartment",
+        (f"{side} compartment", f"{side} compartment of the caddy"),
+    )
+    for side in ("back", "front", "left", "right")
+}
+"""End of a region's name -> the kind of a caddy's compartment, and its noun phrases. In LIBERO-Long only."""
+
+ALONE: Mapping[str, tuple[str, ...]] = {"white_yellow_mug": ("mug", "cup")}
+"""Further names in LIBERO-Long, where no other mug is in the scene."""
+
 
 class LiberoScenes:
     """A `SceneSource`.
@@ -92,6 +113,8 @@ class LiberoScenes:
         self._told = {c: names(c) for c in categories}
         if {"wooden_cabinet", "white_cabinet", "flat_stove"} & set(categories):
             self._told |= dict(PARTS.values())
+        if any(_is_long(spec) for specs in self._specs for spec in specs):
+            self._told |= dict([*PARTS.values(), *LONG_PARTS.values(), *COMPARTMENTS.values()])
         self.kinds: Mapping[str, str] = {kind: self._told[kind][0] for kind in sorted(self._told)}
         self.robot_sentence = "pick up the {} and place it in the basket"
 
@@ -103,7 +126,8 @@ class LiberoScenes:
     def texts(self) -> Sequence[str]:
         """See `SceneSource`."""
         relations = [phrase for phrases in RELATIONS.values() for phrase in phrases]
-        return [*(n for told in self._told.values() for n in told), *ABSENT, *relations, "not"]
+        alone = [name for kind in ALONE if kind in self.kinds for name in ALONE[kind]]
+        return [*(n for told in self._told.values() for n in told), *ABSENT, *relations, "not", *alone]
 
     def absent(self, shown: Sequence[str], rng: np.random.Generator) -> str:
         """See `SceneSource`."""
@@ -116,7 +140,8 @@ class LiberoScenes:
 
     def render(self, scenes: range) -> Iterator[Rendered]:
         """See `SceneSource`. The first observation is at an episode's start, the others at random poses of the arm."""
-        env, segmenter = LiberoEnv(), Segmenter(parts)
+        spec: EpisodeSpec
+        env, segmenter = LiberoEnv(), Segmenter(lambda scene: parts(scene, spec))
         try:
             for index in scenes:
                 spec = self._spec(index)
@@ -124,18 +149,22 @@ class LiberoScenes:
                 rng = np.random.default_rng((SEED, index))
                 for k in range(OBSERVATIONS_PER_SCENE):
                     if k:
-                        _move(env.scene, rng)
+                        _move(env, rng)
                     yield _observe(env, segmenter, spec)
         finally:
             segmenter.close()
             env.close()
 
     def _spec(self, index: int) -> EpisodeSpec:
-        """Scene number `index`. RUN scenes in a row share a compiled model, and cells take turns."""
+        """Scene number `index`. RUN scenes in a row share a compiled model. Cells take turns, and so do the scenes of
+        LIBERO-Long, which have unequal numbers of tasks."""
         run = index // RUN
         specs = self._specs[run % len(self._specs)]
         rng = np.random.default_rng((SEED, run))
         group = specs[rng.integers(len(specs))].group
+        if _is_long(specs[0]):
+            groups = sorted({spec.group for spec in specs})
+            group = groups[run // len(self._specs) % len(groups)]
         same = [s for s in specs if s.group == group]
         spec = same[int(np.random.default_rng((SEED, 1, index)).integers(len(same)))]
         key = dataclasses.replace(spec.key, init=index)
@@ -150,6 +179,10 @@ def _categories(spec: EpisodeSpec) -> list[str]:
     ]
 
 
+def _is_long(spec: EpisodeSpec) -> bool:
+    return bool(spec.args["benchmark"] == "libero_10")
+
+
 def _observe(env: LiberoEnv, segmenter: Segmenter, spec: EpisodeSpec) -> Rendered:
     scene = env.scene
     shown = {
@@ -159,22 +192,45 @@ def _observe(env: LiberoEnv, segmenter: Segmenter, spec: EpisodeSpec) -> Rendere
     # LIBERO's images are mirror images. Policies mirror them back, and so does this.
     images = tuple(env.frame(name, IMAGE_SIZE)[:, ::-1] for name in CAMERAS)
     labels = segmenter.labels(scene, shown, IMAGE_SIZE // 2)
-    objects = []
+    objects: list[RenderedObject] = []
+    compartments: list[RenderedObject] = []
     for value, name in enumerate(segmenter.names, 1):
         whole, _, part = name.partition(":")
         found = scene.objects[whole]
-        kind, told = PARTS[part] if part else (found.category, phrases(found, scene, spec))
+        kind, told = {**PARTS, **LONG_PARTS}[part] if part else (found.category, phrases(found, scene, spec))
         objects.append(RenderedObject(kind, told, tuple(labels[c][:, ::-1] == value for c in CAMERAS)))
-    return Rendered(images, tuple(objects))
+        if found.category == "desk_caddy":
+            for end, (kind, told) in COMPARTMENTS.items():
+                site = scene.regions[f"{whole}_{end}"].site
+                inside = []
+                for mask, own in zip(objects[-1].masks, CAMERAS.values(), strict=True):
+                    camera = camera_geometry(scene.model, scene.data, scene.model.camera(own).id, len(mask))
+                    inside.append(mask & _opening(scene, site, camera, len(mask)))
+                compartments.append(RenderedObject(kind, told, tuple(inside)))
+    return Rendered(images, (*objects, *compartments))
 
 
-def parts(scene: Scene) -> dict[str, list[int]]:
+def _opening(scene: Scene, site: int, camera: Camera, size: int) -> np.ndarray:
+    """Bool mask (size, size) of the top face of a box-shaped site."""
+    half, axes = scene.model.site_size[site], scene.data.site_xmat[site].reshape(3, 3)
+    corners = np.array([[-1, -1, 1], [-1, 1, 1], [1, 1, 1], [1, -1, 1]]) * half
+    corners = scene.data.site_xpos[site] + corners @ axes.T
+    local = (corners - camera.pose[:3, 3]) @ camera.pose[:3, :3]
+    canvas = Image.new("1", (size, size))
+    if (local[:, 2] > 0.01).all():
+        pixels = (local / local[:, 2:]) @ camera.K.T
+        ImageDraw.Draw(canvas).polygon([(float(u), float(v)) for u, v, _ in pixels], fill=1)
+    return np.asarray(canvas)
+
+
+def parts(scene: Scene, spec: EpisodeSpec) -> dict[str, list[int]]:
     """Geoms of every object, and of the parts of fixtures as `OBJECT:END OF THE BODY'S NAME`."""
+    known = (*PARTS, *(LONG_PARTS if _is_long(spec) else ()))
     found: dict[str, list[int]] = {}
     for name, one in scene.objects.items():
         for geom in one.geoms:
             body = scene.model.body(scene.model.geom_bodyid[geom]).name
-            part = next((end for end in PARTS if body.endswith(end)), "")
+            part = next((end for end in known if body.endswith(end)), "")
             found.setdefault(f"{name}:{part}" if part else name, []).append(geom)
     return found
 
@@ -183,7 +239,10 @@ def phrases(found: SceneObject, scene: Scene, spec: EpisodeSpec) -> tuple[str, .
     """Noun phrases that mean this object alone."""
     alike = [o.name for o in scene.objects.values() if o.category == found.category]
     if len(alike) == 1:
-        return names(found.category)
+        others = [o.name for o in scene.objects.values() if "mug" in o.category and o is not found]
+        return names(found.category) + (() if others else ALONE.get(found.category, ()))
+    if _is_long(spec):
+        return _left_or_right(found, scene, alike)
     own, other = (spec.args["wanted"][k] for k in ("target", "other"))
     if found.name != alike[0]:
         own, other = other, own
@@ -191,14 +250,23 @@ def phrases(found: SceneObject, scene: Scene, spec: EpisodeSpec) -> tuple[str, .
     return tuple(f"{name} {phrase}" for phrase in said for name in names(found.category)[:2])
 
 
-def _move(scene: Scene, rng: np.random.Generator) -> None:
+def _left_or_right(found: SceneObject, scene: Scene, alike: list[str]) -> tuple[str, ...]:
+    """Phrases for one of two objects of a category. In the first image, left is -y of the world."""
+    across = [float(scene.data.xpos[scene.objects[name].body][1]) for name in alike]
+    side = "left" if alike[int(np.argmin(across))] == found.name else "right"
+    return tuple(f"{side} {name}" for name in names(found.category))
+
+
+def _move(env: LiberoEnv, rng: np.random.Generator) -> None:
     """Move the arm to a random pose above the objects, with the hand pointing down."""
+    scene = env.scene
     model, data, robot = scene.model, scene.data, scene.robot
     joints = [j for j in range(model.njnt) if model.joint(j).name.startswith("robot0_joint")]
     addresses = [int(model.jnt_qposadr[j]) for j in joints]
     start = data.qpos[addresses].copy()
     lowest = min(float(data.xpos[o.body][2]) for o in scene.objects.values() if o.movable)
-    low, high = REGION.T + np.array([0, 0, lowest])
+    assert env.simulation is not None
+    low, high = REGION.T + np.array([*env.simulation.env.workspace_offset[:2], lowest])
     for _ in range(400):
         data.qpos[addresses] = start + rng.uniform(-1, 1, len(addresses)) * REACH
         mujoco.mj_kinematics(model, data)
