@@ -16,6 +16,8 @@ from apt_bench.cli._options import (
     Cassette,
     CellList,
     Checkpoint,
+    Instruction,
+    Instructions,
     LlmModel,
     MaxCost,
     PolicyArgs,
@@ -36,7 +38,8 @@ from apt_bench.policies.registry import find_policy
 from apt_bench.rollout.first_decision import ChunkChange, first_decisions
 from apt_bench.rollout.progress import loading
 from apt_bench.suites import load_suite
-from apt_bench.suites.probes import PROBES, REPEAT, check_names, expand
+from apt_bench.suites.custom_instructions import custom_instructions
+from apt_bench.suites.probes import CUSTOM, PROBES, REPEAT, check_names, expand
 
 SIZES = ("translation", "rotation", "gripper", "relative")
 """Sizes of a ChunkChange."""
@@ -54,6 +57,8 @@ def probe_command(
     tasks: TaskList = None,
     episodes: Annotated[int, typer.Option(help="Initial states per task.")] = 2,
     probe: Annotated[str, typer.Option(help="Language probes, separated by commas.")] = ",".join(PROBES),
+    instruction: Instruction = None,
+    instructions: Instructions = None,
     policy_arg: PolicyArgs = None,
     checkpoint: Checkpoint = None,
     server: Servers = None,
@@ -69,6 +74,7 @@ def probe_command(
 
     The initial states are the same. The probe `repeat` sends the same instruction again and gives the noise floor."""
     check_names(words(probe))
+    own = custom_instructions(instruction, instructions)
     if out and not out.parent.is_dir():
         raise UserError(f"Folder {out.parent} does not exist.")
     if out:
@@ -79,7 +85,7 @@ def probe_command(
     specs = chosen.select(words(cells) or None, words(tasks) or None, episodes)
     # `swapped` takes its sentences from every task of the cell, not only the chosen ones.
     every = chosen.select(words(cells) or None, episodes=1)
-    probed = expand(specs, words(probe), every)
+    probed = expand(specs, words(probe), every, own.sentences(chosen, specs) if own else {})
     llm = {"model": llm_model, "max_cost": max_cost, "cassette": cassette}
     ref = find_policy(policy, policy_arg or (), checkpoint, server or (), llm)
     with status(loading(ref)) as step:
@@ -103,7 +109,7 @@ def probe_command(
         raise UserError(f"The server of policy '{asked.spec.name}' is gone: {lost}. Try again.") from lost
     finally:
         env.close()
-    names = [REPEAT, *(name for name in words(probe) if name != REPEAT)]
+    names = [REPEAT, *(name for name in words(probe) if name != REPEAT), *([CUSTOM] if own else [])]
     console.print(_table(rows, names))
     console.print(noise_floor(rows), soft_wrap=True)
     if out:

@@ -8,11 +8,17 @@ from typing import Any
 
 from apt_bench.core import provenance
 from apt_bench.policies.base import PolicySpec
+from apt_bench.runs.protocol import CUSTOM
 from apt_bench.suites import EpisodeSpec, Suite
 
 
 def protocol(
-    suite: Suite, policy: PolicySpec, execute: int, seed: int | None, instruction: str | None
+    suite: Suite,
+    policy: PolicySpec,
+    execute: int,
+    seed: int | None,
+    instruction: str | None,
+    custom: str | None = None,
 ) -> dict[str, Any]:
     """Everything that may change a score.
 
@@ -25,6 +31,7 @@ def protocol(
         execute: Execute horizon.
         seed: Seed of the scenes; None = the suite's.
         instruction: Source of the instructions; None = each cell's own.
+        custom: Hash of the user's own sentences, if there are any.
     """
     return {
         "suite": suite.name,
@@ -41,7 +48,7 @@ def protocol(
             for c in suite.cells
         },
         "simulator": provenance.labels(suite.simulator),
-    }
+    } | ({CUSTOM: custom} if custom else {})
 
 
 def simulator(suite: Suite) -> dict[str, Any]:

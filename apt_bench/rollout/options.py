@@ -12,12 +12,13 @@ import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from apt_bench.core.config import Arguments, Count, Natural, Positive, Range, build, read_yaml
 from apt_bench.core.errors import UserError, did_you_mean
+from apt_bench.suites.custom_instructions import CustomInstructions, custom_instructions
 
 Words = tuple[str, ...]
 Attempts = Annotated[int, Range(least=1, most=1000)]
@@ -160,6 +161,21 @@ class Selection(_Checked):
             name="probe",
         ),
     ] = ()
+    instruction: Annotated[
+        str | None,
+        Help(
+            "Your own sentence, sent in every episode as the language probe `custom`.", metavar="<sentence>"
+        ),
+    ] = None
+    instructions: Annotated[
+        Path | None,
+        Help("CSV file with your own sentences: columns cell or task (or both), init (optional), sentence."),
+    ] = None
+
+    @cached_property
+    def custom(self) -> CustomInstructions | None:
+        """The user's own sentences. Raises UserError where they are invalid."""
+        return custom_instructions(self.instruction, self.instructions)
 
 
 @dataclass(frozen=True)
@@ -288,8 +304,11 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         chosen = self.selection
-        if self.stopping.against is not None and (chosen.probes or chosen.limit is not None):
-            raise UserError("--stop-when decided excludes --probe and --limit. Leave them out.")
+        probed = chosen.probes or chosen.instruction is not None or chosen.instructions is not None
+        if self.stopping.against is not None and (probed or chosen.limit is not None):
+            raise UserError(
+                "--stop-when decided excludes --probe and --limit, and your own sentences. Leave them out."
+            )
 
     @staticmethod
     def of(**values: Any) -> RunOptions:

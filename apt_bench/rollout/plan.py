@@ -112,10 +112,11 @@ def select(options: RunOptions) -> tuple[Suite, tuple[EpisodeSpec, ...]]:
         raise UserError("None of these tasks is available. `apt-bench ls tasks` gives the reasons.")
     if options.stopping.against is not None:
         RunStore.open(options.stopping.against)
-    if chosen.probes:
+    if chosen.probes or chosen.custom:
         cells = list(dict.fromkeys(s.key.cell for s in specs))
         every = suite.select(cells, episodes=1, seed=chosen.seed, instruction=chosen.instruction_source)
-        specs = probes.expand(specs, chosen.probes, every)
+        custom = chosen.custom.sentences(suite, specs) if chosen.custom else {}
+        specs = probes.expand(specs, chosen.probes, every, custom)
     return suite, tuple(specs)
 
 
@@ -137,7 +138,10 @@ def plan(
         raise UserError(
             f"--execute-horizon must be between 1 and the policy's chunk of {policy_spec.horizon}, not {execute}."
         )
-    protocol = identity.protocol(suite, policy_spec, execute, selection.seed, selection.instruction_source)
+    custom = selection.custom.digest if selection.custom else None
+    protocol = identity.protocol(
+        suite, policy_spec, execute, selection.seed, selection.instruction_source, custom
+    )
     out = options.output.out or _default(options, suite, ref, policy_spec, protocol)
     finished = finished_keys(RunStore(out).episodes()) if os.path.isdir(out) else set()
     rule = None

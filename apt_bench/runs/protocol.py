@@ -10,6 +10,10 @@ from typing import Any
 POLICY_OWN = {"cameras": "uses", "execute": "executes"}
 """Entries of a protocol card that are the policy's own choice and may differ between compared runs, with their verb."""
 
+CUSTOM = "custom_instructions"
+"""Entry of a protocol card with the hash of the user's own sentences. They change only episodes of the probe `custom`,
+so runs that differ in it are compared under the cells' own prompts."""
+
 NOT_COMPARED = ("name", "about", "placement", "num_gpus", "max_batch", "interface")
 """Entries of a `policy` that are for people, or state where the policy runs. They do not make it another policy."""
 
@@ -29,7 +33,7 @@ def differing_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
     The policies' own choices (`POLICY_OWN`) are left out; `policy_settings` gives them.
     """
-    own = ("hash", *POLICY_OWN)
+    own = ("hash", CUSTOM, *POLICY_OWN)
     cards = [{k: v for k, v in card.items() if k not in own} for card in (a, b)]
     return [f"{name}: {first} / {second}" for name, first, second in _differing(*cards)]
 

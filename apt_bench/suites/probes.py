@@ -10,6 +10,7 @@ same, so each result pairs with that of the default prompt.
 `stale`        the sentence of the file's name, where the cell's own differs: the instruction of the unperturbed task.
 `paraphrase`   the same meaning in other words: verbs and connectives are replaced, nouns are kept.
 `punctuation`  a capital letter at the start and a full stop at the end.
+`custom`       the user's own sentences (`--instruction`, `--instructions`; `custom_instructions`).
 `repeat`       the same sentence again. Differences come from noise that the policy does not draw from
                `Observation.noise_key`. They are the noise floor of the other probes. Every probed episode is repeated
                once, so that the floor is as precise as the probes and pairs with them.
@@ -19,10 +20,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from apt_bench.core.errors import UserError, did_you_mean
-from apt_bench.suites import EpisodeSpec
+from apt_bench.suites import EpisodeKey, EpisodeSpec
 
 SYNONYMS = (
     (r"\bpick(?: up)?\b", "grab"),
@@ -97,6 +99,9 @@ def _repeat(spec: EpisodeSpec, others: Sequence[EpisodeSpec]) -> EpisodeSpec | N
 
 REPEAT = "repeat"
 
+CUSTOM = "custom"
+"""Name of the probe whose sentences the user gives. It is no name for `--probe`."""
+
 PROBES: dict[str, Callable[[EpisodeSpec, Sequence[EpisodeSpec]], EpisodeSpec | None]] = {
     "null": _null,
     "swapped": _swapped,
@@ -117,7 +122,10 @@ def check_names(probes: Sequence[str]) -> None:
 
 
 def expand(
-    specs: Sequence[EpisodeSpec], probes: Sequence[str], cell_specs: Sequence[EpisodeSpec]
+    specs: Sequence[EpisodeSpec],
+    probes: Sequence[str],
+    cell_specs: Sequence[EpisodeSpec],
+    custom: Mapping[EpisodeKey, str] = MappingProxyType({}),
 ) -> list[EpisodeSpec]:
     """Add the probed episodes to episodes.
 
@@ -125,6 +133,7 @@ def expand(
         specs: The episodes. Duplicates are removed.
         probes: Names of probes.
         cell_specs: At least one episode of every task of the cells of `specs`; `swapped` takes its sentences from them.
+        custom: Sentences of the probe `custom`, by episode.
 
     Returns:
         The episodes; then, probe by probe, those whose sentence the probe changes; then each probed episode again with
@@ -146,6 +155,10 @@ def expand(
             probed = PROBES[name](spec, list(by_cell[spec.key.cell].values()))
             if probed is not None:
                 out.append(_as_probe(name, probed))
+    for spec in specs:
+        sentence = custom.get(spec.key)
+        if sentence and (probed := _reworded(spec, lambda _, new=sentence: new)):  # type: ignore[misc]
+            out.append(_as_probe(CUSTOM, probed))
     changed = {dataclasses.replace(s.key, prompt="default") for s in out[len(specs) :]}
     out += [_as_probe(REPEAT, s) for s in specs if REPEAT in probes or s.key in changed]
     return out

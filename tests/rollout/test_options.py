@@ -28,6 +28,8 @@ VALUES: dict[str, tuple[Any, list[str]]] = {
     "limit": (2, ["--limit", "2"]),
     "instruction-source": ("bddl", ["--instruction-source", "bddl"]),
     "probe": ("null, swapped", ["--probe", "null,swapped"]),
+    "instruction": ("push it, please", ["--instruction", "push it, please"]),
+    "instructions": ("mine.csv", ["--instructions", "mine.csv"]),
     "policy": ("oracle", ["--policy", "oracle"]),
     "policy-arg": ({"a": 1, "b": "x, y"}, ["--policy-arg", "a=1", "--policy-arg", 'b="x, y"']),
     "file": ("x.npz", ["x.npz"]),
