@@ -74,7 +74,6 @@ def _widths(columns: Sequence[Sequence[str]], free: int) -> list[int]:
 
 def print_table(table: ReportTable, console: Console) -> None:
     """Print a table of a report with its title and notes: as a `Grid` on a terminal, as Markdown elsewhere."""
-    from apt_bench.reporting.table import words
     from apt_bench.reporting.table_files import markdown
 
     if not console.file.isatty():
@@ -84,7 +83,7 @@ def print_table(table: ReportTable, console: Console) -> None:
     left = next((i for i, c in enumerate(columns) if c.align != "left"), len(columns))
     grid = Grid(*(f"{c.group} {c.label}".strip() for c in columns), left=left)
     for row in table.rows:
-        grid.add(*(words(row.values.get(c.key)) for c in columns))
+        grid.add(*(c.words(row.values.get(c.key)) for c in columns))
     console.print(literal(table.title, "bold"), soft_wrap=True)
     console.print(grid)
     for note in table.notes:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apt_bench.cli._grid import print_table
 from apt_bench.cli._json import AsJson, print_json
 from apt_bench.core.config import Count, Range, checked
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import reason, require_writable
+from apt_bench.core.status import status
 from apt_bench.core.text import plain_console, say
 
 if TYPE_CHECKING:
@@ -45,23 +47,26 @@ def compare_command(
     """Compare two runs, matched episode by episode.
 
     Prints the difference with its 95% interval, the p-value and the verdict, for each cell and overall."""
-    from apt_bench.analysis.compare import compare
-    from apt_bench.analysis.run import load_runs
-    from apt_bench.reporting.chart_style import save
-    from apt_bench.reporting.comparisons import comparison_tables, difference_chart
-    from apt_bench.reporting.output_folder import COMPARISON, replaced
-    from apt_bench.reporting.table import markdown, write
+    with status("Reading two runs") as step:
+        from apt_bench.analysis.compare import compare
+        from apt_bench.analysis.run import load_runs
+        from apt_bench.reporting.chart_style import save
+        from apt_bench.reporting.comparisons import comparison_tables, difference_chart
+        from apt_bench.reporting.output_folder import COMPARISON, replaced
+        from apt_bench.reporting.table_files import write
 
-    with replaced(out, COMPARISON) if out else nullcontext() as folder:
-        first, second = load_runs([a, b])
-        found = compare(first, second, force)
-        tables = comparison_tables(found, first.label, second.label)
-        if folder:
-            for table in tables:
-                write(table, folder / "tables")
-            figure = difference_chart(tables[0])
-            if figure:
-                save(figure, "compare", folder / "figures")
+        with replaced(out, COMPARISON) if out else nullcontext() as folder:
+            first, second = load_runs([a, b])
+            step("Matching episodes and computing intervals")
+            found = compare(first, second, force)
+            tables = comparison_tables(found, first.label, second.label)
+            if folder:
+                step("Drawing the figure")
+                for table in tables:
+                    write(table, folder / "tables")
+                figure = difference_chart(tables[0])
+                if figure:
+                    save(figure, "compare", folder / "figures")
     if as_json:
         parts = {
             k: [contrast_card(c) for c in v] for k, v in (("cells", found.cells), ("tasks", found.tasks))
@@ -70,7 +75,7 @@ def compare_command(
         print_json({"a": first.label, "b": second.label} | card)
         return
     for table in tables if tasks else tables[:1]:
-        _print(markdown(table))
+        print_table(table, plain_console())
     if out:
         _print(str(out))
 
@@ -104,23 +109,24 @@ def check_command(
     """Check whether a run is worse than its baseline.
 
     Exit code: 0 pass, 1 regressed, 3 inconclusive; 2 is bad input."""
-    from apt_bench.analysis.check import check
-    from apt_bench.analysis.run import load_runs
-    from apt_bench.reporting import comparisons
-    from apt_bench.reporting.table import markdown
+    with status("Reading two runs") as show:
+        from apt_bench.analysis.check import check
+        from apt_bench.analysis.run import load_runs
+        from apt_bench.reporting import comparisons
 
-    step = summary or (
-        Path(os.environ["GITHUB_STEP_SUMMARY"]) if os.environ.get("GITHUB_STEP_SUMMARY") else None
-    )
-    for path in filter(None, (junit, step)):
-        require_writable(path)
-    this, base = load_runs([run, against])
-    found = check(this, base, margin / 100, force, coverage / 100)
+        step = summary or (
+            Path(os.environ["GITHUB_STEP_SUMMARY"]) if os.environ.get("GITHUB_STEP_SUMMARY") else None
+        )
+        for path in filter(None, (junit, step)):
+            require_writable(path)
+        this, base = load_runs([run, against])
+        show("Matching episodes and computing intervals")
+        found = check(this, base, margin / 100, force, coverage / 100)
     code = found.exit_code
     if as_json:
         print_json({"run": this.label, "baseline": base.label} | vars(found) | {"exit_code": code})
     else:
-        _print(markdown(comparisons.check_table(found, this.label, base.label)))
+        print_table(comparisons.check_table(found, this.label, base.label), plain_console())
         for sentence in found.reasons:
             _print(sentence)
         _print(f"Verdict: {found.verdict}")

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from apt_bench.cli._grid import print_table
 from apt_bench.core.errors import UserError
-from apt_bench.core.text import file_name, plain_console
+from apt_bench.core.status import status
+from apt_bench.core.text import plain_console
+
+if TYPE_CHECKING:
+    from apt_bench.analysis.run import Run
+    from apt_bench.reporting.table import Table
 
 MISSING = 5
 """Sentences about what is missing that are printed, at most; all of them are in the report."""
@@ -32,25 +39,38 @@ def report_command(
     ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
     published: Annotated[bool, typer.Option(help="Show the paper's rows beside the measured ones.")] = True,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Also write the figures as PDF.")] = False,
 ) -> None:
     """Write tables, figures and an HTML page that opens offline.
 
     Without runs, the report shows the results of the paper alone."""
-    from apt_bench.analysis.run import load_runs
-    from apt_bench.reporting.coverage import missing
-    from apt_bench.reporting.report import write_report
+    with status("Reading runs") as step:
+        from apt_bench.analysis.run import load_runs
+        from apt_bench.reporting.coverage import missing
+        from apt_bench.reporting.report import write_report
 
-    loaded = load_runs([argument for run in runs or () for argument in expand(run)])
-    folder = out or (loaded[0].path / "report" if len(loaded) == 1 else Path("report"))
-    page = write_report(loaded, folder, published, title)
+        loaded = load_runs([argument for run in runs or () for argument in expand(run)])
+        folder = out or (loaded[0].path / "report" if len(loaded) == 1 else Path("report"))
+        step("Drawing figures and writing tables")
+        page = write_report(loaded, folder, published, title, pdf=pdf)
+        step("Computing the tables")
+        tables = _headline_tables(loaded, published)
     console = plain_console()
-    headlines = {file_name(suite) for run in loaded for suite, _ in run.requested}
-    for table in sorted((folder / "tables").glob("*.md")):
-        if table.stem in headlines:
-            console.print(table.read_text(encoding="utf-8"), markup=False, soft_wrap=True)
+    for table in tables:
+        print_table(table, console)
     for sentence in missing(loaded)[:MISSING]:
         console.print(f"- {sentence}", markup=False, soft_wrap=True)
     console.print(f"{page}", markup=False, soft_wrap=True)
+
+
+def _headline_tables(runs: Sequence[Run], published: bool) -> list[Table]:
+    """The first table of each suite, and that of the real-robot trials."""
+    from apt_bench.analysis.run import suite_names
+    from apt_bench.reporting.headline_tables import REAL, real_table, suite_tables
+
+    suites, real = suite_names(runs), {suite for _, suite, _ in REAL.values()}
+    tables = [suite_tables(runs, suite, published)[0] for suite in suites if suite not in real]
+    return tables + ([real_table(runs, published)] if real & set(suites) else [])
 
 
 def expand(argument: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -18,9 +18,11 @@ BLUE, ORANGE, GREEN, RED, SKY, PURPLE, YELLOW, BLACK = (
 )  # fmt: skip
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
 PAPER, INK, MUTED = "#B8B8B8", "#222222", "#6B6B6B"
+LINE = "#D9D9D9"
+ON_COLOUR = "#111111"
+"""Text on a coloured square: dark on every background, also on the page's dark one."""
 WIDTH = 6.9
 """Width of a figure in inches: the text width of a two-column paper."""
-KINDS = ("png", "pdf", "svg")
 
 _STYLE: Any = {
     "font.size": 7.5,
@@ -28,6 +30,7 @@ _STYLE: Any = {
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.edgecolor": MUTED,
+    "axes.facecolor": "none",
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -64,15 +67,41 @@ def style() -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, name: str, folder: Path) -> list[Path]:
-    """Write `NAME.png` (200 dpi), `NAME.pdf` and `NAME.svg` into a folder; returns their paths."""
+def run_colours(labels: Sequence[str]) -> dict[str, str]:
+    """Run -> its colour, the same in every figure of a report."""
+    return dict(zip(labels, SERIES * (len(labels) // len(SERIES) + 1), strict=False))
+
+
+Box = tuple[float, float, float, float]
+"""Left, top, width and height in points from the top left corner."""
+
+
+def save(figure: Figure, name: str, folder: Path, pdf: bool = False) -> list[Box]:
+    """Write `NAME.svg` and `NAME.png` (200 dpi) into a folder, and `NAME.pdf` on request.
+
+    Args:
+        figure: The figure. It is laid out once, and nothing of it is cut off.
+        name: The files' name.
+        folder: Where to write; it is made where it does not exist.
+        pdf: Also write a PDF.
+
+    Returns:
+        Where the figure's legends and panels are, in the SVG.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.{kind}" for kind in KINDS]
     with style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the font's empty box is drawn
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # keep the layout of the line above for all formats
-        for path in paths:
-            stamp = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(path.suffix[1:], {})
-            figure.savefig(path, dpi=200, metadata=stamp)
-    return paths
+        whole = figure.get_tightbbox().padded(0.04)
+        boxes = [_box(part.get_tightbbox(), figure.dpi, whole) for part in (*figure.legends, *figure.axes)]
+        for kind in ("svg", "png", *(["pdf"] if pdf else [])):
+            stamp = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind, {})
+            figure.savefig(folder / f"{name}.{kind}", dpi=200, metadata=stamp, bbox_inches=whole)
+    return boxes
+
+
+def _box(part: Any, dpi: float, whole: Any) -> Box:
+    """A bounding box in pixels as a box of the saved SVG."""
+    left, top = 72 * (part.x0 / dpi - whole.x0), 72 * (whole.y1 - part.y1 / dpi)
+    return left - 3, top - 3, 72 * part.width / dpi + 6, 72 * part.height / dpi + 6

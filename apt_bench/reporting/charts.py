@@ -1,14 +1,20 @@
-"""The figures of a report. Each function returns a figure, or None where there is no data."""
+"""The figures of a report. Each function returns a figure, or None where there is no data.
+
+A figure has one panel per cell, measure or run. On the page the panels wrap (`inline_svg`), so each has its own labels.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -23,11 +29,11 @@ from apt_bench.reporting.chart_style import (
     GREEN,
     INK,
     MUTED,
+    ON_COLOUR,
     ORANGE,
     PAPER,
     PURPLE,
     RED,
-    SERIES,
     SKY,
     WIDTH,
     YELLOW,
@@ -35,47 +41,62 @@ from apt_bench.reporting.chart_style import (
 )
 from apt_bench.reporting.episode_tables import LANGUAGE, outcome_classes
 from apt_bench.reporting.headline_tables import TICK, TICKS
-from apt_bench.reporting.table import Column, Rate, Row, Table, percent
+from apt_bench.reporting.table import Rate, Row, Table, Value, percent
+from apt_bench.reporting.wording import in_words
+from apt_bench.suites.probes import REPEAT
+
+MOST_TASKS = 300
+"""Tasks in the heat map, at most; the table has all of them."""
 
 
-def _colours(rows: Sequence[Row]) -> list[str]:
-    """Measured rows in series colours, published ones grey."""
-    measured = iter(SERIES * (len(rows) // len(SERIES) + 1))
-    return [PAPER if r.kind == "published" else next(measured) for r in rows]
+@dataclass(frozen=True)
+class Bar:
+    """A bar with its interval. `mark`: a value that it is compared with, drawn as an upright line."""
+
+    label: str
+    value: Value
+    colour: str
+    published: bool = False
+    mark: Value = None
 
 
-def success_chart(table: Table) -> Figure | None:
-    """One panel per cell with one bar per method.
+Panel = tuple[str, Sequence[Bar]]
+"""Title and bars. Bars with the label of the one before belong together."""
 
-    Measured bars are coloured and have their 95% intervals; published ones are grey and hatched. The panels of a header
-    group of the table are next to each other.
+
+def success_chart(table: Table, colours: Mapping[str, str]) -> Figure | None:
+    """Success of each run, with its 95% interval.
+
+    With the paper's rows there is one panel per cell and one bar per method; the paper's are grey and hatched. Without,
+    there is one panel, with the runs' bars together in each cell. Cells that no run has take no room.
     """
-    columns = [c for c in table.columns if any(isinstance(r.values.get(c.key), Rate) for r in table.rows)]
-    if not columns or not table.rows:
+    measured = [r for r in table.rows if r.kind == "measured"]
+    columns = [
+        c for c in table.columns
+        if any(isinstance(v := r.values.get(c.key), Rate) and v.known for r in measured or table.rows)
+    ]  # fmt: skip
+    if not columns:
         return None
-    at = _panels(columns)
-    stacked = len({at[c.key][0] for c in columns if c.group == columns[0].group}) > 1  # groups are columns
-    lines, width = max(p[0] for p in at.values()) + 1, max(p[1] for p in at.values()) + 1
-    names = [_method(r) for r in table.rows]
-    colours = _colours(table.rows)
-    with style():
-        figure = Figure(figsize=(WIDTH, 0.3 + lines * (0.42 + 0.16 * len(names))))
-        axes = figure.subplots(lines, width, sharey=True, squeeze=False)
-        for axis in axes.flat:
-            axis.set_visible(False)
-        for column in columns:
-            axis = axes[at[column.key]]
-            axis.set_visible(True)
-            first = not columns[0].group or stacked or at[column.key][1] == 0  # names its group
-            axis.set_title(_short(f"{column.group if first else ''} {column.label}".strip()))
-            _bars(axis, [r.values.get(column.key) for r in table.rows], table.rows, colours)
-            axis.tick_params(labelleft=at[column.key][1] == 0)
-        axes[0, 0].set_yticks(range(len(names)), names)
-        axes[0, 0].set_ylim(len(names) - 0.4, -0.6)
-        figure.supxlabel("Success, %", fontsize=7.5)
-        if table.mixed and any(r.kind == "measured" for r in table.rows):
-            _source_legend(figure)
-    return figure
+    names = {c.key: _short(f"{c.group} {c.label}".strip()) for c in columns}
+    if not table.mixed:
+        bars = [
+            Bar(names[c.key], v, colours[str(r.values["method"])])
+            for c in columns
+            for r in measured
+            if isinstance(v := r.values.get(c.key), Rate) and v.known
+        ]
+        return _bar_chart([("Success, %", bars)], colours)
+    panels = [
+        (names[c.key], [Bar(_method(r), r.values.get(c.key), *_source(r, colours)) for r in table.rows])
+        for c in columns
+    ]
+    return _bar_chart(panels, colours, across=3)
+
+
+def _source(row: Row, colours: Mapping[str, str]) -> tuple[str, bool]:
+    """Colour of a row, and whether it is the paper's."""
+    paper = row.kind == "published"
+    return (PAPER if paper else colours.get(str(row.values["method"]), BLUE)), paper
 
 
 def _method(row: Row) -> str:
@@ -85,105 +106,207 @@ def _method(row: Row) -> str:
     return f"{name} ({', '.join(on)})" if on else name
 
 
-def _panels(columns: Sequence[Column]) -> dict[str, tuple[int, int]]:
-    """Row and column of each panel: header groups side by side, or below each other where that needs fewer rows;
-    five panels in a row where there are no groups."""
-    groups: dict[str, list[Column]] = {}
-    for column in columns:
-        groups.setdefault(column.group or column.key, []).append(column)
-    most = max(map(len, groups.values()))
-    if most == 1:
-        return {c.key: divmod(i, 5) for i, c in enumerate(columns)}
-    pairs = [(c.key, i, j) for j, group in enumerate(groups.values()) for i, c in enumerate(group)]
-    return {key: (j, i) if len(groups) < most else (i, j) for key, i, j in pairs}
-
-
-def _source_legend(figure: Figure) -> None:
-    measured = Patch(facecolor=BLUE, label="measured, with 95% interval")
-    paper = Patch(facecolor=PAPER, hatch="////", edgecolor="white", label="† published in the paper")
-    figure.legend(handles=[measured, paper], loc="outside upper right", ncols=2)
-
-
-def _bars(axis: Axes, values: Sequence[Any], rows: Sequence[Row], colours: Sequence[str]) -> None:
-    for y, (value, row, colour) in enumerate(zip(values, rows, colours, strict=True)):
-        if not isinstance(value, Rate) or not value.known:
-            axis.text(2, y, "–", va="center", color=MUTED)
-            continue
-        paper = row.kind == "published"
-        axis.barh(
-            y, 100 * value.value, 0.72, color=colour, hatch="////" if paper else None,
-            edgecolor="white" if paper else colour, linewidth=0,
-        )  # fmt: skip
-        end = 100 * value.value
-        if not math.isnan(value.low):
-            axis.plot([100 * value.low, 100 * value.high], [y, y], color=INK, lw=0.9, solid_capstyle="butt")
-            end = 100 * value.high
-        axis.text(end + 3, y, value.text(), va="center", fontsize=7, color=MUTED if paper else INK)
-    axis.set_xlim(0, 140 if any(isinstance(v, Rate) and v.counts for v in values) else 122)
-    axis.set_xticks([0, 50, 100])
-    axis.axvline(0, color=MUTED, lw=0.6)
-    axis.spines["left"].set_visible(False)
-    axis.spines["bottom"].set_bounds(0, 100)
-
-
-def heat_map(run: Run) -> Figure | None:
-    """Success per task: one row per cell, one square per task.
-
-    A square is placed at the task's number (`apt-bench ls tasks`). If any task has no number, the squares have the
-    order of the per-task table.
-    """
-    frames = cell_frames(run, finished=True)
-    found = {
-        key: episodes.groupby("task", observed=True).success.mean().sort_index()
-        for key, episodes in frames.items()
-        if len(episodes)
-    }
-    if not found:
+def language_chart(table: Table | None, colours: Mapping[str, str]) -> Figure | None:
+    """Per measure: how often each run follows the instruction, and how often it does the original task, by cell."""
+    if table is None:
         return None
-    numbered = all(set(rates.index) <= task_numbers(*key).keys() for key, rates in found.items())
-    lines = [
-        (cell_label(*k), _placed(rates, task_numbers(*k) if numbered else {})) for k, rates in found.items()
+    measures = {**LANGUAGE, "success": "Success"}
+    return _bar_chart(
+        [(f"{name}, %", _of_rows(table.rows, key, colours)) for key, name in measures.items()], colours
+    )
+
+
+def probe_chart(table: Table | None, colours: Mapping[str, str]) -> Figure | None:
+    """Per probe: success under it beside success under the cell's own prompt, and the share of episodes that change
+    beside that of a repeat."""
+    if table is None:
+        return None
+    panels = []
+    probes = dict.fromkeys(str(r.values["probe"]) for r in table.rows)
+    for probe in sorted(probes, key=REPEAT.__eq__):
+        rows = [r for r in table.rows if r.values["probe"] == probe]
+        if probe != REPEAT:
+            panels.append((f"{_short(probe)}: success, %", _of_rows(rows, "probed", colours, "own")))
+        panels.append(
+            (f"{_short(probe)}: episodes that change, %", _of_rows(rows, "sensitivity", colours, "floor"))
+        )
+    return _bar_chart(panels, colours, mark="the same under the own prompt")
+
+
+def _of_rows(rows: Sequence[Row], key: str, colours: Mapping[str, str], mark: str = "") -> list[Bar]:
+    """The bars of a column, by cell and run."""
+    ordered = sorted(
+        rows, key=lambda r: list(dict.fromkeys(x.values["cell"] for x in rows)).index(r.values["cell"])
+    )
+    return [
+        Bar(_short(r.values["cell"]), v, colours.get(str(r.values["run"]), BLUE), mark=r.values.get(mark))
+        for r in ordered
+        if isinstance(v := r.values.get(key), Rate) and v.known
     ]
-    width = max(len(r) for _, r in lines)
-    grid = np.full((len(lines), width), np.nan)
-    for i, (_, rates) in enumerate(lines):
-        grid[i, : len(rates)] = 100 * rates
+
+
+def gain_chart(table: Table | None) -> Figure | None:
+    """2-Stage minus 1-Stage in points, as in the paper's Fig. 4: one panel per cell, one bar per pair of policies."""
+    if table is None:
+        return None
+    columns = [c for c in table.columns if any(isinstance(r.values.get(c.key), Rate) for r in table.rows)]
+    panels = [
+        (f"{_short(c.label)}: gain, points",
+         [Bar(_short(r.values["method"]), r.values.get(c.key), *_source(r, {})) for r in table.rows])
+        for c in columns
+    ]  # fmt: skip
+    return _bar_chart(panels, {})
+
+
+def _bar_chart(
+    panels: Sequence[Panel], colours: Mapping[str, str], across: int = 2, mark: str = ""
+) -> Figure | None:
+    panels = [(title, bars) for title, bars in panels if bars]
+    if not panels:
+        return None
+    every = [b for _, bars in panels for b in bars]
+    values = [b.value for b in every if isinstance(b.value, Rate)]
+    ends = [100 * x for v in values for x in (v.value, v.low, v.high) if not math.isnan(x)]
+    signed = any(v.signed for v in values)
+    low, high = (min(0.0, *ends), max(0.0, *ends)) if signed and ends else (0.0, 100.0)
+    handles: list[Any] = [
+        Patch(facecolor=to_rgba(c, 0.4), edgecolor=c, label=_short(run))
+        for run, c in colours.items()
+        if any(b.colour == c and not b.published for b in every)
+    ]
+    if any(b.published for b in every):
+        handles.append(
+            Patch(facecolor=PAPER, hatch="////", edgecolor="white", label="† published in the paper")
+        )
+    if any(isinstance(b.mark, Rate) and b.mark.known for b in every):
+        handles.append(Line2D([], [], color=INK, marker="|", ls="", ms=9, mew=1.6, label=mark))
+    heights = [0.55 + 0.02 * sum(a.label != b.label for a, b in pairwise(bars)) + 0.17 * len(bars)
+               for _, bars in panels]  # fmt: skip
+
+    def draw(axis: Axes, number: int) -> None:
+        title, bars = panels[number]
+        axis.set_title(title)
+        _bars(axis, bars, low, high)
+
+    return _grid(heights, draw, handles, across)
+
+
+def _bars(axis: Axes, bars: Sequence[Bar], low: float, high: float) -> None:
+    span = high - low
+    y, first, at, labels, before = 0.0, 0.0, [], [], None
+    for bar in bars:
+        if bar.label != before:
+            y += 0.25 if before is not None else 0
+            at.append(y)
+            first = y
+            labels.append(_wrapped(bar.label, 24))
+        at[-1] = (first + y) / 2
+        before = bar.label
+        value = bar.value
+        if isinstance(value, Rate) and value.known:
+            _bar(axis, y, bar, value, span)
+        else:
+            axis.text(0, y, " –", va="center", color=MUTED)
+        if isinstance(bar.mark, Rate) and bar.mark.known:
+            axis.plot(100 * bar.mark.value, y, "|", color=INK, ms=9, mew=1.6)
+        y += 1
+    axis.axvline(0, color=MUTED, lw=0.6)
+    axis.set_yticks(at, labels)
+    axis.set_ylim(y - 0.5, -0.6)
+    axis.set_xlim(low, high + 0.5 * span)
+    axis.set_xticks(
+        [0, 50, 100] if (low, high) == (0.0, 100.0) else [t for t in axis.get_xticks() if low <= t <= high]
+    )
+    axis.spines["left"].set_visible(False)
+    axis.spines["bottom"].set_bounds(low, high)
+
+
+def _bar(axis: Axes, y: float, bar: Bar, value: Rate, span: float) -> None:
+    at, end = 100 * value.value, max(0.0, 100 * value.value)
+    face = bar.colour if bar.published else to_rgba(bar.colour, 0.4)
+    axis.barh(y, at, 0.76, color=face, hatch="////" if bar.published else None,
+              edgecolor="white" if bar.published else bar.colour, linewidth=0)  # fmt: skip
+    if not math.isnan(value.low):
+        ends = [100 * value.low, 100 * value.high]
+        axis.plot(ends, [y, y], color=bar.colour, lw=1.3, marker="|", ms=4, mew=1.1)
+        end = max(end, ends[1])
+    if isinstance(bar.mark, Rate) and bar.mark.known:
+        end = max(end, 100 * bar.mark.value)
+    count = f" ({value.k}/{value.n})" if value.k is not None and not value.counts else ""
+    ink = MUTED if bar.published else INK
+    axis.text(end + 0.03 * span, y, value.text() + count, va="center", fontsize=7, color=ink)
+
+
+def _grid(
+    heights: Sequence[float], draw: Callable[[Axes, int], None], handles: Sequence[Any] = (), across: int = 2
+) -> Figure:
+    """Panels of these heights in inches, up to `across` side by side, below a legend."""
+    across = min(across, len(heights))
+    lines = [max(heights[i : i + across]) for i in range(0, len(heights), across)]
     with style():
-        figure = Figure(figsize=(min(WIDTH, max(3.4, 1.8 + 0.46 * width)), 0.75 + 0.27 * len(lines)))
-        axis = figure.subplots()
-        scale = LinearSegmentedColormap.from_list("success", ["#F3F3F3", SKY, BLUE])
-        axis.pcolormesh(grid, cmap=scale, vmin=0, vmax=100, edgecolors="white", linewidth=1)
-        if width <= 25:
-            for (i, j), value in np.ndenumerate(grid):
-                if not np.isnan(value):
-                    ink = "white" if value > 70 else INK
-                    text = percent(value / 100)
-                    axis.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=ink, fontsize=7)
-        axis.set_yticks(np.arange(len(lines)) + 0.5, [_short(name) for name, _ in lines])
-        every = 1 if width <= 25 else 10
-        numbers = range(0, width if numbered else 0, every)
-        axis.set_xticks([n + 0.5 for n in numbers], [str(n) for n in numbers])
-        axis.invert_yaxis()
-        axis.tick_params(length=0)
-        axis.set_xlabel("Task number (apt-bench ls tasks)" if numbered else "Tasks as in the per-task table")
-        axis.set_title(f"{_short(run.label)}: success per task, %")
-        for spine in axis.spines.values():
-            spine.set_visible(False)
+        width = WIDTH if across > 1 else WIDTH * 0.62
+        figure = Figure(figsize=(width, sum(lines) + 0.17 * math.ceil(len(handles) / 2)))
+        grid = figure.add_gridspec(len(lines), across, height_ratios=lines)
+        for number in range(len(heights)):
+            draw(figure.add_subplot(grid[divmod(number, across)]), number)
+        if handles:
+            figure.legend(handles=handles, loc="outside upper left", ncols=2, handlelength=1.6)
     return figure
 
 
-def _placed(rates: Any, numbers: Mapping[str, int]) -> np.ndarray:
-    """The rates at their tasks' numbers, nan between them; in their own order without numbers."""
-    if not numbers:
-        return rates.to_numpy()
-    line = np.full(1 + max(numbers[t] for t in rates.index), np.nan)
-    line[[numbers[t] for t in rates.index]] = rates.to_numpy()
-    return line
+def heat_map(runs: Sequence[Run]) -> Figure | None:
+    """Success per task: one panel per cell, one row per task with its number and name, one column per run.
+
+    The numbers are those of `apt-bench ls tasks`. Where a suite's tasks cannot be listed here, they have none.
+    """
+    found: dict[tuple[str, str], dict[str, dict[int, tuple[float, int]]]] = {}
+    for at, run in enumerate(runs):
+        for key, episodes in cell_frames(run, finished=True).items():
+            for task, won in episodes.groupby("task", observed=True).success:
+                found.setdefault(key, {}).setdefault(str(task), {})[at] = (won.mean(), len(won))
+    if not found or sum(map(len, found.values())) > MOST_TASKS:
+        return None
+    cells = list(found)
+    scale = LinearSegmentedColormap.from_list("success", ["#F3F3F3", SKY, BLUE])
+
+    def draw(axis: Axes, number: int) -> None:
+        key = cells[number]
+        numbers = task_numbers(*key)
+        tasks = sorted(found[key].items(), key=lambda t: (numbers.get(t[0], len(numbers)), t[0]))
+        shown = [at for at in range(len(runs)) if any(at in rates for _, rates in tasks)]
+        grid = np.full((len(tasks), len(shown)), np.nan)
+        sizes = set()
+        for (i, (_, rates)), (j, at) in ((a, b) for a in enumerate(tasks) for b in enumerate(shown)):
+            if at in rates:
+                grid[i, j] = 100 * rates[at][0]
+                sizes.add(rates[at][1])
+                ink = "white" if grid[i, j] > 70 else ON_COLOUR
+                axis.text(
+                    j + 0.5, i + 0.5, percent(rates[at][0]), ha="center", va="center", color=ink, fontsize=7
+                )
+        axis.pcolormesh(grid, cmap=scale, vmin=0, vmax=100, edgecolors="white", linewidth=1)
+        names = [f"{numbers[t]} {in_words(t)}" if t in numbers else in_words(t) for t, _ in tasks]
+        axis.set_yticks(np.arange(len(tasks)) + 0.5, [_wrapped(n, 32) for n in names], fontsize=6.5)
+        axis.set_xticks(np.arange(len(shown)) + 0.5, [_wrapped(_short(runs[at].label), 9) for at in shown])
+        axis.tick_params(length=0, labeltop=True, labelbottom=False)
+        axis.set_ylim(len(tasks), 0)
+        each = f"{min(sizes)}" if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)}"
+        axis.set_title(f"{_short(cell_label(*key))}, % of {each} episode{'s' if each != '1' else ''}")
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+
+    return _grid([0.62 + 0.25 * len(found[key]) for key in cells], draw)
 
 
 def _short(name: object) -> str:
     """A name that is short enough for a figure."""
     return one_line(name, 48)
+
+
+def _wrapped(name: str, width: int) -> str:
+    """A name in at most two lines of a figure."""
+    lines = textwrap.wrap(name, width, max_lines=2, placeholder=" ...")
+    return "\n".join(lines)
 
 
 _STYLES = {
@@ -209,60 +332,41 @@ def class_styles(names: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def outcome_chart(runs: Sequence[Run]) -> Figure | None:
-    """Share of each outcome class, stacked to 100% per cell."""
+    """Share of each outcome class: one panel per run, one bar per cell, stacked to 100%."""
     names = outcome_classes(runs)
     styles = class_styles(names)
     names.sort(key=list(styles).index)  # the same order in every report
     names.sort(key="error".__eq__)
-    bars: list[tuple[str, Any] | None] = []
-    for run in runs:
-        for key, episodes in cell_frames(run).items():
-            if len(episodes):
-                bars.append((cell_label(*key), episodes.outcome_class.value_counts(normalize=True)))
-        bars.append(None)
-    if not names:
+    panels = [(run, {k: e for k, e in cell_frames(run).items() if len(e)}) for run in runs]
+    panels = [(run, cells) for run, cells in panels if cells]
+    if not panels:
         return None
-    with style():
-        figure = Figure(figsize=(WIDTH, 0.8 + 0.17 * len(bars) + 0.1 * (len(names) // 6)))
-        axis = figure.subplots()
-        y, at, labels = 0, [], []
-        starts = iter([r for r in runs if len(r.frame)])
-        fresh = True
-        for bar in bars:
-            if bar is None:
-                fresh = True
-                continue
-            if fresh:
-                run = next(starts)
-                if len(runs) > 1:
-                    axis.text(0, y + 0.35, _short(run.label), fontweight="bold", va="bottom", fontsize=8)
-                    y += 1
-                fresh = False
-            _stack(axis, y, bar[1], names, styles)
-            at.append(y)
-            labels.append(_short(bar[0]))
-            y += 1
-        axis.set_yticks(at, labels)
-        axis.set_ylim(y - 0.4, -0.6)
-        axis.set_xlim(0, 100)
-        axis.set_xlabel("Share of episodes, %")
+    handles = [
+        Patch(
+            facecolor=styles[n][0], hatch=styles[n][1], edgecolor=_edge(styles[n][0]), lw=0.4,
+            label=_short(in_words(n)) + (" (missing data)" if n == "error" else ""),
+        )
+        for n in names
+    ]  # fmt: skip
+
+    def draw(axis: Axes, number: int) -> None:
+        run, cells = panels[number]
+        for y, episodes in enumerate(cells.values()):
+            _stack(axis, y, episodes.outcome_class.value_counts(normalize=True), names, styles)
+            axis.text(102, y, f"n = {len(episodes)}", va="center", fontsize=7, color=MUTED)
+        axis.set_yticks(range(len(cells)), [_wrapped(_short(cell_label(*k)), 24) for k in cells])
+        axis.set_ylim(len(cells) - 0.4, -0.6)
+        axis.set_xlim(0, 118)
+        axis.set_xticks([0, 50, 100])
+        axis.spines["bottom"].set_bounds(0, 100)
         axis.spines["left"].set_visible(False)
-        handles = [
-            Patch(
-                facecolor=styles[n][0],
-                hatch=styles[n][1],
-                edgecolor=_edge(styles[n][0]),
-                lw=0.4,
-                label=n.replace("_", " ") + (" (missing data)" if n == "error" else ""),
-            )
-            for n in names
-        ]
-        figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 5), handlelength=1.6)
-    return figure
+        axis.set_title(f"{_short(run.label)}: episodes, %")
+
+    return _grid([0.55 + 0.19 * len(cells) for _, cells in panels], draw, handles)
 
 
 def _edge(colour: str) -> str:
-    return INK if colour in ("white", YELLOW, SKY, PAPER) else "white"
+    return ON_COLOUR if colour in ("white", YELLOW, SKY, PAPER) else "white"
 
 
 def _stack(
@@ -278,110 +382,7 @@ def _stack(
             )
             if share >= 6:
                 box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none"} if hatch else None
-                ink = INK if hatch or colour in (YELLOW, SKY, ORANGE, PAPER, "white") else "white"
+                ink = ON_COLOUR if hatch or colour in (YELLOW, SKY, ORANGE, PAPER, "white") else "white"
                 axis.text(left + share / 2, y, f"{share:.0f}", ha="center", va="center_baseline", fontsize=6.5,
                           color=ink, bbox=box)  # fmt: skip
             left += share
-
-
-Mark = tuple[str, str, str, float]
-"""Name, colour, marker, and vertical offset from the middle of the row."""
-
-
-def language_chart(table: Table | None) -> Figure | None:
-    """How often the policy follows the instruction and how often it does the original task, per cell."""
-    styles = ((BLUE, "o", -0.18), (GREEN, "s", 0.0), (RED, "X", 0.18))
-    marks: dict[str, Mark] = {
-        k: (name, *style) for (k, name), style in zip(LANGUAGE.items(), styles, strict=True)
-    }
-    return _marks(table, {**marks, "success": ("Success", INK, "|", 0.0)}, ("cell",))
-
-
-def probe_chart(table: Table | None) -> Figure | None:
-    """Success under the cell's own prompt and under a probe, and the share of episodes that change under the probe and
-    in a repeat."""
-    marks: dict[str, Mark] = {
-        "own": ("Success, own prompt", INK, "|", 0.0),
-        "probed": ("Success, probe", BLUE, "o", -0.18),
-        "floor": ("Noise floor: sensitivity of a repeat", MUTED, "s", 0.27),
-        "sensitivity": ("Sensitivity", RED, "X", 0.18),
-    }
-    return _marks(table, marks, ("cell", "probe"))
-
-
-def _marks(table: Table | None, marks: Mapping[str, Mark], label: Sequence[str]) -> Figure | None:
-    """One line per row of the table, grouped by run; one mark with its interval per rate."""
-    if table is None:
-        return None
-    runs = list(dict.fromkeys(str(r.values["run"]) for r in table.rows))
-    with style():
-        figure = Figure(figsize=(WIDTH, 0.8 + 0.21 * (len(table.rows) + len(runs) * (len(runs) > 1))))
-        axis = figure.subplots()
-        y, at, labels, before = 0.0, [], [], None
-        for row in table.rows:
-            if len(runs) > 1 and row.values["run"] != before:
-                axis.text(0, y + 0.35, _short(row.values["run"]), fontweight="bold", va="bottom", fontsize=8)
-                y += 1
-            before = row.values["run"]
-            axis.axhline(y, color="#E4E4E4", lw=0.6, zorder=0)
-            for key, (_, colour, mark, offset) in marks.items():
-                value = row.values.get(key)
-                if isinstance(value, Rate) and value.known:
-                    axis.plot([100 * value.low, 100 * value.high], [y + offset] * 2, color=colour, lw=0.9)
-                    size, edge = (9, 1.6) if mark == "|" else (4.2, 0.4)
-                    axis.plot(100 * value.value, y + offset, mark, color=colour, ms=size, mew=edge,
-                              mec=colour if mark == "|" else "white")  # fmt: skip
-            at.append(y)
-            labels.append(": ".join(_short(row.values[k]) for k in label))
-            y += 1
-        axis.set_yticks(at, labels)
-        axis.set_ylim(y - 0.4, -0.6)
-        axis.set_xlim(-1.5, 101.5)
-        axis.set_xlabel("Share of episodes, % (lines: 95% intervals)")
-        axis.spines["left"].set_visible(False)
-        handles = [
-            Line2D([], [], color=c, marker=m, ls="", ms=9 if m == "|" else 5, mew=1.6 if m == "|" else 0.4, label=n)
-            for n, c, m, _ in marks.values()
-        ]  # fmt: skip
-        figure.legend(handles=handles, loc="outside upper left", ncols=4, handletextpad=0.3)
-    return figure
-
-
-def gain_chart(table: Table | None) -> Figure | None:
-    """2-Stage minus 1-Stage in points, as in the paper's Fig. 4: one panel per cell, one bar per pair of policies."""
-    if table is None:
-        return None
-    columns = [c for c in table.columns if any(isinstance(r.values.get(c.key), Rate) for r in table.rows)]
-    names = [_short(r.values["method"]) for r in table.rows]
-    colours = _colours(table.rows)
-    known = [v for r in table.rows for v in r.values.values() if isinstance(v, Rate) and v.known]
-    ends = [100 * x for v in known for x in (v.value, v.low, v.high) if not math.isnan(x)]
-    low, high = min(0.0, *ends), max(0.0, *ends)
-    pad = 0.32 * (high - low or 1.0)
-    with style():
-        height = 0.75 + 0.17 * len(names)
-        figure = Figure(figsize=(WIDTH, height))
-        axes = figure.subplots(1, len(columns), sharey=True, squeeze=False)
-        for axis, column in zip(axes[0], columns, strict=True):
-            axis.set_title(_short(column.label))
-            for y, (row, colour) in enumerate(zip(table.rows, colours, strict=True)):
-                value = row.values.get(column.key)
-                if not isinstance(value, Rate) or not value.known:
-                    axis.text(0, y, " –", va="center", color=MUTED)
-                    continue
-                paper = row.kind == "published"
-                axis.barh(y, 100 * value.value, 0.72, color=colour, hatch="////" if paper else None,
-                          edgecolor="white" if paper else colour, linewidth=0)  # fmt: skip
-                if not math.isnan(value.low):
-                    axis.plot([100 * value.low, 100 * value.high], [y, y], color=INK, lw=0.9)
-                end = max(0.0, *(100 * x for x in (value.value, value.high) if not math.isnan(x)))
-                axis.text(
-                    end + pad / 12, y, value.text(), va="center", color=MUTED if paper else INK, fontsize=7
-                )
-            axis.axvline(0, color=MUTED, lw=0.6)
-            axis.set_xlim(low - pad / 6, high + pad)
-            axis.spines["left"].set_visible(False)
-        axes[0, 0].set_yticks(range(len(names)), names)
-        axes[0, 0].set_ylim(len(names) - 0.4, -0.6)
-        figure.supxlabel("2-Stage minus 1-Stage, percentage points", fontsize=7.5)
-    return figure

@@ -11,7 +11,8 @@ from apt_bench.analysis.check import Check, Gate
 from apt_bench.analysis.compare import Comparison
 from apt_bench.analysis.contrasts import Contrast
 from apt_bench.reporting.chart_style import BLUE, INK, MUTED, WIDTH, style
-from apt_bench.reporting.table import Column, Rate, Row, Table, left, markdown, pvalue, right
+from apt_bench.reporting.table import Column, Rate, Row, Table, left, pvalue, right
+from apt_bench.reporting.table_files import markdown
 
 VERDICT = (
     "Verdict at 0.05, with Holm's adjustment of the cells' p. A difference must be significant twice: over the "

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from apt_bench.analysis.cell_summary import COVERAGE_GATE, CellSummary, cell_summaries, probe_summaries
 from apt_bench.analysis.run import Run, sequential_notes
 from apt_bench.analysis.suite_labels import cell_label, find_suite, suite_order
+from apt_bench.reporting.published import PAPER_SUITE
 from apt_bench.reporting.table import CELL, RUN, TASK, Rate, Row, Table, Value, left, percent, right
+from apt_bench.reporting.wording import in_words
 
 WORST = "Worst to best"
 OWN = "own"
@@ -43,7 +45,7 @@ def missing(runs: Sequence[Run]) -> list[str]:
                     f"would be between {percent(low)}% and {percent(high)}%."
                 )
             for task, reason in s.unavailable.items():
-                found.append(f"{name}: task '{task}' cannot be run: {reason}.")
+                found.append(f"{name}: task '{in_words(str(task))}' cannot be run: {reason}.")
         found += [*_probes(run), *_not_requested(run), *_same_start(run)]
     return found
 
@@ -93,8 +95,8 @@ def _same_start(run: Run) -> list[str]:
     groups = known.groupby(["suite", "cell", "task"], observed=True)
     counts = groups[["init", "start_hash"]].nunique()
     return [
-        f"{run.label}, {cell_label(str(suite), str(cell))}: task '{task}' has {row.init} initial states, but only "
-        f"{row.start_hash} different ones."
+        f"{run.label}, {cell_label(str(suite), str(cell))}: task '{in_words(str(task))}' has {row.init} initial "
+        f"states, but only {row.start_hash} different ones."
         for (suite, cell, task), row in counts[counts.start_hash < counts.init].iterrows()
     ]
 
@@ -123,7 +125,7 @@ def _not_requested(run: Run) -> list[str]:
             found.append(
                 f"{run.label}: {most} initial {states} per task instead of the {suite.episodes} of {suite.title}. "
                 "Intervals are wider"
-                + (", and published rows are based on more." if suite.published else ".")
+                + (", and published rows are based on more." if name == PAPER_SUITE else ".")
             )
     return found
 
@@ -173,4 +175,4 @@ def error_table(runs: Sequence[Run]) -> Table:
     columns = [
         RUN, CELL, TASK, right("init", "Init"), right("seed", "Seed"), left("prompt", "Prompt"), left("error", "Error"),
     ]  # fmt: skip
-    return Table("errors", "Episodes that ended in an error", columns, rows)
+    return Table("errors", "Episodes that ended in an error", columns, rows, paper=False)

@@ -12,6 +12,7 @@ from apt_bench.analysis.run import Run
 from apt_bench.analysis.suite_labels import cell_label, task_numbers
 from apt_bench.core.text import one_line
 from apt_bench.reporting.table import CELL, RUN, TASK, Rate, Row, Table, Value, left, own_key, right
+from apt_bench.reporting.wording import in_words
 from apt_bench.runs.solvability import on_record
 
 
@@ -40,8 +41,8 @@ def task_table(runs: Sequence[Run]) -> Table:
                 rows.append(Row(values))
     columns = [
         RUN, CELL, right("number", "#"), TASK, left("instruction", "Instruction"), right("success", "Success"),
-        right("n", "Episodes"), right("steps", "Steps to success"), left("failure", "Most frequent failure"),
-        right("oracle", "Oracle"),
+        right("n", "Episodes"), right("steps", "Steps to success"),
+        left("failure", "Most frequent failure", identifiers=True), right("oracle", "Oracle"),
     ]  # fmt: skip
     columns = [
         c for c in columns if c.key not in ("oracle", "number") or any(r.values[c.key] != "" for r in rows)
@@ -83,7 +84,7 @@ def outcome_table(runs: Sequence[Run]) -> Table:
             counts = episodes.outcome_class.value_counts()
             values: dict[str, Value] = {own_key(n, "run", "cell"): int(counts.get(n, 0)) for n in names}
             rows.append(Row({"run": run.label, "cell": cell_label(suite, cell), **values}))
-    columns = [RUN, CELL, *(right(own_key(n, "run", "cell"), n.replace("_", " ")) for n in names)]
+    columns = [RUN, CELL, *(right(own_key(n, "run", "cell"), in_words(n)) for n in names)]
     return Table("outcomes", "Outcomes", columns, rows, ("Number of episodes with each outcome.",))
 
 
@@ -111,7 +112,7 @@ def language_table(runs: Sequence[Run]) -> Table | None:
         return None
     columns = [
         RUN, CELL, *(right(k, label) for k, label in LANGUAGE.items()), right("success", "Success"),
-        left("first_contact", "Most frequent first contacts"),
+        left("first_contact", "Most frequent first contacts", identifiers=True),
     ]  # fmt: skip
     notes = (
         "In %, with Wilson 95% intervals. First contact as instructed: the instruction is about the first thing that "
@@ -141,7 +142,7 @@ def defect_table(runs: Sequence[Run]) -> Table | None:
         return None
     columns = [
         RUN, CELL, right("all", "All episodes"), right("without", "Without flagged"), right("only", "Flagged only"),
-        right("flagged", "Flagged"), left("flags", "Flags"),
+        right("flagged", "Flagged"), left("flags", "Flags", identifiers=True),
     ]  # fmt: skip
     notes = (
         "The headline tables count all episodes. A flag names a known defect of a task or initial state.",

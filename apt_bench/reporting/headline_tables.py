@@ -13,12 +13,16 @@ from apt_bench.analysis.suite_labels import cell_label, find_suite, suite_order,
 from apt_bench.core.config import read_yaml
 from apt_bench.core.paths import data_dir
 from apt_bench.core.text import file_name
-from apt_bench.reporting.published import SOURCE, PublishedRow, is_published, published
+from apt_bench.reporting.published import PAPER_SUITE, SOURCE, PublishedRow, is_published, published
 from apt_bench.reporting.table import NONE, PUBLISHED, Column, Rate, Row, Table, Value, left, own_key
 from apt_bench.runs.protocol import differing_settings, in_short, policy_settings
 from apt_bench.suites.suite import ENVIRONMENTS
 
 PUBLISHED_NOTE = f"{PUBLISHED} Published in {SOURCE}, not measured here; the paper gives no intervals."
+NOT_COMPARABLE = (
+    "The paper measured these rows on its own test, with other robots, scenes and objects, which is not published. "
+    "They are no baseline for the measured rows."
+)
 INTERVAL_NOTE = "Success in %, with Wilson's 95% intervals."
 AVERAGE_NOTE = "Avg is the mean of the cells, with a task-clustered bootstrap interval."
 INCOMPLETE = "*"
@@ -33,7 +37,8 @@ def suite_tables(runs: Sequence[Run], suite: str, with_published: bool = True) -
     Args:
         runs: Runs of this and other suites.
         suite: The suite's name.
-        with_published: Add the paper's rows to the headline table.
+        with_published: Add the paper's rows to the headline table. They are never beside measured rows of an open
+            equivalent of the paper's test.
 
     Returns:
         One or two tables.
@@ -43,6 +48,7 @@ def suite_tables(runs: Sequence[Run], suite: str, with_published: bool = True) -
     headline = [c.name for c in known.cells if c.headline] if known else sorted(c for _, c in keys)
     others = sorted({c for _, c in keys} - set(headline), key=lambda c: suite_order((suite, c)))
     mine = [r for r in runs if any(s == suite for s, _ in r.requested)]
+    with_published = with_published and (suite == PAPER_SUITE or not mine)
     if any(_has_parts(r, suite) for r in mine):
         found = [composite_table(mine, headline, with_published, suite)]
         return found + ([composite_table(mine, others, False, suite, "_other")] if others else [])
@@ -80,7 +86,7 @@ def _headline(
     columns = [left("method", "Method")]
     if any(differing_settings(r.protocol, runs[0].protocol) for r in runs):
         columns.append(Column("protocol", "Protocol"))
-    ticks = [t for t in TICKS if any(t in r.text for r in rows)]
+    ticks = [t for t in TICKS if any(t in r.text for r in rows) or len({str(r.policy.get(t)) for r in runs}) > 1]
     columns += [Column(t, TICKS[t]) for t in ticks]
     for cell, (group, word) in labels.items():
         both = shared.count(group) > 1 and group

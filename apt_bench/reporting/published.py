@@ -15,6 +15,9 @@ from apt_bench.core.paths import data_dir
 
 SOURCE = "arXiv 2606.12366"
 
+PAPER_SUITE = "libero_pro"
+"""The only suite that is the paper's own test; the others with published rows are open equivalents."""
+
 WORDS = ("method", "mode", "task", "split")
 """Columns of text. Every other column holds numbers or empty cells."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -16,20 +15,30 @@ import markupsafe
 from matplotlib.figure import Figure
 
 import apt_bench
-from apt_bench.analysis.cell_summary import cell_summaries, probe_summaries
 from apt_bench.analysis.run import Run, suite_names
 from apt_bench.core.text import csv_cell, file_name, one_line, plain
 from apt_bench.reporting import charts
 from apt_bench.reporting.browser import BROWSER, runs_title, write_browser
-from apt_bench.reporting.chart_style import save
+from apt_bench.reporting.chart_style import run_colours, save
 from apt_bench.reporting.control_table import control_table
-from apt_bench.reporting.coverage import coverage_table, error_table, missing, progress
+from apt_bench.reporting.coverage import coverage_table, error_table, missing
 from apt_bench.reporting.episode_tables import defect_table, language_table, outcome_table, task_table
-from apt_bench.reporting.headline_tables import REAL, paper_tables, real_table, suite_tables
+from apt_bench.reporting.glossary import linked
+from apt_bench.reporting.headline_tables import (
+    NOT_COMPARABLE,
+    REAL,
+    paper_tables,
+    real_table,
+    suite_tables,
+)
+from apt_bench.reporting.inline_svg import panels
+from apt_bench.reporting.opening import opening
 from apt_bench.reporting.output_folder import PAGE, replaced
 from apt_bench.reporting.probe_table import probe_table
+from apt_bench.reporting.published import PAPER_SUITE
 from apt_bench.reporting.run_tables import card_table, throughput_table
-from apt_bench.reporting.table import Table, html_table, write
+from apt_bench.reporting.table import RUN, Table, html_table
+from apt_bench.reporting.table_files import write
 from apt_bench.reporting.two_stage_gain import gain_table
 from apt_bench.reporting.videos import gather
 
@@ -58,11 +67,15 @@ class Report:
 
     Args:
         out: The folder to write into.
+        runs: The runs, which have the same colours in all figures.
         drawn: Also draw figures and copy videos.
+        pdf: Also write figures as PDF.
     """
 
-    def __init__(self, out: Path, drawn: bool = True) -> None:
+    def __init__(self, out: Path, runs: Sequence[Run] = (), drawn: bool = True, pdf: bool = False) -> None:
         self.out, self.drawn = out, drawn
+        self.kinds = ("png", "svg", *(["pdf"] if pdf else []))
+        self.colours = run_colours([r.label for r in runs])
         self.sections: list[Section] = []
         self._taken: set[tuple[str, str]] = set()
 
@@ -81,12 +94,15 @@ class Report:
         if len(table.rows) > SHOWN:
             notes.append(f"The first {SHOWN} of {len(table.rows)} rows; all of them are in the files.")
             shown = dataclasses.replace(table, rows=table.rows[:SHOWN])
+        if len(self.colours) == 1:  # its name is the page's title
+            shown = dataclasses.replace(shown, columns=[c for c in shown.columns if c is not RUN])
         self.sections[-1].blocks.append(
             {
                 "kind": "table",
                 "name": table.name,
                 "title": table.title,
                 "html": html_table(shown),
+                "kinds": table.kinds,
                 "notes": notes,
                 "rows": len(table.rows),
                 "folded": len(table.rows) > FOLDED if folded is None else folded,
@@ -99,17 +115,19 @@ class Report:
         if figure is None:
             return
         name = self._name("figure", name)
-        inches = figure.get_size_inches()[0]
-        paths = save(figure, name, self.out / "figures")
-        svg = next(p for p in paths if p.suffix == ".svg")
-        data = base64.b64encode(svg.read_bytes()).decode()
+        folder = self.out / "figures"
+        boxes = save(figure, name, folder, "pdf" in self.kinds)
+        svg = (folder / f"{name}.svg").read_text(encoding="utf-8")
+        number = sum(kind == "figure" for kind, _ in self._taken)
+        drawn = panels(svg, boxes, f"f{number}")
         self.sections[-1].blocks.append(
             {
                 "kind": "figure",
                 "name": name,
                 "alt": alt,
-                "src": f"data:image/svg+xml;base64,{data}",
-                "width": round(inches * 8.4, 1),
+                "kinds": self.kinds,
+                "legends": drawn[: len(figure.legends)],
+                "panels": drawn[len(figure.legends) :],
             }
         )
 
@@ -130,6 +148,7 @@ def write_report(
     with_published: bool = True,
     title: str | None = None,
     browser: bool = True,
+    pdf: bool = False,
 ) -> Path:
     """Write the report of some runs.
 
@@ -138,9 +157,11 @@ def write_report(
     Args:
         runs: The runs; without any, the report shows the paper's results.
         out: The folder: new, empty, or an earlier report.
-        with_published: Add the paper's rows to the tables.
+        with_published: Show the paper's rows: in the tables of the paper's own suite, and in folded tables beside its
+            open equivalents.
         title: Title of the page. Default: the runs' names.
         browser: Also write the episode browser.
+        pdf: Also write the figures as PDF.
 
     Returns:
         The path of `report.html`.
@@ -149,7 +170,7 @@ def write_report(
         UserError: `out` holds other files or cannot be written; everything stays as it was.
     """
     with replaced(out) as folder:
-        report = Report(folder)
+        report = Report(folder, runs, pdf=pdf)
         gaps = _fill(report, runs, with_published)
         title = title or runs_title(runs)
         episodes = write_browser(runs, folder, title) if browser else BROWSER
@@ -160,7 +181,7 @@ def write_report(
 
 def write_tables(runs: Sequence[Run], out: Path, with_published: bool = True) -> list[str]:
     """Write only the tables, into `out/tables`; returns what limits the runs (`coverage.missing`)."""
-    return _fill(Report(out, drawn=False), runs, with_published)
+    return _fill(Report(out, runs, drawn=False), runs, with_published)
 
 
 def _fill(report: Report, runs: Sequence[Run], with_published: bool) -> list[str]:
@@ -185,13 +206,15 @@ def _headlines(report: Report, runs: Sequence[Run], with_published: bool) -> Non
         for number, table in enumerate(suite_tables(runs, suite, with_published)):
             _headline(report, table)
             if number == 0:
-                _gain(report, runs, suite, with_published)
+                _gain(report, runs, suite)
+        if with_published and suite != PAPER_SUITE:
+            _equivalents(report, suite_tables([], suite))
     if any(s in real for r in runs for s, _ in r.requested):
         _headline(report, real_table(runs, with_published))
     for table in () if runs else paper_tables():
         _headline(report, table)
         if table.name == TWO_STAGE_SUITE:
-            _gain(report, runs, TWO_STAGE_SUITE, with_published)
+            _gain(report, runs, TWO_STAGE_SUITE)
     if not report.sections[-1].blocks:
         report.sections[-1].text = "There is no episode to report."
 
@@ -199,15 +222,25 @@ def _headlines(report: Report, runs: Sequence[Run], with_published: bool) -> Non
 def _headline(report: Report, table: Table) -> None:
     report.table(table, folded=False)
     if table.rows:
-        chart = partial(charts.success_chart, table)
-        report.figure(f"success_{table.name}", chart, f"{table.title}: success in %.")
+        chart = partial(charts.success_chart, table, report.colours)
+        report.figure(f"success_{table.name}", chart, f"{table.title}: success in %, with 95% intervals.")
 
 
-def _gain(report: Report, runs: Sequence[Run], suite: str, with_published: bool) -> None:
+def _equivalents(report: Report, tables: Sequence[Table]) -> None:
+    """The paper's rows for its own version of a suite, folded."""
+    for table in tables:
+        title = f"{table.title}: the paper's own figures, not comparable"
+        notes = (NOT_COMPARABLE, *table.notes)
+        report.table(
+            dataclasses.replace(table, name=f"{table.name}_published", title=title, notes=notes), folded=True
+        )
+
+
+def _gain(report: Report, runs: Sequence[Run], suite: str) -> None:
     cells: Sequence[str] = list(dict.fromkeys(c for r in runs for s, c in r.requested if s == suite))
     if suite == TWO_STAGE_SUITE:
         cells = ("so", "uo", "uc", "uoue")
-    gain = gain_table(runs, suite, cells, with_published)
+    gain = gain_table(runs, suite, cells, with_published=not runs)
     if gain:
         report.table(gain, folded=False)
         chart = partial(charts.gain_chart, gain)
@@ -227,7 +260,7 @@ def _language(report: Report, runs: Sequence[Run]) -> None:
         report.section("language", "Does it follow the instruction?")
         report.figure(
             "language",
-            partial(charts.language_chart, table),
+            partial(charts.language_chart, table, report.colours),
             "What the robot touches and grasps first, and which task it does.",
         )
         report.table(table)
@@ -236,7 +269,7 @@ def _language(report: Report, runs: Sequence[Run]) -> None:
         report.section("probes", "Language probes", "The same initial states under other instructions.")
         report.figure(
             "probes",
-            partial(charts.probe_chart, probes),
+            partial(charts.probe_chart, probes, report.colours),
             "Success under each instruction, and the share of episodes that change.",
         )
         report.table(probes)
@@ -251,9 +284,7 @@ def _outcomes(report: Report, runs: Sequence[Run]) -> None:
 
 def _tasks(report: Report, runs: Sequence[Run]) -> None:
     report.section("tasks", "Per task")
-    for i, run in enumerate(runs, 1):
-        name = "tasks_heat" if len(runs) == 1 else f"tasks_heat_{i}"
-        report.figure(name, partial(charts.heat_map, run), f"{run.label}: success per task.")
+    report.figure("tasks_heat", partial(charts.heat_map, runs), "Success per task.")
     report.table(task_table(runs), folded=True)
 
 
@@ -300,37 +331,30 @@ def _render(report: Report, runs: Sequence[Run], gaps: Sequence[str], title: str
     safe: Callable[[str], str] = markupsafe.Markup
     for section in report.sections:
         for block in section.blocks:
-            if "html" in block:
-                block["html"] = safe(block["html"])
-    template = env.from_string((folder / "report.html.j2").read_text(encoding="utf-8"))
-    return template.render(
+            for key in {"html", "legends", "panels"} & block.keys():
+                block[key] = safe(block[key]) if key == "html" else [safe(p) for p in block[key]]
+    body, page = (
+        env.from_string((folder / name).read_text(encoding="utf-8"))
+        for name in ("body.html.j2", "report.html.j2")
+    )
+    text, terms = linked(
+        body.render(
+            title=title,
+            runs=[opening(r) for r in runs],
+            episodes=episodes,
+            missing=gaps,
+            sections=[s for s in report.sections if s.blocks or s.text],
+        )
+    )
+    return page.render(
         title=title,
         version=apt_bench.__version__,
         css=safe((folder / "report.css").read_text(encoding="utf-8")),
-        runs=[_facts(r) for r in runs],
-        episodes=episodes,
-        missing=gaps,
-        sections=[s for s in report.sections if s.blocks or s.text],
+        body=safe(text),
+        terms=terms,
     )
 
 
 def _plain(value: Any) -> Any:
     """Text of the page without control characters and changes of direction; the report's own markup stays."""
     return plain(value) if isinstance(value, str) and not isinstance(value, markupsafe.Markup) else value
-
-
-def _facts(run: Run) -> dict[str, Any]:
-    """The line of a run at the top of the page."""
-    own, probed = progress(cell_summaries(run).values()), progress(probe_summaries(run).values())
-    parts = [
-        f"{finished} of {requested} episodes{also}"
-        for (requested, finished, _), also in ((own, ""), (probed, " under language probes"))
-        if requested
-    ]
-    errors = own[2] + probed[2]
-    return {
-        "label": run.label,
-        "episodes": ", ".join([*(parts or ["no episode"]), *([f"{errors} errors"] if errors else [])]),
-        "protocol": run.protocol_id,
-        "when": str(run.info.get("ended") or run.info.get("started") or "")[:10],
-    }

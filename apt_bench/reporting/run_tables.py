@@ -53,7 +53,7 @@ def card_table(runs: Sequence[Run], which: Literal["protocol", "run"]) -> Table:
     if len(runs) > 1:
         rows.sort(key=lambda r: len({r.values[str(i)] for i in range(len(runs))}) == 1)
     title = "Protocol" if which == "protocol" else "Software and hardware"
-    return Table("card_" + which, title, columns, rows)
+    return Table("card_" + which, title, columns, rows, paper=False)
 
 
 def _circumstances(run: Run) -> dict[str, object]:

@@ -13,6 +13,7 @@ from apt_bench.analysis.suite_labels import cell_label
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import inside
 from apt_bench.core.text import file_name
+from apt_bench.reporting.wording import in_words
 
 MOST = 24
 """Videos in a report, at most."""
@@ -46,12 +47,12 @@ def gather(runs: Sequence[Run], out: Path) -> list[dict[str, str]]:
             shutil.copyfile(source, target)
         except FileNotFoundError:  # it was removed meanwhile
             continue
-        label = f"{run.label}, {cell_label(str(t.suite), str(t.cell))}: {str(t.task).replace('_', ' ')}, init {t.init}"
+        label = f"{run.label}, {cell_label(str(t.suite), str(t.cell))}: {in_words(str(t.task))}, init {t.init}"
         found.append(
             {
                 "href": f"videos/{target.name}",
                 "poster": poster(target),
-                "outcome": str(t.outcome_class).replace("_", " "),
+                "outcome": in_words(str(t.outcome_class)),
                 "caption": label,
             }
         )

@@ -17,7 +17,7 @@ from apt_bench.analysis.frame import episode_frame
 from apt_bench.analysis.run import Run, load_run
 from apt_bench.core.errors import UserError
 from apt_bench.reporting import comparisons
-from apt_bench.reporting.table import markdown
+from apt_bench.reporting.table_files import markdown
 
 
 def planted(

@@ -16,7 +16,8 @@ from apt_bench.analysis.run import Run, load_run, load_runs
 from apt_bench.cli import build
 from apt_bench.core.errors import UserError
 from apt_bench.reporting import comparisons
-from apt_bench.reporting.table import Rate, markdown
+from apt_bench.reporting.table import Rate
+from apt_bench.reporting.table_files import markdown
 from apt_bench.reporting.two_stage_gain import gain_table
 from apt_bench.runs.eval_info import import_eval_info
 from apt_bench.suites import EpisodeKey

@@ -55,7 +55,7 @@ def _read_run(folder: Path) -> None:
 def _read_report(folder: Path) -> None:
     from apt_bench.analysis.run import load_runs
     from apt_bench.reporting.headline_tables import suite_tables
-    from apt_bench.reporting.table import write
+    from apt_bench.reporting.table_files import write
 
     runs = load_runs([str(folder / "run")])
     for table in suite_tables(runs, "libero_pro"):

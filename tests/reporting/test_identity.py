@@ -11,6 +11,7 @@ from runs import make_run, write_run
 
 from apt_bench.analysis.run import load_run, load_runs
 from apt_bench.core.errors import UserError
+from apt_bench.reporting.chart_style import run_colours
 from apt_bench.reporting.charts import success_chart
 from apt_bench.reporting.control_table import control_table
 from apt_bench.reporting.headline_tables import suite_tables
@@ -95,7 +96,7 @@ def test_runs_of_one_label_stay_two_and_can_be_told_apart(tmp_path: Path) -> Non
     assert len({r.label for r in taken}) == 3
     table = suite_tables(runs, "libero_pro")[0]
     assert [r.values["method"] for r in table.rows[:2]] == [r.label for r in runs]
-    figure = success_chart(table)
+    figure = success_chart(table, run_colours([r.label for r in runs]))
     assert figure
     bars = [p for axis in figure.axes for p in axis.patches if p.get_facecolor()[:3] != (0xB8 / 255,) * 3]
     assert len({p.get_facecolor() for p in bars}) == len(runs)

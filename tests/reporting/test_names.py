@@ -20,7 +20,8 @@ from apt_bench.analysis.run import load_runs
 from apt_bench.core.text import csv_cell, csv_text
 from apt_bench.reporting import chart_style
 from apt_bench.reporting.report import Report, write_report, write_tables
-from apt_bench.reporting.table import Column, Rate, Row, Table, html_table, latex, markdown, md, tex, words
+from apt_bench.reporting.table import Column, Rate, Row, Table, html_table, words
+from apt_bench.reporting.table_files import latex, markdown, md, tex
 
 NASTY = [
     "a/b", "../../x", "..", "'q\"", "<script>alert(1)</script>", "</td><img src=x onerror=y>", "&lt;b&gt;",
@@ -66,7 +67,7 @@ def test_a_table_in_html_has_no_tag_of_a_file(texts: list[str]) -> None:
     page = Tags()
     page.feed(html_table(table(*texts)))
     assert page.tags <= {"table", "thead", "tbody", "tr", "th", "td", "small"}
-    assert page.attributes <= {"class", "scope", "colspan", "title", "style"}
+    assert page.attributes <= {"class", "scope", "colspan", "style"}
     assert not STEERING.search("".join(page.text))
 
 
@@ -201,7 +202,7 @@ def test_figures_of_nasty_names_are_drawn_without_a_warning(nasty: Path, tmp_pat
         "from apt_bench.reporting import chart_style, charts; from apt_bench.analysis.run import load_runs;"
         "from apt_bench.reporting.headline_tables import suite_tables; from pathlib import Path;"
         "runs = load_runs([sys.argv[1]]); out = Path(sys.argv[2]);"
-        "save = chart_style.save; save(charts.heat_map(runs[0]), 'heat', out);"
+        "save = chart_style.save; save(charts.heat_map(runs), 'heat', out);"
         "save(charts.outcome_chart(runs), 'ends', out)"
     )
     few = tmp_path / "run"
@@ -209,7 +210,7 @@ def test_figures_of_nasty_names_are_drawn_without_a_warning(nasty: Path, tmp_pat
     for i, name in enumerate(["$x_{", "漢字 😀", "x" * 90, "\x1b[1m", "_a", "%s", "\\"]):
         add(few, record(name, name, i, False, suite="mine", failure=name))
     subprocess.run([sys.executable, "-c", script, str(few), str(tmp_path / "out")], check=True)
-    assert len(list((tmp_path / "out").iterdir())) == 6
+    assert len(list((tmp_path / "out").iterdir())) == 4
 
 
 def test_a_name_is_never_read_as_mathematics(tmp_path: Path) -> None:

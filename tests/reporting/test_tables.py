@@ -23,18 +23,8 @@ from apt_bench.reporting.headline_tables import (
 )
 from apt_bench.reporting.probe_table import probe_table
 from apt_bench.reporting.published import published
-from apt_bench.reporting.table import (
-    Column,
-    Rate,
-    Row,
-    Table,
-    csv_rows,
-    html_table,
-    latex,
-    markdown,
-    percent,
-    tex,
-)
+from apt_bench.reporting.table import Column, Rate, Row, Table, html_table, percent
+from apt_bench.reporting.table_files import csv_rows, latex, markdown, tex
 from apt_bench.reporting.two_stage_gain import gain_table
 from apt_bench.suites import load_suite
 
