@@ -121,6 +121,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 (tmp_path / named[1]).write_text(code)
             elif language == "python" and "class MyPolicy" in code:
                 (tmp_path / "my_module.py").write_text(code)
+            elif language == "csv":
+                (tmp_path / "sentences.csv").write_text(code)
     for name in ("my_run.yaml", "run.yaml"):
         if not (tmp_path / name).exists():
             (tmp_path / name).write_text("suite: rigid_pick_place\npolicy: zero\n")
