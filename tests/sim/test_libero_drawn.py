@@ -9,7 +9,7 @@ import pytest
 
 from apt_bench.envs.base import Scene
 from apt_bench.envs.libero import LiberoEnv
-from apt_bench.envs.libero.drawn_layouts import IN_FRONT, PLACES
+from apt_bench.envs.libero.drawn_layouts import BESIDE_PLATE, IN_FRONT, KNOB, OPEN_DRAWER, PLACES
 from apt_bench.envs.libero.drawn_tasks import RELATIONS
 from apt_bench.envs.libero.tasks import bddl_path, load_inits, manifest
 from apt_bench.policies.preprocessing import shrink
@@ -24,6 +24,7 @@ EVALUATED = {
     "libero_object": ("libero_object", "libero_object_swap", "libero_object_task"),
     "libero_spatial": ("libero_spatial", "libero_spatial_swap", "libero_spatial_task"),
     "libero_goal": ("libero_goal", "libero_goal_swap", "libero_goal_task"),
+    "libero_10": ("libero_10", "libero_10_swap", "libero_10_task"),
 }
 
 
@@ -33,8 +34,11 @@ def env() -> LiberoEnv:
 
 
 def drawn(cell: str, tasks: int, layouts: int) -> list[EpisodeSpec]:
-    """The first layouts of every `tasks`-th task of a cell."""
+    """The first layouts of every `tasks`-th task of a cell; of LIBERO-Long, of one task per scene."""
     specs = load_suite("libero_drawn").select([cell], episodes=layouts)
+    if cell == "long":  # the first task of each scene
+        first = {s.args["layout"]: s.key.task for s in reversed(specs)}
+        return [s for s in specs if s.key.task in first.values()]
     return [s for n, s in enumerate(specs) if n // layouts % tasks == 0]
 
 
@@ -42,9 +46,11 @@ def places(scene: Scene) -> dict[str, np.ndarray]:
     return {n: scene.data.xpos[o.body].copy() for n, o in scene.objects.items() if o.movable}
 
 
-@pytest.mark.parametrize("cell", ["object", "spatial", "goal"])
-def test_a_layout_rests_and_is_drawn_from_the_episodes_seed(env: LiberoEnv, cell: str) -> None:
-    spec = drawn(cell, 7, 1)[3]
+@pytest.mark.parametrize(
+    ("cell", "index"), [("object", 3), ("spatial", 3), ("goal", 3), *(("long", n) for n in range(9))]
+)
+def test_a_layout_rests_and_is_drawn_from_the_episodes_seed(env: LiberoEnv, cell: str, index: int) -> None:
+    spec = drawn(cell, 7, 1)[index]
     env.reset(spec)
     first = places(env.scene)
     hold = np.array([[0, 0, 0, 0, 0, 0, -1.0]] * 10)
@@ -125,7 +131,45 @@ def test_bowls_stand_where_the_sentence_says(env: LiberoEnv) -> None:
         assert np.linalg.norm((bowl - other)[:2]) > 0.08
 
 
-@pytest.mark.parametrize("cell", ["object", "spatial", "goal"])
+def test_scenes_of_libero_long_need_the_sentence() -> None:
+    tasks = load_suite("libero_drawn").select(["long"], episodes=1)
+    assert len(tasks) == 61
+    goals: dict[str, set[str]] = {}
+    for spec in tasks:
+        goals.setdefault(spec.args["layout"], set()).add(str(spec.args["goal"]))
+    assert len(goals) == 9
+    assert all(len(found) >= 3 for found in goals.values())
+    assert len({(spec.args["layout"], spec.prompt) for spec in tasks}) == len(tasks)
+
+
+def test_doors_and_regions_of_libero_long_are_free(env: LiberoEnv) -> None:
+    """Left and right are as the sentences say, and what is placed first is the only thing in a clear circle."""
+    clear = {
+        "kitchen_scene3": (KNOB,),
+        "kitchen_scene4": (OPEN_DRAWER,),
+        "living_room_scene6": BESIDE_PLATE,
+    }
+    pairs = {"living_room_scene5": ("plate_1", "plate_2"), "kitchen_scene8": ("moka_pot_2", "moka_pot_1")}
+    checked = set()
+    for spec in drawn("long", 1, 3):
+        kind = spec.args["layout"]
+        if kind not in {*clear, *pairs, "kitchen_scene6"}:
+            continue
+        env.reset(spec)
+        where = places(env.scene)
+        for centre, radius in clear.get(kind, ()):
+            others = [p for n, p in where.items() if n not in spec.args["wanted"].get("first", ())]
+            assert all(np.linalg.norm(p[:2] - centre) > radius for p in others), spec.id
+        if kind in pairs:
+            left, right = (where[n] for n in pairs[kind])
+            assert left[1] + 0.05 < right[1], spec.id
+        if kind == "kitchen_scene6":
+            assert all(p[1] < 0 for p in where.values()), spec.id  # the door swings at y > 0
+        checked.add(kind)
+    assert checked == {*clear, *pairs, "kitchen_scene6"}
+
+
+@pytest.mark.parametrize("cell", ["object", "spatial", "goal", "long"])
 def test_no_layout_is_one_that_is_evaluated(env: LiberoEnv, cell: str) -> None:
     """Also for the pictures of the mini VLM, which are drawn in the same way."""
     for spec in drawn(cell, 10, 4):
@@ -137,7 +181,7 @@ def test_no_layout_is_one_that_is_evaluated(env: LiberoEnv, cell: str) -> None:
         }
         for benchmark in EVALUATED[spec.args["benchmark"]]:
             for task in manifest()["benchmarks"][benchmark]["tasks"]:
-                if cell == "object" and task["name"] != spec.args["task"]:
+                if task["group"] != spec.group:
                     continue  # another scene, with other objects
                 assert bddl_path(benchmark, task["name"]).is_file()
                 states = load_inits(benchmark, task["name"])

@@ -65,6 +65,33 @@ def test_each_bowl_has_the_relations_in_which_it_stands_alone() -> None:
         assert plates == [("plate",)]
 
 
+def test_scenes_of_libero_long_take_turns_and_their_parts_have_names() -> None:
+    source = LiberoScenes(("long",))
+    kinds = [source._spec(n).args["layout"] for n in range(0, 180, 20)]
+    assert len(set(kinds)) == 9
+    expected = {
+        "living_room_scene5": {"left plate", "right plate", "white mug", "red mug"},
+        "kitchen_scene6": {"microwave", "microwave door", "white mug"},
+        "kitchen_scene8": {"left moka pot", "right moka pot", "burner", "knob"},
+        "study_scene1": {"book", "cup", "back compartment", "left compartment", "right compartment"},
+    }
+    for kind, wanted in expected.items():
+        number = 20 * kinds.index(kind)
+        rendered = next(iter(source.render(range(number, number + 1))))
+        seen = {p: one.masks[0] for one in rendered.objects for p in one.phrases if one.masks[0].any()}
+        assert wanted <= set(seen), kind
+        assert {one.kind for one in rendered.objects} <= set(source.kinds)
+        assert "mug" not in seen or kind == "study_scene1"
+        for left, right in (("left plate", "right plate"), ("left moka pot", "right moka pot")):
+            if left in seen:
+                assert np.argwhere(seen[left])[:, 1].mean() < np.argwhere(seen[right])[:, 1].mean()
+        if kind == "study_scene1":
+            masks = {side: seen[f"{side} compartment"] for side in ("left", "back", "right")}
+            across = [np.argwhere(m)[:, 1].mean() for m in masks.values()]
+            assert across == sorted(across)
+            assert not (masks["left"] & masks["back"]).any()
+
+
 def test_scenes_are_not_those_of_any_run() -> None:
     suite = load_suite("libero_drawn")
     source = LiberoScenes(("object", "spatial"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -212,9 +213,11 @@ def _observe(env: LiberoEnv, segmenter: Segmenter, spec: EpisodeSpec) -> Rendere
 
 def _opening(scene: Scene, site: int, camera: Camera, size: int) -> np.ndarray:
     """Bool mask (size, size) of the top face of a box-shaped site."""
-    half, axes = scene.model.site_size[site], scene.data.site_xmat[site].reshape(3, 3)
-    corners = np.array([[-1, -1, 1], [-1, 1, 1], [1, 1, 1], [1, -1, 1]]) * half
-    corners = scene.data.site_xpos[site] + corners @ axes.T
+    axes = scene.data.site_xmat[site].reshape(3, 3)
+    corners = np.array(list(product((-1, 1), repeat=3))) * scene.model.site_size[site] @ axes.T
+    top = corners[np.argsort(corners[:, 2])[4:]]
+    around = np.argsort(np.arctan2(top[:, 1], top[:, 0]))
+    corners = scene.data.site_xpos[site] + top[around]
     local = (corners - camera.pose[:3, 3]) @ camera.pose[:3, :3]
     canvas = Image.new("1", (size, size))
     if (local[:, 2] > 0.01).all():
