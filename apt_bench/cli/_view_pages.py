@@ -67,7 +67,9 @@ class Pages:
         from apt_bench.reporting.report import write_report  # imports matplotlib
 
         with self._writing:
-            rows = len(self._data)
+            with self._reading:
+                self._data.read()
+                rows = len(self._data)
             if rows != self._reported:
                 write_report(load_runs(self._arguments), self._folder / "report", browser=False)
                 self._reported = rows

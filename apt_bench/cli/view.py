@@ -9,8 +9,8 @@ import typer
 
 from apt_bench.cli.report import expand
 from apt_bench.core.signals import stop_on_signals
+from apt_bench.core.status import status
 from apt_bench.core.temporary_folders import temporary_folder
-from apt_bench.core.text import say
 
 
 def register(app: typer.Typer) -> None:
@@ -37,13 +37,15 @@ def view_command(
     from apt_bench.serving.view import PageServer
 
     arguments = [argument for run in runs for argument in expand(run)]
-    with temporary_folder("view") as folder, stop_on_signals() as stopped:
-        say("Reading the runs ...")
-        server = PageServer(Pages(arguments, folder).answer, port)
-        server.start()
-        print(f"Episodes: {server.address}/{BROWSER}", flush=True)
-        print(f"Report:   {server.address}/{PAGE}", flush=True)
-        print("Press Ctrl-C to stop.", flush=True)
-        while not stopped():
-            time.sleep(0.1)
-        server.stop()
+    server = PageServer(port)
+    with temporary_folder("view") as folder:
+        with status("Reading the runs"):
+            pages = Pages(arguments, folder)
+        with stop_on_signals() as stopped:
+            server.start(pages.answer)
+            print(f"Episodes: {server.address}/{BROWSER}", flush=True)
+            print(f"Report:   {server.address}/{PAGE}", flush=True)
+            print("Press Ctrl-C to stop.", flush=True)
+            while not stopped():
+                time.sleep(0.1)
+            server.stop()

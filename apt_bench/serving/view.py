@@ -1,4 +1,4 @@
-"""A read-only HTTP server of pages for the browsers of this machine."""
+"""An HTTP server of pages for the browsers of this machine."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ rebinding), but its requests then carry that name."""
 
 TYPES = {
     ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8",
+    ".json": "application/json",
     ".svg": "image/svg+xml", ".png": "image/png", ".pdf": "application/pdf", ".mp4": "video/mp4", ".m4v": "video/mp4",
     ".mov": "video/quicktime", ".webm": "video/webm", ".mkv": "video/x-matroska",
 }  # fmt: skip
@@ -29,7 +30,8 @@ TYPES = {
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; media-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "img-src 'self' data:; media-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -39,6 +41,9 @@ HEADERS = {
 
 BLOCK = 2**18
 """Bytes that are sent at a time."""
+
+LARGEST = 2**16
+"""Bytes of a POST request's body, at most."""
 
 
 @dataclass(frozen=True)
@@ -57,25 +62,33 @@ class PageServer:
     """Serves pages on 127.0.0.1, to browsers of this machine only.
 
     Args:
-        answer: Gives the `Answer` to a path, which begins with `/`. Several threads call it. A `UserError` is shown.
         port: Port to listen at; 0 = a free one.
 
     Raises:
         UserError: The port is in use.
     """
 
-    def __init__(self, answer: Callable[[str], Answer], port: int) -> None:
+    def __init__(self, port: int) -> None:
         try:
             self._server = _Server((HOST, port), _Handler)
         except (OSError, OverflowError) as error:
             raise UserError(
                 f"Cannot listen at {HOST}:{port}: {reason(error)}. Choose another --port."
             ) from None
-        self._server.answer = answer
         self.address = f"http://{HOST}:{self._server.server_port}"
 
-    def start(self) -> None:
-        """Answer requests in threads that do not keep the process alive."""
+    def start(
+        self, answer: Callable[[str], Answer], post: Callable[[str, bytes], Text | None] | None = None
+    ) -> None:
+        """Answer requests in threads that do not keep the process alive.
+
+        Args:
+            answer: Gives the `Answer` to a path, which begins with `/`. Several threads call it. The page shows the
+                message of a UserError.
+            post: Gives the answer to a POST request from its path and its body, JSON. Only the server's own pages can
+                send one. None = the pages are read-only.
+        """
+        self._server.answer, self._server.post = answer, post
         threading.Thread(target=self._server.serve_forever, name="pages", daemon=True).start()
 
     def stop(self) -> None:
@@ -88,6 +101,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     answer: Callable[[str], Answer]
+    post: Callable[[str, bytes], Text | None] | None
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Stay silent: a browser may close a connection at any time."""
@@ -106,6 +120,25 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         """Answer with the headers alone."""
         self._reply(body=False)
+
+    def do_POST(self) -> None:
+        """Answer a request that changes something."""
+        if self.server.post is None:
+            self.send_error(HTTPStatus.NOT_IMPLEMENTED, "This server is read-only")
+            return
+        self.close_connection = True  # the body of a refused request is not read
+        refusal = self._refusal() or self._post_refusal()
+        if refusal:
+            self._send(HTTPStatus.FORBIDDEN, Text("", refusal), body=True)
+            return
+        length = self.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdigit()) or int(length) > LARGEST:
+            self._send(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, Text("", "The request is too long.\n"), body=True)
+            return
+        found = self.server.post(urlsplit(self.path).path, self.rfile.read(int(length)))
+        missing = found is None
+        status = HTTPStatus.NOT_FOUND if missing else HTTPStatus.OK
+        self._send(status, found or Text("", "There is no such page.\n"), body=True)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Print nothing for each request."""
@@ -137,6 +170,17 @@ class _Handler(BaseHTTPRequestHandler):
             return f"This server answers requests to {' and '.join(NAMES[:2])} only.\n"
         if self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin") and not self._visits():
             return "This server answers its own pages only.\n"
+        return ""
+
+    def _post_refusal(self) -> str:
+        """Why this request may not change anything; "" if it may. A page of another site cannot send JSON without
+        asking first, and this server does not answer that question."""
+        origin = self.headers.get("Origin")
+        own = origin is None or origin == f"http://{self.headers['Host']}"
+        if not own or self.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
+            return "This server takes requests of its own pages only.\n"
+        if self.headers.get_content_type() != "application/json":
+            return "This server takes JSON only.\n"
         return ""
 
     def _visits(self) -> bool:

@@ -14,7 +14,7 @@ const form = get("filters"), list = get("list"), space = get("space"), panel = g
 const narrow = matchMedia("(max-width: 62rem)");
 
 let runs = [], size = 0, shown = new Uint32Array(0), chosen = -1, opened = -1, beside = -1, wanted = "", address = "";
-const columns = {}, names = {}, sideOf = [], replaced = new Set(), records = new Map(), sides = new Map();
+const columns = {}, names = {}, sideOf = [], replaced = new Set(), records = new Map(), sides = new Map(), sideNames = new Set();
 const state = Object.fromEntries([...FACETS, ...TEXTS].map((name) => [name, ""]).concat(CHECKS.map((name) => [name, false])));
 
 // ---------------------------------------------------------------- text
@@ -53,9 +53,12 @@ const episodes = {
     }
     for (; size < columns.run.length; size++) {
       if (columns.replaces[size] >= 0) replaced.add(columns.replaces[size]);
-      const side = `${name("run", size)}|${raw("probe", size)}`;
-      if (!sides.has(side)) sides.set(side, sides.size);
-      sideOf.push(sides.get(side));
+      const side = columns.run[size] * 4096 + columns.probe[size];
+      sideOf.push(side);
+      if (!sideNames.has(side)) {
+        sideNames.add(side);
+        sides.set(`${name("run", size)}|${raw("probe", size)}`, side);
+      }
     }
   },
   records(text) {
@@ -158,7 +161,7 @@ function apply() {
 
 function sort() {
   const [, down, field] = /^(-?)(\w*)$/.exec(state.sort) || [];
-  if (!columns[field]) return;
+  if (!LIST.some(([known]) => known === field)) return;
   let keys = columns[field];
   if (names[field]) {
     const order = names[field].map((_, code) => code).sort((x, y) => ORDER.compare(label(field, x), label(field, y)));
@@ -195,7 +198,7 @@ function tell() {
   const number = (n) => n.toLocaleString("en");
   const total = size - replaced.size;
   const parts = [pairs ? `${number(shown.length)} of ${number(pairs.size)} pairs of A and B` : `${number(shown.length)} of ${number(total)} episodes`];
-  if (episodes.last.live) parts.push(`live: ${number(total)} of ${number(runs.reduce((n, r) => n + r.asked, 0))} requested`);
+  if (episodes.last.live) parts.push(`live: ${number(total)} of ${number(Math.max(total, runs.reduce((n, r) => n + r.asked, 0)))} requested episodes are recorded`);
   const problems = runs.map((r) => r.problem).filter(Boolean);
   get("status").textContent = plain([parts.join(" · "), ...problems].join(" "));
   get("status").className = problems.length ? "warn" : "";
@@ -224,9 +227,8 @@ function draw() {
 }
 
 function line(row, i) {
-  const cells = LIST.map(([field]) => element("span", { className: COLUMN_CLASS[field] || "", title: "" }, cell(field, row)));
+  const cells = LIST.map(([field]) => element("span", { className: COLUMN_CLASS[field] || "" }, ...[cell(field, row)].flat()));
   cells.forEach((c, k) => { c.setAttribute("role", "gridcell"); c.dataset.column = LIST[k][0]; c.title = c.textContent; });
-  cells[0].className = raw("outcome", row);
   const made = element("div", { className: "row", id: `row${row}` }, ...cells);
   made.style.top = `${i * height}px`;
   made.setAttribute("role", "row");
@@ -238,14 +240,14 @@ function line(row, i) {
 const COLUMN_CLASS = { init: "number", steps: "number", tenths: "number" };
 
 function cell(field, row) {
-  if (field === "outcome") return pairs ? `${ending(row)} / ${ending(pairs.get(row))}` : ending(row);
+  if (field === "outcome") return pairs ? [ending(row), " / ", ending(pairs.get(row))] : ending(row);
   if (field === "contact") return text("contact", row) + ({ 1: " ✓", 0: " ✗" }[columns.heeded[row]] || "");
   if (field === "tenths") return (columns.tenths[row] / 10).toFixed(1);
   if (field === "film") return columns.film[row] ? "▶" : "";
   return names[field] || field === "run" ? text(field, row) : String(columns[field][row]);
 }
 
-const ending = (row) => text("failure", row);
+const ending = (row) => element("span", { className: raw("outcome", row) }, text("failure", row));
 
 function choose(position) {
   if (!shown.length) return;
@@ -293,7 +295,7 @@ function likely(row, others) { // the same instruction in another run, else anot
 }
 
 function article(made, row, found, most) {
-  made.append(element("h2", {}, `${sideWords(row)}: `, element("span", { className: raw("outcome", row) }, ending(row))));
+  made.append(element("h2", {}, `${sideWords(row)}: `, ending(row)));
   made.append(element("blockquote", {}, text("sentence", row) || "(no sentence)"));
   made.append(element("p", { className: "note" }, `Sentence sent; source: ${text("source", row)}`));
   if (!found) {
