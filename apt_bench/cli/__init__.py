@@ -23,6 +23,7 @@ VERBS = {
     "run": "run",
     "report": "report",
     "view": "view",
+    "play": "play",
     "watch": "watch",
     "compare": "compare",
     "check": "compare",

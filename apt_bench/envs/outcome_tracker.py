@@ -122,6 +122,11 @@ class OutcomeTracker:
         if step % SAMPLE == 0:
             self._sample(step)
 
+    @property
+    def first_contact(self) -> str | None:
+        """The object that the robot touched first, so far."""
+        return next(iter(self._touched), None)
+
     def finish(self, success: bool) -> tuple[Failure | None, dict[str, Any]]:
         """End the episode.
 

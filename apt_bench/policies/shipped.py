@@ -9,17 +9,18 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from apt_bench.core.errors import UserError
 from apt_bench.envs.base import Observation
-from apt_bench.models import checkpoint
-from apt_bench.policies.apt import AptPolicy
 from apt_bench.policies.base import PolicySpec, Provenance
 from apt_bench.suites import EpisodeSpec
 from apt_bench.suites.suite import ENVIRONMENTS
+
+if TYPE_CHECKING:
+    from apt_bench.policies.apt import AptPolicy  # imports torch; methods import it when they need it
 
 TABLETOP = "tabletop"
 
@@ -51,6 +52,8 @@ class ShippedPolicy:
         seed: int = 0,
         max_batch: int | None = None,
     ) -> None:
+        from apt_bench.policies.apt import AptPolicy
+
         self._make = functools.partial(
             AptPolicy,
             device=device,
@@ -80,6 +83,8 @@ class ShippedPolicy:
     @staticmethod
     def digest(**others: object) -> str:
         """Hash of the weights of every shipped network."""
+        from apt_bench.models import checkpoint
+
         together = "".join(checkpoint.sha256(name) for name in NETWORKS.values())
         return hashlib.sha256(together.encode()).hexdigest()
 

@@ -1,0 +1,258 @@
+"""The process of `apt-bench play` that runs the simulator and the policy, and sends what happens to the page's server.
+
+Jobs arrive as pickled objects: a `Job`, or None to stop the one that runs. Messages leave as JSON objects; `kind` is
+one of `loading`, `ready`, `beat`, `frame`, `end`, `error` and `done`, or `fatal` before the process ends.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import json
+import os
+import queue
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from apt_bench.core.config import argv_of_module, load_object
+from apt_bench.core.errors import UserError
+from apt_bench.envs.base import AGENTVIEW, WRIST, Env, Observation, Outcome
+from apt_bench.policies.guard import GuardedPolicy
+from apt_bench.policies.registry import PolicyRef
+from apt_bench.rollout.episode import LocalClient, run_episode
+from apt_bench.rollout.workers import describe
+from apt_bench.serving.play_words import another_sentence, asked, goal_words, in_words, story, verdict
+from apt_bench.suites import EpisodeSpec
+
+CAMERAS = (AGENTVIEW, WRIST)
+QUALITY = 88
+"""Of the JPEG images, out of 100."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the worker does next.
+
+    Args:
+        episodes: Episodes of one scene, which are run one after the other.
+        own: The sentence of the task, whose success is that of the episode.
+        only_show: Whether to show the first images of the scene and run nothing.
+    """
+
+    episodes: tuple[EpisodeSpec, ...]
+    own: str
+    only_show: bool = False
+
+
+class Stopped(Exception):
+    """Raised in the episode loop when the job was stopped."""
+
+
+class Worker:
+    """Runs jobs until the connection is closed."""
+
+    def __init__(self, connection: Connection, ref: PolicyRef) -> None:
+        self._connection, self._ref = connection, ref
+        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._env: Env | None = None
+        self._env_name = ""
+
+    def serve(self) -> None:
+        """Load the policy, then run jobs. An error that leaves the simulator in an unknown state ends the process."""
+        threading.Thread(target=self._receive, name="jobs", daemon=True).start()
+        try:
+            self._send("loading", text="Loading the policy")
+            policy = self._ref.load()
+        except UserError as error:
+            self._send("fatal", text=str(error))
+            return
+        self._send("ready", policy=policy.spec.name)
+        while True:
+            job = self._jobs.get()
+            for side, spec in enumerate(job.episodes):
+                if self._stop.is_set():
+                    break
+                try:
+                    self._run(job, side, spec, policy)
+                except UserError as error:
+                    self._send("error", side=side, text=str(error))
+                except Exception as error:
+                    self._send("error", side=side, text=describe(error))
+                    raise
+            self._send("done")
+
+    def _receive(self) -> None:
+        try:
+            while True:
+                job = self._connection.recv()
+                if job is None:
+                    self._stop.set()
+                else:
+                    self._stop.clear()
+                    self._jobs.put(job)
+        except (EOFError, OSError):  # the server has ended
+            os._exit(0)
+
+    def _send(self, kind: str, **message: Any) -> None:
+        self._connection.send_bytes(json.dumps({"kind": kind, **message}).encode())
+
+    def _heartbeat(self, phase: str) -> None:
+        if self._stop.is_set():
+            raise Stopped
+        self._send("beat")
+
+    def _environment(self, name: str) -> Env:
+        if self._env is None or self._env_name != name:
+            if self._env is not None:
+                self._env.close()
+                self._env = None
+            make = load_object(name)
+            with argv_of_module(name.partition(":")[0]):
+                self._env, self._env_name = make(), name
+        return self._env
+
+    def _run(self, job: Job, side: int, spec: EpisodeSpec, policy: GuardedPolicy) -> None:
+        env = WatchedEnv(self._environment(spec.env), lambda **frame: self._send("frame", side=side, **frame))
+        if job.only_show:
+            env.reset(spec)
+            return
+        client, execute = LocalClient(policy), min(policy.spec.execute, policy.spec.horizon)
+        fault = None
+        try:
+            fault = run_episode(
+                env, client, spec, policy.spec, execute, heartbeat=self._heartbeat
+            ).record.error
+        except Stopped:
+            if env.ready:
+                client.finish(spec, env.outcome())
+        if env.ready:  # else it was stopped before that
+            self._send("end", side=side, fault=fault, **env.result(spec.prompt, job.own))
+
+
+class WatchedEnv:
+    """An environment whose images and events are shown. See `apt_bench.envs.base.Env`.
+
+    Args:
+        env: The environment. Its observations must have a `scene` when asked for.
+        show: Called at the start, before each decision and at the end.
+    """
+
+    def __init__(self, env: Env, show: Any) -> None:
+        # Imported here, because MuJoCo takes long and the worker can tell that it is loading.
+        from apt_bench.envs.outcome_tracker import OutcomeTracker
+
+        self._env, self._show, self._make_tracker = env, show, OutcomeTracker
+        self.decisions = 0
+        self.ready = False  # whether the scene has been made
+
+    def reset(
+        self, spec: EpisodeSpec, cameras: tuple[str, ...] = (), privileged: bool = False
+    ) -> Observation:
+        """Start an episode and show its first images."""
+        self._spec, self._privileged = spec, privileged
+        observation = self._env.reset(spec, cameras, privileged=True)
+        assert observation.scene is not None
+        self._scene = observation.scene
+        self._tracker = self._make_tracker(self._scene)
+        self._tracker.start()
+        self._began, self.ready = time.perf_counter(), True
+        self._send(observation)
+        return self._given(observation)
+
+    def step_chunk(self, actions: np.ndarray, render: bool = True) -> Observation:
+        """Execute an action chunk, one action at a time, so that every control step is tracked."""
+        for i, action in enumerate(actions):
+            observation = self._env.step_chunk(action[None], render and i == len(actions) - 1)
+            outcome = self._env.outcome()
+            self._tracker.update(outcome.steps)
+            if outcome.done:
+                break
+        if render or outcome.done:
+            self.decisions += 1
+            self._send(observation)
+        return self._given(observation)
+
+    def outcome(self) -> Outcome:
+        """The state of the episode."""
+        return self._env.outcome()
+
+    def frame(self, camera: str = AGENTVIEW, size: int = 256) -> np.ndarray:
+        """An image of the current state."""
+        return self._env.frame(camera, size)
+
+    def close(self) -> None:
+        """Free the simulator."""
+        self._env.close()
+
+    def result(self, sentence: str, own: str) -> dict[str, Any]:
+        """What happened, ready for JSON. Call it once, at the end."""
+        outcome, scene = self._env.outcome(), self._scene
+        _, events = self._tracker.finish(outcome.success)
+        seconds = time.perf_counter() - self._began
+        if sentence == own:
+            did = (True, "Yes.") if outcome.success else (False, "No.")
+        else:
+            did = verdict(asked(sentence, scene), scene, events)
+        return {
+            "steps": outcome.steps,
+            "budget": self._spec.max_steps,
+            "finished": outcome.done,
+            "decisions": self.decisions,
+            "seconds": round(seconds, 3),
+            "first": self._first(),
+            "goal": outcome.success,
+            "did": did[0],
+            "verdict": did[1],
+            "story": story(scene, events),
+        }
+
+    def _given(self, observation: Observation) -> Observation:
+        """The observation that the policy gets."""
+        return observation if self._privileged else dataclasses.replace(observation, scene=None)
+
+    def _first(self) -> str:
+        name = self._tracker.first_contact
+        return in_words(name, self._scene.objects) if name else ""
+
+    def _send(self, observation: Observation) -> None:
+        scene, spec = self._scene, self._spec
+        images = {
+            c: _jpeg(observation.images[c] if c in observation.images else self.frame(c)) for c in CAMERAS
+        }
+        self._show(
+            step=observation.step,
+            budget=spec.max_steps,
+            images=images,
+            sentence=observation.instruction,
+            first=self._first(),
+            goal=goal_words(scene),
+            reached=all(map(scene.holds, scene.goal)),
+            objects=[in_words(name, scene.objects) for name in scene.objects],
+            other=another_sentence(spec.prompt, scene),
+        )
+
+
+def _jpeg(image: np.ndarray) -> str:
+    """An image as a data address."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def main(handle: int) -> None:
+    """Serve the connection of this file handle. The first object that arrives is the policy's reference."""
+    connection: Connection = Connection(handle)
+    try:
+        connection.send_bytes(json.dumps({"kind": "loading", "text": "Importing the simulator"}).encode())
+        Worker(connection, connection.recv()).serve()
+    except (EOFError, BrokenPipeError, ConnectionResetError):  # the server has ended
+        sys.exit(0)
