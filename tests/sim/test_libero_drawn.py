@@ -133,7 +133,7 @@ def test_bowls_stand_where_the_sentence_says(env: LiberoEnv) -> None:
 
 def test_scenes_of_libero_long_need_the_sentence() -> None:
     tasks = load_suite("libero_drawn").select(["long"], episodes=1)
-    assert len(tasks) == 61
+    assert len(tasks) == 60
     goals: dict[str, set[str]] = {}
     for spec in tasks:
         goals.setdefault(spec.args["layout"], set()).add(str(spec.args["goal"]))

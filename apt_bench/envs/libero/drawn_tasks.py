@@ -290,12 +290,12 @@ def _stoves() -> Iterator[Drawn]:
 def _covered_places() -> Iterator[Drawn]:
     """Into the drawer, which is open at the start, and into the microwave."""
     place, region = "bottom drawer of the cabinet", "white_cabinet_1_bottom_region"
-    for thing in ("akita_black_bowl", "wine_bottle"):
-        inside = ["in", f"{thing}_1", region]
-        said = ("black bowl",) if thing == "akita_black_bowl" else names(thing)
-        shut = [f"put the {name} in the {place} and close it" for name in said]
-        yield "kitchen_scene4", f"{thing}__close", shut, [inside, ["close", region]], f"{thing}_1"
-        yield "kitchen_scene4", thing, [f"put the {name} in the {place}" for name in said], [inside]
+    bowl, bottle = (["in", f"{c}_1", region] for c in ("akita_black_bowl", "wine_bottle"))
+    shut = [f"put the black bowl in the {place} and close it"]
+    yield "kitchen_scene4", "bowl__close", shut, [bowl, ["close", region]], "akita_black_bowl_1"
+    yield "kitchen_scene4", "bowl", [f"put the black bowl in the {place}"], [bowl]
+    # Without closing: the scripted expert cannot close the drawer over the bottle (docs/oracle.md).
+    yield "kitchen_scene4", "bottle", [f"put the {n} in the {place}" for n in names("wine_bottle")], [bottle]
     yield "kitchen_scene4", "close", [f"close the {place}"], [["close", region]]
     for mug in ("porcelain_mug", "white_yellow_mug"):
         sentence = f"put the {names(mug)[0]} in the microwave and close it"
