@@ -16,7 +16,7 @@ from typing import Any
 import apt_bench
 from apt_bench.core.config import Natural, build
 from apt_bench.core.errors import UserError
-from apt_bench.core.text import plain
+from apt_bench.core.text import one_line, plain
 from apt_bench.envs.base import MAX_INSTRUCTION
 from apt_bench.policies.registry import PolicyRef
 from apt_bench.policies.shipped import NETWORKS, ShippedPolicy, scene_of
@@ -154,10 +154,10 @@ class Play:
 
     def _submit(self, body: bytes) -> dict[str, Any]:
         asked: Request = build(Request, json.loads(body), "the request")
-        suite = load_suite(asked.suite)
+        suite = load_suite(asked.suite) if asked.suite in suite_names() else None
+        if suite is None or suite.env not in ENVIRONMENTS.values():
+            raise UserError(f"There are no scenes of a suite '{one_line(asked.suite, 100)}'.")
         spec = suite.episode(EpisodeKey(suite.name, asked.cell, asked.task, asked.init, suite.seed))
-        if suite.name not in suite_names() or suite.env not in ENVIRONMENTS.values():
-            raise UserError(f"Suite '{suite.name}' cannot be used here.")
         if self._limits.steps:
             spec = dataclasses.replace(spec, max_steps=self._limits.steps)
         if len(asked.sentences) > 2:

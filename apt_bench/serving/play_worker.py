@@ -198,10 +198,10 @@ class WatchedEnv:
         outcome, scene = self._env.outcome(), self._scene
         _, events = self._tracker.finish(outcome.success)
         seconds = time.perf_counter() - self._began
-        if sentence == own:
-            did = (True, "Yes.") if outcome.success else (False, "No.")
-        else:
-            did = verdict(asked(sentence, scene), scene, events)
+        did: bool | None = outcome.success
+        line = "Yes." if outcome.success else "No."
+        if sentence != own:
+            did, line = verdict(asked(sentence, scene), scene, events)
         return {
             "steps": outcome.steps,
             "budget": self._spec.max_steps,
@@ -210,8 +210,8 @@ class WatchedEnv:
             "seconds": round(seconds, 3),
             "first": self._first(),
             "goal": outcome.success,
-            "did": did[0],
-            "verdict": did[1],
+            "did": did,
+            "verdict": line,
             "story": story(scene, events),
         }
 
