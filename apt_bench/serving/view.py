@@ -92,7 +92,8 @@ class PageServer:
         threading.Thread(target=self._server.serve_forever, name="pages", daemon=True).start()
 
     def stop(self) -> None:
-        """Accept no more requests."""
+        """Answer no more requests, also on connections that browsers keep open."""
+        self._server.stopped = True
         self._server.shutdown()
         self._server.server_close()
 
@@ -100,6 +101,7 @@ class PageServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    stopped = False
     answer: Callable[[str], Answer]
     post: Callable[[str, bytes], Text | None] | None
 
@@ -144,6 +146,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Print nothing for each request."""
 
     def _reply(self, body: bool) -> None:
+        if self.server.stopped:
+            self.close_connection = True
+            return
         refusal = self._refusal()
         if refusal:
             self._send(HTTPStatus.FORBIDDEN, Text("", refusal), body)
