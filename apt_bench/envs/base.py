@@ -25,9 +25,6 @@ sign of the gripper's number counts: -1 opens, +1 closes."""
 ACTION_SCALE = np.array([0.05, 0.05, 0.05, 0.5, 0.5, 0.5])
 """One unit of an action's first six numbers: m (3) and rad (3) per control step (robosuite 1.4.0, `osc_pose.json`)."""
 
-MAX_INSTRUCTION = 300
-"""Characters of an instruction that a person types, at most."""
-
 AGENTVIEW = "agentview"
 WRIST = "wrist"
 

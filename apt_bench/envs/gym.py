@@ -24,11 +24,12 @@ from apt_bench.core import provenance
 from apt_bench.core.config import Natural, build, load_object
 from apt_bench.core.errors import UserError, did_you_mean
 from apt_bench.core.jsonable import jsonable
-from apt_bench.envs.base import ACTION_DIM, AGENTVIEW, MAX_INSTRUCTION, WRIST, Env, Observation
+from apt_bench.envs.base import ACTION_DIM, AGENTVIEW, WRIST, Env, Observation
 from apt_bench.suites import iter_suites, load_suite
 
 STATE_DIM = 8
 IMAGE_SIZE = 256
+MAX_INSTRUCTION = 300  # characters
 
 
 class SuiteEnv(gymnasium.Env[dict[str, Any], np.ndarray], EzPickle):

@@ -17,7 +17,6 @@ import apt_bench
 from apt_bench.core.config import Natural, build
 from apt_bench.core.errors import UserError
 from apt_bench.core.text import one_line, plain
-from apt_bench.envs.base import MAX_INSTRUCTION
 from apt_bench.policies.registry import PolicyRef
 from apt_bench.policies.shipped import NETWORKS, ShippedPolicy, scene_of
 from apt_bench.rollout.cluster import START_SECONDS
@@ -25,6 +24,7 @@ from apt_bench.serving.play_process import Lost, WorkerProcess
 from apt_bench.serving.play_worker import Job
 from apt_bench.serving.view import Answer, Text
 from apt_bench.suites import EpisodeKey, EpisodeSpec, Suite, load_suite
+from apt_bench.suites.custom_instructions import LENGTH
 from apt_bench.suites.registry import suite_names
 from apt_bench.suites.suite import ENVIRONMENTS, Cell, Task
 
@@ -299,8 +299,8 @@ def _label(cell: Cell) -> str:
 
 
 def _with_sentence(spec: EpisodeSpec, sentence: str) -> EpisodeSpec:
-    if len(sentence) > MAX_INSTRUCTION:
-        raise UserError(f"The sentence has {len(sentence)} characters. Use at most {MAX_INSTRUCTION}.")
+    if len(sentence) > LENGTH:
+        raise UserError(f"The sentence has {len(sentence)} characters. Use at most {LENGTH}.")
     if plain(sentence, keep="") != sentence:
         raise UserError("The sentence must be one line of text without control characters.")
     return dataclasses.replace(spec, prompt=sentence)

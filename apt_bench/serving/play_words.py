@@ -89,11 +89,12 @@ def asked(sentence: str, scene: Scene) -> Asked | None:
 
 
 def another_sentence(sentence: str, scene: Scene) -> str:
-    """The sentence with another movable object of the scene in place of the first one that it names."""
-    named = [m for m in mentions(sentence, scene) if m.object]
+    """The sentence with another movable object of the scene in place of the one that it asks to move; the same sentence
+    where it asks for something else."""
+    named = mentions(sentence, scene)
     used = {m.object for m in named}
     others = [n for n, o in scene.objects.items() if o.movable and n not in used]
-    if not named or not others:
+    if not others or not asked(sentence, scene):
         return sentence
     return f"{sentence[: named[0].start]}{in_words(others[0], scene.objects)}{sentence[named[0].end :]}"
 

@@ -16,13 +16,13 @@ import pytest
 from PIL import Image
 
 from apt_bench.core.config import load_object
-from apt_bench.envs.base import MAX_INSTRUCTION
 from apt_bench.policies.registry import find_policy
 from apt_bench.policies.shipped import NETWORKS
 from apt_bench.rollout.episode import LocalClient, run_episode
 from apt_bench.serving.play import Limits, Play
 from apt_bench.serving.play_worker import WatchedEnv
 from apt_bench.suites import EpisodeSpec, load_suite
+from apt_bench.suites.custom_instructions import LENGTH
 from tests.serving.play_reader import SCENE, SHORT, Reader, children, kinds, started
 
 
@@ -93,7 +93,7 @@ def test_a_fault_of_the_policy_is_shown_as_text(reader: Reader) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"sentences": ["x" * (MAX_INSTRUCTION + 1)]}, f"has {MAX_INSTRUCTION + 1} characters"),
+        ({"sentences": ["x" * (LENGTH + 1)]}, f"has {LENGTH + 1} characters"),
         ({"sentences": ["a\nb"]}, "one line of text"), ({"sentences": ["a\u202eb"]}, "one line of text"),
         ({"sentences": ["a", "b", "c"]}, "two sentences"), ({"sentences": [3]}, "sentences"),
         ({"suite": "none"}, "a suite 'none'"), ({"suite": "/etc/passwd.yaml"}, "a suite '/etc"),

@@ -147,9 +147,9 @@ def test_another_scene_is_shown_with_its_sentence(page: Page) -> None:
 
 
 def test_a_mistake_is_named_on_the_page(page: Page) -> None:
-    write(page, "a", "x" * 301)
+    write(page, "a", "x" * 501)
     page.press("Enter")
-    page.wait("document.getElementById('status').textContent.includes('301 characters')")
+    page.wait("document.getElementById('status').textContent.includes('501 characters')")
     write(page, "a", "fine")
     run(page)
     assert text(page, "#status") == "Ready. The policy is apt."

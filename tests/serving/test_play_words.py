@@ -90,6 +90,8 @@ def test_another_sentence_names_another_object() -> None:
         another_sentence("Move the striped animal to the plate.", TABLE) == "Move the red can to the plate."
     )
     assert another_sentence("Sing.", TABLE) == "Sing."
+    missing = "pick up the ketchup and place it in the basket"
+    assert another_sentence(missing, LIBERO) == missing
 
 
 def events(**changed: Any) -> dict[str, Any]:

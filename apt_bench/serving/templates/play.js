@@ -60,12 +60,10 @@ async function show() { // show the chosen scene, and set its own instruction
   choices();
   if (!init.checkValidity()) return;
   const asked = (wanted = JSON.stringify(scene()));
+  b.value = "";
+  edited = false;
   const answer = await post("/run", { ...scene(), sentences: [] });
-  if (asked === wanted && !answer.error) {
-    a.value = answer.sentence;
-    b.value = "";
-    edited = false;
-  }
+  if (asked === wanted && !answer.error) a.value = answer.sentence;
 }
 
 function run() {
@@ -81,7 +79,7 @@ function take(message) {
     const side = (sides[event.side] ??= { frames: [] });
     if (event.kind === "frame") side.frames.push(event);
     else side[event.kind] = event;
-    if (event.kind === "frame" && !edited && event.side === 0) b.value = event.other;
+    if (event.kind === "frame" && !edited && !b.value) b.value = event.other;
   }
   count += message.events.length;
   head = message;
