@@ -49,6 +49,7 @@ ELSEWHERE = {
     r"apt-bench doctor": "tests/cli/test_doctor.py",
     r"apt-bench serve": "tests/serving/test_command.py",
     r"apt-bench view": "tests/cli/test_view.py",
+    r"apt-bench play": "tests/cli/test_play.py",
     r"apt-bench collect --suite libero": "tests/sim/test_demonstrations.py",
     r"apt-bench validate .*--solvable": "tests/runs/test_solvability.py",
     r"bash (\.ci/run|scripts/(quick|setup|test|wheel)\.sh)": ".ci/run",
