@@ -1,7 +1,13 @@
 #!/usr/bin/env bash
-# Installs everything, runs the scripted expert on a few tasks of all 8 LIBERO-PRO cells, and writes a report.
+# Installs everything, runs three policies on a few tasks of LIBERO-PRO, and writes a report that compares them: the
+# small learned policy that ships (apt), the scripted expert (oracle) and random actions.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh
-.venv/bin/apt-bench run --suite libero_pro --policy oracle --tasks 1,5,8 --episodes 1 --out results/runs/quick "$@"
-.venv/bin/apt-bench report results/runs/quick
+cells=object_pos,object_task,spatial_pos,spatial_task # for which a network ships
+for policy in apt oracle random; do
+  .venv/bin/apt-bench run --suite libero_pro --policy "$policy" --cells "$cells" --tasks 1,5 --episodes 1 \
+    --out "results/runs/quick-$policy" "$@"
+done
+.venv/bin/apt-bench report results/runs/quick-apt results/runs/quick-oracle results/runs/quick-random \
+  --out results/runs/quick

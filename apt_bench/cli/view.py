@@ -27,7 +27,7 @@ def view_command(
         int, typer.Option(min=0, max=65535, help="Port to listen at; 0 means a free one.")
     ] = 8600,
 ) -> None:
-    """Show the report and every episode of runs in a web browser, while they run.
+    """Show the report and every episode of runs in a web browser.
 
     The pages are read-only and served on 127.0.0.1. Episodes of an unfinished run appear as they end. Ctrl-C stops
     the server."""

@@ -184,9 +184,13 @@ def sha256(source: str | Path) -> str:
         raise UserError(f"{path} cannot be read: {files.reason(error)}.") from None
 
 
-SHIPPED = {"mini": weights_dir("mini_policy"), "libero_object": weights_dir("libero_object")}
-"""Name of a shipped checkpoint -> its folder. `mini` was trained with the recipe `mini`, `libero_object` with the
-recipe `mini-libero-object`."""
+SHIPPED = {
+    "mini": weights_dir("mini_policy"),
+    "libero_object": weights_dir("libero_object"),
+    "libero_spatial": weights_dir("libero_spatial"),
+}
+"""Name of a shipped checkpoint -> its folder. `mini` was trained with the recipe `mini`, `libero_SUITE` with the recipe
+`mini-libero-SUITE`."""
 
 LABELS = {"apt": "APT", "pi": "pi-style", "groot": "GR00T-style"}
 

@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 TABLETOP = "tabletop"
 
-NETWORKS: Mapping[str, str] = {TABLETOP: "mini", "libero_object": "libero_object"}
+NETWORKS: Mapping[str, str] = {
+    TABLETOP: "mini",
+    "libero_object": "libero_object",
+    "libero_spatial": "libero_spatial",
+}
 """Scene -> name of the shipped checkpoint. A scene is `tabletop`, or the LIBERO benchmark that the task belongs to or
 was made from."""
 

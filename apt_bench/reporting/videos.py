@@ -47,7 +47,9 @@ def gather(runs: Sequence[Run], out: Path) -> list[dict[str, str]]:
             shutil.copyfile(source, target)
         except FileNotFoundError:  # it was removed meanwhile
             continue
-        label = f"{run.label}, {cell_label(str(t.suite), str(t.cell))}: {in_words(str(t.task))}, init {t.init}"
+        label = (
+            f"{run.label}, {cell_label(str(t.suite), str(t.cell))}: {in_words(str(t.task))}, init {t.init}"
+        )
         found.append(
             {
                 "href": f"videos/{target.name}",
