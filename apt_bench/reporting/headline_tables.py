@@ -86,9 +86,7 @@ def _headline(
     columns = [left("method", "Method")]
     if any(differing_settings(r.protocol, runs[0].protocol) for r in runs):
         columns.append(Column("protocol", "Protocol"))
-    ticks = [
-        t for t in TICKS if any(t in r.text for r in rows) or len({str(r.policy.get(t)) for r in runs}) > 1
-    ]
+    ticks = [t for t in TICKS if any(t in r.text for r in rows) or any(t in r.policy for r in runs)]
     columns += [Column(t, TICKS[t]) for t in ticks]
     for cell, (group, word) in labels.items():
         both = shared.count(group) > 1 and group
