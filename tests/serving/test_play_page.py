@@ -163,6 +163,9 @@ def test_escape_stops(page: Page) -> None:
 
 
 def test_keys_reach_every_control(page: Page) -> None:
+    page.wait(IDLE, 4 * LONG)
+    run(page)  # the slider exists once there are two images
+    page.wait("!document.getElementById('time').hidden")
     page.run("document.activeElement.blur()")
     reached = []
     for _ in range(12):
