@@ -23,6 +23,7 @@ from apt_bench.analysis.cell_summary import cell_frames
 from apt_bench.analysis.run import Run
 from apt_bench.analysis.suite_labels import cell_label, task_numbers
 from apt_bench.core.text import one_line
+from apt_bench.core.wording import in_words
 from apt_bench.reporting.chart_style import (
     BLACK,
     BLUE,
@@ -42,7 +43,6 @@ from apt_bench.reporting.chart_style import (
 from apt_bench.reporting.episode_tables import LANGUAGE, outcome_classes
 from apt_bench.reporting.headline_tables import TICK, TICKS
 from apt_bench.reporting.table import Rate, Row, Table, Value, percent
-from apt_bench.reporting.wording import in_words
 from apt_bench.suites.probes import REPEAT
 
 MOST_TASKS = 300

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from apt_bench.analysis.cell_summary import COVERAGE_GATE, CellSummary, cell_summaries, probe_summaries
 from apt_bench.analysis.run import Run, sequential_notes
 from apt_bench.analysis.suite_labels import cell_label, find_suite, suite_order
+from apt_bench.core.wording import in_words
 from apt_bench.reporting.published import PAPER_SUITE
 from apt_bench.reporting.table import CELL, RUN, TASK, Rate, Row, Table, Value, left, percent, right
-from apt_bench.reporting.wording import in_words
 
 WORST = "Worst to best"
 OWN = "own"

@@ -11,8 +11,8 @@ from apt_bench.analysis.cell_summary import cell_frames
 from apt_bench.analysis.run import Run
 from apt_bench.analysis.suite_labels import cell_label, task_numbers
 from apt_bench.core.text import one_line
+from apt_bench.core.wording import in_words
 from apt_bench.reporting.table import CELL, RUN, TASK, Rate, Row, Table, Value, left, own_key, right
-from apt_bench.reporting.wording import in_words
 from apt_bench.runs.solvability import on_record
 
 

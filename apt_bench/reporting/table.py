@@ -16,7 +16,7 @@ import pandas as pd
 
 from apt_bench.analysis.stats import Estimate, wilson
 from apt_bench.core.text import one_line
-from apt_bench.reporting.wording import in_words
+from apt_bench.core.wording import in_words
 
 NONE = "–"
 """Printed where there is no value: the cell was not run, or the value is not reported or unknown."""

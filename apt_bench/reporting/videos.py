@@ -13,7 +13,7 @@ from apt_bench.analysis.suite_labels import cell_label
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import inside
 from apt_bench.core.text import file_name
-from apt_bench.reporting.wording import in_words
+from apt_bench.core.wording import in_words
 
 MOST = 24
 """Videos in a report, at most."""

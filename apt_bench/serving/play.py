@@ -24,7 +24,7 @@ from apt_bench.serving.play_process import Lost, WorkerProcess
 from apt_bench.serving.play_worker import Job
 from apt_bench.serving.view import Answer, Text
 from apt_bench.suites import EpisodeKey, EpisodeSpec, Suite, load_suite
-from apt_bench.suites.custom_instructions import LENGTH
+from apt_bench.suites.custom_instructions import check_sentence
 from apt_bench.suites.registry import suite_names
 from apt_bench.suites.suite import ENVIRONMENTS, Cell, Task
 
@@ -299,10 +299,7 @@ def _label(cell: Cell) -> str:
 
 
 def _with_sentence(spec: EpisodeSpec, sentence: str) -> EpisodeSpec:
-    if len(sentence) > LENGTH:
-        raise UserError(f"The sentence has {len(sentence)} characters. Use at most {LENGTH}.")
-    if plain(sentence, keep="") != sentence:
-        raise UserError("The sentence must be one line of text without control characters.")
+    check_sentence(sentence, "The sentence")
     return dataclasses.replace(spec, prompt=sentence)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from apt_bench.core.wording import in_words as words
 from apt_bench.envs.base import Scene
 from apt_bench.envs.tabletop.catalog import CONTAINERS, ITEMS
 
@@ -41,7 +42,7 @@ def in_words(name: str, names: Mapping[str, Any]) -> str:
     if name in ITEMS:
         return ITEMS[name].aliases[0]
     alone = sum(_kind(other) == _kind(name) for other in names) == 1
-    return re.sub(r"_(\d+)$", "" if alone else r" (\1)", name).replace("_", " ")
+    return _kind(name) if alone else words(name)
 
 
 def _kind(name: str) -> str:

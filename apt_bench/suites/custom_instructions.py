@@ -22,6 +22,14 @@ COLUMNS = ("cell", "task", "init", "sentence")
 """Columns of a file of sentences. `sentence` and one of `cell` and `task` are required."""
 
 
+def check_sentence(sentence: str, subject: str) -> None:
+    """Raise UserError for a sentence that is too long or has a control character. subject: begins the message."""
+    if len(sentence) > LENGTH:
+        raise UserError(f"{subject} has {len(sentence)} characters. Shorten it to {LENGTH} or fewer.")
+    if plain(sentence, keep="") != sentence:
+        raise UserError(f"{subject} has a line break or a control character. Remove it.")
+
+
 @dataclass(frozen=True)
 class Row:
     """A sentence and the episodes that get it. place: where it was given, for messages."""
@@ -35,12 +43,7 @@ class Row:
     def __post_init__(self) -> None:
         if not self.sentence:
             raise UserError(f"{self.place}: the sentence is empty. Use --probe null to send an empty prompt.")
-        if len(self.sentence) > LENGTH:
-            raise UserError(
-                f"{self.place}: the sentence has {len(self.sentence)} characters. Shorten it to {LENGTH} or fewer."
-            )
-        if plain(self.sentence, keep="") != self.sentence:
-            raise UserError(f"{self.place}: the sentence has a line break or a control character. Remove it.")
+        check_sentence(self.sentence, f"{self.place}: the sentence")
 
 
 @dataclass(frozen=True)

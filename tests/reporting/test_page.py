@@ -11,6 +11,7 @@ from chromium import chromium
 from runs import add, make_run, record, write_run
 
 from apt_bench.analysis.run import load_run, load_runs
+from apt_bench.core.wording import in_words
 from apt_bench.reporting import charts
 from apt_bench.reporting.chart_style import run_colours, save, style
 from apt_bench.reporting.glossary import linked
@@ -20,7 +21,6 @@ from apt_bench.reporting.opening import opening
 from apt_bench.reporting.report import Report, write_report, write_tables
 from apt_bench.reporting.table import TASK, Row, Table, html_table
 from apt_bench.reporting.table_files import csv_rows, latex, markdown
-from apt_bench.reporting.wording import in_words
 
 
 @pytest.fixture(scope="module")

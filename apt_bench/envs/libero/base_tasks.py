@@ -38,7 +38,11 @@ def cell_tasks(cell: Cell) -> list[Task]:
             task,
             args={**task.args, **extra},
             inits=max(0, task.inits - args.first_init),
-            flags={i if i is None else i - args.first_init: flags for i, flags in task.flags.items()},
+            flags={
+                i if i is None else i - args.first_init: flags
+                for i, flags in task.flags.items()
+                if i is None or i >= args.first_init
+            },
         )
         for task in tasks.cell_tasks(base)
     ]
