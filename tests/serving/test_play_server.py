@@ -94,7 +94,8 @@ def test_a_fault_of_the_policy_is_shown_as_text(reader: Reader) -> None:
     ("changed", "message"),
     [
         ({"sentences": ["x" * (LENGTH + 1)]}, f"has {LENGTH + 1} characters"),
-        ({"sentences": ["a\nb"]}, "a line break or a control character"), ({"sentences": ["a\u202eb"]}, "one line of text"),
+        ({"sentences": ["a\nb"]}, "a line break or a control character"),
+        ({"sentences": ["a\u202eb"]}, "a line break or a control character"),
         ({"sentences": ["a", "b", "c"]}, "two sentences"), ({"sentences": [3]}, "sentences"),
         ({"suite": "none"}, "a suite 'none'"), ({"suite": "/etc/passwd.yaml"}, "a suite '/etc"),
         ({"cell": "none"}, "has no cell"), ({"task": "none"}, "has no episode"), ({"init": 10**9}, "has no episode"),
