@@ -186,7 +186,7 @@ class Outcome:
 
 
 class Env(Protocol):
-    """One robot in one scene. An environment need not be thread-safe; a process has one."""
+    """One robot in one scene. An environment need not be thread-safe. A run's worker has one."""
 
     def reset(
         self, spec: EpisodeSpec, cameras: tuple[str, ...] = (), privileged: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -82,13 +82,40 @@ def run_episode(
     """Run one episode.
 
     Args:
+        heartbeat: Called with the phase that begins, `env` or `policy`. What it raises ends the episode.
+
+    The other arguments and the result are those of `episode_phases`.
+    """
+    phases = episode_phases(env, client, spec, policy, execute, attempt)
+    while True:
+        try:
+            phase = next(phases)
+        except StopIteration as end:
+            rollout: Rollout = end.value
+            return rollout
+        heartbeat(phase)
+
+
+def episode_phases(
+    env: Env,
+    client: PolicyClient,
+    spec: EpisodeSpec,
+    policy: PolicySpec,
+    execute: int,
+    attempt: int = 1,
+) -> Generator[str, None, Rollout]:
+    """Run one episode phase by phase, so that the caller can run several in turns.
+
+    Args:
         env: The environment.
         client: Calls the policy.
         spec: The episode.
         policy: The policy's declaration.
         execute: Execute horizon: control steps executed of each chunk before the next decision.
         attempt: Number of the attempt, from 1.
-        heartbeat: Called with the phase that begins, `env` or `policy`. What it raises ends the episode.
+
+    Yields:
+        The phase that begins, `env` or `policy`.
 
     Returns:
         The record and the executed actions. A PolicyFault ends the episode as a failure. The caller records every
@@ -97,21 +124,21 @@ def run_episode(
     seconds = {"policy": 0.0, "wait": 0.0}
     executed: list[np.ndarray] = []
     decisions, fault = 0, None
-    heartbeat("env")
+    yield "env"
     observation = env.reset(spec, policy.cameras, policy.privileged)
     outcome = env.outcome()
     try:
-        heartbeat("policy")
+        yield "policy"
         client.reset(spec)
         while not outcome.done:
-            heartbeat("policy")
+            yield "policy"
             start = time.perf_counter()
             chunk, own = client.act(with_noise_key(observation, spec))
             seconds["policy"] += own
             seconds["wait"] += max(0.0, time.perf_counter() - start - own)
             actions = chunk[:execute]
             decisions += 1
-            heartbeat("env")
+            yield "env"
             # No decision follows once the step budget is spent, so no images are needed.
             render = outcome.steps + len(actions) < spec.max_steps
             observation, outcome, actions = execute_chunk(env, policy, actions, observation, render)

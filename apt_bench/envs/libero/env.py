@@ -22,6 +22,7 @@ from apt_bench.envs.disturbance import Disturbance
 from apt_bench.envs.libero.drawn_layouts import draw_layout
 from apt_bench.envs.libero.fast_simulation import FastSimulation
 from apt_bench.envs.libero.imports import import_libero
+from apt_bench.envs.libero.model_cache import ModelCache
 from apt_bench.envs.libero.scene import LiberoScene
 from apt_bench.envs.libero.tasks import base_goal, bddl_path, goals, load_inits
 from apt_bench.envs.mujoco_helpers import IMAGE_SIZE, camera_geometry, qpos_hash
@@ -52,13 +53,14 @@ class LiberoEnv:
     """One robot in one LIBERO scene.
 
     Every episode starts from its own random state, `spec.env_seed`. Neither earlier episodes nor a policy's random
-    draws change it. The environment is not thread-safe. Use one per process, because compiled models are shared.
+    draws change it. The environment is not thread-safe. A process may have several, each with its own compiled models.
     """
 
     CAMERAS = tuple(CAMERAS)
 
     def __init__(self) -> None:
         import_libero()  # now, so that the imported packages can be checked before the first episode
+        self._models = ModelCache()
         self.simulation: FastSimulation | None = None
         self.spec: EpisodeSpec | None = None
         self._place: tuple[str, str] | None = None  # benchmark and task of `simulation`
@@ -77,7 +79,7 @@ class LiberoEnv:
         state = None if "layout" in spec.args else _init(*place, spec)
         if self._place != place:
             self._place = self.simulation = None
-            self.simulation, self._place = FastSimulation(bddl_path(*place)), place
+            self.simulation, self._place = FastSimulation(bddl_path(*place), self._models), place
         self.spec, self.privileged = spec, privileged
         simulation = self._simulation
         simulation.draft = bool(spec.args.get("draft", False))
@@ -158,9 +160,9 @@ class LiberoEnv:
         return simulation.renderer.render(simulation.data, model.camera_name2id(name), size)
 
     def close(self) -> None:
-        """Free the simulator, every cached model and every GL context of this process."""
+        """Free the simulator, the compiled models and their GL contexts."""
         self.simulation = self._place = None
-        FastSimulation.free_all()
+        self._models.clear()
 
     @property
     def _simulation(self) -> FastSimulation:

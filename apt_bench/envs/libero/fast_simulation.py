@@ -20,7 +20,7 @@ from apt_bench.envs.base import Atom, axis_angle
 from apt_bench.envs.libero.camera import Renderer
 from apt_bench.envs.libero.controller import ArmController
 from apt_bench.envs.libero.imports import import_libero, numpy_seed, quiet
-from apt_bench.envs.libero.model_cache import CACHE, cached_compilation
+from apt_bench.envs.libero.model_cache import ModelCache, cached_compilation
 from apt_bench.envs.mujoco_no_gl import mujoco
 
 SUBSTEPS = 25
@@ -32,11 +32,14 @@ _VELOCITY = mujoco.mjtStage.mjSTAGE_VEL
 
 
 class FastSimulation:
-    """One LIBERO task. Call `reset`, then `step`. `sim` is robosuite's; `model` and `data` are MuJoCo's."""
+    """One LIBERO task. Call `reset`, then `step`. `sim` is robosuite's; `model` and `data` are MuJoCo's.
 
-    def __init__(self, bddl: Path):
+    Simulations that share a cache may share a model and its state. Only the last one that was reset may be used.
+    """
+
+    def __init__(self, bddl: Path, cache: ModelCache):
         libero = import_libero()
-        with cached_compilation() as cache, numpy_seed(0), quiet():
+        with cached_compilation(cache), numpy_seed(0), quiet():
             self.wrapper: Any = libero.env_wrapper.ControlEnv(
                 str(bddl), use_camera_obs=False, has_offscreen_renderer=False, hard_reset=False
             )
@@ -101,7 +104,6 @@ class FastSimulation:
             env._check_success()
             env._post_process()
         self.controller.start()
-        self.entry.user = self
         self._first_substep = True
 
     def step(self, action: np.ndarray, observe: Callable[[], None] | None = None) -> bool:
@@ -114,10 +116,6 @@ class FastSimulation:
         Returns:
             Whether the goal holds after the step.
         """
-        if self.entry.user is not self:
-            raise RuntimeError(
-                "another LiberoEnv of this process has reset this scene since: use one LiberoEnv per process"
-            )
         model, data, controller = self.model, self.data, self.controller
         for substep in range(SUBSTEPS):
             # LIBERO's loop runs its own mj_forward, the controller's mj_forward, and mj_step. In the second and the
@@ -152,8 +150,3 @@ class FastSimulation:
         return np.concatenate(
             [data.site_xpos[self._site], axis_angle(data.xquat[self._hand]), data.qpos[self._fingers]]
         )
-
-    @staticmethod
-    def free_all() -> None:
-        """Free every cached model."""
-        CACHE.clear()

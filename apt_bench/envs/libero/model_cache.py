@@ -1,4 +1,4 @@
-"""Keep the last few compiled models.
+"""Keep the last few compiled models of an environment.
 
 LIBERO compiles the same XML again for every task and every reset. Its 40 base tasks and LIBERO-PRO's 80 headline tasks
 have only 21 different XML texts.
@@ -29,7 +29,6 @@ class CachedModel:
     sim: Any  # robosuite's MjSim
     pristine: dict[str, np.ndarray]  # copies of the arrays of `_MUTABLE`, taken right after compiling
     renderer: Any = None  # owns a GL context; created when first needed
-    user: object = None  # whose episode is in the model and the data now
 
     def restore(self) -> None:
         """Undo every change to the model."""
@@ -44,7 +43,7 @@ class CachedModel:
 
 
 class ModelCache:
-    """The last few compiled models, by the SHA-1 of their XML."""
+    """The last few compiled models of one environment, by the SHA-1 of their XML."""
 
     def __init__(self, size: int = CACHED_MODELS):
         self.size = size
@@ -75,18 +74,15 @@ class ModelCache:
         gc.collect()
 
 
-CACHE = ModelCache()
-
-
 @contextlib.contextmanager
-def cached_compilation() -> Iterator[ModelCache]:
-    """Inside this context, robosuite takes its compiled models from `CACHE`."""
+def cached_compilation(cache: ModelCache) -> Iterator[None]:
+    """Inside this context, robosuite takes its compiled models from this cache."""
     from robosuite.utils.binding_utils import MjSim
 
     original = MjSim.__dict__["from_xml_string"]
     compile_xml = MjSim.from_xml_string
-    MjSim.from_xml_string = classmethod(lambda cls, xml: CACHE.from_xml(compile_xml, xml))
+    MjSim.from_xml_string = classmethod(lambda cls, xml: cache.from_xml(compile_xml, xml))
     try:
-        yield CACHE
+        yield
     finally:
         MjSim.from_xml_string = original
