@@ -33,6 +33,12 @@ LARGE = 1.5
 SATURATED = 0.5
 """Share of position and rotation deltas at their limits above which the statistics are probably wrong."""
 
+REACH = 2.0
+"""Distance (m) from the origin of the world frame within which the end effector of LIBERO's arm is in every scene."""
+
+OPEN = 0.045
+"""Distance (m) of a finger from the closed position that a Panda's gripper cannot reach: its fingers move 0.04 m."""
+
 
 def stored_observation(spec: EpisodeSpec) -> Observation:
     """The stored frame as the first observation of an episode."""
@@ -58,7 +64,7 @@ def check_answers(policy: GuardedPolicy, spec: EpisodeSpec, observation: Observa
         `repeat`, `image`, `instruction`, `blank`: the mean absolute change of the chunk's first six numbers when the
         same observation is sent again, with mirrored images, with another instruction, with black images. `largest`:
         the largest absolute value of the first answer. `saturated`: the share of its position and rotation deltas at or
-        beyond 0.99. `warnings`: sentences for people.
+        beyond 0.99. `warnings`: sentences for people, also about a state that the policy cannot expect.
 
     Raises:
         UserError: As the policy does.
@@ -82,7 +88,10 @@ def check_answers(policy: GuardedPolicy, spec: EpisodeSpec, observation: Observa
     found["largest"] = float(np.abs(first).max())
     found["saturated"] = float((motion >= 0.99).mean())
     found = {name: round(value, 6) for name, value in found.items()}
-    return {**found, "warnings": _warnings(found, bool(seen), policy.spec.actions)}
+    warnings = _warnings(found, bool(seen), policy.spec.actions)
+    if policy.spec.interface and policy.spec.interface.state == "position_axis_angle_fingers":
+        warnings += _state_warnings(observation.state)
+    return {**found, "warnings": warnings}
 
 
 def _answer(policy: GuardedPolicy, spec: EpisodeSpec, observation: Observation) -> np.ndarray:
@@ -122,6 +131,23 @@ def _warnings(found: Mapping[str, float], sees: bool, actions: str) -> list[str]
             "the un-normalisation statistics the checkpoint's?"
         )
     return warnings
+
+
+def _state_warnings(state: np.ndarray) -> list[str]:
+    """A sentence where the state cannot be an arm's `position_axis_angle_fingers`."""
+    if state.shape == (8,):
+        rotation, fingers = np.linalg.norm(state[3:6]), state[6:8] * (1, -1)
+        if (
+            np.linalg.norm(state[:3]) <= REACH
+            and rotation <= 2 * np.pi
+            and (fingers >= -0.005).all()
+            and (fingers <= OPEN).all()
+        ):
+            return []
+    return [
+        f"The state is {np.round(state, 3).tolist()}; this policy expects position (m), axis-angle (rad) and the two "
+        "finger positions (m, 0 to 0.04 and 0 to -0.04)."
+    ]
 
 
 def summary(found: Mapping[str, Any]) -> Sequence[str]:

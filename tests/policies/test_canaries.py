@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from apt_bench import EpisodeSpec, Observation, PolicySpec
-from apt_bench.policies.canaries import check_answers, stored_observation
+from apt_bench.policies.base import Interface
+from apt_bench.policies.canaries import STATE, check_answers, stored_observation
 from apt_bench.policies.guard import guard
 from apt_bench.suites import load_suite
 
@@ -63,6 +65,32 @@ def test_what_stands_out_is_named(uses: str, scale: float, expected: list[str]) 
     found = warnings(Sees(uses, scale))
     assert len(found) == len(expected)
     assert all(part in text for part, text in zip(expected, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("state", "valid"),
+    [
+        (STATE, True),
+        ([0.1, -0.3, 1.17, -3.14, 0, 0.09, 0.04, -0.04], True),
+        ([100, 0, 0, 3.14, 0, 0, 0.04, -0.04], False),  # mm
+        ([0.1, 0, 0, 180, 0, 0, 0.04, -0.04], False),  # degrees
+        ([0.1, 0, 0, 3.14, 0, 0, 0.04, 0.04], False),  # the sign of the second finger
+        ([0.1, 0, 0, 3.14, 0, 0, 1, -1], False),
+        ([0.1, 0, 0, np.nan, 0, 0, 0.04, -0.04], False),
+        ([0.1, 0, 0, 3.14, 0, 0, 0.04], False),
+    ],
+)
+def test_the_state_of_a_policy_that_expects_an_arms(state: Sequence[float], valid: bool) -> None:
+    def found(policy: Sees) -> list[str]:
+        observation = replace(stored_observation(SPEC), state=np.array(state, np.float32))
+        return list(check_answers(guard(policy), SPEC, observation)["warnings"])
+
+    policy = Sees("image words")
+    assert found(policy) == []
+    policy.spec = replace(policy.spec, interface=Interface("none"))  # type: ignore[misc]
+    assert found(policy) == []
+    policy.spec = replace(policy.spec, interface=Interface())  # type: ignore[misc]
+    assert [text.partition(" is ")[0] for text in found(policy)] == ([] if valid else ["The state"])
 
 
 def test_noise_of_the_policy_is_not_taken_for_an_effect() -> None:

@@ -28,9 +28,11 @@ def expert() -> Iterator[Expert]:
     env.close()
 
 
-@pytest.mark.parametrize("name", [n for n in EXECUTED if n != "vla-eval"])
+@pytest.mark.parametrize("name", EXECUTED)
 def test_an_episode_of_libero_pro_succeeds(name: str, expert: Expert) -> None:
     fake, server = server_for(expert, name)
+    if name == "vla-eval":  # the server keeps chunks of 4, and its model sees every fourth frame
+        server.step, server.expected = fake.steps, expert.observations(fake.steps)
     assert run(expert, name, fake, server) == "success"
     assert server.wrong == ""
 
