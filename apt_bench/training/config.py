@@ -146,6 +146,8 @@ class TrainConfig:
         optimizer: `muon` = Muon for the matrices of transformer blocks and AdamW for all other parameters.
         draws: Noise levels per sample and step. The observation is encoded once for all of them.
         lr: Learning rate of the expert.
+        new_block_lr: Learning rate of the blocks that Stage 2 adds to the prior's; None = `lr` (released). In one stage
+            every block is new and trains at `lr`.
         vlm_lr: Learning rate of the VLM.
         weight_decay: Weight decay of the expert.
         vlm_weight_decay: Weight decay of the VLM.
@@ -168,6 +170,7 @@ class TrainConfig:
     optimizer: Literal["adamw", "muon"] = "adamw"
     draws: Annotated[int, Range(least=1, most=1000)] = 1
     lr: Rate = 1e-4
+    new_block_lr: Rate | None = None
     vlm_lr: Rate = 1e-5
     weight_decay: Rate = 1e-2
     vlm_weight_decay: Rate = 1e-10

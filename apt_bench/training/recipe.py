@@ -102,6 +102,15 @@ class Recipe:
             )
         if self.prior and not self.two_stage:
             raise UserError("A prior was given (--prior) to a one-stage run (--no-two-stage). Choose one.")
+        if self.stage1.new_block_lr is not None:
+            raise UserError(
+                "stage1.new_block_lr is set, but Stage 1 adds no blocks. Give stage2.new_block_lr."
+            )
+        if self.two_stage and self.stage2.new_block_lr is not None and self.arch != "apt":
+            raise UserError(
+                f"stage2.new_block_lr is set, but Stage 2 of {self.arch} adds no blocks. Leave it out, or give "
+                "--arch apt."
+            )
 
     def expert_config(self, stage: int, shape: VLMShape) -> ExpertConfig:
         """The expert of one stage on a VLM of this shape. The pi-style expert has one block per VLM layer."""
@@ -119,10 +128,10 @@ class Recipe:
     @property
     def joint(self) -> TrainConfig:
         """Settings of the stage that trains the whole policy: Stage 2, or the only one."""
-        steps = self.stage2.steps
-        if not self.two_stage and self.budget == "total":
-            steps += self.stage1.steps
-        return dataclasses.replace(self.stage2, steps=steps)
+        if self.two_stage:
+            return self.stage2
+        before = self.stage1.steps if self.budget == "total" else 0
+        return dataclasses.replace(self.stage2, steps=before + self.stage2.steps, new_block_lr=None)
 
     @property
     def label(self) -> str:

@@ -35,24 +35,31 @@ from apt_bench.training.samples.batches import Batches, Inputs
 from apt_bench.training.samples.stream import Batch
 from apt_bench.training.session import World
 
+FIRST_SAMPLE = "first sample"
+"""Name of `Batches.first` among the settings that a resumed run must share."""
+
 
 def optimizers(model: VLA, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """The optimizers of a network.
 
     Returns:
-        AdamW over all trained parameters: expert with and without decay, VLM at its own rate. With
-        `optimizer: muon`, Muon takes the matrices of both.
+        AdamW over all trained parameters: expert with and without decay, its new blocks and the VLM at their own
+        rates. With `optimizer: muon`, Muon takes the matrices of all.
     """
     found: dict[tuple[str, bool, bool], list[nn.Parameter]] = {}
+    new = tuple(f"blocks.{i}." for i, source in enumerate(model.expert.sources) if source is None)
     for part, module in (("expert", model.expert), ("vlm", model.vlm)):
         for name, p in module.named_parameters():
             if p.requires_grad:
                 muon = config.optimizer == "muon" and is_matrix(name, p)
-                found.setdefault((part, muon, part == "vlm" or is_decayed(name)), []).append(p)
+                own_rate = part == "expert" and config.new_block_lr is not None and name.startswith(new)
+                key = ("new blocks" if own_rate else part, muon, part == "vlm" or is_decayed(name))
+                found.setdefault(key, []).append(p)
     kinds: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
     for (part, muon, decayed), params in found.items():
         lr, decay = {
             "expert": (config.lr, config.weight_decay),
+            "new blocks": (config.new_block_lr or 0.0, config.weight_decay),
             "vlm": (config.vlm_lr, config.vlm_weight_decay),
         }[part]
         decay = decay if decayed else 0.0
@@ -148,6 +155,9 @@ def train(
     last = checkpoints.latest(out)
     settings = asdict(config) | identity(model, data)
     start = checkpoints.restore(last, model, optims, settings, report.say) if last else 0
+    if last and FIRST_SAMPLE not in checkpoints.settings_of(last):  # saved when each stage began at sample 0
+        data = replace(data, first=0)
+        del settings[FIRST_SAMPLE]
     if world.rank == 0:
         checkpoints.sweep(out, start)
     if start:
@@ -238,6 +248,7 @@ def identity(model: VLA, data: Batches) -> dict[str, Any]:
         "images": samples.hash,
         "data settings": digest({k: v for k, v in stored_fields(samples.config).items() if k != "data"}),
         "seed": samples.seed,
+        FIRST_SAMPLE: data.first,
         "vlm": model.spec.name,
         "queries": model.spec.queries,
         "vlm_mode": model.spec.mode,

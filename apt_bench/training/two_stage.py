@@ -160,12 +160,12 @@ class _Run:
                 f"A batch of {size} cannot be shared by {session.world.size} processes. Choose a multiple."
             )
 
-        def batches(samples: Samples, rank: int, world: int) -> Batches:
-            return Batches(samples, model, size, self._cache(model, samples, title), rank, world)
+        def batches(samples: Samples, rank: int, world: int, first: int = 0) -> Batches:
+            return Batches(samples, model, size, self._cache(model, samples, title), rank, world, first)
 
         last = train(
             model,
-            batches(self.samples, session.world.rank, session.world.size),
+            batches(self.samples, session.world.rank, session.world.size, self._first_sample(stage)),
             batches(self.held, 0, 1) if self.held else None,
             config,
             out,
@@ -181,6 +181,11 @@ class _Run:
             fresh.symlink_to(last.relative_to(session.out))
             fresh.replace(link)  # the link exists at any time
         return model
+
+    def _first_sample(self, stage: int) -> int:
+        """The stages share no sample: Stage 2 begins after the last sample of Stage 1."""
+        before = self.recipe.stage1
+        return before.steps * before.batch if stage == 2 and self.recipe.two_stage else 0
 
     def _cache(self, model: VLA, samples: Samples, title: str) -> FeatureCache | None:
         if not self.recipe.cache_features or not can_cache(model, samples.config.augment):

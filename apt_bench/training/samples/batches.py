@@ -30,7 +30,7 @@ def prepare(model: VLA, samples: Samples, picks: Picks) -> Prompt | Branches:
 
 @dataclass(frozen=True)
 class Batches(TorchDataset):
-    """Micro-batches by number: batch m holds the samples m * size ... m * size + size - 1.
+    """Micro-batches by number: batch m holds the samples first + m * size ... first + m * size + size - 1.
 
     Each of several processes gets its own part of every batch. It has no state, so loader processes may share it.
 
@@ -41,6 +41,7 @@ class Batches(TorchDataset):
         cache: Features, if they are cached.
         rank: Number of this process.
         world: Number of processes.
+        first: Number of the first sample.
     """
 
     samples: Samples
@@ -49,10 +50,11 @@ class Batches(TorchDataset):
     cache: FeatureCache | None = None
     rank: int = 0
     world: int = 1
+    first: int = 0
 
     def __getitem__(self, m: int) -> tuple[Batch, Inputs]:
         part = self.size // self.world
-        first = m * self.size + self.rank * part
+        first = self.first + m * self.size + self.rank * part
         numbers = range(first, first + part)
         picks = self.samples.pick(numbers)
         batch = self.samples.batch(numbers, picks)
