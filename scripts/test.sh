@@ -6,5 +6,5 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh
 [ "$#" -eq 0 ] || exec .venv/bin/python -m pytest "$@"
-.venv/bin/python -m pytest -m "not slow" -n 2 --dist loadfile --ignore=tests/rollout --ignore=tests/tabletop/test_speed.py
-.venv/bin/python -m pytest -m "not slow" tests/rollout tests/tabletop/test_speed.py
+.venv/bin/python -m pytest --durations=40 -m "not slow" -n 2 --dist loadfile --ignore=tests/rollout --ignore=tests/tabletop/test_speed.py
+.venv/bin/python -m pytest --durations=20 -m "not slow" tests/rollout tests/tabletop/test_speed.py
