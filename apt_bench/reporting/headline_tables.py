@@ -113,7 +113,8 @@ def _how_to_measure(suite: str, rows: Sequence[PublishedRow]) -> list[str]:
     names: dict[str, list[str]] = {}
     for path in sorted(data_dir("baselines").glob("*.yaml"), key=lambda p: p.stem):
         names.setdefault(read_yaml(path).get("published", ""), []).append(path.stem)
-    found = [f"{' or '.join(names[row.method])} for {row.method}" for row in rows if row.method in names]
+    methods = {row.method: names.get(row.method.partition(" (")[0]) for row in rows}  # APT (Ft VLM)
+    found = [f"{' or '.join(policies)} for {method}" for method, policies in methods.items() if policies]
     return [
         f"To measure a published row: apt-bench run --suite {suite} --policy NAME. NAME is {', '.join(found)} "
         "(docs/baselines.md)."

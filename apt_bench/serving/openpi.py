@@ -16,7 +16,7 @@ from apt_bench.core.errors import UserError
 from apt_bench.envs.base import AGENTVIEW, WRIST
 from apt_bench.serving.episodes import Said
 from apt_bench.serving.listener import Reply
-from apt_bench.serving.observations import chained, clipped, image_of, state_of
+from apt_bench.serving.observations import canonical, chained, clipped, image_of, state_of
 from apt_bench.serving.session import ServedPolicy
 from apt_bench.wire import openpi as wire
 from apt_bench.wire.arrays import WireError
@@ -91,7 +91,7 @@ class OpenPiSession:
         if not isinstance(instruction, str):
             raise UserError(f"'{PROMPT}' must be text; it is a {type(instruction).__name__}.")
         images = {camera: image_of(request[IMAGES[camera]], IMAGES[camera]) for camera in self._spec.cameras}
-        state = state_of(request[STATE], STATE)
+        state = canonical(state_of(request[STATE], STATE), None)
         if not self._session.running or instruction != self._instruction:
             self._session.begin(Said(instruction))
             self._instruction, self._decisions = instruction, 0

@@ -87,6 +87,7 @@ def test_the_table_says_how_its_published_rows_are_measured() -> None:
     (note,) = [n for n in table.notes if n.startswith("To measure a published row")]
     assert "openvla or openvla-rest for OpenVLA" in note
     assert "pi05 for pi0.5, " in note
-    assert "apt for APT " in note
+    assert "apt for APT, apt for APT (Ft VLM) " in note
+    assert all(f" for {row.method}" in note for row in published("libero_pro.csv"))
     (other,) = suite_tables([], "rigid_pick_place")
     assert not any(n.startswith("To measure") for n in other.notes)

@@ -79,6 +79,22 @@ def test_four_clients_at_once_get_what_they_get_one_after_the_other():
     np.testing.assert_array_equal(np.array(together), np.array(alone))
 
 
+def test_states_in_the_antipodal_form_are_made_canonical():
+    policy = SeeingPolicy()
+    states = np.tile(STATE, (4, 1))
+    states[:, 3:6] = [[3.1403, 0, 0], [3.15, 0, 0], [3.15 - 2 * np.pi, 0, 0], [-3.1403, -0.0008, 0.0892]]
+    with serving(policy, "openpi") as address:
+        remote = client(address)
+        for state in states:
+            remote.act([observation(state=state)])
+        remote.close()
+    made = np.array([o.state for o in policy.seen])
+    np.testing.assert_array_equal(made[:2], states[:2])  # robosuite's form
+    np.testing.assert_allclose(made[2], states[1], atol=1e-6)
+    assert made[3, 3] > 3.13
+    assert made[3, 5] < 0
+
+
 def test_a_new_instruction_begins_an_episode():
     policy = SeeingPolicy()
     with serving(policy, "openpi") as address:
