@@ -52,7 +52,12 @@ def _follow(watched: WatchedRun, console: Console) -> None:
     """Show the progress until the run ends or Ctrl-C is pressed."""
     with (
         stop_on_signals() as stopped,
-        Progress(watched.requested, watched.records.values(), console, lambda: [watched.last()]) as progress,
+        Progress(
+            watched.requested,
+            ((r.key, r.outcome) for r in watched.records.values()),
+            console,
+            lambda: [watched.last()],
+        ) as progress,
     ):
         while watched.state in ("running", "unknown") and not stopped():
             time.sleep(POLL_SECONDS)

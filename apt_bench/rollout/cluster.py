@@ -9,7 +9,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,11 @@ CHECK_SECONDS, UNHEARD_SECONDS = 1.0, 30.0
 
 def auto_workers(cores: float, free_gb: float) -> int:
     """One worker per core, as far as memory permits: 4.5 GB each, with 2 GB left to the rest of the machine."""
-    return max(1, min(int(cores), int((free_gb - RESERVE_GB) / WORKER_GB)))
+    return max(1, _fitting(cores, free_gb))
+
+
+def _fitting(cores: float, free_gb: float) -> int:
+    return max(0, min(int(cores), int((free_gb - RESERVE_GB) / WORKER_GB)))
 
 
 @contextmanager
@@ -101,8 +105,8 @@ def ray_session(address: str | None, workers: int | None, episodes: int, logs: b
         _first_process(folder)
         step.close()
         if workers is None:
-            there = ray.cluster_resources()
-            workers = auto_workers(there.get("CPU", 1), there.get("memory", 0) / 2**30)
+            there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            workers = max(1, sum(_fitting(r.get("CPU", 0), r.get("memory", 0) / 2**30) for r in there))
         yield min(workers, episodes)
 
 
@@ -170,10 +174,11 @@ def _set(variables: Mapping[str, str | None]) -> None:
 def _patched(local: bool, logs: bool) -> Iterator[None]:
     """Set what Ray reads only when it is imported. Stop it from printing during a run and from exiting at SIGTERM."""
     import ray._private.worker as ray_worker
-    from ray._private import ray_constants
+    from ray._private import ray_constants, services
     from ray._private import utils as ray_utils
 
     changes: list[tuple[Any, str, Any]] = [(ray_utils, "set_sigterm_handler", lambda _: None)]
+    changes += [(services, "get_node", patient(services.get_node))]
     if not logs:
         changes += [(ray_worker, "print_to_stdstream", lambda *_, **__: None)]
     if local:
@@ -189,6 +194,22 @@ def _patched(local: bool, logs: bool) -> Iterator[None]:
     finally:
         for where, name, value in before:
             setattr(where, name, value)
+
+
+def patient(get_node: Callable[..., Any]) -> Callable[..., Any]:
+    """Ray's function that finds a new node, with `START_SECONDS` for the node to start instead of Ray's 30."""
+
+    def found(*arguments: Any) -> Any:
+        end = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return get_node(*arguments)
+            except RuntimeError:
+                if time.monotonic() > end or not children("raylet"):
+                    raise
+                time.sleep(CHECK_SECONDS / 2)
+
+    return found
 
 
 def _read_again() -> None:

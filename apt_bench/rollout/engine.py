@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +29,7 @@ from apt_bench.suites import EpisodeSpec
 Stream = Generator[tuple[EpisodeSpec, int, Result]]
 
 TICK = 0.25
-"""Seconds between two checks for an interruption or a hang."""
+"""Seconds between two checks for an interruption or a hang, at most."""
 
 
 def run_local(
@@ -54,8 +56,8 @@ NOTE_SECONDS = 60.0
 class PolicyActor:
     """A policy's process, which is started again whenever it is lost."""
 
-    def __init__(self, ref: PolicyRef, clients: int, path: str) -> None:
-        self._ref, self._clients, self._path = ref, clients, path
+    def __init__(self, ref: PolicyRef, clients: int, path: str, code: Any = None) -> None:
+        self._ref, self._clients, self._path, self._code = ref, clients, path, code
         self._required: PolicySpec | None = None
         self._start()
 
@@ -124,6 +126,11 @@ class PolicyActor:
         if self._required and not isinstance(found, str):
             require_same_policy(found, self._required)
 
+    @property
+    def places(self) -> int:
+        """How many actors of this policy the cluster holds now; 0 = any number."""
+        return gpu_places(self._ref) if self._ref.num_gpus else 0
+
     def kill(self) -> None:
         """End the process and every call that waits for it."""
         import ray
@@ -137,21 +144,31 @@ class PolicyActor:
         actor = remote(PolicyHost).options(
             num_cpus=0, num_gpus=self._ref.num_gpus, max_concurrency=self._clients + 2
         )
-        self.handle: Any = actor.remote(self._ref, self._clients, self._path)
+        self.handle: Any = actor.remote(self._ref, self._clients, self._path, self._code)
 
 
-def policy_actors(ref: PolicyRef, workers: int, path: str) -> list[PolicyActor]:
+def policy_actors(ref: PolicyRef, workers: int, path: str, code: Any = None) -> list[PolicyActor]:
     """Start one actor, one for each server, or as many as the GPUs hold. They load in parallel. Raises UserError for
     too few GPUs."""
     import ray
 
     number = max(1, min(workers, len(ref.servers)))
     if ref.num_gpus:
-        there = ray.cluster_resources().get("GPU", 0)
-        number = min(workers, int(there // ref.num_gpus))
+        number = min(workers, gpu_places(ref))
         if not number:
-            raise UserError(f"Policy '{ref.name}' needs {ref.num_gpus:g} GPU(s); Ray sees {there:g} here.")
-    return [PolicyActor(ref.for_worker(i), -(-workers // number), path) for i in range(number)]
+            there = ray.cluster_resources().get("GPU", 0)
+            raise UserError(
+                f"Policy '{ref.name}' needs {ref.num_gpus:g} GPU(s) of one machine; Ray sees {there:g} in all."
+            )
+    return [PolicyActor(ref.for_worker(i), -(-workers // number), path, code) for i in range(number)]
+
+
+def gpu_places(ref: PolicyRef) -> int:
+    """How many actors of this policy the GPUs of the cluster hold. An actor uses the GPUs of one machine."""
+    import ray
+
+    there = [node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]]
+    return sum(int(gpus // ref.num_gpus) for gpus in there)
 
 
 STARTING = (-1, "start")
@@ -162,7 +179,7 @@ class _Slot:
     """A rollout worker, its present episode, and its heartbeats."""
 
     index: int
-    actor: Any
+    actor: Any = None
     job: tuple[EpisodeSpec, int] | None = None
     host: Any = None  # the policy actor that it calls
     silence: float = 0.0  # seconds since a new heartbeat was seen
@@ -173,18 +190,23 @@ class _Slot:
 
 
 class RayPool:
-    """Rollout workers in Ray actors. Each runs one episode at a time."""
+    """Rollout workers in Ray actors. Each runs one episode at a time. A worker gets an episode once its process has
+    started, so that no episode waits for a machine that has yet to join the cluster."""
 
     def __init__(
         self, workers: int, settings: Settings, policies: Sequence[PolicyActor], hang_timeout: float
     ) -> None:
         import ray
 
-        self._settings, self._policies, self._hang = settings, policies, hang_timeout
+        self._settings, self._policies, self._hang = settings, list(policies), hang_timeout
         remote: Any = ray.remote
         self._actor = remote(concurrency_groups={"heartbeat": 1})(RolloutActor).options(num_cpus=1)
-        self._slots = [_Slot(i, self._actor.remote(settings.for_worker(i))) for i in range(workers)]
-        self._running: dict[Any, _Slot] = {}
+        self._workers = workers
+        self._starting: dict[Any, _Slot] = {}  # under the reply that shows that it has started
+        self._idle: deque[_Slot] = deque()
+        self._running: dict[Any, _Slot] = {}  # under the result of its episode
+        for i in range(workers):
+            self._start(_Slot(i))
         self._checked = time.monotonic()
 
     def stream(self, schedule: Schedule, stopped: Callable[[], bool]) -> Stream:
@@ -197,29 +219,58 @@ class RayPool:
 
         try:
             while not stopped():
-                for slot in self._slots:
-                    if slot.job is None and (job := schedule.next(slot.index)):
-                        self._submit(slot, job)
-                if not self._running:
+                self._submit(schedule)
+                if not self._running and not len(schedule):
                     return
-                ready, _ = ray.wait(list(self._running), timeout=TICK)
-                for reference in ready:
-                    slot = self._running.pop(reference)
-                    spec, attempt = slot.job  # type: ignore[misc]
-                    slot.job = None
-                    yield spec, attempt, self._result(slot, reference)
+                ended = self._ended()
+                for number, reference in enumerate(ended, 1):
+                    if slot := self._starting.pop(reference, None):
+                        slot.heartbeat = (0, "env")
+                        self._idle.append(
+                            slot
+                        )  # where the start failed, the first episode fails and names the reason
+                    else:
+                        slot = self._running.pop(reference)
+                        spec, attempt = slot.job  # type: ignore[misc]
+                        slot.job = None
+                        result = self._result(slot, reference)
+                        yield spec, attempt, dataclasses.replace(result, more=number < len(ended))
+                        if stopped():
+                            return
+                    self._submit(schedule)
                 self._kill_silent()
         finally:
-            for slot in self._slots:
+            for slot in (*self._starting.values(), *self._idle, *self._running.values()):
                 ray.kill(slot.actor)
+
+    def _start(self, slot: _Slot) -> None:
+        """Start the worker's process, or a new one."""
+        slot.actor = self._actor.remote(self._settings.for_worker(slot.index))
+        slot.heartbeat, slot.silence, slot.request, slot.killed = STARTING, 0.0, None, ""
+        self._starting[slot.actor.heartbeat.options(concurrency_group="heartbeat").remote()] = slot
+
+    def _ended(self) -> Sequence[Any]:
+        """Wait until a worker has started or ended its episode, for at most one tick. Returns all that have."""
+        import ray
+
+        pending = [*self._running, *self._starting]
+        ready, _ = ray.wait(pending, timeout=TICK)
+        if ready:
+            ready, _ = ray.wait(pending, num_returns=len(pending), timeout=0)
+        return ready
 
     def _policy(self, slot: _Slot) -> PolicyActor | None:
         return self._policies[slot.index % len(self._policies)] if self._policies else None
 
-    def _submit(self, slot: _Slot, job: tuple[EpisodeSpec, int]) -> None:
-        policy = self._policy(slot)
-        slot.job, slot.silence, slot.host = job, 0.0, policy and policy.handle
-        self._running[slot.actor.run.remote(*job, slot.host)] = slot
+    def _submit(self, schedule: Schedule) -> None:
+        """Give each worker without an episode its next one."""
+        while self._idle and len(schedule):
+            slot = self._idle.popleft()
+            slot.job = job = schedule.next(slot.index)
+            assert job is not None
+            policy = self._policy(slot)
+            slot.silence, slot.host = 0.0, policy and policy.handle
+            self._running[slot.actor.run.remote(*job, slot.host)] = slot
 
     def _result(self, slot: _Slot, reference: Any) -> Result:
         import ray
@@ -229,18 +280,23 @@ class RayPool:
         except ray.exceptions.RayError as error:
             check_alive(now=True)
             result = Result(error=f"worker {slot.index} {slot.killed or _reason(error)}")
-        if result.policy_lost:  # the worker and its environment still work
-            if policy := self._policy(slot):
-                policy.ensure()
-        elif not result.error:
-            slot.heartbeat = max(
-                slot.heartbeat, (0, "env")
-            )  # it has started, even if its heartbeat was never requested
-        else:  # the worker may be in any state
+        if result.error and not result.policy_lost:  # the worker may be in any state
             ray.kill(slot.actor)
-            slot.actor = self._actor.remote(self._settings.for_worker(slot.index))
-            slot.heartbeat, slot.request, slot.killed = STARTING, None, ""
+            self._start(slot)
+            return result
+        self._idle.append(slot)
+        if result.policy_lost and (policy := self._policy(slot)):  # the worker and its environment still work
+            self._restore(policy)
         return result
+
+    def _restore(self, policy: PolicyActor) -> None:
+        """Wait until the policy answers. Where its machine left the cluster with its GPU, use the other policy actors
+        instead."""
+        if 0 < policy.places < len(self._policies):
+            policy.kill()
+            self._policies.remove(policy)
+        else:
+            policy.ensure()
 
     def _kill_silent(self) -> None:
         """Kill whatever gave no heartbeat for too long: the worker, or the policy that it waits for."""
@@ -248,8 +304,11 @@ class RayPool:
 
         check_alive()
         now = time.monotonic()
+        if now - self._checked < TICK:
+            return
         # While this process was busy itself (starting a policy again) it received no heartbeat; do not count that.
         passed, self._checked = min(now - self._checked, 4 * TICK), now
+        self._start_again(passed)
         for slot in self._running.values():
             if slot.request is not None and ray.wait([slot.request], timeout=0)[0]:
                 try:
@@ -264,8 +323,7 @@ class RayPool:
             if slot.request is None and slot.silence > self._hang / 4:
                 slot.request = slot.actor.heartbeat.options(concurrency_group="heartbeat").remote()
                 slot.unanswered = 0.0
-            limit = max(self._hang, START_SECONDS) if slot.heartbeat == STARTING else self._hang
-            if slot.silence > limit:
+            if slot.silence > self._hang:
                 slot.silence = 0.0
                 policy = self._policy(slot)
                 # A worker that answers while it waits for the policy is not the one that hangs. A policy that was
@@ -275,9 +333,23 @@ class RayPool:
                     policy.kill()
                 else:
                     slot.killed = "gave no heartbeat and was killed"
-                    if slot.heartbeat == STARTING:
-                        slot.killed = f"did not start within {limit:.0f} s. Is a CPU free for it?"
                     ray.kill(slot.actor)
+
+    def _start_again(self, passed: float) -> None:
+        """Replace workers that do not start in time. Where none has started, that costs an episode and is reported."""
+        import ray
+
+        limit = max(self._hang, START_SECONDS)
+        for reference, slot in list(self._starting.items()):
+            slot.silence += passed
+            if slot.silence > limit:
+                slot.silence = 0.0
+                ray.kill(slot.actor)
+                if len(self._starting) < self._workers:
+                    del self._starting[reference]
+                    self._start(slot)
+                else:
+                    slot.killed = f"did not start within {limit:.0f} s. Is a CPU free for it?"
 
 
 def _reason(error: Exception) -> str:

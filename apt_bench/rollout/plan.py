@@ -143,7 +143,7 @@ def plan(
         suite, policy_spec, execute, selection.seed, selection.instruction_source, custom
     )
     out = options.output.out or _default(options, suite, ref, policy_spec, protocol)
-    finished = finished_keys(RunStore(out).episodes()) if os.path.isdir(out) else set()
+    finished = finished_keys(RunStore(out).lines()) if os.path.isdir(out) else set()
     rule = None
     if stopping.against is not None:
         rule = open_rule(stopping.against, stopping.margin, protocol, specs, out, bool(finished))

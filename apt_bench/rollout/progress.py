@@ -33,7 +33,7 @@ class Progress:
 
     Args:
         total: Number of requested episodes.
-        earlier: Records of requested episodes that earlier commands finished.
+        earlier: Requested episodes that earlier commands recorded, and their outcomes.
         console: Where to show the progress.
         notes: Gives the lines that the live display shows below the bar.
     """
@@ -41,7 +41,7 @@ class Progress:
     def __init__(
         self,
         total: int,
-        earlier: Iterable[EpisodeRecord],
+        earlier: Iterable[tuple[EpisodeKey, str]],
         console: Console,
         notes: Callable[[], Iterable[str]] = tuple,
     ) -> None:
@@ -52,8 +52,8 @@ class Progress:
         self._won: Counter[str] = Counter()
         self._lost: set[EpisodeKey] = set()
         self._retries = self.new = 0
-        for record in earlier:
-            self._count(record)
+        for key, outcome in earlier:
+            self._count(key, outcome)
         self._start = self._last = time.monotonic()
         self._live: Live | None = None
 
@@ -80,7 +80,7 @@ class Progress:
 
     def ended(self, record: EpisodeRecord) -> None:
         """Count an episode that was recorded."""
-        self._count(record)
+        self._count(record.key, record.outcome)
         self.new += 1
         now = time.monotonic()
         if not self._live and now - self._last >= LINE_EVERY:
@@ -118,13 +118,13 @@ class Progress:
     def _print(self, text: str, style: str = "") -> None:
         self._console.print(literal(text, style), soft_wrap=True)
 
-    def _count(self, record: EpisodeRecord) -> None:
-        if record.outcome == "error":
-            self._lost.add(record.key)
+    def _count(self, key: EpisodeKey, outcome: str) -> None:
+        if outcome == "error":
+            self._lost.add(key)
         else:
-            self._lost.discard(record.key)  # a later attempt has a result
-            self._done[column(record.key)] += 1
-            self._won[column(record.key)] += record.outcome == "success"
+            self._lost.discard(key)  # a later attempt has a result
+            self._done[column(key)] += 1
+            self._won[column(key)] += outcome == "success"
 
     def line(self) -> str:
         """The counts, the pace and the time left in one line."""

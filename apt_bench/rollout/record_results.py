@@ -17,7 +17,7 @@ from apt_bench.rollout.progress import Progress, running
 from apt_bench.rollout.result import RunResult, Stop, run_result
 from apt_bench.rollout.schedule import Schedule
 from apt_bench.rollout.writer import RunWriter, Unwritable
-from apt_bench.suites import EpisodeSpec
+from apt_bench.suites import EpisodeKey, EpisodeSpec
 
 ERRORS_IN_A_ROW = 5
 """The run stops after this many lost episodes in a row, because something is broken for all of them."""
@@ -51,16 +51,19 @@ def record_results(
     """
     rule = plan.rule
     requested = {s.key for s in plan.specs}
-    finished = writer.finished()
+    finished: dict[EpisodeKey, str] = {}  # without the records, which would grow with the run
     stop: Stop = ""
     message, errors = "", 0
-    answered = any(r.decisions for r in finished.values())
+    answered = False
+    for record in writer.finished():
+        finished[record.key] = record.outcome
+        answered |= record.decisions > 0
 
     def queue(batch: Sequence[EpisodeSpec]) -> None:
         schedule.add(batch)
         writer.update_rule()
 
-    earlier = [r for k, r in finished.items() if k in requested]
+    earlier = ((key, outcome) for key, outcome in finished.items() if key in requested)
     with Progress(len(requested), earlier, console, lambda: running(schedule)) as progress:
         try:
             if rule:
@@ -68,8 +71,7 @@ def record_results(
             for spec, attempt, found in stream:
                 if found.fatal:
                     raise UserError(found.fatal)
-                record = found.record
-                if record is None:
+                if (record := found.record) is None:
                     why = found.error or "unknown error"
                     if schedule.retry(spec):
                         progress.retrying(spec.key.id, why)
@@ -83,7 +85,7 @@ def record_results(
                 errors = errors + 1 if record.outcome == "error" else 0
                 record = writer.write(spec.key, record, found)
                 if record.outcome != "error":
-                    finished[record.key] = record
+                    finished[spec.key] = record.outcome
                 progress.ended(record)
                 tracker.log(progress.metrics(record))
                 if rule and ((batch := rule.ended(record)) or rule.over):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from apt_bench.core.errors import UserError
 from apt_bench.rollout.plan import Plan
-from apt_bench.runs.records import EpisodeRecord, RunStore
+from apt_bench.runs.records import EpisodeRecord, RunStore, finished_keys
 from apt_bench.suites import EpisodeKey
 
 Stop = Literal["", "interrupted", "disk", "errors", "ray"]
@@ -20,7 +22,7 @@ class RunResult:
 
     Args:
         out: The run directory.
-        records: Finished episodes among those requested, also from earlier commands.
+        finished: Requested episodes that have a result, also from earlier commands.
         missing: Requested episodes without a result.
         stopped: Why the run stopped early; empty = it did not.
         message: What stopped it, for people.
@@ -30,13 +32,22 @@ class RunResult:
     """
 
     out: Path
-    records: tuple[EpisodeRecord, ...]
+    finished: tuple[EpisodeKey, ...]
     missing: tuple[EpisodeKey, ...]
     stopped: Stop
     message: str = ""
     sequential: dict[str, Any] | None = None
     new: int = 0
     seconds: float = 0.0
+
+    @cached_property
+    def records(self) -> tuple[EpisodeRecord, ...]:
+        """The records of the finished episodes, read from the run directory; none where that is lost."""
+        try:
+            best = {r.key: r for r in RunStore(self.out).episodes()} if self.finished else {}
+        except (OSError, UserError):
+            best = {}
+        return tuple(best[k] for k in self.finished if k in best)
 
     @property
     def exit_code(self) -> int:
@@ -50,13 +61,13 @@ class RunResult:
             return "interrupted. Rerun the same command to resume."
         if self.stopped and not (self.out / "protocol.json").is_file():
             return (
-                f"stopped. {self.message}. {len(self.records)} episodes are recorded in {self.out}, which cannot be "
+                f"stopped. {self.message}. {len(self.finished)} episodes are recorded in {self.out}, which cannot be "
                 "reached now. Restore it, then rerun the same command to resume."
             )
         if self.stopped:
             return (
-                f"stopped. {self.message}. {len(self.records)} episodes are recorded in {self.out}. Solve the problem, "
-                "then rerun the same command to resume."
+                f"stopped. {self.message}. {len(self.finished)} episodes are recorded in {self.out}. Solve the "
+                "problem, then rerun the same command to resume."
             )
         if self.missing:
             return (
@@ -66,18 +77,16 @@ class RunResult:
         return ""
 
 
-def run_result(
-    plan: Plan, finished: Mapping[EpisodeKey, EpisodeRecord], stop: Stop = "", message: str = ""
-) -> RunResult:
-    """The result of a run with these finished episodes. Episodes that a stopping rule has not reached are not
-    missing."""
+def run_result(plan: Plan, finished: Collection[EpisodeKey], stop: Stop = "", message: str = "") -> RunResult:
+    """The result of a run with these finished episodes, whose records are on disk. Episodes that a stopping rule has
+    not reached are not missing."""
     requested = dict.fromkeys(s.key for s in (plan.rule.begun if plan.rule else plan.specs))
-    records = tuple(finished[k] for k in requested if k in finished)
+    done = tuple(k for k in requested if k in finished)
     missing = tuple(k for k in requested if k not in finished)
     # A stop after the last episode changes nothing, unless the disk failed: then the rule's state may be unsaved.
     if not missing and stop != "disk":
         stop, message = "", ""
-    return RunResult(plan.out, records, missing, stop, message, plan.rule.card() if plan.rule else None)
+    return RunResult(plan.out, done, missing, stop, message, plan.rule.card() if plan.rule else None)
 
 
 def result_on_disk(plan: Plan) -> RunResult:
@@ -88,4 +97,4 @@ def result_on_disk(plan: Plan) -> RunResult:
     """
     store = RunStore(plan.out)
     store.earlier(plan.protocol, plan.policy.identity(plan.policy_spec))
-    return run_result(plan, {r.key: r for r in store.episodes() if r.outcome != "error"})
+    return run_result(plan, finished_keys(store.lines()))

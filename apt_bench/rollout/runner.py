@@ -29,6 +29,7 @@ from apt_bench.rollout.progress import loading
 from apt_bench.rollout.record_results import record_results
 from apt_bench.rollout.result import RunResult, result_on_disk
 from apt_bench.rollout.schedule import Schedule
+from apt_bench.rollout.user_code import collect_user_code
 from apt_bench.rollout.video import Video
 from apt_bench.rollout.workers import Settings
 from apt_bench.rollout.writer import RunWriter
@@ -66,7 +67,7 @@ def run(
             if over := finished_plan(options, suite, specs, ref):
                 return result_on_disk(over)
             actors: list[PolicyActor] = []
-            workers = 0
+            workers, code = 0, None
             answers: dict[str, Any] | None = None
             if ref.placement == "worker" or number == 0 or ref.servers:
                 with status(loading(ref)):
@@ -79,8 +80,9 @@ def run(
             else:  # load its weights only in the process where it runs
                 policy = None
                 workers = stack.enter_context(ray_session(execution.ray_address, number, len(specs)))
+                code = sent_code(execution.ray_address, ref, suite.env, home)
                 with status(loading(ref)):
-                    actors = policy_actors(ref, workers, home)
+                    actors = policy_actors(ref, workers, home, code)
                     todo = plan(options, suite, specs, ref, actors[0].spec())
             stack.enter_context(exclusive(todo.out, "apt-bench run"))
             # Another command may have written until the lock was taken.
@@ -99,9 +101,10 @@ def run(
                 workers = stack.enter_context(
                     ray_session(execution.ray_address, number, max(1, len(todo.todo)))
                 )
+                code = sent_code(execution.ray_address, ref, suite.env, home)
                 if ref.placement == "actor":
                     with status(loading(ref)):
-                        actors = policy_actors(ref, workers, home)
+                        actors = policy_actors(ref, workers, home, code)
                         for actor in actors:
                             actor.require(todo.policy_spec)
             settings = Settings(
@@ -113,6 +116,7 @@ def run(
                 save_actions=output.save_actions,
                 control_hz=suite.control_hz,
                 path=home,
+                code=code,
                 simulator=provenance.simulator(suite.simulator),
             )
             schedule = Schedule([] if todo.rule else todo.todo, execution.attempts)
@@ -125,6 +129,13 @@ def run(
             tracker = stack.enter_context(tracking(output.track, todo.out, writer.card()))
         with closing(stream):
             return record_results(todo, writer, schedule, stream, stopped, console, workers, tracker)
+
+
+def sent_code(address: str | None, ref: PolicyRef, env: str, home: str) -> Any:
+    """Ray's reference to the user's own modules; None where Ray runs on this machine only."""
+    import ray
+
+    return ray.put(collect_user_code(ref, env, home)) if address else None
 
 
 def check_server(policy: GuardedPolicy, spec: EpisodeSpec) -> dict[str, Any]:

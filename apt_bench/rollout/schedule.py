@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 
 from apt_bench.suites import EpisodeKey, EpisodeSpec
@@ -22,6 +22,7 @@ class Schedule:
         self._attempts = attempts
         self._tried: dict[EpisodeKey, int] = {}
         self._group_of: dict[int, str] = {}
+        self._workers: Counter[str] = Counter()  # of each group
         self._begun: set[str] = set()
         self.current: dict[int, EpisodeSpec] = {}
         """Worker -> the episode that it was given last."""
@@ -41,16 +42,18 @@ class Schedule:
 
     def next(self, worker: int) -> tuple[EpisodeSpec, int] | None:
         """The worker's next episode and the number of the attempt; None when the queue is empty."""
-        left = {group: q for group, q in self._groups.items() if q}
-        if not left:
-            return None
         mine = self._group_of.get(worker)
-        if mine not in left:
-            others = {g for w, g in self._group_of.items() if w != worker}
-            mine = max(left, key=lambda g: (g not in others, len(left[g])))
-        shared = mine in {g for w, g in self._group_of.items() if w != worker}
-        self._group_of[worker] = mine
-        spec = left[mine].pop() if shared else left[mine].popleft()
+        if mine is None or not self._groups[mine]:
+            left = [group for group, queue in self._groups.items() if queue]
+            if not left:
+                return None
+            if mine is not None:
+                self._workers[mine] -= 1
+            mine = max(left, key=lambda g: (not self._workers[g], len(self._groups[g])))
+            self._workers[mine] += 1
+            self._group_of[worker] = mine
+        queue = self._groups[mine]
+        spec = queue.pop() if self._workers[mine] > 1 else queue.popleft()
         self._tried[spec.key] = self._tried.get(spec.key, 0) + 1
         self._begun.add(mine)
         self.current[worker] = spec

@@ -99,9 +99,9 @@ class Sequential:
         self._won: dict[EpisodeKey, bool] = {}
         self._open: set[EpisodeKey] = set()
 
-    def start(self, finished: Mapping[EpisodeKey, EpisodeRecord]) -> list[EpisodeSpec]:
-        """The first episodes to run; none where the comparison is decided. finished: results of earlier commands."""
-        self._won = {k: r.outcome == "success" for k, r in finished.items() if k in self._baseline}
+    def start(self, finished: Mapping[EpisodeKey, str]) -> list[EpisodeSpec]:
+        """The first episodes to run; none where the comparison is decided. finished: outcomes of earlier commands."""
+        self._won = {k: outcome == "success" for k, outcome in finished.items() if k in self._baseline}
         todo = [] if self.over else self._opened(self.begun)
         return todo or self._advance()
 

@@ -31,6 +31,7 @@ from apt_bench.policies.registry import PolicyRef
 from apt_bench.rollout.batching import Batcher
 from apt_bench.rollout.cluster import ONE_THREAD
 from apt_bench.rollout.episode import LocalClient, PolicyClient, run_episode
+from apt_bench.rollout.user_code import UserCode
 from apt_bench.rollout.video import Video, film
 from apt_bench.runs.records import EpisodeRecord
 from apt_bench.suites import EpisodeSpec
@@ -51,6 +52,7 @@ class Settings:
     control_hz: int = 20
     env: str = ""  # "module:Class", imported while the worker starts
     path: str = "."  # folder from which a user's own modules are imported
+    code: Any = None  # on a cluster: Ray's reference to a UserCode
     simulator: tuple[Package, ...] = ()  # installed packages that the driver found
 
     def for_worker(self, number: int) -> Settings:
@@ -68,6 +70,7 @@ class Result:
     policy_lost: bool = False  # the policy's actor or server failed, the worker did not
     actions: np.ndarray | None = None
     video: bytes | None = None
+    more: bool = False  # another result has arrived and follows at once
 
 
 class Interrupted(BaseException):
@@ -86,6 +89,7 @@ class RolloutWorker:
         self._env: Env | None = None
         self._policy = policy
         self._heartbeats, self._phase = 0, "env"
+        self._code: UserCode | None = None
 
     def run(self, spec: EpisodeSpec, attempt: int = 1, host: Any = None) -> Result:
         """Run one episode.
@@ -119,7 +123,7 @@ class RolloutWorker:
                 )
             return Result(record, actions=rollout.actions if settings.save_actions else None, video=video)
         except UserError as error:
-            return Result(fatal=str(error))
+            return Result(fatal=self._code.explain(str(error)) if self._code else str(error))
         except PolicyLost as error:
             return Result(error=str(error), policy_lost=True)
         except ServerLost as error:
@@ -185,8 +189,9 @@ class RolloutActor(RolloutWorker):
     def __init__(self, settings: Settings) -> None:
         for name, value in ONE_THREAD.items():
             os.environ.setdefault(name, value)
-        match_driver(settings.path)
+        code = match_driver(settings.path, settings.code)
         super().__init__(settings)
+        self._code = code
         with suppress(UserError):  # import during the start; `run` reports an import that fails
             load_object(settings.env)
             load_object(settings.policy.policy)
@@ -195,8 +200,8 @@ class RolloutActor(RolloutWorker):
 class PolicyHost:
     """A policy in a process of its own, which the workers call directly. Its methods run in many threads at once."""
 
-    def __init__(self, ref: PolicyRef, clients: int, path: str) -> None:
-        match_driver(path)
+    def __init__(self, ref: PolicyRef, clients: int, path: str, code: Any = None) -> None:
+        self._code = match_driver(path, code)
         self._ref, self._clients = ref, clients
         self._load()
 
@@ -206,7 +211,7 @@ class PolicyHost:
             self._spec, self._fatal = policy.spec, ""
             self._batcher = Batcher(policy, self._clients)
         except UserError as error:
-            self._fatal = str(error)
+            self._fatal = self._code.explain(str(error)) if self._code else str(error)
 
     def ready(self) -> PolicySpec | str:
         """The policy's declaration, or why it cannot be loaded. A policy of `--server` that lost its server is loaded
@@ -287,15 +292,21 @@ def importable(path: str) -> None:
         sys.path.append(path)
 
 
-def match_driver(path: str) -> None:
+def match_driver(path: str, code: Any = None) -> UserCode | None:
     """Give a process that Ray started the driver's working directory (where that exists here), PYTHONPATH and module
-    search path."""
+    search path. With a reference to the user's code, which is returned, install that, too."""
+    import ray
+
     with suppress(OSError):
         os.chdir(path)
     if mine := os.environ.pop(RAY_PYTHONPATH, None):
         os.environ["PYTHONPATH"] = mine
     sys.path[:] = [p for p in sys.path if p not in ("", "/")]  # "/": see `ray_session`
+    found: UserCode | None = ray.get(code) if code is not None else None
+    if found:
+        found.install()
     installed_first(path)
+    return found
 
 
 def describe(error: BaseException) -> str:

@@ -63,9 +63,9 @@ class RunWriter:
         """The run's configuration, for a tracker."""
         return {**self._run, "protocol": {**self._plan.protocol, "hash": protocol_hash(self._plan.protocol)}}
 
-    def finished(self) -> dict[EpisodeKey, EpisodeRecord]:
-        """The episodes on disk that have a result."""
-        return {r.key: r for r in self._store.episodes() if r.outcome != "error"}
+    def finished(self) -> Iterator[EpisodeRecord]:
+        """The records on disk that are results, one at a time."""
+        return (r for r in self._store.lines() if r.outcome != "error")
 
     def update_rule(self) -> None:
         """Write the state of the stopping rule and the episodes that it has requested so far. Raises Unwritable."""
@@ -80,7 +80,7 @@ class RunWriter:
         Args:
             key: The episode's key from the suite, whose names are safe in a path.
             record: What to record.
-            found: Carries the actions and the video, if any.
+            found: Carries the actions and the video, if any. With `more`, the record is flushed with the next one.
 
         Returns:
             The record as written, with the video's path.
@@ -96,7 +96,7 @@ class RunWriter:
                 video = f"videos/{name}_{record.outcome}.mp4"
                 self._store.put(video, found.video)
                 record = dataclasses.replace(record, video=video)
-            self._store.append(record)
+            self._store.append(record, flush=not found.more)
         return record
 
     def close(self, workers: int) -> None:

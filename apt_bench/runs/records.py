@@ -62,6 +62,8 @@ class EpisodeRecord:
     def to_json(self) -> str:
         """The record as one line of JSON, without the newline. Values that JSON cannot hold are converted
         (`jsonable`)."""
+        if line := self.__dict__.get("_line"):
+            return str(line)
         raw = {name: _fitted(name, jsonable(getattr(self, name), bounded=True)) for name in _TYPES}
         if not raw["notes"]:
             del raw["notes"]
@@ -96,7 +98,14 @@ class EpisodeRecord:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the record as its JSON line, so that an event that cannot be pickled does not lose the record."""
-        return EpisodeRecord.from_json, (self.to_json(),)
+        return _received, (self.to_json(),)
+
+
+def _received(line: str) -> EpisodeRecord:
+    """A record that another process sent. It keeps its line, which need not be made again to be written."""
+    record = EpisodeRecord.from_json(line)
+    record.__dict__["_line"] = line
+    return record
 
 
 _KINDS: dict[str, Any] = {"int": int, "tuple": list, "EpisodeKey": dict, "Mapping": dict, "OutcomeName": str}
@@ -252,8 +261,9 @@ class RunStore:
                 raise OSError(errno.ELOOP, LINKED, str(folder))
         write_whole(path, content)
 
-    def append(self, record: EpisodeRecord) -> None:
-        """Append one line and flush it to the disk. An incomplete last line of an earlier crash is removed first.
+    def append(self, record: EpisodeRecord, flush: bool = True) -> None:
+        """Append one line and flush the file to the disk, unless another line follows at once. An incomplete last line
+        of an earlier crash is removed first.
 
         Raises:
             OSError: The line cannot be written; no part of it stays in the file.
@@ -269,7 +279,8 @@ class RunStore:
             try:
                 while line:
                     line = line[file.write(line) :]
-                os.fsync(file.fileno())
+                if flush:
+                    os.fsync(file.fileno())
             except OSError:
                 with suppress(OSError):  # else the next call removes the incomplete line
                     os.truncate(self.episodes_path, end)

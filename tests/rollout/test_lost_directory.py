@@ -84,7 +84,7 @@ def test_a_directory_that_is_lost_stops_the_run_and_the_same_command_resumes(
     after_three(lambda: back.append(fault(out, tmp_path / "safe")))
     asked = {"cells": ("push",), "episodes": 4, **extras}
     stopped = here(**asked)
-    assert (stopped.stopped, stopped.exit_code, len(stopped.records)) == ("disk", 1, CUT)
+    assert (stopped.stopped, stopped.exit_code, len(stopped.finished)) == ("disk", 1, CUT)
     assert "Cannot write the run directory" in stopped.advice
     assert "rerun the same command to resume" in stopped.advice.lower()
     assert ("Solve the problem" in stopped.advice) == (fault is episodes_are_a_folder)
