@@ -106,6 +106,10 @@ class Link(Protocol):
         """Send a message and wait for the answer. Raises ServerLost."""
         ...
 
+    def is_open(self) -> bool:
+        """Whether a message can be sent. True also where the link connects again by itself."""
+        ...
+
     def close(self) -> None:
         """Close the connection, quietly."""
         ...
@@ -163,6 +167,12 @@ class WebSocketLink:
         with self._lost(seconds):
             frame: bytes | str = self._socket.recv(timeout=seconds)
             return frame
+
+    def is_open(self) -> bool:
+        """Whether the server has not closed the connection."""
+        from websockets.protocol import State
+
+        return bool(self._socket.state is State.OPEN)
 
     def _lost(self, seconds: float | None = None) -> _Translated:
         return _Translated(self._address, REPLY_SECONDS if seconds is None else seconds)
@@ -230,6 +240,10 @@ class ZmqLink:
             self.close()
             raise ServerLost(f"{self._address.url}: {error}") from error
 
+    def is_open(self) -> bool:
+        """True: ZeroMQ connects again by itself."""
+        return True
+
     def close(self) -> None:
         """Close the socket, quietly."""
         with suppress(Exception):
@@ -289,6 +303,10 @@ class HttpLink:
         self._http.request("POST", self._path, message, self._headers)
         response = self._http.getresponse()
         return response, response.read(MOST_BYTES)
+
+    def is_open(self) -> bool:
+        """True: each request connects where need be."""
+        return True
 
     def close(self) -> None:
         """Close the connection, quietly."""

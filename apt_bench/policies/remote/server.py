@@ -70,15 +70,19 @@ class RemotePolicy(ABC):
             if time.monotonic() - start > CONNECTING_SECONDS:
                 break
             try:
-                self.address, self._link = address, self._open(address)
-                try:
-                    return address, jsonable(self._called(self._greet), bounded=True)
-                except BaseException:
-                    self._link.close()
-                    raise
+                return address, self._greeted(address)
             except ServerLost as error:
                 lost.append(str(error))
         raise ServerLost("; ".join(lost[:4]) + (f"; and {len(lost) - 4} more" if len(lost) > 4 else ""))
+
+    def _greeted(self, address: Address) -> Any:
+        """Open a link to this server. Returns its metadata."""
+        self.address, self._link = address, self._open(address)
+        try:
+            return jsonable(self._called(self._greet), bounded=True)
+        except BaseException:
+            self._link.close()
+            raise
 
     @property
     def spec(self) -> PolicySpec:
@@ -109,9 +113,14 @@ class RemotePolicy(ABC):
         return None
 
     def reset(self, episodes: Sequence[EpisodeSpec]) -> None:
-        """One episode begins."""
+        """One episode begins. Where the server has closed the connection since the last one, as servers do whose
+        keepalive pings a busy client answers late, it is opened again.
+        """
         if len(episodes) != 1:
             raise PolicyFault("starts one episode at a time")
+        if not self._ms and not self._link.is_open() and self._greeted(self.address) != self.metadata:
+            self._link.close()
+            raise ServerLost(f"{self.address.url} has other metadata than before")
         self._ms[episodes[0].id] = {}
         self._called(lambda: self._begin(episodes[0]))
 

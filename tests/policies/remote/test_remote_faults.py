@@ -201,6 +201,45 @@ def test_a_server_that_stops_reading() -> None:
         link.close()
 
 
+def closed(policy: Any, server: Any) -> None:
+    """The server closes its connections, and the client has noticed it."""
+    for connection in list(server._open):
+        connection.close(1011)
+    with soon(3):
+        while policy.policy._link.is_open():
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize("name", WEBSOCKETS)
+def test_a_server_that_closed_the_connection_between_two_episodes(name: str) -> None:
+    """openpi's does so where its keepalive ping is answered late, for which a long reset of the scene suffices."""
+    with KINDS[name].server() as server:
+        policy = guard(KINDS[name].policy(server))
+        for episode in episodes(number=3):
+            policy.reset([episode])
+            policy.act([observation(episode=episode.id)])
+            assert "error" not in policy.finish(episode, Outcome(True, True, 1, "", ""))
+            closed(policy, server)
+        assert (server.clients, len(server.seen)) == (3, 3)
+        server.greeting = {"model_server": "another"}
+        with pytest.raises(ServerLost, match="has other metadata than before"):
+            policy.reset(episodes()[:1])
+
+
+@pytest.mark.parametrize("name", WEBSOCKETS)
+def test_a_connection_is_not_opened_again_in_the_middle_of_an_episode(name: str) -> None:
+    with KINDS[name].server() as server:
+        policy = guard(KINDS[name].policy(server))
+        policy.reset(episodes()[:1])
+        policy.act([observation()])
+        closed(policy, server)
+        with pytest.raises(ServerLost):
+            policy.act([observation()])
+        with pytest.raises(ServerLost):
+            once_more(policy)
+        assert server.clients == 1
+
+
 @pytest.mark.parametrize("name", ["openvla", "oft"])
 def test_an_http_server_that_closed_an_idle_connection(name: str) -> None:
     """uvicorn does so after 5 s, which an environment needs for a scene."""
