@@ -162,7 +162,7 @@ class Play:
             spec = dataclasses.replace(spec, max_steps=self._limits.steps)
         if len(asked.sentences) > 2:
             raise UserError("At most two sentences can be compared.")
-        episodes = [_with_sentence(spec, sentence) for sentence in asked.sentences]
+        episodes = [_with_sentence(spec, side, sentence) for side, sentence in enumerate(asked.sentences)]
         with self._update():
             self._wanted = Job(tuple(episodes) or (spec,), spec.prompt, only_show=not episodes)
             self._stop = True  # the running one
@@ -298,9 +298,11 @@ def _label(cell: Cell) -> str:
     )
 
 
-def _with_sentence(spec: EpisodeSpec, sentence: str) -> EpisodeSpec:
+def _with_sentence(spec: EpisodeSpec, side: int, sentence: str) -> EpisodeSpec:
+    """The episode under a sentence. A policy tells episodes apart by their keys."""
     check_sentence(sentence, "The sentence")
-    return dataclasses.replace(spec, prompt=sentence)
+    key = dataclasses.replace(spec.key, prompt="second") if side else spec.key
+    return dataclasses.replace(spec, key=key, prompt=sentence)
 
 
 def _json(value: Any) -> Text:

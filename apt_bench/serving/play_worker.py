@@ -15,6 +15,7 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Generator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -27,7 +28,7 @@ from apt_bench.core.errors import UserError
 from apt_bench.envs.base import AGENTVIEW, WRIST, Env, Observation, Outcome
 from apt_bench.policies.guard import GuardedPolicy
 from apt_bench.policies.registry import PolicyRef
-from apt_bench.rollout.episode import LocalClient, run_episode
+from apt_bench.rollout.episode import LocalClient, episode_phases
 from apt_bench.rollout.workers import describe
 from apt_bench.serving.play_words import another_sentence, asked, goal_words, in_words, story, verdict
 from apt_bench.suites import EpisodeSpec
@@ -42,7 +43,7 @@ class Job:
     """What the worker does next.
 
     Args:
-        episodes: Episodes of one scene, which are run one after the other.
+        episodes: Episodes of one scene, at most two. They are run in turns, decision by decision.
         own: The sentence of the task, whose success is that of the episode.
         only_show: Whether to show the first images of the scene and run nothing.
     """
@@ -53,7 +54,7 @@ class Job:
 
 
 class Stopped(Exception):
-    """Raised in the episode loop when the job was stopped."""
+    """Raised in an episode when the job was stopped."""
 
 
 class Worker:
@@ -63,7 +64,8 @@ class Worker:
         self._connection, self._ref = connection, ref
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._stop = threading.Event()
-        self._env: Env | None = None
+        self._policies: list[GuardedPolicy] = []
+        self._envs: list[Env] = []  # one for each episode of a job
         self._env_name = ""
 
     def serve(self) -> None:
@@ -71,23 +73,16 @@ class Worker:
         threading.Thread(target=self._receive, name="jobs", daemon=True).start()
         try:
             self._send("loading", text="Loading the policy")
-            policy = self._ref.load()
+            self._policies.append(self._ref.load())
         except UserError as error:
             self._send("fatal", text=str(error))
             return
-        self._send("ready", policy=policy.spec.name)
+        self._send("ready", policy=self._policies[0].spec.name)
         while True:
             job = self._jobs.get()
-            for side, spec in enumerate(job.episodes):
-                if self._stop.is_set():
-                    break
-                try:
-                    self._run(job, side, spec, policy)
-                except UserError as error:
-                    self._send("error", side=side, text=str(error))
-                except Exception as error:
-                    self._send("error", side=side, text=describe(error))
-                    raise
+            if job.only_show:
+                self._close_envs(1)  # a compiled LIBERO scene takes about 1 GB
+            self._run(job)
             self._send("done")
 
     def _receive(self) -> None:
@@ -105,37 +100,71 @@ class Worker:
     def _send(self, kind: str, **message: Any) -> None:
         self._connection.send_bytes(json.dumps({"kind": kind, **message}).encode())
 
-    def _heartbeat(self, phase: str) -> None:
-        if self._stop.is_set():
-            raise Stopped
-        self._send("beat")
+    def _run(self, job: Job) -> None:
+        """Run the episodes of a job in turns."""
+        running = {side: self._episode(job, side) for side in range(len(job.episodes))}
+        while running:
+            for side, episode in list(running.items()):
+                self._send("beat")
+                try:
+                    if self._stop.is_set():
+                        episode.throw(Stopped)
+                    else:
+                        next(episode)
+                except (StopIteration, Stopped):
+                    del running[side]
+                except UserError as error:
+                    self._send("error", side=side, text=str(error))
+                    del running[side]
+                except Exception as error:
+                    self._send("error", side=side, text=describe(error))
+                    raise
 
-    def _environment(self, name: str) -> Env:
-        if self._env is None or self._env_name != name:
-            if self._env is not None:
-                self._env.close()
-                self._env = None
-            make = load_object(name)
-            with argv_of_module(name.partition(":")[0]):
-                self._env, self._env_name = make(), name
-        return self._env
-
-    def _run(self, job: Job, side: int, spec: EpisodeSpec, policy: GuardedPolicy) -> None:
-        env = WatchedEnv(self._environment(spec.env), lambda **frame: self._send("frame", side=side, **frame))
+    def _episode(self, job: Job, side: int) -> Generator[str, None, None]:
+        """Run an episode of a job, and yield before each phase. It may end early by `Stopped`."""
+        spec = job.episodes[side]
+        env = WatchedEnv(
+            self._environment(spec.env, side), lambda **frame: self._send("frame", side=side, **frame)
+        )
         if job.only_show:
             env.reset(spec)
             return
+        policy = self._policy(side)
         client, execute = LocalClient(policy), min(policy.spec.execute, policy.spec.horizon)
+        phases = episode_phases(env, client, spec, policy.spec, execute)
         fault = None
         try:
-            fault = run_episode(
-                env, client, spec, policy.spec, execute, heartbeat=self._heartbeat
-            ).record.error
+            yield next(phases)
+            yield next(phases)  # makes the scene
+            env.began = time.perf_counter()  # the scenes of the other episodes are made, too
+            fault = (yield from phases).record.error
         except Stopped:
-            if env.ready:
-                client.finish(spec, env.outcome())
-        if env.ready:  # else it was stopped before that
-            self._send("end", side=side, fault=fault, **env.result(spec.prompt, job.own))
+            if not env.ready:
+                return
+            client.finish(spec, env.outcome())
+        self._send("end", side=side, fault=fault, **env.result(spec.prompt, job.own))
+
+    def _environment(self, name: str, side: int) -> Env:
+        if self._env_name != name:
+            self._close_envs(0)
+            self._env_name = name
+        if side == len(self._envs):
+            make = load_object(name)
+            with argv_of_module(name.partition(":")[0]):
+                self._envs.append(make())
+        return self._envs[side]
+
+    def _close_envs(self, keep: int) -> None:
+        while len(self._envs) > keep:
+            self._envs.pop().close()
+
+    def _policy(self, side: int) -> GuardedPolicy:
+        """The policy of an episode. One that is made for a single episode at a time is loaded once for each."""
+        if self._policies[0].spec.resources.placement == "actor":
+            return self._policies[0]
+        if side == len(self._policies):
+            self._policies.append(self._ref.load())
+        return self._policies[side]
 
 
 class WatchedEnv:
@@ -164,7 +193,7 @@ class WatchedEnv:
         self._scene = observation.scene
         self._tracker = self._make_tracker(self._scene)
         self._tracker.start()
-        self._began, self.ready = time.perf_counter(), True
+        self.began, self.ready = time.perf_counter(), True
         self._send(observation)
         return self._given(observation)
 
@@ -197,7 +226,7 @@ class WatchedEnv:
         """What happened, ready for JSON. Call it once, at the end."""
         outcome, scene = self._env.outcome(), self._scene
         _, events = self._tracker.finish(outcome.success)
-        seconds = time.perf_counter() - self._began
+        seconds = time.perf_counter() - self.began
         did: bool | None = outcome.success
         line = "Yes." if outcome.success else "No."
         if sentence != own:

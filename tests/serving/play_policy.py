@@ -35,6 +35,17 @@ class ObedientPolicy:
         return [np.full((4, ACTION_DIM), 0.2) for _ in observations]
 
 
+class CountingPolicy(ObedientPolicy):
+    """Serves one episode at a time: its actions depend on how often it was asked since the last `reset`."""
+
+    def reset(self, episodes: Sequence[EpisodeSpec]) -> None:
+        self._asked = 0
+
+    def act(self, observations: Sequence[Observation]) -> list[np.ndarray]:
+        self._asked += 1
+        return [np.full((4, ACTION_DIM), 0.1 * self._asked) for _ in observations]
+
+
 class UnloadablePolicy(ObedientPolicy):
     """Has no weights."""
 

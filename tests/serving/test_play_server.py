@@ -64,9 +64,42 @@ def image(address: str) -> np.ndarray:
 
 def test_two_sentences_begin_in_the_same_state(reader: Reader) -> None:
     events = reader.run("one", "another")
-    assert kinds(events) == (["frame0"] * 4 + ["end0"]) + (["frame1"] * 4 + ["end1"])
-    assert events[0]["images"] == events[5]["images"]
-    assert [events[0]["sentence"], events[5]["sentence"]] == ["one", "another"]
+    assert kinds(events) == ["frame0", "frame1"] * 3 + ["frame0", "end0", "frame1", "end1"]
+    assert events[0]["images"] == events[1]["images"]
+    assert [events[0]["sentence"], events[1]["sentence"]] == ["one", "another"]
+
+
+def test_an_episode_that_ends_first_leaves_the_other_one(reader: Reader) -> None:
+    events = reader.run("raise", "another")
+    assert kinds(events) == ["frame0", "frame1", "end0", "frame1", "frame1", "frame1", "end1"]
+    assert (events[2]["fault"] is None, events[-1]["fault"]) == (False, None)
+    assert events[-1]["steps"] == 12
+
+
+@pytest.mark.parametrize(
+    ("policy", "scene", "steps"),
+    [
+        ("tests.serving.play_policy:CountingPolicy", SCENE, 24),
+        ("oracle", SCENE, 240),
+        ("apt", SCENE, 32),
+        ("apt", {"suite": "libero", "cell": "object", "task": "pick_up_the_milk_and_place_it_in_the_basket"}, 32),
+    ],
+)  # fmt: skip
+def test_two_sentences_end_as_each_of_them_alone(policy: str, scene: dict[str, Any], steps: int) -> None:
+    def ran(*sentences: str) -> list[list[dict[str, Any]]]:
+        events = reader.run(*sentences, **scene)
+        return [[e | {"side": 0, "seconds": 0} for e in events if e["side"] == n] for n in (0, 1)]
+
+    play = Play(find_policy(policy), Limits(steps=steps, hold=1.0))
+    play.start()
+    reader = Reader(play)
+    try:
+        reader.ready()
+        alone = [ran("Move the can to the plate.")[0], ran("pick up the milk")[0]]
+        assert ran("Move the can to the plate.", "pick up the milk") == alone
+        assert alone[0][-2]["images"] != alone[0][0]["images"]
+    finally:
+        play.close()
 
 
 def test_without_a_sentence_the_scene_is_shown(reader: Reader) -> None:
@@ -128,8 +161,8 @@ def test_stop_ends_an_episode(reader: Reader) -> None:
     reader.post("/stop")
     reader.until(lambda: not reader.head["running"])
     reader.play._limits = SHORT
-    assert set(kinds(reader.events)) == {"frame0", "end0"}
-    assert reader.events[-1]["finished"] is False
+    assert set(kinds(reader.events)) == {"frame0", "frame1", "end0", "end1"}
+    assert [event["finished"] for event in reader.events[-2:]] == [False, False]
     assert reader.worker == worker
 
 

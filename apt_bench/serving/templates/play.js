@@ -107,11 +107,11 @@ async function listen() {
 function statusText() {
   if (head.phase === "loading") return `${head.text} ... This takes some seconds. A scene can be chosen meanwhile.`;
   if (head.phase === "failed") return head.text;
-  const side = sides.findLast((s) => s.frames.length > 0);
+  const begun = sides.filter((side) => side.frames.length > 0);
   if (!head.running) return `Ready. The policy is ${head.policy}.`;
-  if (!side) return "Preparing the scene ...";
-  const { step, budget } = side.frames.at(-1);
-  return `Running${sides.length > 1 ? " the second instruction" : ""}: step ${step} of ${budget}`;
+  if (begun.length < Math.max(1, sides.length)) return "Preparing the scene ...";
+  const steps = begun.map((side) => side.frames.at(-1).step);
+  return `Running: step ${steps.join(" and ")} of ${begun[0].frames[0].budget}`;
 }
 
 function draw() {
