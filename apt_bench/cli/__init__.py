@@ -199,7 +199,7 @@ def _call(app: typer.Typer) -> int:
             raise
         said = io.StringIO()
         error.show(file=said)  # type: ignore[attr-defined]  # Click's usage errors, in whichever Click typer brings
-        sys.stderr.write(message(said.getvalue()))
+        sys.stderr.write(message(said.getvalue().replace(": Value error, ", ": ")))  # pydantic's words
         return 2
     return 0
 

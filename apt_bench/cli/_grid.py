@@ -60,8 +60,18 @@ class Grid:
 
 
 def _widths(columns: Sequence[Sequence[str]], free: int) -> list[int]:
-    """The widths of the columns: as their cells need, or else the widest are reduced, first to their longest words."""
+    """The widths of the columns: as their cells need, or else the widest are reduced, first to their longest words.
+    Headings wrap before cells do."""
     widths = [max(cell_len(line) for cell in column for line in cell.split("\n")) for column in columns]
+    if sum(widths) > free:
+        widths = [
+            max(
+                *(cell_len(word) for word in heading.split()),
+                *(cell_len(c) for cell in cells for c in cell.split("\n")),
+                1,
+            )
+            for heading, *cells in columns
+        ]
     words = [
         min(LONG, max((cell_len(w) for cell in column for w in cell.split()), default=1))
         for column in columns

@@ -34,8 +34,8 @@ def register(app: typer.Typer) -> None:
 
 
 def compare_command(
-    a: Annotated[str, typer.Argument(help="Run directory A (or NAME=DIR).")],
-    b: Annotated[str, typer.Argument(help="Run directory B (or NAME=DIR).")],
+    a: Annotated[str, typer.Argument(metavar="A", help="Run directory A (or NAME=DIR).")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Run directory B (or NAME=DIR).")],
     force: Annotated[bool, typer.Option("--force", help="Compare although the protocols differ.")] = False,
     out: Annotated[
         Path | None,
@@ -86,7 +86,7 @@ def contrast_card(contrast: Contrast) -> dict[str, Any]:
 
 
 def check_command(
-    run: Annotated[str, typer.Argument(help="Run directory to check.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory to check.")],
     against: Annotated[str, typer.Option(help="Run directory of the baseline.")],
     margin: Annotated[
         float,
@@ -144,10 +144,12 @@ def check_command(
 
 def power_command(
     a: Annotated[
-        float, typer.Argument(callback=checked(Percent, "A"), help="Success rate of one policy, in %.")
+        float,
+        typer.Argument(metavar="A", callback=checked(Percent, "A"), help="Success rate of one policy, in %."),
     ],
     b: Annotated[
-        float, typer.Argument(callback=checked(Percent, "B"), help="Success rate of the other, in %.")
+        float,
+        typer.Argument(metavar="B", callback=checked(Percent, "B"), help="Success rate of the other, in %."),
     ],
     discordance: Annotated[
         float | None,

@@ -62,7 +62,7 @@ def doctor_command(
         Path, typer.Option(help="Folder for the images that the policy gets at its first decision.")
     ] = Path("results/doctor"),
     quick: Annotated[
-        bool, typer.Option("--quick", help="Start no Ray and run no episode: a few seconds.")
+        bool, typer.Option("--quick", help="Skip Ray and the episode. Takes a few seconds.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -16,7 +16,7 @@ from apt_bench.cli._json import AsJson, print_json
 from apt_bench.cli._options import words
 from apt_bench.core.errors import UserError
 from apt_bench.core.status import status
-from apt_bench.core.text import one_line, plain_console
+from apt_bench.core.text import literal, one_line, plain_console
 from apt_bench.runs.records import RunStore
 from apt_bench.runs.solvability import on_record
 from apt_bench.suites import EpisodeKey, Suite, iter_suites, load_suite
@@ -64,24 +64,28 @@ def ls_command(
     console = plain_console()
     if kind is Kind.runs:
         console.print(f"Runs in {path}:", soft_wrap=True)
-    console.print(table.table)
+    for title, grid in table.tables:
+        if title:
+            console.print(literal(title, "bold"), soft_wrap=True)
+        console.print(grid)
 
 
 class _Rows:
     """Rows for people and for programs."""
 
     def __init__(self) -> None:
-        self.table = Grid()
+        self.tables: list[tuple[str, Grid]] = []  # with their titles
         self.objects: list[dict[str, Any]] = []
 
-    def head(self, *headings: str) -> None:
-        """Set the headings."""
-        self.table = Grid(*headings)
+    def head(self, *headings: str, title: str = "") -> None:
+        """Begin a table."""
+        self.tables.append((title, Grid(*headings)))
 
     def add(self, *values: Any, **more: Any) -> None:
-        """Add a row; `more` replaces its values in JSON."""
-        keys = [heading.replace(" ", "_") for heading in self.table.headings]
-        self.table.add(*values)
+        """Add a row to the last table; `more` adds or replaces values in JSON."""
+        grid = self.tables[-1][1]
+        keys = [heading.replace(" ", "_") for heading in grid.headings]
+        grid.add(*values)
         self.objects.append(dict(zip(keys, values, strict=False)) | more)
 
 
@@ -100,28 +104,29 @@ def _suites(table: _Rows, suites: list[Suite]) -> None:
 
 
 def _cells(table: _Rows, suites: list[Suite]) -> None:
-    table.head("suite", "cell", "label", "headline", "steps", "instruction", "control")
     for suite in suites:
+        table.head("cell", "label", "headline", "steps", "instruction", "control", title=suite.name)
         for c in suite.cells:
             headline = "yes" if c.headline else ""
             table.add(
-                suite.name,
                 c.name,
                 c.label,
                 headline,
                 c.max_steps,
                 c.instruction,
                 c.control,
+                suite=suite.name,
                 headline=c.headline,
             )
 
 
 def _tasks(table: _Rows, suites: list[Suite], cells: tuple[str, ...]) -> None:
-    table.head("suite", "cell", "index", "task", "sent sentence", "episodes", "notes")
     for suite in suites:
         record = on_record(suite.name)
         chosen = [suite.cell(c) for c in cells] if cells else [c for c in suite.cells if c.headline]
         for cell in chosen:
+            title = f"{suite.name}, cell {cell.name}"
+            table.head("index", "task", "sent sentence", "episodes", "notes", title=title)
             for index, task in enumerate(suite.cell_tasks(cell)):
                 notes = sorted({flag for found in task.flags.values() for flag in found})
                 if task.unavailable:
@@ -130,13 +135,13 @@ def _tasks(table: _Rows, suites: list[Suite], cells: tuple[str, ...]) -> None:
                     notes += [f"oracle {evidence.score}"]
                 sentence = task.prompts.get(cell.instruction, "")
                 table.add(
-                    suite.name,
-                    cell.name,
                     index,
                     task.name,
                     sentence,
                     task.inits,
                     ", ".join(notes),
+                    suite=suite.name,
+                    cell=cell.name,
                 )
 
 

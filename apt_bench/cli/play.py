@@ -10,6 +10,7 @@ import typer
 from apt_bench.cli._options import Checkpoint, PolicyArgs, PolicyName, Servers
 from apt_bench.core.errors import UserError
 from apt_bench.core.signals import stop_on_signals
+from apt_bench.core.status import status
 
 
 def register(app: typer.Typer) -> None:
@@ -30,12 +31,13 @@ def play_command(
 
     The page is served on 127.0.0.1. One process runs the simulator and the policy; it loads while the page opens.
     Nothing is recorded. Ctrl-C stops the server."""
-    from apt_bench.policies.registry import find_policy
-    from apt_bench.serving.play import Play
-    from apt_bench.serving.view import PageServer
+    with status("Starting the server"):
+        from apt_bench.policies.registry import find_policy
+        from apt_bench.serving.play import Play
+        from apt_bench.serving.view import PageServer
 
-    play = Play(find_policy(policy, policy_arg or (), checkpoint, server or ()))
-    pages = PageServer(port)
+        play = Play(find_policy(policy, policy_arg or (), checkpoint, server or ()))
+        pages = PageServer(port)
     with stop_on_signals() as stopped:
         pages.start(play.answer, play.post)
         play.start()

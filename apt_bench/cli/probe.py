@@ -56,7 +56,9 @@ def probe_command(
     cells: CellList = None,
     tasks: TaskList = None,
     episodes: Annotated[int, typer.Option(help="Initial states per task.")] = 2,
-    probe: Annotated[str, typer.Option(help="Language probes, separated by commas.")] = ",".join(PROBES),
+    probe: Annotated[
+        str, typer.Option(help="Language probes, separated by commas.", show_default="all")
+    ] = ",".join(PROBES),
     instruction: Instruction = None,
     instructions: Instructions = None,
     policy_arg: PolicyArgs = None,
@@ -82,10 +84,11 @@ def probe_command(
     chosen = load_suite(suite)
     for mark in provenance.require(chosen.name, chosen.simulator, unpinned):
         say(f"Not the suite's own simulator (--unpinned): it is {mark}.")
-    specs = chosen.select(words(cells) or None, words(tasks) or None, episodes)
-    # `swapped` takes its sentences from every task of the cell, not only the chosen ones.
-    every = chosen.select(words(cells) or None, episodes=1)
-    probed = expand(specs, words(probe), every, own.sentences(chosen, specs) if own else {})
+    with status("Selecting episodes"):
+        specs = chosen.select(words(cells) or None, words(tasks) or None, episodes)
+        # `swapped` takes its sentences from every task of the cell, not only the chosen ones.
+        every = chosen.select(words(cells) or None, episodes=1)
+        probed = expand(specs, words(probe), every, own.sentences(chosen, specs) if own else {})
     llm = {"model": llm_model, "max_cost": max_cost, "cassette": cassette}
     ref = find_policy(policy, policy_arg or (), checkpoint, server or (), llm)
     with status(loading(ref)) as step:
@@ -98,7 +101,7 @@ def probe_command(
             track(
                 first_decisions(env, asked, probed),
                 total=len(probed) - len(specs),
-                description="probing",
+                description="Asking the policy",
                 console=console,
                 disable=not console.is_terminal,
             )

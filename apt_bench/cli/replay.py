@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from apt_bench.core.config import Count, checked
 from apt_bench.core.errors import UserError
 from apt_bench.core.machine import PACKAGES
 from apt_bench.core.provenance import labels
+from apt_bench.core.status import status
 from apt_bench.core.text import plain_console
 
 
@@ -21,7 +23,12 @@ def register(app: typer.Typer) -> None:
 
 
 def replay_command(
-    demo: Annotated[Path, typer.Argument(help="HDF5 file, LeRobotDataset folder, or folder of HDF5 files.")],
+    demo: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DEMONSTRATIONS", help="HDF5 file, LeRobotDataset folder, or folder of HDF5 files."
+        ),
+    ],
     index: Annotated[
         int | None,
         typer.Option(help="Only the demonstration with this index. Default: all; with --video, the first."),
@@ -40,10 +47,11 @@ def replay_command(
     """Execute the stored actions of demonstrations again, open loop.
 
     Reports which ones succeed and end in the same state, bit for bit. Exit code 1: one does not."""
-    from apt_bench.demos.dataset import open_demos
-    from apt_bench.demos.replay import Replayer
+    with status("Reading demonstrations"):
+        from apt_bench.demos.dataset import open_demos
+        from apt_bench.demos.replay import Replayer
 
-    demos = open_demos(demo)
+        demos = open_demos(demo)
     if index is None and video is not None:
         index = 0
     if index is not None and not -len(demos) <= index < len(demos):
@@ -51,11 +59,14 @@ def replay_command(
     chosen = [demos.entries[index]] if index is not None else list(demos.entries)
     if limit is not None:
         chosen = chosen[:: -(-len(chosen) // limit)]
-    console, replayer = plain_console(), Replayer(suite)
+    console = plain_console()
+    with status("Loading the simulator"):
+        replayer = Replayer(suite)
     good = 0
     try:
         for entry in track(chosen, "Replaying", console=console, transient=True, disable=len(chosen) == 1):
-            replay = replayer.replay(entry, video)
+            with status("Replaying") if len(chosen) == 1 else nullcontext():
+                replay = replayer.replay(entry, video)
             good += replay.reproduced
             if not replay.reproduced or len(chosen) == 1:
                 end = "success" if replay.success else "NO success"

@@ -58,7 +58,8 @@ def run_command(
     with stdout_to_stderr(as_json):
         console = plain_console()
         if dry_run:
-            plan = dry_plan(options)
+            with status("Selecting episodes"):
+                plan = dry_plan(options)
         else:
             result = run(options, console)
     if dry_run:

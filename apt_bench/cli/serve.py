@@ -12,6 +12,7 @@ from apt_bench.cli._completion import COMPLETE
 from apt_bench.cli._options import Checkpoint, PolicyArgs, PolicyName
 from apt_bench.core.errors import UserError
 from apt_bench.core.signals import stop_on_signals
+from apt_bench.core.status import status
 from apt_bench.core.text import say
 
 
@@ -54,6 +55,7 @@ def serve_command(
 
     Ctrl-C and SIGTERM stop the server after the replies that are being computed. The exit code is then 0."""
     from apt_bench.policies.registry import find_policy, load_baseline
+    from apt_bench.rollout.progress import loading
     from apt_bench.serving.episodes import Episodes
     from apt_bench.serving.listener import EVERYWHERE, Listener
     from apt_bench.serving.openpi import OpenPiSession
@@ -72,7 +74,8 @@ def serve_command(
         check_servable(ref.named(declared))
     kind: type[OpenPiSession] | type[VlaEvalSession]
     kind = OpenPiSession if protocol is ProtocolName.OPENPI else VlaEvalSession
-    served = ServedPolicy(ref.load(), Episodes(suite))
+    with status(loading(ref)):
+        served = ServedPolicy(ref.load(), Episodes(suite))
     with stop_on_signals() as stopped:
         listener = Listener(lambda: kind(served), kind.health, host, port)
         if host in EVERYWHERE:

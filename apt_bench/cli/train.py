@@ -13,6 +13,7 @@ from apt_bench.cli._options import RayAddress, TrackName
 from apt_bench.core.config import Range, checked, parse_yaml
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import exclusive, reason
+from apt_bench.core.status import status
 from apt_bench.core.text import file_name, plain_console
 from apt_bench.core.tracking import find_tracker, tracking
 
@@ -90,7 +91,8 @@ def train_command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the configuration and stop.")] = False,
 ) -> None:
     """Train a policy on demonstrations. Rerun the same command to resume."""
-    from apt_bench.training.recipe import load_recipe, recipe_parts
+    with status("Reading the configuration"):
+        from apt_bench.training.recipe import load_recipe, recipe_parts
 
     if find_tracker(track) and (workers > 1 or ray_address):
         raise UserError(
@@ -101,7 +103,7 @@ def train_command(
     for text in settings or []:
         key, equals, value = text.partition("=")
         if not equals:
-            raise UserError(f"--set takes key=value, not '{text}'.")
+            raise UserError(f"--set {text}: there is no value. Give key=value, for example stage2.lr=1e-4.")
         if key in given:
             raise UserError(f"--set {key} is given twice.")
         given.add(key)
@@ -115,7 +117,12 @@ def train_command(
     for key, value in flags.items():
         if value is not None:
             _put(over, key, value)
-    recipes = {name: load_recipe(name, over) for name in recipe_parts(config)}
+    try:
+        recipes = {name: load_recipe(name, over) for name in recipe_parts(config)}
+    except UserError as error:
+        if not settings:
+            raise
+        raise UserError(f"{error} --set replaces settings of the file: check it, too.") from None
     if dry_run:
         for recipe in recipes.values():
             plain_console().print(recipe.to_yaml())
@@ -184,16 +191,17 @@ def _pretrain(recipe: Recipe, session: Session, folder: Path) -> None:
 
 
 def _train(recipe: Recipe, session: Session, workers: int, ray_address: str | None, track: str) -> None:
-    from apt_bench.training.distributed import run_distributed
-    from apt_bench.training.final_evaluation import evaluate_policy
-    from apt_bench.training.inputs import complete_recipe
-    from apt_bench.training.preflight import check
-    from apt_bench.training.session import require_folder
-    from apt_bench.training.two_stage import run_recipe
-
     console, folder = plain_console(), session.out
-    require_folder(folder)  # it was created when it was locked
-    check(recipe, session, workers)
+    with status("Checking settings and data"):
+        from apt_bench.training.distributed import run_distributed
+        from apt_bench.training.final_evaluation import evaluate_policy
+        from apt_bench.training.inputs import complete_recipe
+        from apt_bench.training.preflight import check
+        from apt_bench.training.session import require_folder
+        from apt_bench.training.two_stage import run_recipe
+
+        require_folder(folder)  # it was created when it was locked
+        check(recipe, session, workers)
     recipe = complete_recipe(recipe, session, console)
     require_folder(folder)
     if workers > 1 or ray_address:
@@ -212,12 +220,13 @@ def _train(recipe: Recipe, session: Session, workers: int, ray_address: str | No
 
 def _session(out: Path, cache: Path | None, device: str, elsewhere: bool) -> Session:
     """elsewhere: training runs on other machines, whose device cannot be checked here."""
-    import torch
+    with status("Loading torch"):
+        import torch
 
-    from apt_bench.training.cache import default_cache
-    from apt_bench.training.preflight import check_device
-    from apt_bench.training.progress import Report
-    from apt_bench.training.session import Session
+        from apt_bench.training.cache import default_cache
+        from apt_bench.training.preflight import check_device
+        from apt_bench.training.progress import Report
+        from apt_bench.training.session import Session
 
     if not elsewhere or device == "auto":
         device = check_device(device)

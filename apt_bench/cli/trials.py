@@ -22,7 +22,10 @@ def register(app: typer.Typer) -> None:
 
 def new_command(
     plan: Annotated[
-        Path, typer.Argument(help="CSV file of the plan, with the columns cell, task, instruction, trials.")
+        Path,
+        typer.Argument(
+            metavar="PLAN", help="CSV file of the plan, with the columns cell, task, instruction, trials."
+        ),
     ],
     policies: Annotated[str, typer.Option(help="Policies to try, separated by commas.")],
     out: Annotated[
@@ -54,7 +57,7 @@ def new_command(
 
 
 def import_command(
-    sheet: Annotated[Path, typer.Argument(help="The filled sheet.")],
+    sheet: Annotated[Path, typer.Argument(metavar="SHEET", help="The filled sheet.")],
     out: Annotated[Path, typer.Option(help="Folder for one run directory per policy.")],
     key: Annotated[
         Path | None, typer.Option(help="Key of the codes. Default: NAME.key.csv beside the sheet.")

@@ -29,13 +29,16 @@ def validate_command(
     suite: SuiteName,
     premises: Annotated[
         bool,
-        typer.Option("--premises", help="Also settle every initial state in the simulator (0.2 s each)."),
+        typer.Option(
+            "--premises",
+            help="Also let every initial state settle in the simulator and check it (0.2 s each).",
+        ),
     ] = False,
     solvable: Annotated[
         bool,
         typer.Option(
             "--solvable",
-            help="Instead: run every task with the oracle and name the tasks that it never solves.",
+            help="Instead of these checks, run every task with the oracle and name those that it never solves.",
         ),
     ] = False,
     cells: CellList = None,

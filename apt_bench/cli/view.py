@@ -21,7 +21,9 @@ def register(app: typer.Typer) -> None:
 def view_command(
     runs: Annotated[
         list[str],
-        typer.Argument(help="Run directories, or folders of them; NAME=DIR gives a run its name."),
+        typer.Argument(
+            metavar="RUN", help="Run directories, or folders of them; NAME=DIR gives a run its name."
+        ),
     ],
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen at; 0 means a free one.")

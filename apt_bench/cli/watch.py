@@ -14,6 +14,7 @@ from apt_bench.cli._json import AsJson, print_json
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import is_locked, reason
 from apt_bench.core.signals import stop_on_signals
+from apt_bench.core.status import status
 from apt_bench.core.text import plain_console
 from apt_bench.rollout.progress import Progress, column, duration
 from apt_bench.runs.records import EpisodeRecord, RunStore
@@ -28,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 
 def watch_command(
-    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
     once: Annotated[bool, typer.Option("--once", help="Print the present state and end.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -36,8 +37,9 @@ def watch_command(
 
     The run directory is only read. The command ends when the run ends. With --json it prints the present state. Exit
     code 1: the run is not active and episodes are missing."""
-    watched = WatchedRun(RunStore.open(run))
-    watched.read()
+    with status("Reading the run"):
+        watched = WatchedRun(RunStore.open(run))
+        watched.read()
     console = plain_console()
     if as_json:
         print_json(watched.card())

@@ -361,7 +361,8 @@ def load_object(path: str) -> Any:
         with argv_of_module(module):
             found = import_module(module)
     except ModuleNotFoundError as error:
-        raise UserError(f"{where}: {error}.{_shadowed_hint(module)}") from None
+        place = " Start apt-bench in the folder that holds it." if error.name == module else ""
+        raise UserError(f"{where}: {error}.{_shadowed_hint(module) or place}") from None
     except KeyboardInterrupt:
         raise
     except SystemExit as error:

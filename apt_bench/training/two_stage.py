@@ -17,6 +17,7 @@ from apt_bench.core.digests import check_digests
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import PART, write_whole
 from apt_bench.core.machine import system_info
+from apt_bench.core.status import status
 from apt_bench.models import checkpoint, langforce
 from apt_bench.models.action_expert import inherit
 from apt_bench.models.config import VLMShape
@@ -49,7 +50,8 @@ def run_recipe(recipe: Recipe, session: Session) -> Path:
     """
     say = session.report.say
     session.out.mkdir(parents=True, exist_ok=True)
-    vlm, spec = open_vlm(recipe)
+    with status("Loading the VLM"):
+        vlm, spec = open_vlm(recipe)
     if spec.queries:
         langforce.check(vlm)
     size = recipe.expert_config(2, vlm.shape)
