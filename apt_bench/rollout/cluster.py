@@ -9,7 +9,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,7 @@ def _defaults() -> dict[str, str | None]:
     wanted = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_raylet_start_wait_time_s": "90",  # a loaded machine needs more than Ray's 30
         "RAY_worker_niceness": "0",  # with Ray's 15, workers get no time beside other work
         **ONE_THREAD,
     }
@@ -174,11 +175,10 @@ def _set(variables: Mapping[str, str | None]) -> None:
 def _patched(local: bool, logs: bool) -> Iterator[None]:
     """Set what Ray reads only when it is imported. Stop it from printing during a run and from exiting at SIGTERM."""
     import ray._private.worker as ray_worker
-    from ray._private import ray_constants, services
+    from ray._private import ray_constants
     from ray._private import utils as ray_utils
 
     changes: list[tuple[Any, str, Any]] = [(ray_utils, "set_sigterm_handler", lambda _: None)]
-    changes += [(services, "get_node", patient(services.get_node))]
     if not logs:
         changes += [(ray_worker, "print_to_stdstream", lambda *_, **__: None)]
     if local:
@@ -194,22 +194,6 @@ def _patched(local: bool, logs: bool) -> Iterator[None]:
     finally:
         for where, name, value in before:
             setattr(where, name, value)
-
-
-def patient(get_node: Callable[..., Any]) -> Callable[..., Any]:
-    """Ray's function that finds a new node, with `START_SECONDS` for the node to start instead of Ray's 30."""
-
-    def found(*arguments: Any) -> Any:
-        end = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                return get_node(*arguments)
-            except RuntimeError:
-                if time.monotonic() > end or not children("raylet"):
-                    raise
-                time.sleep(CHECK_SECONDS / 2)
-
-    return found
 
 
 def _read_again() -> None:

@@ -228,9 +228,7 @@ class Execution(_Checked):
     workers: Annotated[str, Help("Rollout processes: auto, a number, or 0 for this process without Ray.")] = (
         "auto"
     )
-    ray_address: Annotated[
-        str | None, Help("Join this Ray cluster. All of its machines must see the run's folders.")
-    ] = None
+    ray_address: Annotated[str | None, Help("Join this Ray cluster.")] = None
     attempts: Annotated[Attempts, Help("Attempts at an episode that ends in an error.")] = 3
     hang_timeout: Annotated[Seconds, Help("Kill a worker that gives no heartbeat for this many seconds.")] = (
         180.0
@@ -322,7 +320,9 @@ class RunOptions:
                 raise UserError(f"There is no option '{name}'. {did_you_mean(name, OPTIONS)}")
         for found in OPTIONS.values():
             if found.default is dataclasses.MISSING and found.field not in values:
-                raise UserError(f"{found.flag} is missing.")
+                raise UserError(
+                    f"{found.flag} is missing. `apt-bench ls suites` and `apt-bench ls policies` list the names."
+                )
         return RunOptions(
             **{
                 group: kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})

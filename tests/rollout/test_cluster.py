@@ -16,7 +16,6 @@ import pytest
 
 from apt_bench.core.errors import UserError
 from apt_bench.policies.registry import PolicyRef
-from apt_bench.rollout.cluster import patient
 from apt_bench.rollout.engine import gpu_places, policy_actors
 from apt_bench.rollout.user_code import UserCode, collect_user_code
 from tests.rollout.commands import ROOT, actors, records, results, until
@@ -113,12 +112,14 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Driver:
 
 @pytest.fixture
 def cluster(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    from ray._private import services
+    import ray
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setattr(services, "get_node", patient(services.get_node))
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "200")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("GATE", str(driver.gate))  # the workers inherit it
+    internals: Any = ray._raylet
+    internals.Config.initialize("")  # reads the environment
     made = Cluster()
     yield made
     made.shutdown()
