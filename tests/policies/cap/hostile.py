@@ -20,6 +20,9 @@ READ = {
     "the environment by str.format": f"import sys\ng = {FIND_OS}\n"
     "print('{0.__init__.__globals__[environ]}'.format(g['_wrap_close']))",
     "the environment by /proc": "print(open('/proc/PROCESS/environ').read())",
+    "the environment by libc": "import ctypes\ngetenv = ctypes.CDLL(None).getenv\ngetenv.restype = ctypes.c_char_p\n"
+    "print(getenv(b'APT_BENCH_API_KEY'))",
+    "np.DataSource": "print(np.lib.npyio.DataSource().open(FILE).read())",
     "operator.attrgetter": f"import operator\ng = {FIND_OS}\n"
     "print(operator.attrgetter('__init__.__globals__')(g['_wrap_close'])['popen']('cat ' + FILE).read())",
     "gc": "import gc\nfor o in gc.get_objects():\n    if isinstance(o, dict) and callable(o.get('popen')):\n"
@@ -50,6 +53,10 @@ CHANGE = {
     "ndarray.tofile": "np.zeros(3).tofile(FOLDER + '/c')",
     "np.savetxt": "np.savetxt(FOLDER + '/d', np.zeros(3))",
     "np.memmap": "np.memmap(FOLDER + '/e', mode='w+', shape=3)",
+    "np.memmap of a file": "np.memmap(FILE, mode='r+')[:] = 0",
+    "a pickle that np.load reads": "import io, os, pickle\nclass E:\n"
+    "    def __reduce__(self): return os.system, ('touch ' + FOLDER + '/m',)\n"
+    "np.load(io.BytesIO(pickle.dumps(E())), allow_pickle=True)",
     "mkdir": "import os\nos.mkdir(FOLDER + '/f')",
     "a link": "import os\nos.symlink(FILE, FOLDER + '/g')",
     "removal": "import os\nos.unlink(FILE)",
