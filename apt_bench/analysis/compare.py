@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import pandas as pd
@@ -10,7 +11,7 @@ from apt_bench.analysis import stats
 from apt_bench.analysis.cell_summary import cell_frames
 from apt_bench.analysis.contrasts import Contrast, adjusted, join, paired_contrast, unpaired_contrast
 from apt_bench.analysis.run import Run, sequential_notes
-from apt_bench.analysis.suite_labels import cell_label, suite_order
+from apt_bench.analysis.suite_labels import cell_label, suite_order, task_numbers
 from apt_bench.core.errors import UserError
 from apt_bench.runs.protocol import differing_settings, in_short, policy_settings
 
@@ -71,8 +72,12 @@ def compare(a: Run, b: Run, force: bool = False) -> Comparison:
         overall = paired_contrast("Overall", pairs)
         cells = [paired_contrast(name, part) for name, part in by_cell(pairs)]
         tasks = [
-            paired_contrast(f"{cell_label(str(s), str(c))}: {t}", part)
-            for (s, c, t), part in pairs.groupby(["suite", "cell", "task"], observed=True)
+            dataclasses.replace(
+                paired_contrast(f"{cell_label(*cell)}: {t}", part), number=task_numbers(*cell).get(str(t))
+            )
+            for (s, c), group in pairs.groupby(["suite", "cell"], observed=True)
+            for cell in [(str(s), str(c))]
+            for t, part in group.groupby("task", observed=True)
         ]
         left = int(a.frame.finished.sum()) - len(pairs), int(b.frame.finished.sum()) - len(pairs)
     else:

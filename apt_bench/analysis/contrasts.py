@@ -41,6 +41,8 @@ class Contrast:
         tasks: Number of tasks that the difference rests on (`Difference`).
         uneven: The episodes alone would decide, but the tasks disagree (`Difference`).
         adjusted: p after Holm's (cells) or Benjamini and Hochberg's (tasks) adjustment.
+        number: The task's number in its cell, as `apt-bench ls tasks` counts; None for a cell, overall, and where the
+            suite is unknown here.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Contrast:
     tasks: int = 0
     uneven: bool = False
     adjusted: float = 1.0
+    number: int | None = None
 
     @property
     def verdict(self) -> Better:

@@ -89,6 +89,7 @@ def _row(r: EpisodeRecord) -> dict[str, Any]:
     }
 
 
+@lru_cache(maxsize=4096)
 def outcome_class(outcome: str, failure: str | None) -> str:
     """The outcome, or the class of failure of an episode that failed."""
     found = failure or outcome if outcome in ("failure", "timeout") else outcome

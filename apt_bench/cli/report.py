@@ -40,21 +40,34 @@ def report_command(
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
     published: Annotated[bool, typer.Option(help="Show the paper's rows beside the measured ones.")] = True,
     pdf: Annotated[bool, typer.Option("--pdf", help="Also write the figures as PDF.")] = False,
+    publish: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a site of these runs into this folder instead: leaderboards, a page per run, comparisons.",
+            metavar="<folder>",
+        ),
+    ] = None,
 ) -> None:
     """Write tables, figures and an HTML page that opens offline.
 
     Without runs, the report shows the results of the paper alone."""
+    if publish and out:
+        raise UserError("--out and --publish are the folders of two outputs. Give one of them.")
     with status("Reading runs") as step:
         from apt_bench.analysis.run import load_runs
         from apt_bench.reporting.coverage import missing
         from apt_bench.reporting.report import write_report
+        from apt_bench.reporting.site import write_site
 
         loaded = load_runs([argument for run in runs or () for argument in expand(run)])
-        folder = out or (loaded[0].path / "report" if len(loaded) == 1 else Path("report"))
-        step("Drawing figures and writing tables")
-        page = write_report(loaded, folder, published, title, pdf=pdf)
-        step("Computing the tables")
-        tables = _headline_tables(loaded, published)
+        if publish:
+            page = write_site(loaded, publish, title, published, pdf, step)
+            tables = []
+        else:
+            folder = out or (loaded[0].path / "report" if len(loaded) == 1 else Path("report"))
+            page = write_report(loaded, folder, published, title, pdf=pdf, step=step)
+            step("Computing the tables")
+            tables = _headline_tables(loaded, published)
     console = plain_console()
     for table in tables:
         print_table(table, console)

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -95,17 +96,11 @@ def parse_json(text: str, constants: bool = False) -> Any:
             finite or has more than 63 bits; a key is repeated; or a text has half of a surrogate pair, which cannot be
             written again.
     """
-    if sum(map(text.count, ",[{")) > VALUES:
+    if len(text) > VALUES and sum(map(text.count, ",[{")) > VALUES:
         raise ValueError(f"it has more than {VALUES:,} values")
     try:
-        value = json.loads(
-            text,
-            parse_constant=float if constants else _no_constant,
-            parse_float=_finite,
-            parse_int=_bounded,
-            object_pairs_hook=_object,
-        )
-        if "\\ud" in text.lower():
+        value = _decoder(constants).decode(text)
+        if "\\ud" in text or "\\uD" in text:
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except RecursionError:
@@ -138,6 +133,16 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{where} is damaged: expected an object, found {type(value).__name__}.")
     return value
+
+
+@cache
+def _decoder(constants: bool) -> json.JSONDecoder:
+    return json.JSONDecoder(
+        parse_constant=float if constants else _no_constant,
+        parse_float=_finite,
+        parse_int=_bounded,
+        object_pairs_hook=_object,
+    )
 
 
 def _no_constant(name: str) -> float:

@@ -200,8 +200,9 @@ def about(source: str | Path) -> dict[str, Any]:
 
     Returns:
         `architecture`, `two_stage`, `knowledge_insulation` (no action gradient reaches the VLM, which also holds for a
-        frozen one), `finetune_vlm`, and `step`, after which it was saved. Unknown entries are left out. The authors'
-        files do not record how they were trained.
+        frozen one), `finetune_vlm`, `step`, after which it was saved, and `selection_rule`, which a person may add to
+        `provenance.json`: how this checkpoint was chosen. Unknown entries are left out. The authors' files do not
+        record how they were trained.
     """
     path = locate(source)
     if path.is_file():
@@ -214,8 +215,8 @@ def about(source: str | Path) -> dict[str, Any]:
     recipe = trained.get("recipe")
     if isinstance(recipe, Mapping) and isinstance(recipe.get("two_stage"), bool):
         found["two_stage"] = recipe["two_stage"]
-    step = trained.get("step")
-    return found | ({"step": step} if isinstance(step, int) else {})
+    kinds = {"step": int, "selection_rule": str}
+    return found | {k: trained[k] for k, kind in kinds.items() if isinstance(trained.get(k), kind)}
 
 
 def locate(source: str | Path) -> Path:

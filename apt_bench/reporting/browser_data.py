@@ -12,7 +12,6 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import lru_cache
 from typing import Any, BinaryIO
 
 from apt_bench.analysis.frame import follows_language, outcome_class
@@ -139,7 +138,7 @@ class EpisodeData:
             self._code("task", task),
             self._code("probe", (prompt, cell != base), _probe),
             self._code("outcome", outcome),
-            self._code("failure", _kind(outcome, raw.get("failure"))),
+            self._code("failure", outcome_class(outcome, raw.get("failure"))),
             self._code("sentence", raw["prompt"]),
             self._code("source", raw["prompt_source"]),
             self._code("contact", follows["first_contact"] or ""),
@@ -199,11 +198,13 @@ def _line(file: BinaryIO, offset: int) -> str:
 
 def _script(function: str, text: str) -> str:
     """A script that passes a JSON text to `episodes.FUNCTION`, as a string: whatever it contains, it is not code."""
-    escaped = text.translate(_ESCAPED)
-    return f"episodes.{function}('{escaped}');\n"
+    for character in _ESCAPED:  # much faster than str.translate
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return f"episodes.{function}('{text}');\n"
 
 
-_ESCAPED = {ord(c): f"\\u{ord(c):04x}" for c in "\\'\n\r\u2028\u2029"}
+_ESCAPED = "\\'\n\r\u2028\u2029"
+"""Characters of a script's string that are escaped: the backslash first, because the others become one."""
 
 
 def _probe(key: tuple[str, bool]) -> list[str]:
@@ -211,8 +212,3 @@ def _probe(key: tuple[str, bool]) -> list[str]:
     own = "stale control" if stale else "own instruction"
     label = own if prompt == EpisodeKey.prompt else f"{prompt}, stale control" if stale else prompt
     return [label, label, prompt]
-
-
-@lru_cache(maxsize=1000)
-def _kind(outcome: str, failure: str | None) -> str:
-    return outcome_class(outcome, failure)

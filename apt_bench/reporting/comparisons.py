@@ -11,7 +11,7 @@ from apt_bench.analysis.check import Check, Gate
 from apt_bench.analysis.compare import Comparison
 from apt_bench.analysis.contrasts import Contrast
 from apt_bench.reporting.chart_style import BLUE, INK, MUTED, WIDTH, style
-from apt_bench.reporting.table import Column, Rate, Row, Table, left, pvalue, right
+from apt_bench.reporting.table import NUMBERS, Column, Rate, Row, Table, left, pvalue, right
 from apt_bench.reporting.table_files import markdown
 
 VERDICT = (
@@ -65,6 +65,9 @@ def comparison_tables(found: Comparison, a: str, b: str) -> list[Table]:
             "p with Benjamini and Hochberg's adjustment: this table is for exploring, not a claim about a single task."
         ]
         columns = _columns("cell", "Task", paired)
+        if any(c.number is not None for c in order):
+            columns.insert(0, right("number", "#"))
+            notes.append(NUMBERS)
         tables.append(
             Table("compare_tasks", f"{a} against {b}, per task", columns, [_row(c) for c in order], notes)
         )
@@ -75,8 +78,9 @@ def _columns(key: str, label: str, paired: bool) -> list[Column]:
     counts = [right("pairs", "Pairs")] if paired else [right("n_a", "Trials A"), right("n_b", "Trials B")]
     split = [right("only", "Only A / only B")] if paired else []
     return [
-        left(key, label), *counts, right("a", "A"), right("b", "B"), right("difference", "Difference"), *split,
-        right("tasks", "Tasks"), right("p", "p"), right("adjusted", "p adj."), left("verdict", "Verdict"),
+        left(key, label, identifiers=label == "Task"), *counts, right("a", "A"), right("b", "B"),
+        right("difference", "Difference"), *split, right("tasks", "Tasks"), right("p", "p"),
+        right("adjusted", "p adj."), left("verdict", "Verdict"),
     ]  # fmt: skip
 
 
@@ -85,7 +89,9 @@ def _row(c: Contrast) -> Row:
         {
             "cell": c.name, "pairs": c.n_a, "n_a": c.n_a, "n_b": c.n_b, "a": Rate(c.rate_a), "b": Rate(c.rate_b),
             "difference": Rate.of(c.difference, signed=True), "only": f"{c.only_a} / {c.only_b}",
-            "tasks": c.tasks or "", "p": pvalue(c.p), "adjusted": pvalue(c.adjusted), "verdict": c.words,
+            "tasks": c.tasks or "",
+            "number": "" if c.number is None else c.number, "p": pvalue(c.p),
+            "adjusted": pvalue(c.adjusted), "verdict": c.words,
         }
     )  # fmt: skip
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 
 from apt_bench.analysis.cell_summary import COVERAGE_GATE, CellSummary, cell_summaries, probe_summaries
 from apt_bench.analysis.run import Run, sequential_notes
-from apt_bench.analysis.suite_labels import cell_label, find_suite, suite_order
+from apt_bench.analysis.suite_labels import cell_label, find_suite, suite_order, task_numbers
+from apt_bench.core.text import one_line
 from apt_bench.core.wording import in_words
 from apt_bench.reporting.published import PAPER_SUITE
-from apt_bench.reporting.table import CELL, RUN, TASK, Rate, Row, Table, Value, left, percent, right
+from apt_bench.reporting.table import CELL, NUMBERS, RUN, TASK, Rate, Row, Table, Value, left, percent, right
 
 WORST = "Worst to best"
 OWN = "own"
@@ -79,12 +81,12 @@ def _probes(run: Run) -> list[str]:
     for probe in dict.fromkeys(p for _, _, p in summaries):
         mine = [s for (_, _, name), s in summaries.items() if name == probe]
         if lost := sum(s.missing for s in mine):
+            requested, errors = sum(s.requested for s in mine), sum(s.errors for s in mine)
             where = ", ".join(f"{s.label} {s.missing} of {s.requested}" for s in mine if s.missing)
-            errors = sum(s.errors for s in mine)
             why = f", {errors} of them errors" if errors else ""
             found.append(
-                f"{run.label}, language probe {probe}: {lost} of {sum(s.requested for s in mine)} episodes have no "
-                f"result{why} ({where})."
+                f"{run.label}, language probe {probe}: {lost} of {requested} episodes have no result{why}"
+                + (f" ({where})." if lost < requested else ".")
             )
     return found
 
@@ -130,6 +132,25 @@ def _not_requested(run: Run) -> list[str]:
     return found
 
 
+def unpinned(runs: Sequence[Run]) -> Iterator[str]:
+    """A sentence for each run with --unpinned, which ran on another simulator than the suite's."""
+    for run in runs:
+        marks = run.info.get("unpinned")
+        if isinstance(marks, list) and marks:
+            yield (
+                f"{run.label} was not run on the suite's own simulator (--unpinned), so its scores are not comparable: "
+                f"the suite is {'; it is '.join(map(str, marks))}."
+            )
+
+
+def canary_warnings(runs: Sequence[Run]) -> Iterator[str]:
+    """A sentence for each warning of the check of a policy's server, see `policies/canaries.py`."""
+    for run in runs:
+        warnings = run.info.get("canaries", {}).get("warnings")
+        for warning in warnings if isinstance(warnings, list) else ():
+            yield f"{run.label}, before the first episode: {one_line(warning, 300)}"
+
+
 def coverage_table(runs: Sequence[Run]) -> Table:
     """Requested and finished episodes and errors per cell, with bounds on the success rate; one row per probe."""
     rows = []
@@ -163,16 +184,21 @@ def _row(run: Run, prompt: str, s: CellSummary) -> Row:
 
 def error_table(runs: Sequence[Run]) -> Table:
     """Every episode that ended in an error, including those under language probes."""
+    numbers = cache(task_numbers)
     rows = [
         Row(
-            {"run": run.label, "cell": cell_label(str(e.suite), str(e.cell)), "task": e.task, "init": e.init,
+            {"run": run.label, "cell": cell_label(str(e.suite), str(e.cell)),
+             "number": numbers(str(e.suite), str(e.cell)).get(str(e.task), ""), "task": e.task, "init": e.init,
              "seed": e.seed, "prompt": e.prompt, "error": e.error}
         )
         for run in runs
         for frame in (run.frame, run.probed)
         for e in frame[~frame.finished].itertuples()
     ]  # fmt: skip
+    numbered = any(r.values["number"] != "" for r in rows)
     columns = [
-        RUN, CELL, TASK, right("init", "Init"), right("seed", "Seed"), left("prompt", "Prompt"), left("error", "Error"),
+        RUN, CELL, *([right("number", "#")] if numbered else []), TASK, right("init", "Init"), right("seed", "Seed"),
+        left("prompt", "Prompt"), left("error", "Error"),
     ]  # fmt: skip
-    return Table("errors", "Episodes that ended in an error", columns, rows, paper=False)
+    notes = (NUMBERS,) if numbered else ()
+    return Table("errors", "Episodes that ended in an error", columns, rows, notes, paper=False)

@@ -12,7 +12,7 @@ from apt_bench.analysis.run import Run
 from apt_bench.analysis.suite_labels import cell_label, task_numbers
 from apt_bench.core.text import one_line
 from apt_bench.core.wording import in_words
-from apt_bench.reporting.table import CELL, RUN, TASK, Rate, Row, Table, Value, left, own_key, right
+from apt_bench.reporting.table import CELL, NUMBERS, RUN, TASK, Rate, Row, Table, Value, left, own_key, right
 from apt_bench.runs.solvability import on_record
 
 
@@ -53,7 +53,7 @@ def task_table(runs: Sequence[Run]) -> Table:
     if any(c.key == "oracle" for c in columns):
         notes.append("Oracle: episodes that the scripted expert solved, as recorded for the shipped suites.")
     if any(c.key == "number" for c in columns):
-        notes.append("#: the task's number in its cell, as in apt-bench ls tasks and run --tasks.")
+        notes.append(NUMBERS)
     return Table("tasks", "Per task", columns, rows, notes, heat=True)
 
 

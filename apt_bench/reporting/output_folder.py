@@ -13,11 +13,17 @@ from apt_bench.core.errors import UserError
 from apt_bench.core.files import PART, exclusive, open_regular, read_json, reason, try_remove, write_json
 
 PAGE = "report.html"
-MANIFEST, COMPARISON = "report-files.json", "comparison-files.json"
-"""Manifests: they list the files of a report or a comparison. Only listed files are ever replaced or removed."""
+INDEX = "index.html"
+MANIFEST, COMPARISON, SITE = "report-files.json", "comparison-files.json", "site-files.json"
+"""Manifests: they list the files of a report, a comparison or a site. Only listed files are ever replaced or
+removed."""
 
-ENTRIES = ("tables", "figures", "videos", "browser", PAGE)
-"""What a report or comparison may contain, in the order in which it is put in place; the manifest comes last."""
+ENTRIES = {
+    MANIFEST: ("tables", "figures", "videos", "browser", PAGE),
+    COMPARISON: ("tables", "figures"),
+    SITE: ("runs", "compare", "tables", "figures", INDEX),
+}
+"""What each of them may contain, in the order in which it is put in place; the manifest comes last."""
 
 WORK = f".report{PART}"
 NEW, OLD = "new", "old"
@@ -26,14 +32,15 @@ NEW, OLD = "new", "old"
 
 @contextmanager
 def replaced(out: Path, manifest: str = MANIFEST) -> Iterator[Path]:
-    """Give a new folder to write a report or comparison into, and put its files into `out` at the end of the block.
+    """Give a new folder to write a report, a comparison or a site into. Put its files into `out` at the end of the
+    block.
 
     They replace the files of an earlier report in `out`, and only those. If the block raises an exception, `out` stays
     unchanged.
 
     Args:
         out: The folder of the report.
-        manifest: `MANIFEST` for a report, `COMPARISON` for a comparison.
+        manifest: `MANIFEST` for a report, `COMPARISON` for a comparison, `SITE` for a site.
 
     Yields:
         The folder to write into.
@@ -44,7 +51,7 @@ def replaced(out: Path, manifest: str = MANIFEST) -> Iterator[Path]:
     created = not os.path.lexists(out)
     what = manifest.partition("-")[0]
     try:
-        with exclusive(out, "apt-bench report" if manifest == MANIFEST else "apt-bench compare"):
+        with exclusive(out, "apt-bench compare" if manifest == COMPARISON else "apt-bench report"):
             work = out / WORK
             ours = _restore(out, manifest)
             try:
@@ -58,7 +65,7 @@ def replaced(out: Path, manifest: str = MANIFEST) -> Iterator[Path]:
     except OSError as error:
         place = error.filename or out
         raise UserError(
-            f"Cannot write the {what} to {out}: {reason(error)} ({place}). Give --out another folder."
+            f"Cannot write the {what} to {out}: {reason(error)} ({place}). Give {_option(manifest)} another folder."
         ) from None
     finally:
         if created:
@@ -70,10 +77,10 @@ def _restore(out: Path, manifest: str) -> frozenset[str]:
     """The files of the report in `out`, after undoing what a killed command left there."""
     new, old = out / WORK / NEW, out / WORK / OLD
     ours: frozenset[str] = frozenset()
-    begun = next((m for m in (MANIFEST, COMPARISON) if os.path.lexists(new / m)), "")
+    begun = next((m for m in ENTRIES if os.path.lexists(new / m)), "")
     if old.is_dir() and begun:  # a command was killed while it put its files in place
         ours = _listed(new / begun)
-        for entry in (*ENTRIES, begun):
+        for entry in (*ENTRIES[begun], begun):
             if os.path.lexists(old / entry):
                 try_remove(out / entry)
                 (old / entry).rename(out / entry)
@@ -84,16 +91,23 @@ def _restore(out: Path, manifest: str) -> frozenset[str]:
     if not present or (manifest == MANIFEST and _older(out)):
         return ours | {PAGE}
     raise UserError(
-        f"{out} is not empty and holds no {manifest.partition('-')[0]} (it contains '{present[0]}'). Give --out a new "
-        "or an empty folder."
+        f"{out} is not empty and holds no {manifest.partition('-')[0]} (it contains '{present[0]}'). Give "
+        f"{_option(manifest)} a new or an empty folder."
     )
 
 
 def _listed(manifest: Path) -> frozenset[str]:
     files = read_json(manifest).get("files")
     if not isinstance(files, list):
-        raise UserError(f"{manifest} is damaged: it has no list 'files'. Give --out another folder.")
+        raise UserError(
+            f"{manifest} is damaged: it has no list 'files'. Give {_option(manifest.name)} another folder."
+        )
     return frozenset(map(str, files))
+
+
+def _option(manifest: str) -> str:
+    """The option that names the folder."""
+    return "--publish" if manifest == SITE else "--out"
 
 
 def _older(out: Path) -> bool:
@@ -112,7 +126,7 @@ def _swap(out: Path, ours: frozenset[str], manifest: str) -> None:
     unchanged.
     """
     work = out / WORK
-    for path in (p for e in ENTRIES for p in _files(out / e)):
+    for path in (p for e in ENTRIES[manifest] for p in _files(out / e)):
         name = path.relative_to(out)
         if name.as_posix() in ours:
             continue
@@ -120,15 +134,15 @@ def _swap(out: Path, ours: frozenset[str], manifest: str) -> None:
             if _older(out):
                 continue
             raise UserError(
-                f"{path} does not belong to an earlier {manifest.partition('-')[0]}. Move it, or give --out another "
-                "folder."
+                f"{path} does not belong to an earlier {manifest.partition('-')[0]}. Move it, or give "
+                f"{_option(manifest)} another folder."
             )
         (work / NEW / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, work / NEW / name, follow_symlinks=False)
     (work / OLD).mkdir()
     moved: list[tuple[Path, Path]] = []
     try:
-        for entry in (*ENTRIES, manifest):
+        for entry in (*ENTRIES[manifest], manifest):
             for source, target in ((out, work / OLD), (work / NEW, out)):
                 if os.path.lexists(source / entry):
                     (source / entry).rename(target / entry)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 
 import apt_bench
 from apt_bench.analysis.run import Run, suite_names
-from apt_bench.core.text import csv_cell, file_name, one_line, plain
+from apt_bench.core.text import csv_cell, file_name, plain
 from apt_bench.reporting import charts
 from apt_bench.reporting.browser import BROWSER, runs_title, write_browser
 from apt_bench.reporting.chart_style import run_colours, save
 from apt_bench.reporting.control_table import control_table
-from apt_bench.reporting.coverage import coverage_table, error_table, missing
+from apt_bench.reporting.coverage import canary_warnings, coverage_table, error_table, missing, unpinned
 from apt_bench.reporting.episode_tables import defect_table, language_table, outcome_table, task_table
 from apt_bench.reporting.glossary import linked
 from apt_bench.reporting.headline_tables import (
@@ -62,6 +62,14 @@ class Section:
     blocks: list[dict[str, Any]] = field(default_factory=list)
 
 
+Step = Callable[[str], None]
+"""Shows a text that names the step in progress (`core.status`)."""
+
+
+def _silent(step: str) -> None:
+    """Show nothing."""
+
+
 class Report:
     """Writes the files of tables and figures, and collects them as sections of the page.
 
@@ -77,6 +85,7 @@ class Report:
         self.kinds = ("png", "svg", *(["pdf"] if pdf else []))
         self.colours = run_colours([r.label for r in runs])
         self.sections: list[Section] = []
+        self._waiting: list[tuple[str, Callable[[], Figure | None], dict[str, Any]]] = []
         self._taken: set[tuple[str, str]] = set()
 
     def section(self, id: str, title: str, text: str = "") -> None:
@@ -110,26 +119,28 @@ class Report:
         )
 
     def figure(self, name: str, draw: Callable[[], Figure | None], alt: str) -> None:
-        """Save a figure and add it to the section, unless `draw` returns None."""
-        figure = draw() if self.drawn else None
-        if figure is None:
-            return
-        name = self._name("figure", name)
-        folder = self.out / "figures"
-        boxes = save(figure, name, folder, "pdf" in self.kinds)
-        svg = (folder / f"{name}.svg").read_text(encoding="utf-8")
-        number = sum(kind == "figure" for kind, _ in self._taken)
-        drawn = panels(svg, boxes, f"f{number}")
-        self.sections[-1].blocks.append(
-            {
-                "kind": "figure",
-                "name": name,
-                "alt": alt,
-                "kinds": self.kinds,
-                "legends": drawn[: len(figure.legends)],
-                "panels": drawn[len(figure.legends) :],
-            }
-        )
+        """Add a figure to the section. `draw_figures` draws it."""
+        if self.drawn:
+            block: dict[str, Any] = {"kind": "figure", "alt": alt, "kinds": self.kinds}
+            self.sections[-1].blocks.append(block)
+            self._waiting.append((name, draw, block))
+
+    def draw_figures(self, step: Step = _silent) -> None:
+        """Draw and save the figures, and leave out those whose `draw` returns None."""
+        for done, (wanted, draw, block) in enumerate(self._waiting):
+            step(f"Drawing figures: {done} of {len(self._waiting)} done")
+            figure = draw()
+            if figure is None:
+                for section in self.sections:
+                    section.blocks = [b for b in section.blocks if b is not block]
+                continue
+            name, folder = self._name("figure", wanted), self.out / "figures"
+            boxes = save(figure, name, folder, "pdf" in self.kinds)
+            svg = (folder / f"{name}.svg").read_text(encoding="utf-8")
+            number = sum(kind == "figure" for kind, _ in self._taken)
+            drawn, legends = panels(svg, boxes, f"f{number}"), len(figure.legends)
+            block |= {"name": name, "legends": drawn[:legends], "panels": drawn[legends:]}
+        self._waiting.clear()
 
     def _name(self, kind: str, wanted: str) -> str:
         """A file name that no other table or figure of the report has. The wanted name may be that of any suite."""
@@ -149,6 +160,7 @@ def write_report(
     title: str | None = None,
     browser: bool = True,
     pdf: bool = False,
+    step: Step = _silent,
 ) -> Path:
     """Write the report of some runs.
 
@@ -162,6 +174,7 @@ def write_report(
         title: Title of the page. Default: the runs' names.
         browser: Also write the episode browser.
         pdf: Also write the figures as PDF.
+        step: Gets the name of each step when it begins.
 
     Returns:
         The path of `report.html`.
@@ -170,13 +183,31 @@ def write_report(
         UserError: `out` holds other files or cannot be written; everything stays as it was.
     """
     with replaced(out) as folder:
-        report = Report(folder, runs, pdf=pdf)
-        gaps = _fill(report, runs, with_published)
-        title = title or runs_title(runs)
-        episodes = write_browser(runs, folder, title) if browser else BROWSER
-        page = _render(report, runs, gaps, title, episodes)
-        (folder / PAGE).write_text(page, encoding="utf-8")
+        fill_folder(folder, runs, with_published, title, browser, pdf, step)
     return out / PAGE
+
+
+def fill_folder(
+    folder: Path,
+    runs: Sequence[Run],
+    with_published: bool = True,
+    title: str | None = None,
+    browser: bool = True,
+    pdf: bool = False,
+    step: Step = _silent,
+    home: str = "",
+) -> None:
+    """Write the report of some runs into a new folder, as `write_report` does. home: address of the leaderboard."""
+    report = Report(folder, runs, pdf=pdf)
+    step("Computing and writing tables")
+    gaps = _fill(report, runs, with_published)
+    report.draw_figures(step)
+    title = title or runs_title(runs)
+    if browser:
+        step("Writing the episode browser")
+    episodes = write_browser(runs, folder, title) if browser else BROWSER
+    page = render(report, [opening(r) for r in runs], gaps, title, episodes, home)
+    (folder / PAGE).write_text(page, encoding="utf-8")
 
 
 def write_tables(runs: Sequence[Run], out: Path, with_published: bool = True) -> list[str]:
@@ -192,7 +223,7 @@ def _fill(report: Report, runs: Sequence[Run], with_published: bool) -> list[str
             step(report, filled)
     if runs:
         _background(report, runs)
-    gaps = [*_unpinned(runs), *_canaries(runs), *missing(runs)]
+    gaps = [*unpinned(runs), *canary_warnings(runs), *missing(runs)]
     (report.out / "tables").mkdir(parents=True, exist_ok=True)
     with open(report.out / "tables" / "missing.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["missing"], *([csv_cell(g)] for g in gaps)])
@@ -306,26 +337,24 @@ def _background(report: Report, runs: Sequence[Run]) -> None:
     report.table(card_table(runs, "run"), folded=True)
 
 
-def _unpinned(runs: Sequence[Run]) -> Iterator[str]:
-    """A sentence for each run with --unpinned, which ran on another simulator than the suite's."""
-    for run in runs:
-        marks = run.info.get("unpinned")
-        if isinstance(marks, list) and marks:
-            yield (
-                f"{run.label} was not run on the suite's own simulator (--unpinned), so its scores are not comparable: "
-                f"the suite is {'; it is '.join(map(str, marks))}."
-            )
+def render(
+    report: Report,
+    openings: Sequence[Mapping[str, Any]],
+    gaps: Sequence[str],
+    title: str,
+    episodes: str = "",
+    home: str = "",
+) -> str:
+    """The page of a report.
 
-
-def _canaries(runs: Sequence[Run]) -> Iterator[str]:
-    """A sentence for each warning of the check of a policy's server, see `policies/canaries.py`."""
-    for run in runs:
-        warnings = run.info.get("canaries", {}).get("warnings")
-        for warning in warnings if isinstance(warnings, list) else ():
-            yield f"{run.label}, before the first episode: {one_line(warning, 300)}"
-
-
-def _render(report: Report, runs: Sequence[Run], gaps: Sequence[str], title: str, episodes: str) -> str:
+    Args:
+        report: Its sections.
+        openings: What the page begins with, one per run (`opening.opening`); `link`: address of the run's own page.
+        gaps: Sentences that limit the results.
+        title: The page's title.
+        episodes: Address of the episode browser; "" = none.
+        home: Address of the leaderboard; "" = none.
+    """
     folder = Path(__file__).parent / "templates"
     env = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_plain)
     safe: Callable[[str], str] = markupsafe.Markup
@@ -340,8 +369,9 @@ def _render(report: Report, runs: Sequence[Run], gaps: Sequence[str], title: str
     text, terms = linked(
         body.render(
             title=title,
-            runs=[opening(r) for r in runs],
+            runs=openings,
             episodes=episodes,
+            home=home,
             missing=gaps,
             sections=[s for s in report.sections if s.blocks or s.text],
         )

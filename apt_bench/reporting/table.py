@@ -128,6 +128,9 @@ def right(key: str, label: str, group: str = "") -> Column:
     return Column(key, label, group, "right")
 
 
+NUMBERS = "#: the task's number in its cell, as in apt-bench ls tasks and run --tasks."
+"""Note of a table whose column # has numbers of tasks."""
+
 RUN, CELL, TASK = left("run", "Run"), left("cell", "Cell"), left("task", "Task", identifiers=True)
 
 
@@ -138,10 +141,14 @@ def own_key(name: str, *taken: str) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """A row: column key -> value. Rows of another `kind` are separated by a line; published rows are marked."""
+    """A row: column key -> value. Rows of another `kind` are separated by a line; published rows are marked.
+
+    `link`: address to which the first cell links on a page.
+    """
 
     values: Mapping[str, Value]
     kind: Literal["measured", "published", "plain"] = "plain"
+    link: str = ""
 
 
 @dataclass(frozen=True)
@@ -226,14 +233,19 @@ def html_table(table: Table) -> str:
     for row in table.rows:
         edge = " edge" if before not in (None, row.kind) else ""
         before = row.kind
-        cells = "".join(_html(row.values.get(c.key), c, table.heat) for c in table.columns)
+        cells = "".join(
+            _html(row.values.get(c.key), c, table.heat, row.link if i == 0 else "")
+            for i, c in enumerate(table.columns)
+        )
         out.append(f'<tr class="{row.kind}{edge}">{cells}</tr>')
     return "\n".join([*out, "</tbody></table>"])
 
 
-def _html(value: Value, column: Column, heat: bool) -> str:
+def _html(value: Value, column: Column, heat: bool, link: str) -> str:
     if not isinstance(value, Rate):
-        return f'<td class="{column.align}">{markup(column.words(value))}</td>'
+        text = markup(column.words(value))
+        text = f'<a href="{markup(link)}">{text}</a>' if link else text
+        return f'<td class="{column.align}">{text}</td>'
     coloured = heat and value.known and not value.signed
     style = f' style="--v:{100 * value.value:.0f}%"' if coloured else ""
     small = [value.interval(), f"{value.k}/{value.n}" if value.n is not None and not value.counts else ""]

@@ -259,6 +259,13 @@ class Output(_Checked):
     video: Annotated[str, Help("Episodes to film: none, failures, first:K or all.")] = "none"
     save_actions: Annotated[bool, Help("Store the executed actions, for --policy replay.")] = False
     track: Annotated[str, Help("Send metrics to a tracker: none, wandb or trackio.")] = "none"
+    selection_rule: Annotated[
+        str | None,
+        Help(
+            "Which checkpoint this is and how it was chosen, in one sentence for leaderboards.",
+            metavar="<sentence>",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

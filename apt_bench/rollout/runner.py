@@ -65,7 +65,7 @@ def run(
             specs = tuple(map(prepare, specs))
             ref = ref or policy_of(execution)
             if over := finished_plan(options, suite, specs, ref):
-                return result_on_disk(over)
+                return ended(over, output.selection_rule)
             actors: list[PolicyActor] = []
             workers, code = 0, None
             answers: dict[str, Any] | None = None
@@ -88,7 +88,7 @@ def run(
             # Another command may have written until the lock was taken.
             todo = plan(options, suite, specs, ref, todo.policy_spec)
             if todo.over:
-                return result_on_disk(todo)
+                return ended(todo, output.selection_rule)
             # The policy's modules may have changed sys.path.
             provenance.require(suite.name, suite.simulator, execution.unpinned)
             RunStore(todo.out).sweep()
@@ -96,7 +96,7 @@ def run(
             renders = bool(suite.simulator) and (todo.policy_spec.cameras or video.which != "none")
             with status("Testing the renderer"):
                 renderer = dataclasses.asdict(rendering.describe()) if renders else None
-            writer = RunWriter(todo, renderer, answers)
+            writer = RunWriter(todo, renderer, answers, output.selection_rule)
             if not actors and number != 0:
                 workers = stack.enter_context(
                     ray_session(execution.ray_address, number, max(1, len(todo.todo)))
@@ -129,6 +129,14 @@ def run(
             tracker = stack.enter_context(tracking(output.track, todo.out, writer.card()))
         with closing(stream):
             return record_results(todo, writer, schedule, stream, stopped, console, workers, tracker)
+
+
+def ended(plan: Plan, selection_rule: str | None) -> RunResult:
+    """The result of a run that has no episode left. A new --selection-rule is recorded."""
+    store, name = RunStore(plan.out), "selection_rule"
+    if selection_rule is not None and (recorded := store.run()).get(name) != selection_rule:
+        store.update_run({**recorded, name: selection_rule})
+    return result_on_disk(plan)
 
 
 def sent_code(address: str | None, ref: PolicyRef, env: str, home: str) -> Any:

@@ -24,7 +24,11 @@ class RunWriter:
     """Creates or continues a run directory and writes all of its files."""
 
     def __init__(
-        self, plan: Plan, gl: Mapping[str, Any] | None, canaries: Mapping[str, Any] | None = None
+        self,
+        plan: Plan,
+        gl: Mapping[str, Any] | None,
+        canaries: Mapping[str, Any] | None = None,
+        rule: str | None = None,
     ) -> None:
         """Write `protocol.json` and `run.json`.
 
@@ -32,6 +36,7 @@ class RunWriter:
             plan: What is to be run.
             gl: The renderer in use; None = nothing is rendered.
             canaries: What a check of the policy's server found.
+            rule: Which checkpoint was run and how it was chosen; None = as recorded before.
 
         Raises:
             UserError: The directory holds a run of another protocol or policy, or cannot be written.
@@ -54,6 +59,8 @@ class RunWriter:
         }
         if found := canaries or earlier.get("canaries"):
             self._run["canaries"] = found
+        if stated := rule or earlier.get("selection_rule"):
+            self._run["selection_rule"] = stated
         if "sequential" in earlier:
             self._run["sequential"] = earlier["sequential"]
         self._add_requested(plan.rule.begun if plan.rule else plan.specs)

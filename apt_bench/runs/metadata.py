@@ -49,6 +49,7 @@ RUN: dict[str, Any] = {
     "started": Text,
     "ended": Text,
     "command": Text,
+    "selection_rule": Text,
 }
 """Type of each entry of run.json that a reader uses. Other entries are allowed."""
 

@@ -28,6 +28,12 @@ def protocol_hash(protocol: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+def settings_hash(protocol: Mapping[str, Any]) -> str:
+    """Hash of the settings that compared runs share: the card without the policies' own choices (`POLICY_OWN`) and
+    without the user's own sentences. Runs of one such hash have no `differing_settings`."""
+    return protocol_hash({k: v for k, v in protocol.items() if k not in (CUSTOM, *POLICY_OWN)})
+
+
 def differing_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """The settings that differ between two protocol cards and may change scores, each as `name: a's / b's`.
 
@@ -73,6 +79,13 @@ def in_short(settings: Sequence[str]) -> str:
     """Differing settings for a message: the first `SHOWN`, and how many more there are."""
     more = f"; and {len(settings) - SHOWN} more" if len(settings) > SHOWN else ""
     return "; ".join(settings[:SHOWN]) + more
+
+
+def own_settings(protocol: Mapping[str, Any]) -> str:
+    """The policy's own settings in words: `8 actions per decision, uses agentview and wrist`."""
+    execute, cameras = (protocol.get(k) for k in ("execute", "cameras"))
+    parts = [f"{execute} actions per decision"] if isinstance(execute, int) else []
+    return ", ".join(parts + ([f"uses {_own_setting(cameras)}"] if isinstance(cameras, list) else []))
 
 
 def _own_setting(value: Any) -> str:

@@ -111,14 +111,14 @@ def test_a_report_that_fails_half_way_leaves_the_earlier_one(
     def full(*_: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report, "_render", full)
+    monkeypatch.setattr(report, "render", full)
     with pytest.raises(UserError, match=f"Cannot write the report to {out}: No space left on device"):
         report.write_report([run], out)
     assert tree(out) == before
     with pytest.raises(UserError, match="No space left"):
         report.write_report([run], tmp_path / "new")
     assert not (tmp_path / "new").exists()
-    monkeypatch.setattr(report, "_render", lambda *_: 1 / 0)
+    monkeypatch.setattr(report, "render", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         report.write_report([run], out)
     assert tree(out) == before

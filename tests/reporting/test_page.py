@@ -189,6 +189,11 @@ def test_pdf_is_written_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
         figure = Figure()
         figure.subplots()
+    report.figure("none", lambda: None, "No figure.")
     report.figure("f", lambda: figure, "A figure.")
+    steps: list[str] = []
+    report.draw_figures(steps.append)
+    assert steps == ["Drawing figures: 0 of 2 done", "Drawing figures: 1 of 2 done"]
+    assert [b["name"] for b in report.sections[0].blocks] == ["f"]
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {"f.svg", "f.png", "f.pdf"}
     assert report.sections[0].blocks[0]["kinds"] == ("png", "svg", "pdf")

@@ -10,14 +10,19 @@ import pytest
 from runs import add, record, write_run
 
 from apt_bench.analysis.cell_summary import cell_summaries
+from apt_bench.analysis.compare import compare
 from apt_bench.analysis.run import load_run
 from apt_bench.analysis.suite_labels import _installed_suite, find_suite, task_numbers
 from apt_bench.core.errors import UserError
 from apt_bench.core.plugins import Plugin
 from apt_bench.reporting import charts
+from apt_bench.reporting.comparisons import comparison_tables
+from apt_bench.reporting.coverage import error_table
 from apt_bench.reporting.episode_tables import task_table
 from apt_bench.reporting.headline_tables import suite_tables
 from apt_bench.reporting.report import write_tables
+from apt_bench.reporting.table import NUMBERS
+from apt_bench.reporting.table_files import markdown
 from apt_bench.suites import Suite, load_suite, register_suite, registry
 
 
@@ -57,11 +62,33 @@ def test_tasks_are_numbered_as_ls_tasks_does(tmp_path: Path) -> None:
     assert [(t.get_position()[1], t.get_text()) for t in axis.texts] == [(0.5, "0"), (1.5, "0"), (2.5, "100")]
 
 
+def test_errors_and_comparisons_have_the_same_numbers(tmp_path: Path) -> None:
+    suite = load_suite("libero_pro")
+    names = [t.name for t in suite.cell_tasks(suite.cell("goal_task"))]
+    runs = []
+    for name in ("a", "b"):
+        path = write_run(tmp_path / name, lambda c, t, i: True, {})
+        add(path, *(record("goal_task", names[i], 0, True) for i in (7, 2)))
+        lost = {"outcome": "error", "failure": None, "error": "lost"}
+        add(path, record("goal_task", names[4], 0, False, **lost), record("other", "x", 0, False, **lost))
+        runs.append(load_run(path, name))
+    assert [(r.values["number"], r.values["task"]) for r in error_table(runs[:1]).rows] == [(4, names[4]), ("", "x")]
+    table = comparison_tables(compare(*runs), "a", "b")[1]
+    assert table.columns[0].label == "#"
+    found = {str(r.values["cell"]).partition(": ")[2]: r.values["number"] for r in table.rows}
+    assert found == {names[7]: 7, names[2]: 2}
+    assert names[7].replace("_", " ") in markdown(table)
+    assert NUMBERS in table.notes
+
+
 def test_tasks_of_a_suite_that_is_not_known_here_have_no_numbers(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run", lambda c, t, i: True, {})
     add(path, *(record("x", t, 0, True, suite="mine") for t in ("b", "a")))
-    table = task_table([load_run(path)])
-    assert "number" not in [c.key for c in table.columns]
+    lost = {"outcome": "error", "failure": None, "error": "lost"}
+    add(path, record("x", "c", 0, False, suite="mine", **lost))
+    run = load_run(path)
+    for table in (error_table([run]), comparison_tables(compare(run, run), "a", "b")[1], task_table([run])):
+        assert "number" not in [c.key for c in table.columns]
     assert [r.values["task"] for r in table.rows] == ["a", "b"]
     figure = charts.heat_map([load_run(path)])
     assert figure

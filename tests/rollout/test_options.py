@@ -48,6 +48,7 @@ VALUES: dict[str, tuple[Any, list[str]]] = {
     "video": ("first:2", ["--video", "first:2"]),
     "save-actions": (True, ["--save-actions"]),
     "track": ("trackio", ["--track", "trackio"]),
+    "selection-rule": ("last step", ["--selection-rule", "last step"]),
     "stop-when": ("complete", ["--stop-when", "complete"]),
     "against": ("old", ["--against", "old", *DECIDED]),
     "margin": (5, ["--margin", "5", "--against", "old", *DECIDED]),

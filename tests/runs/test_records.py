@@ -111,6 +111,7 @@ def test_a_line_that_is_no_record_is_damaged(tmp_path, old, new):
     store.append(ONE)
     damaged = ONE.to_json().replace(old, new)
     assert damaged != ONE.to_json()
+    assert EpisodeRecord.from_json(ONE.to_json()) == ONE  # its entries are not checked again
     store.episodes_path.write_text(f"{ONE.to_json()}\n{damaged}\n{ONE.to_json()}\n")
     with pytest.raises(UserError, match=r"line 2, is damaged"):
         store.episodes()
