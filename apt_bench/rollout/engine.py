@@ -168,7 +168,7 @@ def gpu_places(ref: PolicyRef) -> int:
     import ray
 
     there = [node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]]
-    return sum(int(gpus // ref.num_gpus) for gpus in there)
+    return sum(int(gpus / ref.num_gpus + 1e-6) for gpus in there)  # 1 // 0.1 is 9
 
 
 STARTING = (-1, "start")

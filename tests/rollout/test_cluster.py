@@ -162,7 +162,7 @@ def test_a_node_dies_another_joins_and_the_results_are_those_of_one_machine(driv
     assert changes <= 6, scenes  # 24 episodes of 6 scenes
 
 
-@pytest.mark.parametrize(("each", "places"), [(1, 4), (2, 1), (0.5, 8), (4, 0)])
+@pytest.mark.parametrize(("each", "places"), [(1, 4), (2, 1), (0.5, 8), (0.1, 40), (4, 0)])
 def test_a_policy_uses_the_gpus_of_one_machine(monkeypatch, each, places):
     nodes = [(1, True), (3, True), (8, False), (None, True)]
     found = [{"Alive": alive, "Resources": {"GPU": gpus} if gpus else {}} for gpus, alive in nodes]
