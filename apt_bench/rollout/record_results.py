@@ -55,9 +55,9 @@ def record_results(
     stop: Stop = ""
     message, errors = "", 0
     answered = False
-    for record in writer.finished():
-        finished[record.key] = record.outcome
-        answered |= record.decisions > 0
+    for recorded in writer.finished():
+        finished[recorded.key] = recorded.outcome
+        answered |= recorded.decisions > 0
 
     def queue(batch: Sequence[EpisodeSpec]) -> None:
         schedule.add(batch)
@@ -71,7 +71,8 @@ def record_results(
             for spec, attempt, found in stream:
                 if found.fatal:
                     raise UserError(found.fatal)
-                if (record := found.record) is None:
+                record = found.record
+                if record is None:
                     why = found.error or "unknown error"
                     if schedule.retry(spec):
                         progress.retrying(spec.key.id, why)
