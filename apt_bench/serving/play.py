@@ -86,6 +86,7 @@ class Play:
         self._running = self._stop = self._closing = False
         self._phase, self._text, self._notice = "loading", "Starting the worker process", ""
         self._version, self._number = 1, 0  # of the state, and of the job
+        self._request: dict[str, Any] = {"number": 0}  # the last one, so that every page shows the same scene
         self._events: list[str] = []  # of the job, as JSON
         self._seen = time.monotonic()
         self._thread = threading.Thread(target=self._supervise, name="play", daemon=True)
@@ -166,7 +167,13 @@ class Play:
         with self._update():
             self._wanted = Job(tuple(episodes) or (spec,), spec.prompt, only_show=not episodes)
             self._stop = True  # the running one
-        return {"sentence": spec.prompt}
+            number = self._request["number"] + 1
+            self._request = {
+                "number": number,
+                **dataclasses.asdict(asked),
+                "sentences": asked.sentences or (spec.prompt,),
+            }
+        return {"sentence": spec.prompt, "number": number}
 
     def _stop_job(self) -> None:
         with self._update():
@@ -188,6 +195,7 @@ class Play:
                 "running": self._running or self._wanted is not None,
                 "version": self._version,
                 "job": self._number,
+                "request": self._request,
                 "first": first,
             }
             events = ",".join(self._events[first:])
@@ -209,7 +217,7 @@ class Play:
                 with self._update():
                     self._running = False
                     if loaded:
-                        self._notice = f"{lost} It is being started again."
+                        self._notice = f"{lost} It is being started again. Then press Run again."
                         self._phase, self._text = "loading", "Starting the worker process"
                     else:
                         self._phase, self._text, self.failure = "failed", str(lost), str(lost)
@@ -300,7 +308,7 @@ def _label(cell: Cell) -> str:
 
 def _with_sentence(spec: EpisodeSpec, side: int, sentence: str) -> EpisodeSpec:
     """The episode under a sentence. A policy tells episodes apart by their keys."""
-    check_sentence(sentence, "The sentence")
+    check_sentence(sentence, "The second instruction" if side else "The instruction")
     key = dataclasses.replace(spec.key, prompt="second") if side else spec.key
     return dataclasses.replace(spec, key=key, prompt=sentence)
 

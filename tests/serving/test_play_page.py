@@ -155,6 +155,23 @@ def test_a_mistake_is_named_on_the_page(page: Page) -> None:
     assert text(page, "#status") == "Ready. The policy is apt."
 
 
+def test_a_reload_keeps_the_episode_and_the_choices(page: Page) -> None:
+    page.run("cell.value = 'uo'; cell.dispatchEvent(new Event('change', {bubbles: true}))")
+    page.wait(f"{IDLE} && sides[0]?.frames[0]?.sentence === a.value", 4 * LONG)
+    write(page, "a", "Move the sky to the plate.")
+    job = page.run("head.job")
+    page.press("Enter")
+    page.wait(f"head.job > {job}", 4 * LONG)
+    page.run("window.old = true")
+    page.call("Page.reload")
+    page.wait(f"!window.old && {IDLE} && {RAN}", 4 * LONG)
+    assert page.run("head.job") == job + 1
+    assert page.run("[suite.value, cell.value, a.value].join()") == (
+        "rigid_pick_place,uo,Move the sky to the plate."
+    )
+    assert page.run("sides[0].end.steps") == 24
+
+
 def test_escape_stops(page: Page) -> None:
     job = page.run("head.job")
     page.press("Enter")

@@ -105,9 +105,11 @@ def test_two_sentences_end_as_each_of_them_alone(policy: str, scene: dict[str, A
 def test_without_a_sentence_the_scene_is_shown(reader: Reader) -> None:
     before = reader.head["job"]
     answer = reader.post("/run", **SCENE, sentences=[])
-    assert answer == {"sentence": "Move the rubber duck to the plate."}
+    assert answer["sentence"] == "Move the rubber duck to the plate."
     reader.until(lambda: reader.head["job"] > before and not reader.head["running"])
     assert kinds(reader.events) == ["frame0"]
+    request = reader.head["request"]  # from which another page takes its choices
+    assert request == {**SCENE, "sentences": [answer["sentence"]], "number": answer["number"]}
     assert {"duck", "plate", "bowl"} <= set(reader.events[0]["objects"])
     assert reader.events[0]["goal"] == "duck on plate"
     assert reader.events[0]["other"] != answer["sentence"]

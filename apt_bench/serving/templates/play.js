@@ -12,6 +12,8 @@ const moment = get("moment");
 
 let suites = [], head = { phase: "loading", text: "Loading", job: 0, version: 0 }, count = 0, sides = [], problem = "";
 let wanted = "", edited = false; // the scene that was asked for last; whether the second instruction was typed
+let known = 0, sending = 0, heard; // the last request that the fields show; posts without an answer yet
+const first = new Promise((done) => { heard = done; }); // the first message
 
 function element(tag, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
@@ -42,17 +44,37 @@ function choices() {
 
 const scene = () => ({ suite: suite.value, cell: cell.value, task: task.value, init: init.valueAsNumber });
 
+// Another page, or this page before it was reloaded, has chosen a scene: show its choices.
+function adopt(request) {
+  known = request.number;
+  for (const [select, name] of [[suite, "suite"], [cell, "cell"], [task, "task"]]) {
+    choices();
+    select.value = request[name];
+  }
+  choices();
+  init.value = request.init;
+  a.value = request.sentences[0];
+  two.checked = request.sentences.length > 1;
+  b.value = request.sentences[1] ?? sides[0]?.frames[0]?.other ?? "";
+  edited = two.checked;
+  get("second").hidden = !two.checked;
+}
+
 async function post(path, value) {
+  sending += 1;
   try {
     const reply = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(value) });
     const answer = reply.ok ? await reply.json() : { error: await reply.text() };
     problem = answer.error || "";
+    known = Math.max(known, answer.number || 0);
     draw();
     return answer;
   } catch {
     problem = "The server does not answer. Has apt-bench play been stopped?";
     draw();
     return { error: problem };
+  } finally {
+    sending -= 1;
   }
 }
 
@@ -83,6 +105,8 @@ function take(message) {
   }
   count += message.events.length;
   head = message;
+  heard();
+  if (suites.length && !sending && message.request.number > known) adopt(message.request);
   moment.max = Math.max(0, ...sides.map((side) => side.frames.length - 1));
   if (follows || message.first === 0) moment.value = moment.max;
   draw();
@@ -111,7 +135,7 @@ function statusText() {
   if (!head.running) return `Ready. The policy is ${head.policy}.`;
   if (begun.length < Math.max(1, sides.length)) return "Preparing the scene ...";
   const steps = begun.map((side) => side.frames.at(-1).step);
-  return `Running: step ${steps.join(" and ")} of ${begun[0].frames[0].budget}`;
+  return `Running: ${steps.length > 1 ? "steps" : "step"} ${steps.join(" and ")} of ${begun[0].frames[0].budget}`;
 }
 
 function draw() {
@@ -195,8 +219,10 @@ get("form").addEventListener("submit", (event) => { event.preventDefault(); run(
 document.addEventListener("keydown", (event) => { if (event.key === "Escape" && head.running) post("/stop", {}); });
 
 listen();
-fetch("/suites.json").then((reply) => reply.json()).then((found) => {
+fetch("/suites.json").then((reply) => reply.json()).then(async (found) => {
+  await first;
   suites = found;
   if (!found.length) problem = "No shipped suite has a scene for this policy.";
-  else return show();
+  else if (head.request.number) adopt(head.request);
+  else await show();
 }).then(draw);
