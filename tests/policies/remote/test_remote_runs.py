@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from apt_bench.policies.registry import find_policy
+from apt_bench.rollout.workers import RolloutWorker, Settings
+from apt_bench.suites import load_suite
 from tests.policies.remote.servers import CHUNK, OpenPi, Seen, StarVla
 from tests.rollout.commands import ROOT, SUITE, records, results
 
@@ -145,6 +147,21 @@ def test_a_server_that_changes_its_checkpoint_during_a_run(go: Callable[..., str
         server.answer = once
         err = go(server.url, policy="langforce", code=2)
         assert "not the one that the run began with" in err
+
+
+def test_a_second_server_of_another_checkpoint_is_refused() -> None:
+    other = {"ckpt_path": "/ckpt/steps_40000.pt"}
+    with StarVla(answer=vary) as first, StarVla(answer=vary, greeting=other) as second:
+        ref = find_policy("langforce", servers=[first.url, second.url])
+        settings = Settings(ref, ref.load().spec, execute=8)
+        spec = load_suite(SUITE).select(["push"], [], 1)[0]
+        workers = [RolloutWorker(settings.for_worker(number)) for number in (0, 1)]
+        right, wrong = (worker.run(spec) for worker in workers)
+        for worker in workers:
+            worker.close()
+    assert right.record is not None
+    assert "not the one that the run began with" in str(wrong.fatal)
+    assert not second.seen
 
 
 def test_a_reply_of_the_wrong_shape_fails_the_episode(go: Callable[..., str], tmp_path: Path) -> None:
