@@ -25,6 +25,7 @@ NOT_COMPARABLE = (
 )
 INTERVAL_NOTE = "Success in %, with Wilson's 95% intervals."
 AVERAGE_NOTE = "Avg is the mean of the cells, with a task-clustered bootstrap interval."
+OWN_CHOICE = ": the policy's own choice."
 INCOMPLETE = "*"
 TICK = "✓"
 TICKS = {"knowledge_insulation": "KI", "two_stage": "2-Stage", "finetune_vlm": "Ft VLM"}
@@ -191,7 +192,7 @@ def _protocol_notes(runs: Sequence[Run]) -> list[str]:
                 f"{in_short(settings)}. Scores under different protocols are not comparable."
             )
         own = policy_settings(run.protocol, runs[0].protocol, run.label, runs[0].label)
-        notes += [f"{words}: the policy's own choice." for words in own]
+        notes += [words + OWN_CHOICE for words in own]
     return notes
 
 

@@ -11,7 +11,7 @@ from apt_bench.analysis.run import Run, suite_names
 from apt_bench.analysis.suite_labels import suite_title
 from apt_bench.core.text import one_line
 from apt_bench.reporting.coverage import progress
-from apt_bench.reporting.headline_tables import REAL, real_table, suite_tables
+from apt_bench.reporting.headline_tables import OWN_CHOICE, REAL, real_table, suite_tables
 from apt_bench.reporting.table import Rate, Row, Table, Value, left
 from apt_bench.runs.protocol import own_settings, settings_hash
 
@@ -23,7 +23,8 @@ NOTES = (
     "that overlap widely do not show which run is better; the comparisons do.",
     "Selection: which checkpoint was run, and on which episodes it was chosen. A checkpoint that was chosen on the "
     "episodes of this table has a score that is too high. State it with apt-bench run --selection-rule.",
-    "Policy's own settings: they belong to the policy and may differ in one table. The run's hash includes them.",
+    "Policy's own settings: they belong to the policy and may differ in one table. The hash of the run's protocol "
+    "includes them, the hash in the heading does not.",
 )
 
 
@@ -84,12 +85,16 @@ def _with_facts(board: Board, table: Table, pages: Mapping[str, str]) -> Table:
     rows.sort(
         key=lambda row: (waiting[str(row.values["method"])] > 0, [_place(row.values.get(k)) for k in by])
     )
+    notes = [n for n in table.notes if not n.endswith(OWN_CHOICE)]  # they have a column here
+    shown = [c for c in table.columns if c.key == "avg" or any(r.values.get(c.key) is not None for r in rows)]
+    if len(shown) < len(table.columns):
+        notes.append("Cells that no run of this table has are not shown; without them there is no average.")
     columns = [
-        *table.columns, left("site:episodes", "Episodes"), left("site:selection", "Selection"),
-        left("site:own", "Policy's own settings"), left("site:date", "Date"), left("site:hash", "Run's hash"),
+        *shown, left("site:episodes", "Episodes"), left("site:selection", "Selection"),
+        left("site:own", "Policy's own settings"), left("site:date", "Date"), left("site:hash", "Run's protocol"),
     ]  # fmt: skip
     return dataclasses.replace(
-        table, name=f"{table.name}_{board.settings}", columns=columns, rows=rows, notes=(*table.notes, *NOTES),
+        table, name=f"{table.name}_{board.settings}", columns=columns, rows=rows, notes=(*notes, *NOTES),
         paper=False,
     )  # fmt: skip
 
@@ -109,7 +114,7 @@ def _facts(run: Run) -> dict[str, str]:
     requested, finished, errors = progress(cell_summaries(run).values())
     parts = [
         f"{finished} of {requested}",
-        *([f"{errors} errors"] if errors else []),
+        *([f"{errors} error{'s' if errors > 1 else ''}"] if errors else []),
         *(["not finished"] if _waiting(run) > 0 else []),
         *(["stopping rule"] if run.sequential else []),
     ]

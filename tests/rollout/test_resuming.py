@@ -181,6 +181,20 @@ def test_what_is_named_twice_runs_once(here):
     assert len(results(done.out)) == len(records(done.out)) == len(done.records)
 
 
+def test_the_selection_rule_is_recorded_kept_and_changed_after_the_end(here, tmp_path):
+    def recorded() -> object:
+        return RunStore(tmp_path / "run").run().get("selection_rule")
+
+    here(cells=("push",), episodes=1)
+    assert recorded() is None
+    here(cells=("push",), episodes=2, selection_rule="last step")
+    here(cells=("push",), episodes=3)
+    assert recorded() == "last step"
+    here(cells=("push",), episodes=3, selection_rule="best of 3")  # nothing is left to run
+    assert recorded() == "best of 3"
+    assert RunStore(tmp_path / "run").run()["requested"]
+
+
 def test_half_written_files_of_a_kill_are_swept(here, tmp_path):
     here(cells=("push",), episodes=1, save_actions=True)
     out = tmp_path / "run"
