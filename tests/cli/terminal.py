@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -32,9 +32,14 @@ for words in json.loads(sys.argv[1]):
 
 
 def in_terminal(
-    commands: Sequence[Sequence[object]], columns: int = 80, environment: Mapping[str, str] = {}
+    commands: Sequence[Sequence[object]],
+    columns: int = 80,
+    environment: Mapping[str, str] = {},
+    heard: Callable[[int, bytes], None] = lambda process, block: None,
 ) -> str:
-    """What a terminal of this width gets from the commands, `\\r` and escapes included."""
+    """What a terminal of this width gets from the commands, `\\r` and escapes included.
+
+    `heard` is called with the process id and each piece of the output."""
     words = json.dumps([[str(word) for word in command] for command in commands])
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
@@ -50,6 +55,7 @@ def in_terminal(
             block = os.read(ours, 65536)
         except OSError:  # the process has ended
             break
+        heard(process.pid, block)
         text += block
     os.close(ours)
     process.wait()
