@@ -18,7 +18,7 @@ from apt_bench.reporting.leaderboard import Board, board_tables, boards
 from apt_bench.reporting.opening import opening
 from apt_bench.reporting.output_folder import INDEX, PAGE, SITE, replaced
 from apt_bench.reporting.report import Report, Step, fill_folder, render
-from apt_bench.reporting.table import Rate, Row, Table, left, pvalue, right
+from apt_bench.reporting.table import Rate, Row, Table, Value, left, pvalue, right
 
 ALL_PAIRS = 8
 """Runs of a leaderboard up to which all pairs are compared. With more runs, each is compared with the first."""
@@ -58,13 +58,12 @@ def write_site(
     with replaced(out, SITE) as folder:
         names = _folders([r.label for r in runs])
         for number, run in enumerate(runs, 1):
-            where = f"Page {number} of {len(runs)} ({run.label})"
             fill_folder(
                 folder / "runs" / names[run.label],
                 [run],
                 with_published,
                 pdf=pdf,
-                step=lambda text, where=where: step(f"{where}: {text}"),  # type: ignore[misc]
+                step=partial(_page_step, step, f"Page {number} of {len(runs)} ({run.label})"),
                 home=f"../../{INDEX}",
             )
         pages = {label: f"runs/{quote(name)}/{PAGE}" for label, name in names.items()}
@@ -75,6 +74,10 @@ def write_site(
         page = render(report, [], unfinished(*runs), title or "Leaderboard")
         (folder / INDEX).write_text(page, encoding="utf-8")
     return out / INDEX
+
+
+def _page_step(step: Step, page: str, text: str) -> None:
+    step(f"{page}: {text}")
 
 
 def _board(report: Report, board: Board, pages: Mapping[str, str], step: Step) -> None:
@@ -111,7 +114,7 @@ def _comparisons(
         name = f"{file_name(board.suite)[:40]}-{board.settings}-{number + 1}"
         _pair(report, report.out / "compare" / name, a, b, found, pages)
         overall = found.overall
-        values = {
+        values: dict[str, Value] = {
             "pair": f"{a.label} against {b.label}", "pairs": overall.n_a if overall.paired else "not matched",
             "difference": Rate.of(overall.difference, signed=True), "p": pvalue(overall.p),
             "verdict": overall.words.replace("A better", f"{a.label} better").replace("B better", f"{b.label} better"),
