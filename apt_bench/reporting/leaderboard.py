@@ -118,10 +118,11 @@ def _facts(run: Run) -> dict[str, str]:
         *(["not finished"] if _waiting(run) > 0 else []),
         *(["stopping rule"] if run.sequential else []),
     ]
+    privileged = ", reads the simulator's state" if run.policy.get("privileged") is True else ""
     return {
         "site:episodes": ", ".join(parts),
         "site:selection": selection(run),
-        "site:own": own_settings(run.protocol),
+        "site:own": own_settings(run.protocol) + privileged,
         "site:date": str(run.info.get("ended") or run.info.get("started") or "")[:10],
         "site:hash": run.protocol_id,
     }
