@@ -84,7 +84,9 @@ def in_short(settings: Sequence[str]) -> str:
 def own_settings(protocol: Mapping[str, Any]) -> str:
     """The policy's own settings in words: `8 actions per decision, uses agentview and wrist`."""
     execute, cameras = (protocol.get(k) for k in ("execute", "cameras"))
-    parts = [f"{execute} action{'s' if execute != 1 else ''} per decision"] if isinstance(execute, int) else []
+    parts = (
+        [f"{execute} action{'s' if execute != 1 else ''} per decision"] if isinstance(execute, int) else []
+    )
     return ", ".join(parts + ([f"uses {_own_setting(cameras)}"] if isinstance(cameras, list) else []))
 
 
