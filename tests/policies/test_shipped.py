@@ -52,8 +52,9 @@ def test_a_checkpoint_is_still_a_checkpoint() -> None:
 
 def test_a_scene_without_a_network_is_an_error_that_names_the_ways_on() -> None:
     policy = find_policy("apt").load()
-    with pytest.raises(UserError, match=r"no network ships for libero_10 .*--cells.*--checkpoint.*train one"):
-        policy.reset([episode("libero_pro", "long_pos")])
+    mine = dataclasses.replace(episode("libero_pro", "long_pos"), env="mine:Env", args={})
+    with pytest.raises(UserError, match=r"no network ships for mine:Env .*--cells.*--checkpoint.*train one"):
+        policy.reset([mine])
 
 
 def test_a_libero_scene_is_the_benchmark_that_the_task_was_made_from() -> None:

@@ -72,7 +72,10 @@ def test_errors_and_comparisons_have_the_same_numbers(tmp_path: Path) -> None:
         lost = {"outcome": "error", "failure": None, "error": "lost"}
         add(path, record("goal_task", names[4], 0, False, **lost), record("other", "x", 0, False, **lost))
         runs.append(load_run(path, name))
-    assert [(r.values["number"], r.values["task"]) for r in error_table(runs[:1]).rows] == [(4, names[4]), ("", "x")]
+    assert [(r.values["number"], r.values["task"]) for r in error_table(runs[:1]).rows] == [
+        (4, names[4]),
+        ("", "x"),
+    ]
     table = comparison_tables(compare(*runs), "a", "b")[1]
     assert table.columns[0].label == "#"
     found = {str(r.values["cell"]).partition(": ")[2]: r.values["number"] for r in table.rows}

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from apt_bench.analysis.run import Run, load_run
-from apt_bench.reporting.report import _unpinned, write_report
+from apt_bench.reporting.coverage import unpinned
+from apt_bench.reporting.report import write_report
 from tests.runs import write_run
 
 MARK = "defined on mujoco 3.2.3; here the module 'mujoco' is another, from <b>/x</b>: 1 changed (mujoco/a.py)"
@@ -32,4 +33,4 @@ def test_a_report_begins_with_what_was_not_run_on_the_suites_own_simulator(tmp_p
 
 @pytest.mark.parametrize("marks", [[], None, "x", {}, 3])
 def test_other_runs_are_not_marked(tmp_path: Path, marks: Any) -> None:
-    assert list(_unpinned([run(tmp_path, marks)])) == []
+    assert list(unpinned([run(tmp_path, marks)])) == []
