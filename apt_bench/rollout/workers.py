@@ -302,7 +302,8 @@ def match_driver(path: str, code: Any = None) -> UserCode | None:
     if mine := os.environ.pop(RAY_PYTHONPATH, None):
         os.environ["PYTHONPATH"] = mine
     sys.path[:] = [p for p in sys.path if p not in ("", "/")]  # "/": see `ray_session`
-    found: UserCode | None = ray.get(code) if code is not None else None
+    # Ray itself replaces a reference that is an argument of its own, not one inside `Settings`.
+    found: UserCode | None = ray.get(code) if isinstance(code, ray.ObjectRef) else code
     if found:
         found.install()
     installed_first(path)

@@ -28,7 +28,7 @@ def test_progress_shows_errors_and_names_as_they_are(terminal):
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=200)  # anybody's, with markup on
     one = record("[/cell]", "t", 0, True)
-    with Progress(3, [one], console) as progress:
+    with Progress(3, [(one.key, one.outcome)], console) as progress:
         progress.retrying("toy/[red]/t", ODD + "\nnext line")
         progress.ended(one)
         console.print(progress.view())

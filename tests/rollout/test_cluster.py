@@ -45,6 +45,7 @@ def tasks(cell):
 class PlacedEnv(ToyEnv):
     def step_chunk(self, actions, render=True):
         while self.spec.key.init and os.path.exists(os.environ["GATE"]):
+            Path(os.environ["GATE"] + where()).touch()
             time.sleep(0.05)
         return super().step_chunk(actions, render)
 
@@ -141,7 +142,8 @@ def test_a_node_dies_another_joins_and_the_results_are_those_of_one_machine(driv
     assert len(actors("RolloutActor")) == 3  # the fourth worker waits for a core
     cluster.remove_node(lost, allow_graceful=False)
     late = cluster.add_node(num_cpus=2, **SMALL)
-    until(lambda: len(actors("RolloutActor")) == 4, process)
+    until(lambda: Path(f"{driver.gate}{late.node_id}").exists(), process)  # it has an episode
+    assert len(actors("RolloutActor")) == 4
     driver.gate.unlink()
     said, err = process.communicate(timeout=400)
     assert process.returncode == 0, said + err
