@@ -115,8 +115,12 @@ def train_command(
         **_data(data), **_vlm(vlm),
     }  # fmt: skip
     for key, value in flags.items():
-        if value is not None:
-            _put(over, key, value)
+        if value is None:
+            continue
+        if key in given:
+            how = "Write the weights as --data PATH=WEIGHT." if key == "data.weights" else "Give one of them."
+            raise UserError(f"--set {key} and an option of apt-bench train both set {key}. {how}")
+        _put(over, key, value)
     try:
         recipes = {name: load_recipe(name, over) for name in recipe_parts(config)}
     except UserError as error:

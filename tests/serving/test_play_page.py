@@ -156,8 +156,9 @@ def test_a_mistake_is_named_on_the_page(page: Page) -> None:
 
 
 def test_a_reload_keeps_the_episode_and_the_choices(page: Page) -> None:
+    job = page.run("head.job")
     page.run("cell.value = 'uo'; cell.dispatchEvent(new Event('change', {bubbles: true}))")
-    page.wait(f"{IDLE} && sides[0]?.frames[0]?.sentence === a.value", 4 * LONG)
+    page.wait(f"head.job > {job} && {IDLE} && sides[0]?.frames[0]?.sentence === a.value", 4 * LONG)
     write(page, "a", "Move the sky to the plate.")
     job = page.run("head.job")
     page.press("Enter")
@@ -181,6 +182,7 @@ def test_escape_stops(page: Page) -> None:
 
 def test_keys_reach_every_control(page: Page) -> None:
     page.wait(IDLE, 4 * LONG)
+    page.run("a.focus()")
     run(page)  # the slider exists once there are two images
     page.wait("!document.getElementById('time').hidden")
     page.run("document.activeElement.blur()")
