@@ -188,6 +188,7 @@ SHIPPED = {
     "mini": weights_dir("mini_policy"),
     "libero_object": weights_dir("libero_object"),
     "libero_spatial": weights_dir("libero_spatial"),
+    "libero_goal": weights_dir("libero_goal"),
 }
 """Name of a shipped checkpoint -> its folder. `mini` was trained with the recipe `mini`, `libero_SUITE` with the recipe
 `mini-libero-SUITE`."""

@@ -28,6 +28,7 @@ NETWORKS: Mapping[str, str] = {
     TABLETOP: "mini",
     "libero_object": "libero_object",
     "libero_spatial": "libero_spatial",
+    "libero_goal": "libero_goal",
 }
 """Scene -> name of the shipped checkpoint. A scene is `tabletop`, or the LIBERO benchmark that the task belongs to or
 was made from."""

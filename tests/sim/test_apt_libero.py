@@ -11,7 +11,9 @@ from apt_bench import evaluate
 pytestmark = pytest.mark.sim
 
 
-@pytest.mark.parametrize(("cell", "tasks"), [("object_task", ["0", "4"]), ("spatial_task", ["3", "5"])])
+@pytest.mark.parametrize(
+    ("cell", "tasks"), [("object_task", ["0", "4"]), ("spatial_task", ["3", "5"]), ("goal_task", ["2", "6"])]
+)
 def test_a_network_does_the_task_that_the_sentence_names(tmp_path: Path, cell: str, tasks: list[str]) -> None:
     more = {"tasks": tasks, "episodes": 1, "workers": 0, "progress": False}
     told = evaluate("apt", "libero_pro", cell, out=tmp_path / "told", **more)  # type: ignore[arg-type]

@@ -141,6 +141,8 @@ def test_options_that_cannot_be_meant(cli: Any) -> None:
     assert "--workers is 0" in cli("train", "--workers", 0, "--dry-run")
     assert "--set seed is given twice" in cli("train", "--set", "seed=1", "--set", "seed=2", "--dry-run")
     both = cli("train", "--seed", 1, "--set", "seed=2", "--dry-run")
-    assert "--set seed and an option of apt-bench train both set seed. Give one of them." in " ".join(both.split())
+    assert "--set seed and an option of apt-bench train both set seed. Give one of them." in " ".join(
+        both.split()
+    )
     both = cli("train", "--data", "a", "--data", "b", "--set", "data.weights=[1, 3]", "--dry-run")
     assert "both set data.weights. Write the weights as --data PATH=WEIGHT." in " ".join(both.split())
