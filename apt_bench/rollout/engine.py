@@ -223,21 +223,20 @@ class RayPool:
                 if not self._running and not len(schedule):
                     return
                 ended = self._ended()
-                for number, reference in enumerate(ended, 1):
-                    if slot := self._starting.pop(reference, None):
-                        slot.heartbeat = (0, "env")
-                        self._idle.append(
-                            slot
-                        )  # where the start failed, the first episode fails and names the reason
-                    else:
-                        slot = self._running.pop(reference)
-                        spec, attempt = slot.job  # type: ignore[misc]
-                        slot.job = None
-                        result = self._result(slot, reference)
-                        yield spec, attempt, dataclasses.replace(result, more=number < len(ended))
-                        if stopped():
-                            return
-                    self._submit(schedule)
+                for reference in [r for r in ended if r in self._starting]:
+                    slot = self._starting.pop(reference)
+                    slot.heartbeat = (0, "env")
+                    # Where the start failed, the first episode fails and names the reason.
+                    self._idle.append(slot)
+                results = [r for r in ended if r in self._running]
+                for number, reference in enumerate(results, 1):
+                    slot = self._running.pop(reference)
+                    spec, attempt = slot.job  # type: ignore[misc]
+                    slot.job = None
+                    result = self._result(slot, reference)
+                    yield spec, attempt, dataclasses.replace(result, more=number < len(results))
+                    if not stopped():
+                        self._submit(schedule)
                 self._kill_silent()
         finally:
             for slot in (*self._starting.values(), *self._idle, *self._running.values()):

@@ -109,6 +109,8 @@ class RunWriter:
     def close(self, workers: int) -> None:
         """Write when the run ended and how long it took, if the disk permits."""
         seconds = round(self._run["wall_seconds"] + time.monotonic() - self._begun, 1)
+        with suppress(OSError):  # no episode was recorded
+            self._store.flush()  # the last one may have announced another, which a stop left out
         with suppress(OSError):  # a full disk: the episodes are what matters
             self._store.update_run(
                 {**self._run, "workers": workers, "ended": _now(), "wall_seconds": seconds}

@@ -69,9 +69,8 @@ def policy_settings(a: Mapping[str, Any], b: Mapping[str, Any], name_a: str, nam
     found = []
     for key, verb in POLICY_OWN.items():
         if None not in (a.get(key), b.get(key)) and a[key] != b[key]:
-            first, second = (_own_setting(card[key]) for card in (a, b))
-            unit = " actions per decision" if key == "execute" else ""
-            found.append(f"{name_a} {verb} {first}{unit}, {name_b} {second}")
+            first = _actions(a[key]) if key == "execute" else _own_setting(a[key])
+            found.append(f"{name_a} {verb} {first}, {name_b} {_own_setting(b[key])}")
     return found
 
 
@@ -84,10 +83,12 @@ def in_short(settings: Sequence[str]) -> str:
 def own_settings(protocol: Mapping[str, Any]) -> str:
     """The policy's own settings in words: `8 actions per decision, uses agentview and wrist`."""
     execute, cameras = (protocol.get(k) for k in ("execute", "cameras"))
-    parts = (
-        [f"{execute} action{'s' if execute != 1 else ''} per decision"] if isinstance(execute, int) else []
-    )
+    parts = [_actions(execute)] if isinstance(execute, int) else []
     return ", ".join(parts + ([f"uses {_own_setting(cameras)}"] if isinstance(cameras, list) else []))
+
+
+def _actions(execute: Any) -> str:
+    return f"{execute} action{'' if execute == 1 else 's'} per decision"
 
 
 def _own_setting(value: Any) -> str:

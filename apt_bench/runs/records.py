@@ -79,9 +79,12 @@ class EpisodeRecord:
         raw = parse_json(line, constants=True)
         if not isinstance(raw, dict):
             raise ValueError(f"expected an object, found {type(raw).__name__}")
+        raw = {k: v for k, v in raw.items() if k in _TYPES}
+        for name, value in raw.items():
+            _check(name, value, _TYPES[name])
         try:
-            if _shape(raw) not in _checked:
-                raw = _checked_entries(raw)
+            for name, value in raw["key"].items():
+                _check(f"key.{name}", value, _KEY.get(name, str))
             raw["key"] = EpisodeKey(**raw["key"])
             raw["flags"] = tuple(map(str, raw.get("flags", ())))
             record = EpisodeRecord(**raw)
@@ -115,34 +118,6 @@ _TYPES: dict[str, Any] = {
 """Field -> its type in JSON."""
 
 _KEY: dict[str, Any] = {f.name: int if f.type == "int" else str for f in dataclasses.fields(EpisodeKey)}
-
-
-_checked: set[tuple[Any, ...]] = set()
-"""Shapes of records whose entries are all known and of the right types. They are not checked again, because that
-takes a sixth of the time of reading a run."""
-
-
-def _shape(raw: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Names and types of the entries of a record and of its key, in their order."""
-    key = raw.get("key")
-    parts = (raw, key) if isinstance(key, dict) else (raw,)
-    return tuple((*part, *map(type, part.values())) for part in parts)
-
-
-def _checked_entries(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries that a record has, of the right types. Raises ValueError or KeyError."""
-    known = {k: v for k, v in raw.items() if k in _TYPES}
-    for name, value in known.items():
-        _check(name, value, _TYPES[name])
-    for name, value in known["key"].items():
-        _check(f"key.{name}", value, _KEY.get(name, str))
-    if len(known) == len(raw) and len(_checked) < SHAPES:
-        _checked.add(_shape(raw))
-    return known
-
-
-SHAPES = 1000
-"""Shapes that are remembered, at most. A run has a few."""
 
 
 def _check(name: str, value: Any, kind: Any) -> None:
@@ -285,6 +260,11 @@ class RunStore:
             if folder.is_symlink():
                 raise OSError(errno.ELOOP, LINKED, str(folder))
         write_whole(path, content)
+
+    def flush(self) -> None:
+        """Flush `episodes.jsonl` to the disk. Raises OSError."""
+        with open(self.episodes_path, "rb") as file:
+            os.fsync(file.fileno())
 
     def append(self, record: EpisodeRecord, flush: bool = True) -> None:
         """Append one line and flush the file to the disk, unless another line follows at once. An incomplete last line
