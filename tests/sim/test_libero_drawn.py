@@ -9,7 +9,16 @@ import pytest
 
 from apt_bench.envs.base import Scene
 from apt_bench.envs.libero import LiberoEnv
-from apt_bench.envs.libero.drawn_layouts import BESIDE_PLATE, IN_FRONT, KNOB, OPEN_DRAWER, PLACES
+from apt_bench.envs.libero.drawn_layouts import (
+    BESIDE_PLATE,
+    DRAWER_FRONT,
+    DRAWER_REACH,
+    FIXTURE_SHIFT,
+    KNOB,
+    OPEN_DRAWER,
+    PLACES,
+    STOVE_FRONT,
+)
 from apt_bench.envs.libero.drawn_tasks import RELATIONS
 from apt_bench.envs.libero.tasks import bddl_path, load_inits, manifest
 from apt_bench.policies.preprocessing import shrink
@@ -68,12 +77,48 @@ def test_a_layout_rests_and_is_drawn_from_the_episodes_seed(env: LiberoEnv, cell
 
 def test_nothing_stands_where_a_drawer_opens_or_where_things_are_pushed_to(env: LiberoEnv) -> None:
     specs = [s for s in drawn("goal", 1, 3) if s.args["wanted"]["clear"]]
-    assert {c for s in specs for c in s.args["wanted"]["clear"]} == set(IN_FRONT)
+    assert {c for s in specs for c in s.args["wanted"]["clear"]} == {"wooden_cabinet_1", "flat_stove_1"}
     for spec in specs:
         env.reset(spec)
+        cabinet = env.scene.data.xpos[env.scene.objects["wooden_cabinet_1"].body][:2]
+        circles = {"wooden_cabinet_1": (cabinet + DRAWER_FRONT, DRAWER_REACH), "flat_stove_1": STOVE_FRONT}
         for name in spec.args["wanted"]["clear"]:
-            centre, radius = IN_FRONT[name]
+            centre, radius = circles[name]
             assert all(np.linalg.norm(p[:2] - centre) > radius for p in places(env.scene).values()), spec.id
+
+
+def test_fixtures_of_libero_goal_move_and_nothing_touches(env: LiberoEnv) -> None:
+    """Cabinet and rack are near their places, or near each other's; robosuite's own places vary by 1 cm."""
+    usual = {
+        "wooden_cabinet_1": (0.03, -0.24),
+        "wine_rack_1": (-0.26, -0.26),
+        "flat_stove_1": (-0.41, 0.21),
+    }
+    where = []
+    for spec in drawn("goal", 2, 2):
+        env.reset(spec)
+        scene = env.scene
+        where.append({n: scene.data.xpos[scene.objects[n].body][:2].copy() for n in usual})
+        movable = {g for o in scene.objects.values() if o.movable for g in o.geoms}
+        fixed = {g for n in usual for g in scene.objects[n].geoms}
+        pairs = scene.data.contact.geom
+        assert not any((a in movable and b in fixed) or (a in fixed and b in movable) for a, b in pairs), (
+            spec.id
+        )
+    near = FIXTURE_SHIFT + 0.011
+    exchanged = []
+    for found in where:
+        assert np.abs(found["flat_stove_1"] - usual["flat_stove_1"]).max() < near
+        cabinet, rack = found["wooden_cabinet_1"], found["wine_rack_1"]
+        exchanged.append(bool(cabinet[0] < rack[0]))
+        for name, place in (("wooden_cabinet_1", cabinet), ("wine_rack_1", rack)):
+            other = {"wooden_cabinet_1": "wine_rack_1", "wine_rack_1": "wooden_cabinet_1"}[name]
+            assert np.abs(place - usual[other if exchanged[-1] else name]).max() < near
+    assert 0.2 < np.mean(exchanged) < 0.9
+    (control,) = load_suite("libero").select(["goal"], ["0"], episodes=1)
+    env.reset(control)
+    for name, place in usual.items():
+        assert np.abs(env.scene.data.xpos[env.scene.objects[name].body][:2] - place).max() < 0.011
 
 
 def test_a_draft_is_the_same_image_without_smooth_edges(env: LiberoEnv) -> None:

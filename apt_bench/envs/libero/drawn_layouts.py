@@ -20,7 +20,7 @@ def draw_layout(scene: Scene, kind: str, wanted: Mapping[str, Any], rng: np.rand
     """Draw a layout of this kind, see `LAYOUTS`.
 
     Args:
-        scene: The scene, just reset. Positions of joints and objects are changed; velocities are not.
+        scene: The scene, just reset. Positions of joints, objects and fixtures are changed; velocities are not.
         kind: Key of `LAYOUTS`.
         wanted: Arguments of the kind.
         rng: Source of every draw.
@@ -28,9 +28,9 @@ def draw_layout(scene: Scene, kind: str, wanted: Mapping[str, Any], rng: np.rand
     Raises:
         RuntimeError: No layout was found.
     """
-    before = scene.data.qpos.copy()
+    before = scene.data.qpos.copy(), scene.model.body_pos.copy()
     for _ in range(TRIES):
-        scene.data.qpos[:] = before
+        scene.data.qpos[:], scene.model.body_pos[:] = before
         mujoco.mj_kinematics(scene.model, scene.data)
         surface, make = LAYOUTS[kind]
         layout = Layout(scene, surface, rng)
@@ -173,17 +173,30 @@ PLACES: dict[str, Any] = {
 }
 """What puts a bowl into a relation, for each relation of `drawn_tasks.RELATIONS`."""
 
+Circle = tuple[tuple[float, float], float]
+"""Centre and radius in m."""
+
 GOAL_TABLE: Area = ((-0.27, 0.13), (-0.13, 0.28))
-IN_FRONT = {"wooden_cabinet_1": ((0.085, -0.10), 0.13), "flat_stove_1": ((-0.05, 0.21), 0.09)}
-"""LIBERO-Goal: where drawers open to and where things are pushed to, each a circle: centre and radius in m."""
+STOVE_FRONT: Circle = ((-0.05, 0.21), 0.09)
+"""LIBERO-Goal: where things are pushed to. The region belongs to the table and does not move with the stove."""
+DRAWER_FRONT, DRAWER_REACH = np.array([0.055, 0.14]), 0.13
+"""LIBERO-Goal: where drawers open to, a circle: its centre from the cabinet's place, and its radius, m."""
+FIXTURE_SHIFT = 0.03
+"""LIBERO-Goal: largest distance in m along x and y from a fixture's place, which is its own or that of another."""
 
 
 def kitchen(layout: Layout, clear: Sequence[str] = ()) -> None:
     """LIBERO-Goal: bowl, plate, cream cheese and bottle anywhere on the table; nothing in front of the fixtures in
-    `clear`."""
-    layout.occupy_fixtures()
-    for name in clear:
-        layout.occupy(*IN_FRONT[name])
+    `clear`. Every fixture is near its place, but in half of the layouts cabinet and rack are exchanged."""
+    places = {name: layout.spot(name) for name in ("wooden_cabinet_1", "wine_rack_1", "flat_stove_1")}
+    if layout.rng.random() < 0.5:
+        places["wooden_cabinet_1"], places["wine_rack_1"] = places["wine_rack_1"], places["wooden_cabinet_1"]
+    for name, place in places.items():
+        layout.move_fixture(name, place + layout.rng.uniform(-FIXTURE_SHIFT, FIXTURE_SHIFT, 2))
+    if "wooden_cabinet_1" in clear:
+        layout.occupy(layout.spot("wooden_cabinet_1") + DRAWER_FRONT, DRAWER_REACH)
+    if "flat_stove_1" in clear:
+        layout.occupy(*STOVE_FRONT)
     for name, found in sorted(layout.scene.objects.items(), key=lambda one: -layout.radius(one[0])):
         if found.movable:
             layout.place(name, GOAL_TABLE)
@@ -194,9 +207,6 @@ LIVING_ROOM, KITCHEN, STUDY = 0.436, 0.9, 0.885
 FROM_USUAL = 0.065
 """Distance in m from the middle of every region of LIBERO's BDDL file that at least one object keeps. LIBERO's initial
 states are up to 0.035 m from these."""
-
-Circle = tuple[tuple[float, float], float]
-"""Centre and radius in m."""
 
 
 def scattered(areas: Mapping[str, Area], clear: Sequence[Circle] = ()) -> Callable[..., None]:

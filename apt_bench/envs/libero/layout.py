@@ -97,6 +97,25 @@ class Layout:
                     return spot
         raise NoLayoutError(name)
 
+    def move_fixture(self, name: str, spot: np.ndarray) -> None:
+        """Move a fixture to a place (2,) and note its shapes as occupied. Its height and its turn stay.
+
+        Raises:
+            NoLayoutError: It would be closer than `GAP` to what is occupied.
+        """
+        body = self.scene.objects[name].body
+        self.scene.model.body_pos[body, :2] += spot - self.spot(name)
+        mujoco.mj_kinematics(self.scene.model, self.scene.data)
+        covered = self._covered(name)
+        away = np.linalg.norm(covered[:, None, :2] - self._circles[:, :2], axis=2)
+        if (away < GAP + BETWEEN + self._circles[:, 2]).any():
+            raise NoLayoutError(name)
+        self.occupy_shape(name)
+
+    def spot(self, name: str) -> np.ndarray:
+        """Where an object or fixture is, (2,)."""
+        return np.array(self.scene.data.xpos[self.scene.objects[name].body][:2])
+
     def free(self, spot: np.ndarray, reach: float) -> bool:
         """Whether nothing is closer to the place than `reach`."""
         away = np.linalg.norm(self._circles[:, :2] - spot, axis=1)

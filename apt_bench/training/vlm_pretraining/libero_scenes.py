@@ -122,7 +122,7 @@ class LiberoScenes:
     def identity(self) -> list[Any]:
         """See `SceneSource`."""
         scenes = [[spec.args for spec in specs] for specs in self._specs]
-        return [SUITE, SEED, RUN, dict(self.kinds), list(self._cells), scenes]
+        return [SUITE, load_suite(SUITE).version, SEED, RUN, dict(self.kinds), list(self._cells), scenes]
 
     def texts(self) -> Sequence[str]:
         """See `SceneSource`."""
