@@ -23,7 +23,7 @@ KEY = ["suite", "cell", "task", "init", "seed", "prompt"]
 COLUMNS = [
     *KEY, "instruction", "policy", "outcome", "outcome_class", "success", "finished", "steps", "decisions",
     "first_contact", "first_contact_correct", "first_grasp_correct", "original_task_done",
-    "defects", "error", "video", "start_hash", "end_hash",
+    "goal_object_lifted", "goal_object_placed", "defects", "error", "video", "start_hash", "end_hash",
 ]  # fmt: skip
 """The stable columns that every frame has, in order. docs/api.md describes them."""
 
@@ -32,8 +32,9 @@ INTERNAL = "imported"
 
 _CATEGORIES = [
     "suite", "cell", "task", "prompt", "instruction", "policy", "outcome", "outcome_class", "first_contact",
+    "goal_object_placed",
 ]  # fmt: skip
-_THREE_VALUED = ["first_contact_correct", "first_grasp_correct", "original_task_done"]
+_THREE_VALUED = ["first_contact_correct", "first_grasp_correct", "original_task_done", "goal_object_lifted"]
 
 CLASS_LENGTH = 60
 """Longest outcome class in characters; a longer one is shortened."""
@@ -78,6 +79,7 @@ def _row(r: EpisodeRecord) -> dict[str, Any]:
         "steps": r.steps,
         "decisions": r.decisions,
         **follows_language(r.events),
+        **delivery(r.events),
         "defects": ", ".join(r.flags),
         "error": r.error,
         "video": r.video,
@@ -123,6 +125,34 @@ def follows_language(events: Mapping[str, Any]) -> dict[str, Any]:
         ),
         "first_grasp_correct": grasped in movable if grasped is not None and movable else None,
         "original_task_done": events.get("shortcut") is not None if events.get("base_goal") else None,
+    }
+
+
+def delivery(events: Mapping[str, Any]) -> dict[str, Any]:
+    """What became of the object that the goal moves, from the recorded events.
+
+    Args:
+        events: `EpisodeRecord.events`.
+
+    Returns:
+        A value for each of these columns, None where the goal is not one object in or on one place:
+        `goal_object_lifted`: whether the robot lifted the object.
+        `goal_object_placed`: the regions in which the object was when it last came to rest, separated by commas; "" for
+        none, also if it never moved.
+    """
+    goal, lifted, placements = (events.get(k) for k in ("goal", "lifted", "placements"))
+    atoms = [str(a) for a in goal] if isinstance(goal, Mapping) else []
+    if len(atoms) != 1 or "," not in atoms[0] or not isinstance(lifted, Mapping):
+        return {"goal_object_lifted": None, "goal_object_placed": None}
+    item = _argument(atoms[0])
+    last: Any = None
+    for placed in placements if isinstance(placements, list) else ():
+        if _mapping(placed).get("object") == item:
+            last = placed.get("within")
+    regions = last if isinstance(last, list) else ()
+    return {
+        "goal_object_lifted": item in lifted,
+        "goal_object_placed": ", ".join(_name(r) for r in regions if isinstance(r, str)),
     }
 
 

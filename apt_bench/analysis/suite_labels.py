@@ -6,7 +6,7 @@ from functools import cache
 
 from apt_bench.core.errors import UserError
 from apt_bench.core.text import one_line
-from apt_bench.suites import STALE, Suite, load_suite, registered_suite
+from apt_bench.suites import STALE, Suite, Task, load_suite, registered_suite
 
 CELL_LENGTH = 60
 """Longest label that is made from a cell's name, in characters."""
@@ -57,11 +57,21 @@ def cell_label(suite: str, cell: str) -> str:
 
 def task_numbers(suite: str, cell: str) -> dict[str, int]:
     """Task -> its number in the cell, as `apt-bench ls tasks` counts; {} where the tasks cannot be listed here."""
+    return {t.name: i for i, t in enumerate(_tasks(suite, cell))}
+
+
+def task_containers(suite: str, cell: str) -> dict[str, str]:
+    """Task -> the container that its instructions name (`Task.container`), for the tasks that have one."""
+    return {t.name: t.container for t in _tasks(suite, cell) if t.container}
+
+
+def _tasks(suite: str, cell: str) -> list[Task]:
+    """The tasks of a cell; none where they cannot be listed here."""
     known, cell = find_suite(suite), cell.removesuffix(STALE)
     try:
-        return {t.name: i for i, t in enumerate(known.cell_tasks(known.cell(cell)))} if known else {}
+        return known.cell_tasks(known.cell(cell)) if known else []
     except Exception:  # a cell of another version, no LIBERO here, or whatever a package's function raises
-        return {}
+        return []
 
 
 def suite_order(key: tuple[str, str]) -> tuple[str, int, str]:

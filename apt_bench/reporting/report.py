@@ -37,6 +37,7 @@ from apt_bench.reporting.output_folder import PAGE, replaced
 from apt_bench.reporting.probe_table import probe_table
 from apt_bench.reporting.published import PAPER_SUITE
 from apt_bench.reporting.run_tables import card_table, throughput_table
+from apt_bench.reporting.subtask_table import subtask_table
 from apt_bench.reporting.table import RUN, Table, html_table
 from apt_bench.reporting.table_files import write
 from apt_bench.reporting.two_stage_gain import gain_table
@@ -237,6 +238,7 @@ def _headlines(report: Report, runs: Sequence[Run], with_published: bool) -> Non
         for number, table in enumerate(suite_tables(runs, suite, with_published)):
             _headline(report, table)
             if number == 0:
+                report.table(subtask_table(runs, suite))
                 _gain(report, runs, suite)
         if with_published and suite != PAPER_SUITE:
             _equivalents(report, suite_tables([], suite))

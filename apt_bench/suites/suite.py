@@ -86,6 +86,8 @@ class Task:
         unavailable: Why the task cannot be run, or None.
         flags: Known defects by index of the initial state; None means every initial state.
         prompts_of: `prompts_of(init, seed)` returns the sentences by source, where every initial state has its own.
+        container: The place to which each of the task's instructions moves an item, where the items differ. Reports
+            show the tasks of such a cell apart.
     """
 
     name: Name
@@ -96,6 +98,7 @@ class Task:
     unavailable: str | None = None
     flags: Mapping[int | None, tuple[str, ...]] = field(default_factory=dict)
     prompts_of: Callable[[int, int], Mapping[str, str]] | None = None
+    container: str | None = None
 
     def __post_init__(self) -> None:
         build(Name, self.name, "the name of a task")

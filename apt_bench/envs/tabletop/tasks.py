@@ -31,7 +31,7 @@ def cell_tasks(cell: Cell) -> list[Task]:
     check_args(cell)
     if cell.args["layout"] == "storage":
         return [_task(cell, name, _storage_template(cell, name)) for name in ("red_plate", "blue_plate")]
-    return [_task(cell, f"to_{c}", move_sentence("{item}", c)) for c in containers_of(cell.args)]
+    return [_task(cell, f"to_{c}", move_sentence("{item}", c), c) for c in containers_of(cell.args)]
 
 
 def check_args(cell: Cell) -> None:
@@ -60,7 +60,7 @@ def _within(value: Any, low: float, high: float) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
 
 
-def _task(cell: Cell, name: str, template: str) -> Task:
+def _task(cell: Cell, name: str, template: str, container: str | None = None) -> Task:
     def prompts_of(init: int, seed: int) -> Mapping[str, str]:
         keys = ("text", "second")  # the first instruction and, in coaching, the next one
         return dict(zip(keys, scene_spec(cell.args, name, init, seed).instructions, strict=False))
@@ -72,6 +72,7 @@ def _task(cell: Cell, name: str, template: str) -> Task:
         group=f"tabletop:{cell.args.get('robot', 'panda')}",
         inits=TRAIN_INITS if cell.args.get("split") == "train" else INITS,
         prompts_of=prompts_of,
+        container=container,
     )
 
 
