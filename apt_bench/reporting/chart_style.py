@@ -29,6 +29,7 @@ _STYLE: Any = {
     "axes.titlesize": 8,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
+    "axes.titley": 1.0,  # else matplotlib lays out all tick labels several times to place a title
     "axes.edgecolor": MUTED,
     "axes.facecolor": "none",
     "axes.linewidth": 0.6,

@@ -248,7 +248,13 @@ def _grid(
         figure = Figure(figsize=(width, sum(lines) + 0.17 * math.ceil(len(handles) / 2)))
         grid = figure.add_gridspec(len(lines), across, height_ratios=lines)
         for number in range(len(heights)):
-            draw(figure.add_subplot(grid[divmod(number, across)]), number)
+            axis = figure.add_subplot(grid[divmod(number, across)])
+            for side in (
+                axis.xaxis,
+                axis.yaxis,
+            ):  # no axis has a label; to place one, all ticks would be laid out
+                side.set_label_coords(0, 0)
+            draw(axis, number)
         if handles:
             figure.legend(handles=handles, loc="outside upper left", ncols=2, handlelength=1.6)
     return figure
@@ -287,11 +293,13 @@ def heat_map(runs: Sequence[Run]) -> Figure | None:
         axis.pcolormesh(grid, cmap=scale, vmin=0, vmax=100, edgecolors="white", linewidth=1)
         names = [f"{numbers[t]} {in_words(t)}" if t in numbers else in_words(t) for t, _ in tasks]
         axis.set_yticks(np.arange(len(tasks)) + 0.5, [_wrapped(n, 32) for n in names], fontsize=6.5)
-        axis.set_xticks(np.arange(len(shown)) + 0.5, [_wrapped(_short(runs[at].label), 9) for at in shown])
+        heads = [_wrapped(_short(runs[at].label), 9) for at in shown]
+        axis.set_xticks(np.arange(len(shown)) + 0.5, heads)
         axis.tick_params(length=0, labeltop=True, labelbottom=False)
         axis.set_ylim(len(tasks), 0)
         each = f"{min(sizes)}" if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)}"
-        axis.set_title(f"{_short(cell_label(*key))}, % of {each} episode{'s' if each != '1' else ''}")
+        title = f"{_short(cell_label(*key))}, % of {each} episode{'s' if each != '1' else ''}"
+        axis.set_title(title, pad=8 + 9 * max(h.count("\n") + 1 for h in heads))  # above the runs' names
         for spine in axis.spines.values():
             spine.set_visible(False)
 

@@ -11,6 +11,8 @@ from apt_bench.analysis.suite_labels import cell_label, find_suite, suite_title
 from apt_bench.reporting.table import CELL, RUN, Rate, Row, Table, left, pvalue, right
 from apt_bench.suites import STALE
 
+TITLE = "Cells and their controls"
+
 Cell = tuple[str, str]
 """Suite and cell."""
 
@@ -36,8 +38,9 @@ def control_table(runs: Sequence[Run]) -> Table | None:
     if not rows:
         return None
     columns = [
-        RUN, CELL, left("control", "Control"), right("cell_rate", "Cell"), right("control_rate", "Control"),
-        right("drop", "Difference"), right("pairs", "Pairs"), right("p", "p"),
+        RUN, CELL, left("control", "Control"), right("cell_rate", "Success in cell"),
+        right("control_rate", "Success in control"), right("drop", "Difference"),
+        right("pairs", "Pairs"), right("p", "p"),
     ]  # fmt: skip
     notes = (
         "Cell and control are of the same policy: the same class, arguments, weights and execute horizon, whatever "
@@ -45,7 +48,7 @@ def control_table(runs: Sequence[Run]) -> Table | None:
         "or unpaired where there are no pairs. Interval and p are those of apt-bench compare. The stale control sends "
         "the old instruction in the same scene: equal scores there mean that the policy does not read its instruction.",
     )
-    return Table("controls", "Against the controls", columns, rows, notes)
+    return Table("controls", TITLE, columns, rows, notes)
 
 
 def _controls(cell: Cell) -> list[Cell]:

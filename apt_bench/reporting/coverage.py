@@ -19,37 +19,59 @@ OWN = "own"
 
 
 def missing(runs: Sequence[Run]) -> list[str]:
-    """What limits these runs, one sentence each.
+    """What limits these runs, one sentence per cause. Runs with the same sentence share it.
 
     They name unfinished runs, stopping rules, episodes without a result, tasks that cannot be run, headline cells that
     were not requested, fewer initial states than the suite defines, and equal initial states.
     """
     found = [s for run in runs for s in _unfinished(run)] + sequential_notes(runs)
+    labels: dict[str, list[str]] = {}
     for run in runs:
-        summaries = cell_summaries(run)
-        if not summaries:
-            found.append(f"{run.label}: no episode was requested and none is recorded.")
-        few = [s for s in summaries.values() if s.missing and s.covered]
-        if few:
-            lost, requested = sum(s.missing for s in few), sum(s.requested for s in few)
-            found.append(
-                f"{run.label}: {lost} of {requested} episodes have no result, {sum(s.errors for s in few)} of them "
-                f"errors ({', '.join(s.label for s in few)}; each cell has at least {COVERAGE_GATE:.0%} of its "
-                "episodes)."
+        for sentence in (*_without_result(run), *_probes(run), *_unavailable(run), *_not_requested(run),
+                         *_same_start(run)):  # fmt: skip
+            labels.setdefault(sentence, []).append(run.label)
+    return found + [f"{listed(names)}: {sentence}" for sentence, names in labels.items()]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _without_result(run: Run) -> Iterator[str]:
+    """A sentence about cells with few missing episodes, and one about cells with many."""
+    summaries = cell_summaries(run).values()
+    if not summaries:
+        yield "no episode was requested and none is recorded."
+    few, many = ([s for s in summaries if s.missing and s.covered == covered] for covered in (True, False))
+    for group in filter(None, (few, many)):
+        lost, requested, errors = (
+            sum(getattr(s, n) for s in group) for n in ("missing", "requested", "errors")
+        )
+        why = f", {errors} of them errors" if errors else ""
+        where = ", ".join(f"{s.label} {s.missing} of {s.requested}" for s in group)
+        text = f"{lost} of {requested} episodes have no result{why} ({where})."
+        if group is few:
+            text += (
+                f" Each of these cells has at least {COVERAGE_GATE:.0%} of its episodes and enters averages."
             )
-        for s in summaries.values():
-            name = f"{run.label}, {s.label}"
-            if s.missing and not s.covered:
-                low, high = s.bounds
-                why = f", {s.errors} of them errors" if s.errors else ""
-                found.append(
-                    f"{name}: {s.missing} of {s.requested} episodes have no result{why}. With them, the success rate "
-                    f"would be between {percent(low)}% and {percent(high)}%."
-                )
-            for task, reason in s.unavailable.items():
-                found.append(f"{name}: task '{in_words(str(task))}' cannot be run: {reason}.")
-        found += [*_probes(run), *_not_requested(run), *_same_start(run)]
-    return found
+        elif len(group) == 1:
+            low, high = group[0].bounds
+            text += f" With them, its success rate would be between {percent(low)}% and {percent(high)}%."
+        else:
+            text += " The table of coverage shows how much they could change each success rate."
+        yield text
+
+
+def _unavailable(run: Run) -> Iterator[str]:
+    """A sentence for each reason why tasks cannot be run."""
+    reasons: dict[str, list[str]] = {}
+    for s in cell_summaries(run).values():
+        for task, reason in s.unavailable.items():
+            reasons.setdefault(str(reason), []).append(f"{s.label} '{in_words(str(task))}'")
+    for reason, tasks in reasons.items():
+        noun = "1 task" if len(tasks) == 1 else f"{len(tasks)} tasks"
+        yield f"{noun} cannot be run: {reason} ({', '.join(tasks)})."
 
 
 def progress(summaries: Iterable[CellSummary]) -> tuple[int, int, int]:
@@ -74,45 +96,46 @@ def _unfinished(run: Run) -> list[str]:
     ]
 
 
-def _probes(run: Run) -> list[str]:
-    """A sentence for each language probe with episodes that have no result."""
-    found = []
+def _probes(run: Run) -> Iterator[str]:
+    """A sentence about the episodes under language probes that have no result."""
     summaries = probe_summaries(run)
+    if not (lost := sum(s.missing for s in summaries.values())):
+        return
+    requested, errors = (sum(getattr(s, n) for s in summaries.values()) for n in ("requested", "errors"))
+    why = f", {errors} of them errors" if errors else ""
+    where = []
     for probe in dict.fromkeys(p for _, _, p in summaries):
         mine = [s for (_, _, name), s in summaries.items() if name == probe]
-        if lost := sum(s.missing for s in mine):
-            requested, errors = sum(s.requested for s in mine), sum(s.errors for s in mine)
-            where = ", ".join(f"{s.label} {s.missing} of {s.requested}" for s in mine if s.missing)
-            why = f", {errors} of them errors" if errors else ""
-            found.append(
-                f"{run.label}, language probe {probe}: {lost} of {requested} episodes have no result{why}"
-                + (f" ({where})." if lost < requested else ".")
-            )
-    return found
+        if few := sum(s.missing for s in mine):
+            where.append(f"{probe} {few} of {sum(s.requested for s in mine)}")
+    yield f"{lost} of {requested} episodes under language probes have no result{why} ({', '.join(where)})."
 
 
-def _same_start(run: Run) -> list[str]:
-    """A sentence for each task with equal initial states, whose episodes are fewer independent observations."""
+def _same_start(run: Run) -> Iterator[str]:
+    """A sentence about tasks with equal initial states, whose episodes are fewer independent observations."""
     known = run.frame[(run.frame.start_hash != "") & run.frame.finished]
     groups = known.groupby(["suite", "cell", "task"], observed=True)
     counts = groups[["init", "start_hash"]].nunique()
-    return [
-        f"{run.label}, {cell_label(str(suite), str(cell))}: task '{in_words(str(task))}' has {row.init} initial "
-        f"states, but only {row.start_hash} different ones."
-        for (suite, cell, task), row in counts[counts.start_hash < counts.init].iterrows()
-    ]
+    same = counts[counts.start_hash < counts.init]
+    if len(same):
+        noun = "1 task has" if len(same) == 1 else f"{len(same)} tasks have"
+        where = ", ".join(
+            f"{cell_label(str(suite), str(cell))} '{in_words(str(task))}' {row.start_hash} of {row.init}"
+            for (suite, cell, task), row in same.head(10).iterrows()
+        )
+        more = f", and {len(same) - 10} more" if len(same) > 10 else ""
+        yield f"{noun} equal initial states among their own. Different ones: {where}{more}."
 
 
-def _not_requested(run: Run) -> list[str]:
+def _not_requested(run: Run) -> Iterator[str]:
     """Headline cells that were left out, and fewer initial states than the suite defines."""
-    found = []
     for name in sorted({s for s, _ in run.requested}):
         suite = find_suite(name)
         if suite is None:
             continue
         absent = [c.label for c in suite.cells if c.headline and (name, c.name) not in run.requested]
         if absent:
-            found.append(f"{run.label}: not requested in {suite.title}: {', '.join(absent)}.")
+            yield f"these cells of {suite.title} were not requested: {', '.join(absent)}."
         noted = run.info.get("requested")
         counts = [
             n
@@ -124,12 +147,11 @@ def _not_requested(run: Run) -> list[str]:
         if counts and min(counts) < suite.episodes:
             most = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
             states = "state" if most == "1" else "states"
-            found.append(
-                f"{run.label}: {most} initial {states} per task instead of the {suite.episodes} of {suite.title}. "
+            yield (
+                f"{most} initial {states} per task instead of the {suite.episodes} of {suite.title}. "
                 "Intervals are wider"
                 + (", and published rows are based on more." if name == PAPER_SUITE else ".")
             )
-    return found
 
 
 def unpinned(runs: Sequence[Run]) -> Iterator[str]:

@@ -31,11 +31,22 @@ GLOSSARY = (
     _term("task-cell", "Task cells", "LIBERO-PRO's task cells: the scene is as in training, the instruction names "
           "another goal. A policy that does what it memorised fails there.",
           "(?:Spatial|Object|Goal|Long) Task|Task cells"),
-    _term("ki", "KI", "Knowledge insulation: training of the actions does not change the vision-language model."),
-    _term("two-stage", "2-Stage", "First the policy is trained without language, then with it (arXiv 2606.12366)."),
-    _term("ft-vlm", "Ft VLM", "The vision-language model is fine-tuned too."),
+    _term("ki", "KI", "Knowledge insulation: no gradient of the action loss reaches the vision-language model."),
+    _term("two-stage", "2-Stage", "The policy is trained in two stages: first without language, then with it "
+          "(arXiv 2606.12366). 1-Stage: with language from the beginning."),
+    _term("ft-vlm", "Ft VLM", "The weights of the vision-language model are fine-tuned too. Otherwise they stay as "
+          "they are."),
     _term("interval", "95% interval", "The range of success rates that agree with the result. Few episodes give a wide "
           "interval.", "95% intervals?"),
+    _term("p", "p", "p-value: how likely a difference at least as large is if there is none in truth."),
+    _term("p-adjusted", "p adj.", "p-value, adjusted for the number of rows of the table, since one of many rows may "
+          "have a small p by chance."),
+    _term("pairs", "Pairs", "Episodes with the same task and initial state in both conditions, which are compared with "
+          "each other."),
+    _term("protocol", "protocol", "Everything that may change a score: suite, seed, step budgets, instructions. "
+          "Scores are comparable only under one protocol; the code is its hash.", "[Pp]rotocol"),
+    _term("initial-state", "initial state", "Where all objects and the robot are when an episode begins. Init is its "
+          "number.", "[Ii]nitial states?|Init"),
     _term("coverage", "coverage", "Finished episodes, as a share of the requested ones. Missing episodes never count "
           "as failures.", "[Cc]overage"),
     _term("probe", "language probe", "The same initial states again under another instruction. Probes never enter the "
@@ -44,12 +55,18 @@ GLOSSARY = (
     _term("swapped", "swapped", "Probe: the instruction of another task. Success still means the cell's own task."),
     _term("stale", "stale", "Probe or control: the old instruction, from before the task was changed."),
     _term("repeat", "repeat", "The same episode again under the same instruction: what changes by chance."),
+    _term("own-prompt", "own prompt", "The instruction that the cell defines for the task.", "[Oo]wn prompts?"),
+    _term("control", "control", "The same policy under one other condition: in the unperturbed cell, or with the old "
+          "instruction in the same scene (stale). The difference shows what that condition changes.",
+          "[Cc]ontrols?(?! steps)"),
     _term("sensitivity", "sensitivity", "Share of episodes in which the first contact, the outcome or the final state "
           "differs from the episode under the cell's own prompt.", "[Ss]ensitivity"),
     _term("floor", "noise floor", "The sensitivity of the repeat: changes that the instruction did not cause.",
           "[Nn]oise floor"),
     _term("contact", "first contact", "The first object that the robot touches. It shows what the policy aims at, also "
           "where it fails.", "[Ff]irst contacts?"),
+    _term("horizon", "execute horizon", "How many actions of a predicted chunk are executed before the next decision.",
+          "[Ee]xecute horizon"),
     _term("oracle", "Oracle", "Scripted expert that reads the simulator's state. It shows that a task can be solved."),
 )  # fmt: skip
 

@@ -41,10 +41,10 @@ def probe_table(runs: Sequence[Run]) -> Table | None:
     if not rows:
         return None
     columns = [
-        RUN, CELL, left("probe", "Probe"), right("pairs", "Pairs"), right("own", "Own prompt"),
-        right("probed", "Probe"), right("difference", "Difference"), right("p", "p"),
-        right("sensitivity", "Sensitivity"), right("floor", "Noise floor"), right("touch", "Other first contact"),
-        right("outcome", "Other outcome"), right("target", "First contact with scored objects"),
+        RUN, CELL, left("probe", "Probe"), right("pairs", "Pairs"), right("own", "Success, own prompt"),
+        right("probed", "Success, probe"), right("difference", "Difference"), right("p", "p"),
+        right("sensitivity", "Sensitivity"), right("floor", "Noise floor"), right("touch", "First contact changes"),
+        right("outcome", "Outcome changes"), right("target", "First contact with the own task's objects"),
     ]  # fmt: skip
     notes = (
         "In %, with 95% intervals, paired by initial state. Sensitivity: share of episodes in which the first contact, "

@@ -54,11 +54,11 @@ def test_an_unfinished_run_says_so_before_any_number(tmp_path: Path, monkeypatch
     path = unfinished(tmp_path)
     said = missing([load_run(path)])
     assert said[0].startswith("apt is not finished: 15 of 20 requested episodes have not run, 11 of them")
-    assert any(
-        "language probe null: 7 of 8 episodes have no result (Goal Pos 3 of 4, Goal Task 4 of 4)" in s
-        for s in said
+    assert "apt: 4 of 4 episodes have no result (Goal Task 4 of 4). With them, its success rate" in " ".join(
+        said
     )
-    assert any("language probe swapped: 4 of 4" in s for s in said)
+    probes = "11 of 12 episodes under language probes have no result (null 7 of 8, swapped 4 of 4)."
+    assert f"apt: {probes}" in said
     page = write_report([load_run(path)], tmp_path / "out").read_text()
     text = re.sub("<[^>]+>", "", page)  # without the links to the glossary
     assert "4 of 8 episodes · 1 of 12 episodes under language probes" in text
@@ -88,8 +88,38 @@ def test_errors_are_missing_but_not_unfinished(tmp_path: Path) -> None:
     ask(path, requested={"goal_pos": {"t": 1}}, requested_probes={"null": {"goal_pos": {"t": 1}}})
     said = missing([load_run(path)])
     assert not any("not finished" in s for s in said)
-    assert any("language probe null: 1 of 1 episodes have no result, 1 of them errors" in s for s in said)
+    assert any(
+        "1 of 1 episodes under language probes have no result, 1 of them errors (null 1 of 1)" in s
+        for s in said
+    )
     assert error_table([load_run(path)]).rows[0].values["prompt"] == "null"
+
+
+def test_each_cause_is_one_sentence_and_runs_share_it(tmp_path: Path) -> None:
+    """Cells, probes, tasks and runs with the same limit do not repeat a sentence."""
+    cells = {"goal_pos": 4, "goal_task": 4}
+    paths = [write_run(tmp_path / n, lambda c, t, i: True, {"goal_pos": 1}, tasks=2) for n in "ab"]
+    for path in paths:
+        why = dict.fromkeys(("task_8", "task_9"), "it needs a scene that is not installed")
+        ask(path, requested={c: dict.fromkeys(("task_0", "task_1"), n) for c, n in cells.items()},
+            unavailable={"goal_pos": why})  # fmt: skip
+        add(
+            path,
+            *(record("goal_pos", t, i, True, start_hash=t) for t in ("task_0", "task_1") for i in (0, 1)),
+        )
+    said = missing([load_run(p, p.name) for p in paths])
+    assert [s.partition(":")[0] for s in said[:2]] == ["a is not finished", "b is not finished"]
+    assert said[2] == (
+        "a and b: 12 of 16 episodes have no result (Goal Pos 4 of 8, Goal Task 8 of 8). The table of coverage shows "
+        "how much they could change each success rate."
+    )
+    assert said[3].startswith(
+        "a and b: 2 tasks cannot be run: it needs a scene that is not installed (Goal Pos 't"
+    )
+    assert said[-1].startswith(
+        "a and b: 2 tasks have equal initial states among their own. Different ones: Goal P"
+    )
+    assert len(said) == 7
 
 
 def test_time_counts_the_episodes_under_probes_too(tmp_path: Path) -> None:
