@@ -181,7 +181,7 @@ class MiniVLM(VLM):
         return self.word_embed(ids) + self.text_embed(index.clamp(0, self.config.max_text - 1))
 
     def decode(
-        self, x: Tensor, mask: Tensor, layers: int | None = None
+        self, x: Tensor, mask: Tensor, layers: int | None = None, plain: Tensor | None = None
     ) -> tuple[list[Tensor], list[KV], list[Tensor]]:
         """Run the decoder.
 
@@ -189,15 +189,19 @@ class MiniVLM(VLM):
             x: Tokens, (B, L, width).
             mask: (B, L, L) bool, True = may attend.
             layers: Number of layers to run; by default all.
+            plain: (B, L) bool, tokens that every layer leaves as they are in `x`.
 
         Returns:
             For each layer its output, its keys and values, and its queries. Queries and keys give the attention maps
             that pretraining may supervise.
         """
         outputs, kv, queries = [], [], []
+        state = x
         for layer in self.layers[:layers]:
-            x, pair, q = layer(x, mask)
-            outputs.append(x)
+            state, pair, q = layer(state, mask)
+            if plain is not None:
+                state = torch.where(plain[..., None], x, state)
+            outputs.append(state)
             kv.append(pair)
             queries.append(q)
         return outputs, kv, queries
@@ -213,7 +217,8 @@ class MiniVLM(VLM):
         seen = self.embed_images(prompt.pixels["images"], view)
         x = x.masked_scatter(visual[..., None], seen.to(x.dtype))
         needed = None if kv else max(layers, default=-1) + 1
-        outputs, pairs, _ = self.decode(x, mini_mask(prompt.view, text.long()), needed)
+        plain = text & ~prompt.query if self.plain_words else None
+        outputs, pairs, _ = self.decode(x, mini_mask(prompt.view, text.long()), needed, plain)
         return VLFeatures(
             embeds=x,
             taps=torch.stack([outputs[i] for i in layers]) if layers else x.new_zeros(0, *x.shape),

@@ -39,6 +39,8 @@ class VLMSpec:
         deepstack_in_taps: For Qwen3-VL; see `QwenVLM`.
         dtype: Type of the weights.
         queries: Number of learned tokens that replace all other tokens as the expert's input (LangForce); 0 = none.
+        plain_words: Whether the expert gets the embeddings of words at every layer, without what the VLM's layers add,
+            such as the place of a noun's object. Mini VLM only.
     """
 
     name: str = DEFAULT
@@ -47,9 +49,14 @@ class VLMSpec:
     deepstack_in_taps: bool = True
     dtype: Literal["float32", "bfloat16"] = "float32"
     queries: Annotated[int, Range(least=0, most=4096)] = 0
+    plain_words: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, "VLM config")
+        if self.plain_words and self.name != "mini":
+            raise UserError(
+                f"vlm.plain_words is for the mini VLM only, and the VLM is {self.name}. Leave it out."
+            )
 
     def on_meta_device(self) -> VLM:
         """Make the mini VLM without memory for its weights. Raises UserError if it would be too large."""
@@ -92,6 +99,7 @@ class VLA(nn.Module):
                 "Use the VLM that the expert was trained with."
             )
         self.vlm, self.expert, self.spec = vlm, expert, spec
+        vlm.plain_words = spec.plain_words
 
     @property
     def blind(self) -> bool:

@@ -132,6 +132,7 @@ class VLM(nn.Module, ABC):
     pad_id: int
     mode: VLMMode = "frozen"
     tied = True  # whether the input embeddings are also the output layer
+    plain_words = False  # whether words stay their embeddings in every layer; see `VLMSpec`
     causal = True  # whether a token attends only to earlier tokens (and to its own view)
     queries: nn.Parameter | None  # learned tokens next to the instruction, (K, width); see langforce.py
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -74,6 +76,37 @@ class AugmentConfig:
         return int(rng.integers(self.copies)) if self.copies else sample
 
 
+@dataclass(frozen=True)
+class LabelConfig:
+    """Which demonstrations keep their instruction. The held-out ones keep theirs.
+
+    Attributes:
+        count: Number of demonstrations of each dataset that keep it: the first ones that name one of `nouns`. None =
+            all demonstrations, whatever they name.
+        nouns: Words or phrases; () = any instruction counts.
+        unlabelled: Who uses the others: `blind` = every stage, with an empty instruction; `stage1` = Stage 1 only.
+    """
+
+    count: Count | None = None
+    nouns: tuple[str, ...] = ()
+    unlabelled: Literal["blind", "stage1"] = "blind"
+
+    def __post_init__(self) -> None:
+        check_fields(self, "data.labels")
+        if self.count is None and (self.nouns or self.unlabelled != "blind"):
+            raise UserError(
+                "data.labels has no count. Give the number of demonstrations that keep their instruction."
+            )
+
+    def chosen(self, instructions: Sequence[str]) -> list[bool]:
+        """Whether each of these demonstrations keeps its instruction."""
+        if self.count is None:
+            return [True] * len(instructions)
+        found = re.compile(rf"\b({'|'.join(map(re.escape, self.nouns))})\b", re.IGNORECASE)
+        named = [not self.nouns or found.search(text) is not None for text in instructions]
+        return [one and before <= self.count for one, before in zip(named, accumulate(named), strict=True)]
+
+
 Weight = Annotated[float, Range(above=0, most=1e9)]
 
 
@@ -94,6 +127,9 @@ class DataConfig:
         reference: Camera in whose axes actions are coded; empty = drawn per sample, as the release does.
         rotate_world: Whether each sample gets a random world frame, as in the release (`RobotState.recentred`).
         augment: Image augmentation.
+        labels: Which demonstrations keep their instruction.
+        word_share: Share of the samples in which the next motion depends on the noun of the instruction
+            (`word_needed.needs_word`; demonstrations of the tabletop only); None = decisions are drawn uniformly.
     """
 
     data: tuple[str, ...] = ()
@@ -106,6 +142,8 @@ class DataConfig:
     reference: str = ""
     rotate_world: bool = True
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    labels: LabelConfig = field(default_factory=LabelConfig)
+    word_share: Part | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, "data")
@@ -125,6 +163,13 @@ class DataConfig:
             raise UserError(
                 f"data.reference '{self.reference}' is not among data.cameras {', '.join(self.cameras)}."
             )
+
+    def identity(self) -> dict[str, Any]:
+        """The settings, without the paths, that decide which samples are drawn. Settings that older versions did not
+        have are left out at their defaults, so that digests of those versions stay valid."""
+        fields = stored_fields(self)
+        newer = {"labels": asdict(LabelConfig()), "word_share": None}
+        return {k: v for k, v in fields.items() if k != "data" and (k not in newer or v != newer[k])}
 
     def weight(self, index: int) -> float:
         """How often dataset number `index` of `data` is sampled, relative to the others."""
@@ -220,6 +265,9 @@ class PretrainConfig:
         source: Where the scenes come from.
         cells: Cells of the suite libero_drawn, for the source `libero`.
         start: Folder of a mini VLM whose weights and words it starts from, or `shipped`; empty = a new one.
+        places: Whether it learns where things are: from the places, points and attention of nouns and the centres of
+            objects. False = from captions and from the objects that visual tokens show only.
+        more_containers: Whether scenes of the tabletop also show those of `seen6` (`layouts.CONTAINER_SETS`).
         train: Steps, batch and optimizer settings.
     """
 
@@ -229,6 +277,8 @@ class PretrainConfig:
     source: Literal["tabletop", "libero"] = "tabletop"
     cells: tuple[str, ...] = ()
     start: str = ""
+    places: bool = True
+    more_containers: bool = False
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:

@@ -27,7 +27,7 @@ from apt_bench.models.vla import VLA
 from apt_bench.models.vlm import Prompt
 from apt_bench.training import checkpoints
 from apt_bench.training.cache import digest
-from apt_bench.training.config import TrainConfig, stored_fields
+from apt_bench.training.config import TrainConfig
 from apt_bench.training.metrics import Metrics, plot_losses
 from apt_bench.training.muon import Muon
 from apt_bench.training.progress import Report
@@ -246,11 +246,12 @@ def identity(model: VLA, data: Batches) -> dict[str, Any]:
     samples = data.samples
     return {
         "images": samples.hash,
-        "data settings": digest({k: v for k, v in stored_fields(samples.config).items() if k != "data"}),
+        "data settings": digest(samples.config.identity()),
         "seed": samples.seed,
         FIRST_SAMPLE: data.first,
         "vlm": model.spec.name,
         "queries": model.spec.queries,
+        "plain_words": model.spec.plain_words,
         "vlm_mode": model.spec.mode,
     }
 

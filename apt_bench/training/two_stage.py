@@ -167,7 +167,14 @@ class _Run:
 
         last = train(
             model,
-            batches(self.samples, session.world.rank, session.world.size, self._first_sample(stage)),
+            batches(
+                dataclasses.replace(
+                    self.samples, labelled=stage == 2 and recipe.data.labels.unlabelled == "stage1"
+                ),
+                session.world.rank,
+                session.world.size,
+                self._first_sample(stage),
+            ),
             batches(self.held, 0, 1) if self.held else None,
             config,
             out,

@@ -126,6 +126,21 @@ def test_it_learns_to_point() -> None:
     assert found["seen"] > 0.6  # a guess: 0.02
 
 
+def test_without_places_only_captions_and_region_words_are_trained() -> None:
+    torch.manual_seed(0)
+    scenes, vlm = pictures(4), mini()
+    heads, maker = Heads(vlm.config.width, 2), SentenceMaker(vlm.tokenizer, SOURCE)
+    batch = pair_batch(scenes, np.arange(4), maker, 4, np.random.default_rng(0))
+    losses = pair_losses(vlm, heads, batch, SOURCE.kinds, places=False)
+    torch.testing.assert_close(losses["total"], losses["words"] + losses["what"])
+    losses["total"].backward()
+    assert {name for name, p in heads.named_parameters() if p.grad is None} == {
+        f"{head}.{part}" for head in ("where", "point", "offset") for part in ("weight", "bias")
+    }
+    usual = pair_losses(vlm, heads, batch, SOURCE.kinds)
+    torch.testing.assert_close(usual["total"], sum(v for k, v in usual.items() if k != "total"))
+
+
 @pytest.mark.sim
 def test_a_short_run_on_rendered_scenes(tmp_path: Path) -> None:
     rule = TrainConfig(steps=2, batch=4, warmup=1, log_every=1, save_every=2)

@@ -139,9 +139,11 @@ CONTAINERS: dict[str, Container] = {
         Container("tray", "tray", (0.30, 0.30, 0.33), "seen", 0.085, 0.060, 0.020, target=False),
         Container("red plate", "small_plate", (0.80, 0.16, 0.14), "seen", 0.075, 0.065, 0.016),
         Container("blue plate", "small_plate", (0.16, 0.34, 0.80), "seen", 0.075, 0.065, 0.016),
+        Container("white bowl", "bowl", (0.93, 0.92, 0.88), "seen", 0.090, 0.070, 0.050),
     )
 }
-"""`tray` occurs in training scenes as a distractor. The coloured plates belong to the composite suite."""
+"""`tray` occurs in training scenes as a distractor. The coloured plates belong to the composite suite. No shipped suite
+has the white bowl (see `layouts.CONTAINER_SETS`)."""
 
 STORED = ("red_cube", "yellow_cube", "lemon", "soap", "orange")
 """Items that composite training puts into the storage box."""

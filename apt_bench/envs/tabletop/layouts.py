@@ -45,13 +45,26 @@ HALF_TURN = 3.1416
 ROUND_MORE = 0.006
 """m by which round objects look wider than their collision box."""
 
-SEEN_CONTAINERS, UNSEEN_CONTAINERS = ("plate", "bowl"), ("plate", "mug")
-"""The containers of a scene. In `unseen`, half of the tasks still name the plate, as in the paper's UC."""
+CONTAINER_SETS = {
+    "seen": ("plate", "bowl"),
+    "unseen": ("plate", "mug"),
+    "seen4": ("plate", "bowl", "tray", "red plate"),
+    "seen6": ("plate", "bowl", "tray", "red plate", "blue plate", "white bowl"),
+}
+"""Value of a cell's argument `containers` -> the containers that its instructions name. A scene has two of them. In
+`unseen`, half of the tasks still name the plate, as in the paper's UC. `seen4` and `seen6` are for training on more
+containers; no shipped suite uses them."""
 
 
 def containers_of(args: Mapping[str, Any]) -> tuple[str, ...]:
     """The containers that a cell's instructions name: one task each."""
-    return UNSEEN_CONTAINERS if args.get("containers") == "unseen" else SEEN_CONTAINERS
+    return CONTAINER_SETS[args.get("containers", "seen")]
+
+
+def _second(args: Mapping[str, Any], draw: Draw, named: str) -> str:
+    """The other container of a scene: one whose name does not contain the named one, nor the reverse."""
+    others = [c for c in containers_of(args) if c not in named and named not in c]
+    return others[0] if len(others) == 1 else draw.pick(others)
 
 
 def move_sentence(alias: str, container: str) -> str:
@@ -61,14 +74,14 @@ def move_sentence(alias: str, container: str) -> str:
 
 def table(args: Mapping[str, Any], key: SceneKey, draw: Draw) -> SceneSpec:
     """Four items and two containers with free space between them."""
-    container = CONTAINERS[key.task.removeprefix("to_")]
+    container = CONTAINERS[key.task.removeprefix("to_").replace("_", " ")]
     target = _target(args, key)
     if not ambiguous(args, key):
         others = draw_others(draw, [target], items("seen", target=False), ITEMS_PER_SCENE - 1)
         second = "tray"
     else:
         others = _others(args, draw, target)
-        second = next(c for c in containers_of(args) if c != container.name)
+        second = _second(args, draw, container.name)
     placed: list[Placed] = []
     for name in (container.name, second, *(i.name for i in (target, *others))):
         placed.append(place(draw, name, placed))
@@ -118,10 +131,10 @@ def _frame(args: Mapping[str, Any], draw: Draw) -> tuple[str, Any, tuple[float, 
 
 def clutter(args: Mapping[str, Any], key: SceneKey, draw: Draw) -> SceneSpec:
     """Four items: the target in the middle of a cluster, with neighbours at two or three of its sides."""
-    container = CONTAINERS[key.task.removeprefix("to_")]
+    container = CONTAINERS[key.task.removeprefix("to_").replace("_", " ")]
     target = _target(args, key)
     others = _others(args, draw, target)
-    second = next(c for c in containers_of(args) if c != container.name)
+    second = _second(args, draw, container.name)
     yaw = draw.number(-0.5, 0.5)
     middle = Placed(target.name, draw.number(-0.20, 0.04), draw.number(-0.20, 0.20), yaw)
     # The two sides where the fingers would go are always blocked.

@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from apt_bench.core.errors import UserError, did_you_mean
-from apt_bench.envs.tabletop.layouts import LAYOUTS, containers_of, move_sentence, scene_spec
+from apt_bench.envs.tabletop.layouts import (
+    CONTAINER_SETS,
+    LAYOUTS,
+    containers_of,
+    move_sentence,
+    scene_spec,
+)
 from apt_bench.envs.tabletop.robots import ROBOTS
 from apt_bench.suites import Cell, Task
 
@@ -17,7 +23,7 @@ _SPLITS = ("seen", "unseen")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "layout": tuple(LAYOUTS),
     "items": _SPLITS,
-    "containers": _SPLITS,
+    "containers": tuple(CONTAINER_SETS),
     "surroundings": _SPLITS,
     "roles": _SPLITS,
     "split": ("train",),
@@ -31,7 +37,10 @@ def cell_tasks(cell: Cell) -> list[Task]:
     check_args(cell)
     if cell.args["layout"] == "storage":
         return [_task(cell, name, _storage_template(cell, name)) for name in ("red_plate", "blue_plate")]
-    return [_task(cell, f"to_{c}", move_sentence("{item}", c), c) for c in containers_of(cell.args)]
+    return [
+        _task(cell, f"to_{c.replace(' ', '_')}", move_sentence("{item}", c), c)
+        for c in containers_of(cell.args)
+    ]
 
 
 def check_args(cell: Cell) -> None:

@@ -112,6 +112,7 @@ def open_features(
     name = digest(
         vlm_hash(model.vlm), samples.hash, expert.needed_layers, expert.needs_kv, model.blind,
         digest([e.instruction for e, _ in decisions]) if prompts else "", asdict(augment), copies,
+        *(["plain words"] if model.spec.plain_words else []),
     )  # fmt: skip
     rows = len(decisions) * copies
     needed = {"embeds", "taps", "token_type", "view", "uv"} | ({"kv"} if expert.needs_kv else set())

@@ -25,12 +25,13 @@ from apt_bench.envs.base import unmirrored
 from apt_bench.models.action_codes import encode_chunk
 from apt_bench.models.inputs import RobotState, fractional_intrinsics
 from apt_bench.training.cache import digest
-from apt_bench.training.config import AugmentConfig, DataConfig
+from apt_bench.training.config import AugmentConfig, DataConfig, LabelConfig
 from apt_bench.training.progress import Say, Tick
 from apt_bench.training.samples.augment import augment, view_order
 from apt_bench.training.samples.episodes import Episode, read_episode
 from apt_bench.training.samples.frames import FrameStore, open_frames
 from apt_bench.training.samples.sources import find_all
+from apt_bench.training.samples.word_needed import needs_word
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,9 @@ class Dataset:
         fingerprint: `Demos.fingerprint`.
         name: The name or path it was given by.
         weight: How often it is sampled, relative to the others.
+        labelled: Numbers of the episodes that keep their instruction (`LabelConfig`).
+        needs_word: Whether the decision of each frame row needs the word; None = not determined
+            (`DataConfig.word_share`).
     """
 
     episodes: tuple[Episode, ...]
@@ -94,6 +98,32 @@ class Dataset:
     fingerprint: str
     name: str = ""
     weight: float = 1.0
+    labelled: tuple[int, ...] = ()
+    needs_word: np.ndarray | None = None
+
+    def draw(self, rng: np.random.Generator, labelled: bool, word_share: float | None) -> tuple[int, int]:
+        """Draw an episode and one of its decisions.
+
+        Args:
+            rng: Source of the draws.
+            labelled: Whether only labelled episodes are drawn.
+            word_share: Probability of a decision that needs the word; None = uniform. Where no episode has the kind
+                that was drawn, the other kind is drawn.
+
+        Returns:
+            Numbers of the episode and of its decision.
+        """
+        episodes: Sequence[int] = self.labelled if labelled else range(len(self.episodes))
+        if word_share is None or self.needs_word is None:
+            index = episodes[int(rng.integers(len(episodes)))]
+            return index, int(rng.integers(len(self.episodes[index].decisions)))
+        lengths = [len(e.decisions) for e in self.episodes]
+        allowed = np.repeat(np.isin(np.arange(len(self.episodes)), episodes), lengths)
+        wanted = allowed & (self.needs_word == (rng.random() < word_share))
+        rows = np.flatnonzero(wanted if wanted.any() else allowed)
+        row = int(rows[rng.integers(len(rows))])
+        index = int(np.searchsorted(self.first_row, row, "right")) - 1
+        return index, row - int(self.first_row[index])
 
 
 @dataclass(frozen=True)
@@ -105,12 +135,14 @@ class Samples:
         config: How samples are drawn.
         horizon: Actions in a chunk.
         seed: Seed of all draws.
+        labelled: Whether only labelled episodes are drawn (`LabelConfig.unlabelled`).
     """
 
     datasets: tuple[Dataset, ...]
     config: DataConfig
     horizon: int
     seed: int
+    labelled: bool = False
 
     @property
     def rows(self) -> int:
@@ -136,9 +168,8 @@ class Samples:
             rng = np.random.default_rng((self.seed, 1, n))
             which = min(int(np.searchsorted(bounds, rng.random(), "right")), len(self.datasets) - 1)
             dataset = self.datasets[which]
-            index = int(rng.integers(len(dataset.episodes)))
+            index, decision = dataset.draw(rng, self.labelled, self.config.word_share)
             episode = dataset.episodes[index]
-            decision = int(rng.integers(len(episode.decisions)))
             rows.append(int(offsets[which] + dataset.first_row[index]) + decision)
             versions.append(self.config.augment.version(rng, n))
             episodes.append(episode)
@@ -266,7 +297,7 @@ def open_samples(
         demos = open_demos(path).successes
         train, held = demos.split(config.held_out)
         stamp, weight = _stamp(demos), config.weight(index)
-        if found := _dataset(train, config, fit, cache, stamp, tick, say, name, weight):
+        if found := _dataset(train, config, fit, cache, stamp, tick, say, name, weight, config.labels):
             kept.append(found)
         else:
             say(
@@ -278,7 +309,7 @@ def open_samples(
     if not kept:
         raise UserError(f"{', '.join(config.data)}: no usable demonstration to train on.")
     held_config = dataclasses.replace(
-        config, augment=AugmentConfig(enabled=False), weights=(), rotate_world=False
+        config, augment=AugmentConfig(enabled=False), weights=(), rotate_world=False, word_share=None
     )
     held_out = Samples(tuple(out), held_config, horizon, seed) if out else None
     return Samples(tuple(kept), config, horizon, seed), held_out
@@ -294,8 +325,9 @@ def _dataset(
     say: Say,
     name: str,
     weight: float = 1.0,
+    labels: LabelConfig | None = None,
 ) -> Dataset | None:
-    """None if no demonstration has a decision step."""
+    """None if no demonstration has a decision step. labels: None = all demonstrations keep their instruction."""
     every = [read_episode(demo, config) for demo in demos.only(())]
     useful = [i for i, episode in enumerate(every) if len(episode.decisions)]
     if len(useful) < len(every):
@@ -319,7 +351,21 @@ def _dataset(
         for e, K in zip(episodes, upright, strict=True)
     )
     first = np.cumsum([0, *map(len, steps)])[:-1]
-    return Dataset(episodes, first, frames, demos.fingerprint, name, weight)
+    keeps = (labels or LabelConfig()).chosen([e.instruction for e in episodes])
+    if not any(keeps):
+        raise UserError(
+            f"{name}: no instruction names one of data.labels.nouns ({', '.join(config.labels.nouns)})."
+        )
+    needed = None
+    if config.word_share is not None and labels is not None:
+        needed = np.concatenate(
+            [needs_word(demo.info, e) for demo, e in zip(demos.only(()), episodes, strict=True)]
+        )
+    episodes = tuple(
+        e if kept else dataclasses.replace(e, instruction="") for e, kept in zip(episodes, keeps, strict=True)
+    )
+    labelled = tuple(i for i, kept in enumerate(keeps) if kept)
+    return Dataset(episodes, first, frames, demos.fingerprint, name, weight, labelled, needed)
 
 
 def _stamp(demos: Demos) -> str:

@@ -125,7 +125,9 @@ def pretrain(
     held = np.arange(first_held, OBSERVATIONS_PER_SCENE * config.scenes)
     trained = nn.ModuleDict({"vlm": vlm, "heads": heads})
     optims = optimizers(vlm, heads, rule)
-    settings = json.dumps([dataclasses.asdict(vlm.config), dataclasses.asdict(config), seed])
+    newer = {"places": True, "more_containers": False}  # states of older versions do not have these settings
+    fields = {k: v for k, v in dataclasses.asdict(config).items() if k not in newer or v != newer[k]}
+    settings = json.dumps([dataclasses.asdict(vlm.config), fields, seed])
     start = restore_state(out / STATE, trained, optims, settings)
     if start:
         report.say(f"mini VLM: resuming after step {start}")
@@ -139,7 +141,7 @@ def pretrain(
             rng = np.random.default_rng((seed, step))
             chosen = rng.choice(first_held, rule.batch, replace=False)
             batch = pair_batch(scenes, chosen, maker, config.sentences, rng)
-            losses = pair_losses(vlm, heads, batch, source.kinds)
+            losses = pair_losses(vlm, heads, batch, source.kinds, config.places)
             losses["total"].backward()
             torch.nn.utils.clip_grad_norm_(trained.parameters(), rule.clip)
             for optim in optims:

@@ -117,8 +117,18 @@ def collate(
     return PairBatch(images, cover, *(torch.from_numpy(t) for t in tensors))
 
 
-def pair_losses(vlm: MiniVLM, heads: Heads, batch: PairBatch, kinds: Mapping[str, str]) -> dict[str, Tensor]:
-    """The six losses by name, each a mean, and their sum `total`. `kinds`: see `SceneSource`."""
+def pair_losses(
+    vlm: MiniVLM, heads: Heads, batch: PairBatch, kinds: Mapping[str, str], places: bool = True
+) -> dict[str, Tensor]:
+    """The six losses by name, each a mean, and the sum `total` of those that are trained.
+
+    Args:
+        vlm: The mini VLM.
+        heads: Its output layers.
+        batch: Observations and their sentences.
+        kinds: See `SceneSource`.
+        places: See `PretrainConfig`. False = `total` is the sum of `words` and `what` only.
+    """
     states, maps = run_vlm(vlm, batch)
     views, cells = batch.cover.shape[2:]
     visual_tokens = views * cells
@@ -153,7 +163,7 @@ def pair_losses(vlm: MiniVLM, heads: Heads, batch: PairBatch, kinds: Mapping[str
         "looked": attention,
         "what": what,
         "offset": offset,
-        "total": words + where + point + attention + what + offset,
+        "total": words + where + point + attention + what + offset if places else words + what,
     }
 
 

@@ -14,4 +14,4 @@ def find_source(config: PretrainConfig) -> SceneSource:
     Raises:
         UserError: A cell does not exist.
     """
-    return LiberoScenes(config.cells) if config.source == "libero" else TabletopScenes()
+    return LiberoScenes(config.cells) if config.source == "libero" else TabletopScenes(config.more_containers)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from apt_bench.envs.mujoco_helpers import IMAGE_SIZE
 from apt_bench.envs.mujoco_no_gl import mujoco
 from apt_bench.envs.tabletop import TabletopEnv
 from apt_bench.envs.tabletop.catalog import CONTAINERS, ITEMS, conflict
+from apt_bench.envs.tabletop.layouts import containers_of
 from apt_bench.envs.tabletop.robots import PANDA
 from apt_bench.envs.tabletop.scene_model import camera_axes
 from apt_bench.envs.tabletop.scene_spec import AZIMUTH, DISTANCE, ELEVATION, View
@@ -42,15 +42,19 @@ def phrases(kind: str) -> tuple[str, ...]:
 
 
 class TabletopScenes:
-    """A `SceneSource`."""
+    """A `SceneSource`. more_containers: see `PretrainConfig`."""
 
-    kinds: Mapping[str, str] = MappingProxyType({k: phrases(k)[0] for k in (*ITEMS, *CONTAINERS)})
     robot_sentence = "move the {} to the plate ."
     longest_noise = 1
 
+    def __init__(self, more_containers: bool = False) -> None:
+        self.more_containers = more_containers
+        containers = [c for c in CONTAINERS if more_containers or c != "white bowl"]
+        self.kinds: Mapping[str, str] = {k: phrases(k)[0] for k in (*ITEMS, *containers)}
+
     def identity(self) -> list[Any]:
         """See `SceneSource`."""
-        return ["tabletop", SEED, sorted(ITEMS), sorted(CONTAINERS)]
+        return ["tabletop", SEED, sorted(ITEMS), sorted(set(self.kinds) - set(ITEMS))]
 
     def texts(self) -> Sequence[str]:
         """See `SceneSource`."""
@@ -72,7 +76,7 @@ class TabletopScenes:
         env = TabletopEnv()
         try:
             for index in scenes:
-                env.reset(scene(index))
+                env.reset(scene(index, self.more_containers))
                 for k in range(OBSERVATIONS_PER_SCENE):
                     if k == 1:
                         _move(env, np.random.default_rng((SEED, index)))
@@ -81,12 +85,15 @@ class TabletopScenes:
             env.close()
 
 
-def scene(index: int) -> EpisodeSpec:
-    """Scene number `index`: the splits of items, containers and surroundings take turns."""
+def scene(index: int, more_containers: bool = False) -> EpisodeSpec:
+    """Scene number `index`: the splits of items, containers and surroundings take turns, then the containers."""
     item, container, around = list(product(SPLITS, SPLITS, SPLITS))[index % 8]
-    task = ("to_plate", "to_bowl" if container == "seen" else "to_mug")[index // 8 % 2]
+    if more_containers and container == "seen":
+        container = "seen6"
     args = {"layout": "table", "items": item, "containers": container, "surroundings": around}
-    key = EpisodeKey("pairs", "pairs", task, index // 16, SEED)
+    named = containers_of(args)
+    task = f"to_{named[index // 8 % len(named)].replace(' ', '_')}"
+    key = EpisodeKey("pairs", "pairs", task, index // (8 * len(named)), SEED)
     return EpisodeSpec(key, "apt_bench.envs.tabletop:TabletopEnv", "", "", {}, 1, 1, args, "pairs")
 
 
