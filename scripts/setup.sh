@@ -23,6 +23,15 @@ if ((${#need[@]})); then
   fi
 fi
 
+# Tests of pages need a browser. Without one they are skipped, so a failed installation does not stop the set-up.
+browser=${CHROMIUM:-}
+for name in chromium chromium-browser google-chrome chrome; do browser=${browser:-$(command -v "$name" || true)}; done
+if [ -z "$browser" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  echo "Installing the Debian package chromium, for tests of pages (about 300 MB) ..."
+  timeout 300 bash -c 'apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium' \
+    >/dev/null 2>&1 || echo "Chromium was not installed; tests of pages will be skipped." >&2
+fi
+
 if [ ! -x .venv/bin/python ]; then
   for python in "${PYTHON:-}" python3.11 python3.12 python3; do
     [ -n "$python" ] && command -v "$python" >/dev/null &&
