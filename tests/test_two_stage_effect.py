@@ -27,7 +27,7 @@ def plan_file(tmp_path: Path, **changes: Any) -> Path:
     experiment = {"about": "a test", "rates": RATES, "arms": ARMS, "seeds": [0, 1], "episodes": 4}
     raw = {"config": "mini", "suite": "rigid_pick_place", "experiments": {"X": {**experiment, **changes}}}
     path = tmp_path / "plan.yaml"
-    path.write_text(yaml.safe_dump(raw))
+    path.write_text(yaml.safe_dump(raw, sort_keys=False))
     return path
 
 
