@@ -249,10 +249,8 @@ def _grid(
         grid = figure.add_gridspec(len(lines), across, height_ratios=lines)
         for number in range(len(heights)):
             axis = figure.add_subplot(grid[divmod(number, across)])
-            for side in (
-                axis.xaxis,
-                axis.yaxis,
-            ):  # no axis has a label; to place one, all ticks would be laid out
+            # No axis has a label. To place one, matplotlib would lay out all tick labels.
+            for side in (axis.xaxis, axis.yaxis):
                 side.set_label_coords(0, 0)
             draw(axis, number)
         if handles:
