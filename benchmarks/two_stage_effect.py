@@ -413,9 +413,8 @@ def gate(plan: Plan, name: str, arms: Mapping[str, Trainings]) -> str:
         )
         falls = {"uo": right - unseen, "to_mug": named - mug}
         if right >= plan.gate_right and any(fall >= plan.gate_fall for fall in falls.values()):
-            passed.append(
-                f"{arm} ({right:.0f} % in so; falls by {falls['uo']:.0f} on uo, {falls['to_mug']:.0f} on to_mug)"
-            )
+            known = ", ".join(f"{fall:.0f} on {name}" for name, fall in falls.items() if not np.isnan(fall))
+            passed.append(f"{arm} ({right:.0f} % in so; falls by {known})")
     return f"Gate: passed by {', '.join(passed)}." if passed else "Gate: not passed."
 
 

@@ -15,6 +15,7 @@ from apt_bench.core.errors import UserError
 from apt_bench.envs.tabletop.layouts import CONTAINER_SETS, scene_spec
 from apt_bench.runs.records import EpisodeRecord
 from apt_bench.suites import EpisodeKey, load_suite
+from apt_bench.training import inputs
 from benchmarks import two_stage_effect as effect
 
 ROOT = Path(__file__).parents[1]
@@ -203,6 +204,8 @@ def test_a_tiny_plan_trains_tests_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    options = inputs.collect_options
+    monkeypatch.setattr(inputs, "collect_options", lambda recipe: options(recipe).replace(workers=0))
     small = {"batch": 4, "eval_samples": 4, "save_every": 2, "eval_every": 2}
     plan = plan_file(
         tmp_path,
