@@ -495,7 +495,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=HERE.parent / "results" / "two_stage_effect")
     parser.add_argument("--work", type=Path, default=Path("results/training/two_stage_effect"))
     parser.add_argument("--cache", type=Path, default=default_cache())
-    parser.add_argument("--workers", type=int, default=0, help="worker processes of an evaluation")
+    parser.add_argument("--workers", default="0", help="worker processes of an evaluation")
     options = parser.parse_args(words)
     plan = load_plan(options.plan)
     if options.table:

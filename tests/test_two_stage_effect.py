@@ -13,6 +13,8 @@ from scipy import stats
 
 from apt_bench.core.errors import UserError
 from apt_bench.envs.tabletop.layouts import CONTAINER_SETS, scene_spec
+from apt_bench.models.config import VLMShape
+from apt_bench.models.mini_vlm import MiniVLMConfig
 from apt_bench.runs.records import EpisodeRecord
 from apt_bench.suites import EpisodeKey, load_suite
 from apt_bench.training import inputs
@@ -49,12 +51,14 @@ def store(results: Path, job: effect.Job, right: float, mug: float = 0.0) -> Non
 
 
 def test_every_arm_of_the_shipped_plan_is_a_valid_recipe() -> None:
-    plan = effect.load_plan(SHIPPED)
+    plan, mini = effect.load_plan(SHIPPED), MiniVLMConfig()
+    shape = VLMShape(mini.width, mini.layers, mini.heads, mini.width // mini.heads, None)
     for name, experiment in plan.experiments.items():
         for arm in experiment.arms:
             for rate in effect.rates_of(plan, experiment.rates_of or name, arm) or [""]:
                 recipe = effect.recipe_of(plan, effect.Job(name, arm, 3, rate))
                 assert recipe.seed == 3
+                assert recipe.expert_config(2, shape).vlm == shape
                 if recipe.collect.suite.endswith(".yaml"):
                     assert load_suite(str(ROOT / recipe.collect.suite)).cell(recipe.collect.cells[0])
         assert not set(experiment.seeds) & set(
@@ -205,7 +209,7 @@ def test_a_tiny_plan_trains_tests_and_resumes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options = inputs.collect_options
-    monkeypatch.setattr(inputs, "collect_options", lambda recipe: options(recipe).replace(workers=0))
+    monkeypatch.setattr(inputs, "collect_options", lambda recipe: options(recipe).replace(workers="0"))
     small = {"batch": 4, "eval_samples": 4, "save_every": 2, "eval_every": 2}
     plan = plan_file(
         tmp_path,
