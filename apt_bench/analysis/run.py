@@ -19,7 +19,7 @@ from apt_bench.core.files import reason
 from apt_bench.core.text import one_line, plain
 from apt_bench.runs.metadata import sequential_words
 from apt_bench.runs.protocol import protocol_hash
-from apt_bench.runs.records import RunStore
+from apt_bench.runs.records import RunStore, no_collection
 
 LABEL_LENGTH = 120
 """Longest name of a run in a report, in characters."""
@@ -157,7 +157,8 @@ def load_run(path: Path, label: str | None = None) -> Run:
     try:
         store = RunStore.open(path)
         info, protocol = store.run(), store.protocol()
-        frame = episode_frame(store.lines())
+        with no_collection():
+            frame = episode_frame(store.lines())
         RunStore.open(path)  # fails if the directory vanished while it was read
     except (OSError, ValueError) as error:  # it vanished, or the path has a null byte
         raise UserError(f"Cannot read the run in {path}: {reason(error)}.") from None

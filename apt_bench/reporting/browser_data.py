@@ -20,7 +20,7 @@ from apt_bench.analysis.suite_labels import cell_label, suite_title
 from apt_bench.core.files import open_regular, reason
 from apt_bench.core.jsonable import jsonable
 from apt_bench.core.text import one_line
-from apt_bench.runs.records import LINE_LIMIT, RunStore
+from apt_bench.runs.records import LINE_LIMIT, RunStore, no_collection
 from apt_bench.suites import STALE, EpisodeKey
 
 ROWS = 20_000
@@ -66,13 +66,14 @@ class EpisodeData:
 
     def read(self) -> None:
         """Read what the runs have recorded since the last call."""
-        for number, log in enumerate(self._logs):
-            for offset, raw in log.lines():
-                try:
-                    self._add(number, offset, raw)
-                except (KeyError, TypeError, ValueError, AttributeError) as error:
-                    log.problem = f"A record of {log.run.path} is damaged: {one_line(error, 200)}."
-                    break
+        with no_collection():
+            for number, log in enumerate(self._logs):
+                for offset, raw in log.lines():
+                    try:
+                        self._add(number, offset, raw)
+                    except (KeyError, TypeError, ValueError, AttributeError) as error:
+                        log.problem = f"A record of {log.run.path} is damaged: {one_line(error, 200)}."
+                        break
 
     def rows(self, start: int, live: bool = False) -> str:
         """The chunk of rows from `start` on, with the names that earlier rows do not have.
@@ -125,7 +126,7 @@ class EpisodeData:
         base = cell.removesuffix(STALE)
         follows = follows_language(events)
         heeded = follows["first_contact_correct"]
-        seconds = sum(s for s in raw["seconds"].values() if isinstance(s, int | float) and 0 <= s < 1e9)
+        seconds = sum([s for s in raw["seconds"].values() if isinstance(s, (int, float)) and 0 <= s < 1e9])
         film = self._film(number, video) if video else ""
         if film:
             self._films[row] = film

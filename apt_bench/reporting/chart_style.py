@@ -96,6 +96,8 @@ def save(figure: Figure, name: str, folder: Path, pdf: bool = False) -> list[Box
         figure.set_layout_engine("none")  # keep the layout of the line above for all formats
         whole = figure.get_tightbbox().padded(0.04)
         boxes = [_box(part.get_tightbbox(), figure.dpi, whole) for part in (*figure.legends, *figure.axes)]
+        for number, (left, top, width, height) in enumerate(boxes[: len(figure.legends)]):
+            boxes[number] = left, top, 1.05 * width, height  # a text's width differs between resolutions
         for kind in ("svg", "png", *(["pdf"] if pdf else [])):
             stamp = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind, {})
             figure.savefig(folder / f"{name}.{kind}", dpi=200, metadata=stamp, bbox_inches=whole)

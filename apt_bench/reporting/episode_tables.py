@@ -75,6 +75,19 @@ def outcome_classes(runs: Sequence[Run]) -> list[str]:
     return [*(["success"] if "success" in counts else []), *inner, *(["error"] if "error" in counts else [])]
 
 
+CLASSES = {
+    "memorised_task": "the robot did the unperturbed task instead of the instructed one",
+    "no_contact": "the robot touched no object",
+    "wrong_object": "the robot grasped an object or moved a joint, but none of those in the goal",
+    "no_grasp": "no object of the goal was lifted, and no joint of the goal was moved",
+    "dropped": "an object of the goal slipped from the fingers or was let fall",
+    "wrong_place": "an object of the goal was put down in a place that the goal does not name",
+    "timeout": "the step budget ended, and no other class applies",
+    "error": "missing data, not a failure of the policy",
+}
+"""Outcome classes of `envs/outcome_tracker.py` -> what happened."""
+
+
 def outcome_table(runs: Sequence[Run]) -> Table:
     """Number of episodes per cell and outcome class."""
     names = outcome_classes(runs)
@@ -85,7 +98,10 @@ def outcome_table(runs: Sequence[Run]) -> Table:
             values: dict[str, Value] = {own_key(n, "run", "cell"): int(counts.get(n, 0)) for n in names}
             rows.append(Row({"run": run.label, "cell": cell_label(suite, cell), **values}))
     columns = [RUN, CELL, *(right(own_key(n, "run", "cell"), in_words(n)) for n in names)]
-    return Table("outcomes", "Outcomes", columns, rows, ("Number of episodes with each outcome.",))
+    meanings = " ".join(f"{in_words(n)}: {CLASSES[n]}." for n in names if n in CLASSES)
+    return Table(
+        "outcomes", "Outcomes", columns, rows, (f"Number of episodes with each outcome. {meanings}",)
+    )
 
 
 LANGUAGE = {

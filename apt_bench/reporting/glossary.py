@@ -21,6 +21,8 @@ def _term(id: str, name: str, text: str, pattern: str = "") -> Term:
 
 
 GLOSSARY = (
+    _term("episode", "episode", "One attempt at a task, from an initial state to success or to the last allowed step.",
+          "[Ee]pisodes?"),
     _term("cell", "cell", "A test condition of a suite with its own tasks. Scores are given per cell.", "[Cc]ells?"),
     _term("so", "SO", "Seen objects: all items, containers and surroundings occur in training."),
     _term("uo", "UO", "Unseen objects: the items to move do not occur in training."),

@@ -31,7 +31,7 @@ TICK = "✓"
 TICKS = {"knowledge_insulation": "KI", "two_stage": "2-Stage", "finetune_vlm": "Ft VLM"}
 TICKS_NOTE = (
     f"How the policy was trained: KI with knowledge insulation, 2-Stage first without and then with language, Ft VLM "
-    f"with a fine-tuned vision-language model. {TICK} yes, {NONE} no, ? not stated."
+    f"with a fine-tuned vision-language model. {TICK} yes, {NONE} no, ? not stated, empty: does not apply."
 )
 SCORES = {"t1": "T1", "t2": "T2", "t1_t2": "T1+T2"}
 
@@ -98,10 +98,9 @@ def _headline(
         columns.append(Column(_key(cell), word if both else cell_label(suite, cell), group if both else ""))
     body = [_measured(run, suite, cells, average, ticks) for run in runs]
     body += [_published(row, cells, ticks) for row in rows]
-    averaged = average and any(r.values["avg"] is not None for r in body)
-    if averaged:
+    if average:
         columns.append(Column("avg", "Avg"))
-    notes = [INTERVAL_NOTE, *([AVERAGE_NOTE] if averaged else [])] if runs else []
+    notes = [INTERVAL_NOTE, *([AVERAGE_NOTE] if average else [])] if runs else []
     notes += [TICKS_NOTE] if ticks else []
     notes += [PUBLISHED_NOTE, *_how_to_measure(suite, rows), *_other_data(runs)] if rows else []
     notes += [known.about] if runs and rows and (known := find_suite(suite)) and known.about else []

@@ -39,9 +39,10 @@ def opening(run: Run) -> dict[str, Any]:
         when,
     ]
     shipped = run.policy.get("shipped")
+    about = f"(shipped, {one_line(shipped, 60)})" if shipped else ""
     return {
         "label": run.label,
-        "shipped": f"(shipped, {one_line(shipped, 60)})" if shipped else "",
+        "about": "(reads the simulator's state)" if run.policy.get("privileged") is True else about,
         "sentence": _sentence(run, own[0] - own[1]),
         "facts": " · ".join(filter(None, facts)),
     }
@@ -67,7 +68,7 @@ def _sentence(run: Run, missing: int) -> str:
         f"{text} in {int(won.sum())} of {len(won)}" for p, text in PROBES.items() if len(won := under[p])
     ]
     if counts:
-        found += f" It reached the cell's own goal {', '.join(counts)}."
+        found += f" It reached the task's own goal {', '.join(counts)}."
     original = Rate.share(frame.original_task_done)
     if original.known:
         found += f" It did the original task, the memorised one, in {original.k} of {original.n}."

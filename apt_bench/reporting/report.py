@@ -105,6 +105,8 @@ class Report:
         if len(table.rows) > SHOWN:
             notes.append(f"The first {SHOWN} of {len(table.rows)} rows; all of them are in the files.")
             shown = dataclasses.replace(table, rows=table.rows[:SHOWN])
+        if all(r.values.get("avg") is None for r in table.rows):  # the files keep the empty column
+            shown = dataclasses.replace(shown, columns=[c for c in shown.columns if c.key != "avg"])
         if len(self.colours) == 1:  # its name is the page's title
             shown = dataclasses.replace(shown, columns=[c for c in shown.columns if c is not RUN])
         self.sections[-1].blocks.append(

@@ -29,7 +29,7 @@ def throughput_table(runs: Sequence[Run]) -> Table:
         mean = {p: float(finished[p].mean()) for p in parts if p in finished and finished[p].notna().any()}
         values |= {p: f"{m:.2f}" for p, m in mean.items()}
         busy = sum(float(finished[p].sum()) for p in mean)
-        values["rate"] = f"{steps / busy:.0f}" if busy else ""
+        values["rate"] = f"{steps / busy:.{0 if steps >= 10 * busy else 1}f}" if busy else ""
         if isinstance(wall, int | float) and 0 < wall < 1e12:
             values["wall"] = f"{wall / 60:.1f}"
             values["per_minute"] = f"{60 * len(frame) / wall:.1f}"
@@ -41,7 +41,12 @@ def throughput_table(runs: Sequence[Run]) -> Table:
         right("per_minute", "Episodes per min"),
     ]  # fmt: skip
     columns = [c for c in columns if c.key in ("run", *parts) or any(r.values.get(c.key) for r in rows)]
-    return Table("throughput", "Time", columns, rows)
+    notes = (
+        "Seconds per episode, by part: reset of the scene, physics, rendering of images, the policy, and "
+        "waiting for a batch or for the policy's process. Steps per second of work: control steps per second of these "
+        "parts together. Wall clock: of all commands of the run.",
+    )
+    return Table("throughput", "Time", columns, rows, notes)
 
 
 def card_table(runs: Sequence[Run], which: Literal["protocol", "run"]) -> Table:

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import gc
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -79,12 +80,15 @@ class EpisodeRecord:
         raw = parse_json(line, constants=True)
         if not isinstance(raw, dict):
             raise ValueError(f"expected an object, found {type(raw).__name__}")
-        raw = {k: v for k, v in raw.items() if k in _TYPES}
+        if raw.keys() - _TYPES.keys():
+            raw = {k: v for k, v in raw.items() if k in _TYPES}
         for name, value in raw.items():
-            _check(name, value, _TYPES[name])
+            if type(value) not in _TYPES[name]:
+                raise ValueError(f"'{name}' is of type {type(value).__name__}")
         try:
             for name, value in raw["key"].items():
-                _check(f"key.{name}", value, _KEY.get(name, str))
+                if type(value) is not _KEY.get(name, str):
+                    raise ValueError(f"'key.{name}' is of type {type(value).__name__}")
             raw["key"] = EpisodeKey(**raw["key"])
             raw["flags"] = tuple(map(str, raw.get("flags", ())))
             record = EpisodeRecord(**raw)
@@ -92,7 +96,7 @@ class EpisodeRecord:
             raise ValueError(f"not an episode record: {error}") from None
         if record.outcome not in OUTCOMES:
             raise ValueError(f"unknown outcome {record.outcome!r}")
-        if min(record.steps, record.decisions, record.key.init) < 0:
+        if record.steps < 0 or record.decisions < 0 or record.key.init < 0:
             raise ValueError("one of its numbers is negative")
         return record
 
@@ -109,29 +113,23 @@ def _received(line: str) -> EpisodeRecord:
 
 
 _KINDS: dict[str, Any] = {"int": int, "tuple": list, "EpisodeKey": dict, "Mapping": dict, "OutcomeName": str}
-_TYPES: dict[str, Any] = {
-    f.name: (_KINDS.get(str(f.type).split("[")[0], str), type(None))
-    if str(f.type).endswith("| None")
-    else _KINDS.get(str(f.type).split("[")[0], str)
+_TYPES: dict[str, tuple[type, ...]] = {
+    f.name: (
+        _KINDS.get(str(f.type).split("[")[0], str),
+        *([type(None)] if str(f.type).endswith("| None") else []),
+    )
     for f in dataclasses.fields(EpisodeRecord)
 }
-"""Field -> its type in JSON."""
+"""Field -> its types in JSON."""
 
 _KEY: dict[str, Any] = {f.name: int if f.type == "int" else str for f in dataclasses.fields(EpisodeKey)}
 
 
-def _check(name: str, value: Any, kind: Any) -> None:
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise ValueError(f"'{name}' is of type {type(value).__name__}")
-
-
 def _fitted(name: str, value: Any) -> Any:
     """A JSON value of the field's type, made from what an environment gave (steps as 3.0, an error as a list)."""
-    kind = _TYPES[name]
-    if isinstance(kind, tuple):
-        if value is None:
-            return None
-        kind = kind[0]
+    kind, *rest = _TYPES[name]
+    if value is None and rest:
+        return None
     if name == "key":
         return {k: _number(value[k], k == "seed") if _KEY[k] is int else _word(value[k]) for k in _KEY}
     if kind is int:
@@ -365,6 +363,19 @@ def _no_link(path: str, flags: int) -> int:
 
 LINE_LIMIT = 16 * 2**20
 """Longest line in bytes: several times the size of the largest record (`core.jsonable`)."""
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Pause the garbage collector while many records are read, which make no cycles: it would only search them again
+    and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def finished_keys(records: Iterable[EpisodeRecord]) -> set[EpisodeKey]:

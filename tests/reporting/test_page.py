@@ -46,7 +46,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_page_begins_with_one_sentence_per_run(run_folder: Path) -> None:
     found = opening(load_run(run_folder, "mine"))
-    assert (found["label"], found["shipped"]) == ("mine", "(shipped, 1.3 M parameters)")
+    assert (found["label"], found["about"]) == ("mine", "(shipped, 1.3 M parameters)")
     assert found["sentence"].startswith(
         "solved 20 of 51 finished episodes of LIBERO-PRO: 39% (95% interval 27 to 53%)."
     )
@@ -55,6 +55,12 @@ def test_the_page_begins_with_one_sentence_per_run(run_folder: Path) -> None:
         in found["sentence"]
     )
     assert found["sentence"].endswith("It did the original task, the memorised one, in 1 of 1.")
+
+
+def test_the_page_names_a_policy_that_reads_the_state(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "r", lambda c, t, i: True, {"goal_pos": 1}, policy={"privileged": True})
+    page = write_report([load_run(path, "mine")], tmp_path / "out", browser=False).read_text()
+    assert "<b>mine</b> (reads the simulator&#39;s state) solved 10 of 10" in re.sub("</?a.*?>", "", page)
 
 
 def test_a_run_without_a_result_has_no_rate(tmp_path: Path) -> None:
