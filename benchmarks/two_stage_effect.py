@@ -230,7 +230,13 @@ def do(plan: Plan, job: Job, options: argparse.Namespace, console: Console) -> N
         workers=options.workers,
         out=folder / "evaluation",
     )
-    found["cells"] = outcomes(run(wanted, console).records)
+    result = run(wanted, console)
+    if result.missing:
+        raise UserError(
+            f"{job.experiment}/{job.name}: {len(result.missing)} episodes have no result: "
+            f"{result.message or result.stopped or 'they were lost'}. Rerun the same command to resume."
+        )
+    found["cells"] = outcomes(result.records)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(found) + "\n")
 
