@@ -19,6 +19,7 @@ from apt_bench.runs.records import EpisodeRecord
 from apt_bench.suites import EpisodeKey, load_suite
 from apt_bench.training import inputs
 from benchmarks import two_stage_effect as effect
+from benchmarks import two_stage_tables as tables
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "benchmarks/two_stage_effect.yaml"
@@ -72,7 +73,7 @@ def test_every_arm_of_the_shipped_plan_is_a_valid_recipe() -> None:
 def test_every_stored_result_belongs_to_the_plan() -> None:
     plan, results = effect.load_plan(SHIPPED), ROOT / "results/two_stage_effect"
     stored = set(results.glob("*/*.json"))
-    reported = effect.load_results(plan, results)
+    reported = tables.load_results(plan, results)
     count = sum(len(seeds) for arms in reported.values() for seeds in arms.values())
     tuning = [p for p in stored if json.loads(p.read_text())["seed"] in plan.tuning_seeds]
     assert count + len(tuning) == len(stored) > 0
@@ -102,25 +103,25 @@ def test_the_rate_with_the_most_right_items_is_chosen_before_seeds_are_reported(
 
 def test_trainings_are_the_unit_of_intervals() -> None:
     rates = np.array([0.4, 0.6, 0.9])
-    mean, low, high = effect.interval([(10 * r, 10) for r in rates])
+    mean, low, high = tables.interval([(10 * r, 10) for r in rates])
     half = stats.t.ppf(0.975, 2) * rates.std(ddof=1) / np.sqrt(3)
     np.testing.assert_allclose(
         [mean, low, high], 100 * np.array([rates.mean(), rates.mean() - half, rates.mean() + half])
     )
-    np.testing.assert_allclose(effect.interval([(4, 10), (0, 0), (2, 2)])[0], 50.0)  # a ratio of sums
-    mean, low, high = effect.interval([(4, 10)])
+    np.testing.assert_allclose(tables.interval([(4, 10), (0, 0), (2, 2)])[0], 50.0)  # a ratio of sums
+    mean, low, high = tables.interval([(4, 10)])
     assert mean == 40
     assert np.isnan([low, high]).all()
-    assert np.isnan(effect.interval([])).all()
+    assert np.isnan(tables.interval([])).all()
 
 
 def test_differences_are_paired_by_scene() -> None:
     a = {"so/x": {"right": [1, 1, None, 0]}}
     b = {"so/x": {"right": [1, 0, 1, None]}}
-    assert effect.difference(a, b, ("so",), "right") == (1.0, 2)
-    assert effect.total(a, ("so",), "right") == (2.0, 3)
-    assert effect.total(a, ("so/x",), "right") == (2.0, 3)
-    assert effect.total(a, ("uo",), "right") == (0.0, 0)
+    assert tables.difference(a, b, ("so",), "right") == (1.0, 2)
+    assert tables.total(a, ("so",), "right") == (2.0, 3)
+    assert tables.total(a, ("so/x",), "right") == (2.0, 3)
+    assert tables.total(a, ("uo",), "right") == (0.0, 0)
 
 
 @pytest.mark.parametrize(
