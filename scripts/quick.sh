@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh
-cells=object_pos,object_task,spatial_pos,spatial_task # four of the six for which a network ships
+cells=object_pos,object_task,spatial_pos,spatial_task # four of the eight
 for policy in apt oracle random; do
   .venv/bin/apt-bench run --suite libero_pro --policy "$policy" --cells "$cells" --tasks 1,5 --episodes 1 \
     --out "results/runs/quick-$policy" "$@"

@@ -189,6 +189,7 @@ SHIPPED = {
     "libero_object": weights_dir("libero_object"),
     "libero_spatial": weights_dir("libero_spatial"),
     "libero_goal": weights_dir("libero_goal"),
+    "libero_long": weights_dir("libero_long"),
 }
 """Name of a shipped checkpoint -> its folder. `mini` was trained with the recipe `mini`, `libero_SUITE` with the recipe
 `mini-libero-SUITE`."""

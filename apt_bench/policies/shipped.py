@@ -29,6 +29,7 @@ NETWORKS: Mapping[str, str] = {
     "libero_object": "libero_object",
     "libero_spatial": "libero_spatial",
     "libero_goal": "libero_goal",
+    "libero_10": "libero_long",
 }
 """Scene -> name of the shipped checkpoint. A scene is `tabletop`, or the LIBERO benchmark that the task belongs to or
 was made from."""

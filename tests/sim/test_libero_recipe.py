@@ -46,4 +46,4 @@ def test_the_recipe_of_a_libero_policy_runs_from_images_to_evaluation(
 def test_one_command_names_its_parts_and_refuses_options_of_one_part(cli: Callable[..., str]) -> None:
     assert "--data fits one" in cli("train", "--config", "mini-libero", "--data", "x", code=2)
     said = cli("train", "--config", "mini-libero", "--dry-run", code=0)
-    assert said.count("about:") == 3
+    assert said.count("about:") == 4
