@@ -41,7 +41,7 @@ def main(run: str, out: str) -> None:
             ax.imshow(film[k][:, : film.shape[1] // 2] if film.shape[2] > 1.5 * film.shape[1] else film[k])
             ax.set_axis_off()
         outcome = "solved" if episode.success else f"failed: {in_words(str(episode.outcome_class))}"
-        title = f"{cell_label(str(episode.suite), str(episode.cell))}, {outcome}. “{episode.prompt}”"
+        title = f"{cell_label(str(episode.suite), str(episode.cell))}, {outcome}. “{episode.instruction}”"
         row[0].set_title("\n".join(textwrap.wrap(title, 98)), loc="left", fontsize=7)
     figure.savefig(out, dpi=110)
 
