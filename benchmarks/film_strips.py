@@ -33,7 +33,14 @@ def main(run: str, out: str) -> None:
         FRAMES,
         figsize=(FRAMES * SIDE, len(chosen) * (SIDE + 0.42)),
         squeeze=False,
-        layout="constrained",
+        gridspec_kw={
+            "left": 0.01,
+            "right": 0.99,
+            "bottom": 0.01,
+            "top": 0.93,
+            "wspace": 0.04,
+            "hspace": 0.25,
+        },
     )
     for row, episode in zip(axes, chosen.itertuples(), strict=True):
         film = iio.imread(Path(run) / str(episode.video))
