@@ -11,7 +11,11 @@ from apt_bench.analysis.suite_labels import cell_label, find_suite, suite_title
 from apt_bench.reporting.table import CELL, RUN, Rate, Row, Table, left, pvalue, right
 from apt_bench.suites import STALE
 
-TITLE = "Cells and their controls"
+CONTROLS = "Cells and their controls"
+ABOUT_CONTROLS = (
+    "A control is the same policy under one other condition. The unperturbed cell shows what the perturbation costs. "
+    "The stale control, the old instruction in the same scene, shows whether the policy reads its instruction."
+)
 
 Cell = tuple[str, str]
 """Suite and cell."""
@@ -48,7 +52,7 @@ def control_table(runs: Sequence[Run]) -> Table | None:
         "or unpaired where there are no pairs. Interval and p are those of apt-bench compare. The stale control sends "
         "the old instruction in the same scene: equal scores there mean that the policy does not read its instruction.",
     )
-    return Table("controls", TITLE, columns, rows, notes)
+    return Table("controls", CONTROLS, columns, rows, notes)
 
 
 def _controls(cell: Cell) -> list[Cell]:

@@ -20,8 +20,7 @@ from apt_bench.core.text import csv_cell, file_name, plain
 from apt_bench.reporting import charts
 from apt_bench.reporting.browser import BROWSER, runs_title, write_browser
 from apt_bench.reporting.chart_style import run_colours, save
-from apt_bench.reporting.control_table import TITLE as CONTROLS
-from apt_bench.reporting.control_table import control_table
+from apt_bench.reporting.control_table import ABOUT_CONTROLS, CONTROLS, control_table
 from apt_bench.reporting.coverage import canary_warnings, coverage_table, error_table, missing, unpinned
 from apt_bench.reporting.episode_tables import defect_table, language_table, outcome_table, task_table
 from apt_bench.reporting.glossary import linked
@@ -286,13 +285,7 @@ def _gain(report: Report, runs: Sequence[Run], suite: str) -> None:
 def _controls(report: Report, runs: Sequence[Run]) -> None:
     table = control_table(runs)
     if table:
-        report.section(
-            "controls",
-            CONTROLS,
-            "A control is the same policy under one other condition. The unperturbed cell shows what the perturbation "
-            "costs. The stale control, the old instruction in the same scene, shows whether the policy reads its "
-            "instruction.",
-        )
+        report.section("controls", CONTROLS, ABOUT_CONTROLS)
         report.table(table)
 
 

@@ -45,6 +45,7 @@ class OneBowl(TabletopScenes):
     """Renders the same grey images of one bowl, without a simulator, and counts how often."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.rendered: list[range] = []
 
     def render(self, scenes: range) -> Iterator[Rendered]:
