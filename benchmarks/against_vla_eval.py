@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fixed_actions import moves
 
 ROOT = Path(__file__).resolve().parents[1]
 VLA_EVAL = ROOT / "build/interop/vla-eval/bin/python"
@@ -34,14 +35,6 @@ SUITES = {"spatial": "libero_spatial", "object": "libero_object", "goal": "liber
 STEPS = {"spatial": 220, "object": 280, "goal": 300, "long": 520}
 HORIZONS = (10, 5)
 TASK = 0
-
-
-def moves(steps: int) -> np.ndarray:
-    """Fixed actions, (steps, 7): the arm moves above the table and never succeeds."""
-    rng = np.random.default_rng(0)
-    actions = np.clip(rng.normal(0, 0.4, (steps, 7)), -1, 1)
-    actions[:, 6] = -1
-    return actions
 
 
 def timed(episodes: Iterator[int]) -> None:

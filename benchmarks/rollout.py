@@ -25,6 +25,7 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
 import numpy as np  # noqa: E402
+from fixed_actions import moves  # noqa: E402
 
 from apt_bench.envs import rendering  # noqa: E402
 from apt_bench.envs.base import AGENTVIEW, WRIST  # noqa: E402
@@ -59,14 +60,6 @@ def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     for row in rows:
         print("| " + " | ".join(str(cell) for cell in row) + " |")
     print(flush=True)
-
-
-def moves(steps: int) -> np.ndarray:
-    """Fixed actions, (steps, 7): the arm moves above the table and never succeeds."""
-    rng = np.random.default_rng(0)
-    actions = np.clip(rng.normal(0, 0.4, (steps, 7)), -1, 1)
-    actions[:, 6] = -1
-    return actions
 
 
 class PlainLibero:

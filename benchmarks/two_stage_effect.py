@@ -95,7 +95,7 @@ def do(plan: Plan, job: Job, options: argparse.Namespace, console: Console) -> N
     session = Session(folder, cache=options.cache, report=Report(console))
     recipe = complete_recipe(recipe_of(plan, job), session, console)
     tuning = job.seed in plan.tuning_seeds
-    if recipe.two_stage and not recipe.prior and (prior := _shared_prior(folder, recipe)):
+    if recipe.two_stage and not recipe.prior and (prior := _shared_prior(plan, job, folder, recipe)):
         recipe = dataclasses.replace(recipe, prior=prior)
     began = time.perf_counter()
     policy = run_recipe(recipe, session)
@@ -133,10 +133,10 @@ def do(plan: Plan, job: Job, options: argparse.Namespace, console: Console) -> N
     target.write_text(json.dumps(found) + "\n")
 
 
-def _shared_prior(folder: Path, recipe: Recipe) -> str:
+def _shared_prior(plan: Plan, job: Job, folder: Path, recipe: Recipe) -> str:
     """The finished prior of another rate of the same arm and seed; "" = none."""
-    stem = folder.name.rpartition(f"seed{recipe.seed}")[0]
-    for other in sorted(folder.parent.glob(f"{stem}seed{recipe.seed}*")):
+    for rate in plan.experiments[job.experiment].rates:
+        other = folder.with_name(dataclasses.replace(job, rate=rate).name)
         last = other / "stage1" / "checkpoints" / f"step_{recipe.stage1.steps:07d}"
         if other != folder and last.is_dir():
             return str(stage_checkpoint(other, 1))

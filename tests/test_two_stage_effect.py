@@ -81,7 +81,7 @@ def test_every_stored_result_belongs_to_the_plan() -> None:
     assert all(f"### {name}: " in table for name in reported)
 
 
-def test_the_docs_show_the_figure_of_the_stored_results(tmp_path: Path) -> None:
+def test_the_figure_is_drawn_and_the_docs_have_one(tmp_path: Path) -> None:
     effect.main(["--figure", str(tmp_path / "effect.png")])
     assert (tmp_path / "effect.png").stat().st_size > 10_000
     assert "images/two_stage_effect.png" in (ROOT / "docs/two-stage-effect.md").read_text()
@@ -99,6 +99,22 @@ def test_the_rate_with_the_most_right_items_is_chosen_before_seeds_are_reported(
         assert job.seed == 100
         store(tmp_path, job, share)
     assert [(j.seed, j.rate) for j in jobs] == [(0, "high"), (1, "high")]
+
+
+def test_rates_of_one_seed_share_a_prior_and_other_seeds_do_not(tmp_path: Path) -> None:
+    plan = effect.load_plan(plan_file(tmp_path, seeds=[1]))
+    job = effect.Job("X", "two", 1, "low")
+    recipe, folder = effect.recipe_of(plan, job), tmp_path / "X" / job.name
+
+    def finish(name: str) -> Path:
+        last = tmp_path / "X" / name / "stage1" / "checkpoints" / f"step_{recipe.stage1.steps:07d}"
+        last.mkdir(parents=True)
+        return last
+
+    finish("two-seed100-high")
+    assert effect._shared_prior(plan, job, folder, recipe) == ""
+    last = finish("two-seed1-high")
+    assert effect._shared_prior(plan, job, folder, recipe) == str(last)
 
 
 def test_trainings_are_the_unit_of_intervals() -> None:
