@@ -62,6 +62,9 @@ def train_command(
         typer.Option(help="Steps of a one-stage run: joint = as Stage 2, total = as both stages."),
     ] = None,
     prior: Annotated[Path | None, typer.Option(help="Start from this Stage-1 checkpoint.")] = None,
+    start: Annotated[
+        str | None, typer.Option(help="Finetune this trained policy: a folder, a shipped name, or a hub id.")
+    ] = None,
     vlm: Annotated[
         str | None, typer.Option(help="Hub id or folder of a VLM, or folder of a pretrained mini VLM.")
     ] = None,
@@ -110,7 +113,8 @@ def train_command(
         _put(over, key, parse_yaml(value, f"--set {key}"))
     flags = {
         "recipe": recipe_name, "arch": arch, "two_stage": two_stage, "ki": ki or None, "vlm_mode": vlm_mode,
-        "inherit": inherit, "budget": budget, "prior": str(prior) if prior else None, "seed": seed,
+        "inherit": inherit, "budget": budget, "prior": str(prior) if prior else None, "start": start,
+        "seed": seed,
         "train.batch": batch, "stage1.steps": steps if stage1_steps is None else stage1_steps, "stage2.steps": steps,
         **_data(data), **_vlm(vlm),
     }  # fmt: skip
@@ -132,7 +136,11 @@ def train_command(
             plain_console().print(recipe.to_yaml())
         return
     if len(recipes) > 1:
-        _say_parts(config, recipes, {"--data": data, "--prior": prior, "--vlm": vlm, "--pretrain": pretrain})
+        _say_parts(
+            config,
+            recipes,
+            {"--data": data, "--prior": prior, "--start": start, "--vlm": vlm, "--pretrain": pretrain},
+        )
     for name, recipe in recipes.items():
         folder = out or Path("results/training") / _name(config, recipe)
         folder = folder / name if len(recipes) > 1 else folder

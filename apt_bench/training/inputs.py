@@ -42,7 +42,7 @@ def complete_recipe(recipe: Recipe, session: Session, console: Console) -> Recip
             recipe,
             data=dataclasses.replace(recipe.data, data=(str(_demonstrations(recipe, session, console)),)),
         )
-    if recipe.vlm.name == "mini" and recipe.vlm_weights == "auto":
+    if recipe.vlm.name == "mini" and recipe.vlm_weights == "auto" and not recipe.start:
         recipe = dataclasses.replace(recipe, vlm_weights=str(pretrained_mini(recipe, session)))
     return recipe
 

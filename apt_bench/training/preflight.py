@@ -25,7 +25,7 @@ from apt_bench.training.recipe import Recipe
 from apt_bench.training.samples.episodes import read_episode
 from apt_bench.training.samples.sources import find_all
 from apt_bench.training.session import Session
-from apt_bench.training.two_stage import check_prior
+from apt_bench.training.two_stage import check_prior, check_start
 from apt_bench.training.vlm_pretraining.loop import check_sizes
 from apt_bench.training.vlm_pretraining.weights import load_mini
 
@@ -110,6 +110,8 @@ def check(recipe: Recipe, session: Session, workers: int = 1) -> None:
 
 def _check_vlm(recipe: Recipe) -> VLMShape | None:
     """The shape of the VLM; None if the VLM must be loaded to find out."""
+    if recipe.start:
+        return check_start(recipe)
     if recipe.vlm.name != "mini":
         from apt_bench.models.hf_vlm import check_hf
 
@@ -125,7 +127,7 @@ def _check_vlm(recipe: Recipe) -> VLMShape | None:
 
 def _check_networks(recipe: Recipe, out: Path, shape: VLMShape) -> None:
     """Check that both stages can be built, that checkpoints fit on the disk, and that `out` holds no other training."""
-    stages = (1, 2) if recipe.two_stage else (2,)
+    stages = (1, 2) if recipe.two_stage and not recipe.start else (2,)
     for stage in stages:
         config = recipe.expert_config(stage, shape)
         expert = expert_on_meta_device(config)

@@ -45,6 +45,7 @@ class Recipe:
             initially equals the prior.
         budget: A one-stage control trains as many steps as Stage 2 (`joint`) or as both stages together (`total`).
         prior: Stage-1 checkpoint to start from; empty = train one.
+        start: Trained policy to finetune: the last stage starts from its expert and VLM. Empty = train a new one.
         seed: Seed of weights, samples and noise.
         vlm: The vision-language model.
         vlm_weights: Folder of a pretrained mini VLM, or `auto`: the one that `pretrain` describes, shipped, from the
@@ -69,6 +70,7 @@ class Recipe:
     new_blocks: Literal["random", "identity"] = "random"
     budget: Literal["joint", "total"] = "joint"
     prior: str = ""
+    start: str = ""
     seed: Natural = 0
     vlm: VLMSpec = field(default_factory=VLMSpec)
     vlm_weights: str = ""
@@ -102,6 +104,10 @@ class Recipe:
             )
         if self.prior and not self.two_stage:
             raise UserError("A prior was given (--prior) to a one-stage run (--no-two-stage). Choose one.")
+        if self.prior and self.start:
+            raise UserError(
+                "Stage 2 starts either from a Stage-1 prior (--prior) or from a whole policy (--start). Choose one."
+            )
         if self.stage1.new_block_lr is not None:
             raise UserError(
                 "stage1.new_block_lr is set, but Stage 1 adds no blocks. Give stage2.new_block_lr."
@@ -126,9 +132,14 @@ class Recipe:
         return config
 
     @property
+    def trains_prior(self) -> bool:
+        """Whether Stage 1 is part of the training."""
+        return self.two_stage and not self.prior and not self.start
+
+    @property
     def joint(self) -> TrainConfig:
         """Settings of the stage that trains the whole policy: Stage 2, or the only one."""
-        if self.two_stage:
+        if self.two_stage or self.start:
             return self.stage2
         before = self.stage1.steps if self.budget == "total" else 0
         return dataclasses.replace(self.stage2, steps=before + self.stage2.steps, new_block_lr=None)
@@ -137,6 +148,8 @@ class Recipe:
     def label(self) -> str:
         """A short description: `apt, two stages, frozen VLM`."""
         stages = "two stages" if self.two_stage else f"one stage ({self.budget} budget)"
+        if self.start:
+            stages = f"finetuning {Path(self.start).name}"
         name = "LangForce" if self.recipe == "langforce" else self.arch
         return f"{name}, {stages}, {'KI' if self.ki else self.vlm_mode} VLM"
 

@@ -38,12 +38,16 @@ def estimate(recipe: Recipe) -> dict[str, tuple[str, float]]:
     cost = COST[recipe.pretrain.source]
     demos = 0 if recipe.data.data else _episodes(collect)
     parts = {"demonstrations": (f"{demos}", demos * cost["demonstration"] / workers)}
-    if recipe.vlm_weights == "auto" and not made_by(SHIPPED, recipe.vlm.mini, recipe.pretrain):
+    if (
+        recipe.vlm_weights == "auto"
+        and not recipe.start
+        and not made_by(SHIPPED, recipe.vlm.mini, recipe.pretrain)
+    ):
         rule = recipe.pretrain.train
         seconds = recipe.pretrain.scenes * cost["scene"] + rule.steps * rule.batch * cost["pretraining"]
         parts["mini VLM"] = (f"{recipe.pretrain.scenes} scenes, {rule.steps} steps", seconds)
     stages: dict[str, tuple[str, TrainConfig]] = {"stage 2": ("stage2", recipe.joint)}
-    if recipe.two_stage and not recipe.prior:
+    if recipe.trains_prior:
         stages = {"stage 1": ("stage1", recipe.stage1), **stages}
     for title, (key, rule) in stages.items():
         sample, draw = STAGE_COST[key]

@@ -20,7 +20,7 @@ from apt_bench.core.machine import system_info
 from apt_bench.core.status import status
 from apt_bench.models import checkpoint, langforce
 from apt_bench.models.action_expert import inherit
-from apt_bench.models.config import VLMShape
+from apt_bench.models.config import ExpertConfig, VLMShape
 from apt_bench.models.vla import VLA, VLMSpec, build_expert
 from apt_bench.models.vlm import VLM
 from apt_bench.training import checkpoints
@@ -51,7 +51,8 @@ def run_recipe(recipe: Recipe, session: Session) -> Path:
     say = session.report.say
     session.out.mkdir(parents=True, exist_ok=True)
     with status("Loading the VLM"):
-        vlm, spec = open_vlm(recipe)
+        start = _load_start(recipe) if recipe.start else None
+        vlm, spec = (start.vlm, start.spec) if start else open_vlm(recipe)
     if spec.queries:
         langforce.check(vlm)
     size = recipe.expert_config(2, vlm.shape)
@@ -73,10 +74,11 @@ def run_recipe(recipe: Recipe, session: Session) -> Path:
         write_whole(session.out / "config.yaml", recipe.to_yaml().encode())
     say(f"{recipe.label}: {describe(samples, held)}")
     run = _Run(recipe, session, vlm, spec, samples, held)
-    prior: VLA | None = None
-    if recipe.two_stage:
-        prior = _load_prior(recipe, vlm) if recipe.prior else run.stage(1, recipe.stage1, None)
-    run.stage(2, recipe.joint, prior)
+    if recipe.prior:
+        start = _load_prior(recipe, vlm)
+    elif recipe.trains_prior:
+        start = run.stage(1, recipe.stage1, None)
+    run.stage(2, recipe.joint, start)
     return session.out / "policy"
 
 
@@ -132,6 +134,41 @@ def _load_prior(recipe: Recipe, vlm: VLM) -> VLA:
     return prior
 
 
+def check_start(recipe: Recipe) -> VLMShape | None:
+    """Check that a recipe can finetune the policy that its `start` names.
+
+    Returns:
+        The shape of the policy's VLM; None for a file of the paper's authors, which is checked when it is loaded.
+
+    Raises:
+        UserError: The policy is damaged, or not the network that the recipe describes.
+    """
+    folder = checkpoint.locate(recipe.start)
+    if folder.is_file():
+        return None
+    check_digests(folder)
+    _check_same_network(recipe, *checkpoint.read_config(folder))
+    return checkpoint.read_config(folder)[0].vlm
+
+
+def _check_same_network(recipe: Recipe, found: ExpertConfig, spec: VLMSpec) -> None:
+    have, want = dataclasses.asdict(found), dataclasses.asdict(recipe.expert_config(2, found.vlm))
+    have["vlm"], want["vlm"] = (spec.name, spec.queries), (recipe.vlm.name, recipe.vlm.queries)
+    before = checkpoint.provenance(recipe.start).get("recipe", {})
+    have["two_stage"], want["two_stage"] = before.get("two_stage", recipe.two_stage), recipe.two_stage
+    if other := [f"{k} {have[k]!r} (here {want[k]!r})" for k in have if have[k] != want[k]]:
+        raise UserError(
+            f"The policy to finetune, {recipe.start}, is another network than this configuration describes: "
+            f"{', '.join(other)}. Give the configuration and options that it was trained with."
+        )
+
+
+def _load_start(recipe: Recipe) -> VLA:
+    policy = checkpoint.load(recipe.start)
+    _check_same_network(recipe, policy.expert.config, policy.spec)
+    return policy.train()
+
+
 @dataclasses.dataclass(frozen=True)
 class _Run:
     recipe: Recipe
@@ -141,20 +178,31 @@ class _Run:
     samples: Samples
     held: Samples | None
 
-    def stage(self, stage: int, config: TrainConfig, prior: VLA | None) -> VLA:
-        """Train one stage, with cached features where possible, and return its network."""
+    def stage(self, stage: int, config: TrainConfig, start: VLA | None) -> VLA:
+        """Train one stage, with cached features where possible, and return its network.
+
+        Args:
+            stage: 1 or 2.
+            config: Its training settings.
+            start: The prior that Stage 2 extends, or the whole policy that it finetunes; None = random weights.
+        """
         recipe, session = self.recipe, self.session
         require_folder(session.out)
         out = session.out / f"stage{stage}"
         spec = dataclasses.replace(self.spec, mode="frozen" if stage == 1 else recipe.vlm_mode)
         torch.manual_seed(2 * recipe.seed + stage - 1)
         expert = build_expert(recipe.expert_config(stage, self.vlm.shape))
-        taken = inherit(prior.expert, expert, recipe.inherit, recipe.new_blocks) if prior else []
+        taken: list[str] = []
+        if recipe.start and start:
+            expert.load_state_dict(start.expert.state_dict())
+            taken = sorted(expert.state_dict())
+        elif start:
+            taken = inherit(start.expert, expert, recipe.inherit, recipe.new_blocks)
         self.vlm.set_mode(spec.mode)
         model = VLA(self.vlm, expert, spec).to(session.device)
-        title = f"stage {stage}" if recipe.two_stage else "one stage"
+        title = "finetuning" if recipe.start else f"stage {stage}" if recipe.two_stage else "one stage"
         session.report.say(
-            f"{title}: {sizes(model)}" + (f", {len(taken)} tensors inherited" if prior else "")
+            f"{title}: {sizes(model)}" + (f", {len(taken)} tensors inherited" if start else "")
         )
         size = config.micro or config.batch
         if size % session.world.size:
@@ -194,7 +242,8 @@ class _Run:
     def _first_sample(self, stage: int) -> int:
         """The stages share no sample: Stage 2 begins after the last sample of Stage 1."""
         before = self.recipe.stage1
-        return before.steps * before.batch if stage == 2 and self.recipe.two_stage else 0
+        after = stage == 2 and self.recipe.two_stage and not self.recipe.start
+        return before.steps * before.batch if after else 0
 
     def _cache(self, model: VLA, samples: Samples, title: str) -> FeatureCache | None:
         if not self.recipe.cache_features or not can_cache(model, samples.config.augment):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +27,18 @@ def command(address: str, tmp_path: Path) -> Callable[..., Command]:
 
 
 def test_two_workers_and_two_servers(command: Callable[..., Command]) -> None:
-    with StarVla(answer=vary) as first, StarVla(answer=vary) as second:
+    asked = threading.Event()
+
+    def ask_second(seen: Seen) -> np.ndarray:
+        asked.set()
+        return vary(seen)
+
+    def ask_first(seen: Seen) -> np.ndarray:
+        if second.clients:  # the run has begun: no worker may run all episodes before the other has started
+            asked.wait(60)
+        return vary(seen)
+
+    with StarVla(answer=ask_first) as first, StarVla(answer=ask_second) as second:
         (two := command(first.url, second.url)).run()
         assert first.seen
         assert second.seen

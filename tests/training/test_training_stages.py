@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from apt_bench.training.metrics import read_metrics
 from apt_bench.training.progress import Report
 from apt_bench.training.recipe import config_names, load_recipe, recipe_parts
 from apt_bench.training.session import Session
-from apt_bench.training.two_stage import run_recipe, stage_checkpoint
+from apt_bench.training.two_stage import check_start, run_recipe, stage_checkpoint
 
 SHAPE = VLMShape(width=32, layers=2, kv_heads=2, head_dim=16, rope_theta=None)
 
@@ -111,6 +112,7 @@ def test_langforce_trains_into_a_policy(config: Path, cache: Path, tmp_path: Pat
         ({"train": {"batch": 10, "micro": 4}}, "batch 10 is not a multiple of micro 4"),
         ({"data": {"weights": [1.0]}}, "one positive number for each of 0 datasets"),
         ({"two_stage": False, "prior": "x"}, "one-stage run"),
+        ({"start": "mini", "prior": "x"}, "Choose one"),
         ({"recipe": "langforce", "two_stage": True}, "this run is groot, two stages, VLM full"),
         ({"recipe": "langforce", "vlm_mode": "frozen"}, "LangForce trains the VLM"),
         ({"vlm": {"queries": 8}}, "vlm.queries is 8, recipe is plain"),
@@ -132,6 +134,29 @@ def test_a_prior_of_another_architecture_is_refused(config: Path, cache: Path, t
     again = load_recipe(str(config), over | {"prior": str(policy)})
     with pytest.raises(UserError, match="is apt, stage 2"):
         run_recipe(again, Session(tmp_path / "c", cache, Report(None)))
+
+
+def test_finetuning_starts_from_the_whole_policy(config: Path, cache: Path, tmp_path: Path) -> None:
+    """Also with a VLM of other weights than the configuration's, as a shipped policy has."""
+    short = {"stage1": {"steps": 1}, "stage2": {"steps": 2, "lr": 0.05, "vlm_lr": 0.05}, "vlm_mode": "full"}
+    first = run_recipe(load_recipe(str(config), short), Session(tmp_path / "a", cache, Report(None)))
+    still = {"stage2": {"steps": 1, "lr": 0.0, "weight_decay": 0.0}, "start": str(first)}
+    recipe = load_recipe(str(config), still)
+    again = run_recipe(recipe, Session(tmp_path / "b", cache, Report(None)))
+    before, after = (load_file(policy / "model.safetensors") for policy in (first, again))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not (tmp_path / "b/stage1").exists()
+    assert checkpoint.provenance(again)["recipe"]["start"] == str(first)
+    for other, says in (
+        ({"two_stage": False}, "two_stage True (here False)"),
+        ({"arch": "groot", "expert": {"groot": {"depth": 2}}}, "arch 'apt' (here 'groot')"),
+    ):
+        wrong = load_recipe(str(config), still | other)
+        with pytest.raises(UserError, match=re.escape(says)):
+            check_start(wrong)
+        with pytest.raises(UserError, match=re.escape(says)):
+            run_recipe(wrong, Session(tmp_path / "c", cache, Report(None)))
 
 
 def test_the_command_line_trains_and_prints_the_next_step(
