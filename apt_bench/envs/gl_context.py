@@ -12,7 +12,7 @@ import atexit
 import importlib
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 
 from apt_bench.core.errors import UserError
 from apt_bench.envs import rendering
+from apt_bench.envs.mesh_lists import MeshLists
 from apt_bench.envs.mujoco_no_gl import mujoco
 
 _UNREAD = np.random.default_rng(0).integers(0, 256, (4096, 3), np.uint8)
@@ -56,23 +57,34 @@ class Canvas:
                 self._mjr.free()
             self._mjr = mujoco.MjrContext(model, font)
             mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._mjr)
+            self._lists = MeshLists(self._mjr.baseMesh, model.nmesh)
             self._check()
 
-    def draw(self, scene: Any, size: int) -> np.ndarray:
+    def draw(self, scene: Any, size: int, unreflected: Sequence[int] = ()) -> np.ndarray:
         """Draw a `mujoco.MjvScene` as uint8 (size, size, 3), with the bottom row first.
 
-        Raises UserError for a size that does not fit, and RuntimeError where the image was not drawn."""
-        return self._draw(scene, size)
+        Args:
+            scene: The scene.
+            size: Pixels per side.
+            unreflected: Indices of meshes in `scene.geoms` that MuJoCo's reflection pass leaves out. The scene must
+                have a reflection pass then, or these meshes are not drawn at all.
 
-    def draw_depth(self, scene: Any, size: int) -> tuple[np.ndarray, np.ndarray]:
+        Raises UserError for a size that does not fit, and RuntimeError where the image was not drawn."""
+        return self._draw(scene, size, unreflected)
+
+    def draw_depth(
+        self, scene: Any, size: int, unreflected: Sequence[int] = ()
+    ) -> tuple[np.ndarray, np.ndarray]:
         """`draw`, and the depth of the same image, float32 (size, size): m along the optical axis."""
         near, far = scene.camera[0].frustum_near, scene.camera[0].frustum_far
         buffer = np.empty((size, size), np.float32)
         self._mjr.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR  # 1 = near: precise at a distance
-        pixels = self._draw(scene, size, buffer)
+        pixels = self._draw(scene, size, unreflected, buffer)
         return pixels, np.asarray(near * far / (near + buffer.astype(float) * (far - near)), np.float32)
 
-    def _draw(self, scene: Any, size: int, depth: np.ndarray | None = None) -> np.ndarray:
+    def _draw(
+        self, scene: Any, size: int, unreflected: Sequence[int], depth: np.ndarray | None = None
+    ) -> np.ndarray:
         mjr = self._mjr
         limit = min(mjr.offWidth, mjr.offHeight, len(_UNREAD))
         if not 0 < size <= limit:
@@ -80,7 +92,7 @@ class Canvas:
         rect = mujoco.MjrRect(0, 0, size, size)
         pixels = np.empty((size, size, 3), np.uint8)
         pixels[0] = _UNREAD[:size]
-        with self._current():
+        with self._current(), self._lists.without_reflection(scene, unreflected):
             mujoco.mjr_render(rect, scene, mjr)
             mujoco.mjr_readPixels(pixels, depth, rect, mjr)
             self._check()

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from apt_bench.envs.gl_context import Canvas
+from apt_bench.envs.libero.visibility import Visibility
 from apt_bench.envs.mujoco_helpers import IMAGE_SIZE
 from apt_bench.envs.mujoco_no_gl import mujoco
 
 MAX_GEOMS = 1000  # robosuite's
-CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=float)
 
 
 class Renderer:
@@ -43,44 +43,68 @@ class Renderer:
         self.option.geomgroup[0] = 0  # collision shapes
         self.option.geomgroup[1] = 1  # visual shapes
         self.perturb = mujoco.MjvPerturb()
-        reflects = (model.geom_matid >= 0) & (model.mat_reflectance[model.geom_matid] > 0)
-        boxes = model.geom_type == mujoco.mjtGeom.mjGEOM_BOX
-        self._mirrors: list[int] = np.flatnonzero(reflects & boxes).tolist()
+        self._visibility = Visibility(model)
 
     def render(self, data: Any, camera: int, size: int = IMAGE_SIZE) -> np.ndarray:
         """Render uint8 (size, size, 3), turned by 180 degrees. Reads the kinematics in `data` and changes nothing."""
-        self._update(data, camera)
-        return np.ascontiguousarray(self.canvas.draw(self.scene, size)[::-1, ::-1])
+        return np.ascontiguousarray(
+            self.canvas.draw(self.scene, size, self._update(data, camera))[::-1, ::-1]
+        )
 
     def render_depth(self, data: Any, camera: int, size: int = IMAGE_SIZE) -> tuple[np.ndarray, np.ndarray]:
         """`render`, and the image's depth in m, float32 (size, size), turned like the image."""
-        self._update(data, camera)
-        image, depth = self.canvas.draw_depth(self.scene, size)
+        image, depth = self.canvas.draw_depth(self.scene, size, self._update(data, camera))
         return np.ascontiguousarray(image[::-1, ::-1]), np.ascontiguousarray(depth[::-1, ::-1])
 
-    def _update(self, data: Any, camera: int) -> None:
+    def _update(self, data: Any, camera: int) -> list[int]:
+        """Fill the scene with what changes this camera's image.
+
+        MuJoCo draws the whole scene a second time for the first reflective plane or box (the stove's top, a box), also
+        where the camera does not see it.
+
+        Returns:
+            Indices of meshes in the scene that this second drawing can leave out.
+        """
         self.camera.fixedcamid = camera
         mujoco.mjv_updateScene(
             self.model, data, self.option, self.perturb, self.camera, mujoco.mjtCatBit.mjCAT_ALL, self.scene
         )
-        if hidden := [geom for geom in self._mirrors if self._outside(data, camera, geom)]:
-            for drawn in self.scene.geoms[: self.scene.ngeom]:
-                if drawn.objtype == mujoco.mjtObj.mjOBJ_GEOM and drawn.objid in hidden:
-                    drawn.reflectance = 0.0
-
-    def _outside(self, data: Any, camera: int, geom: int) -> bool:
-        """Whether a box lies outside the image. MuJoCo draws the whole scene a second time for each reflective box,
-        also for one that the camera does not see; without its reflectance the image is the same."""
-        corners = (
-            data.geom_xpos[geom]
-            + (CORNERS * self.model.geom_size[geom]) @ data.geom_xmat[geom].reshape(3, 3).T
-        )
-        x, y, z = ((corners - data.cam_xpos[camera]) @ data.cam_xmat[camera].reshape(3, 3)).T
-        edge = -z * np.tan(
-            np.radians(self.model.cam_fovy[camera]) / 2
-        )  # half the image's side at that distance
-        return bool((x > edge).all() or (-x > edge).all() or (y > edge).all() or (-y > edge).all())
+        if self.model.light_castshadow.any():  # what is not seen may cast a shadow
+            return []
+        geoms = [
+            (i, geom, geom.objid)
+            for i, geom in enumerate(self.scene.geoms[: self.scene.ngeom])
+            if geom.objtype == mujoco.mjtObj.mjOBJ_GEOM
+        ]
+        corners = self._visibility.corners(data)
+        seen = self._visibility.seen(data, camera, corners)
+        mirrors = [(geom, number) for _, geom, number in geoms if _reflects(geom)]
+        reflected = np.zeros(len(seen), bool)
+        if any(seen[number] for _, number in mirrors):
+            first, number = mirrors[0]
+            found = None
+            if first.type == mujoco.mjtGeom.mjGEOM_BOX and seen[number]:
+                found = self._visibility.reflected(data, camera, number, corners)
+            if found is None:  # there may be no second drawing, or one that must be complete
+                return []
+            reflected = found
+        else:
+            for geom, _ in mirrors:
+                geom.reflectance = 0.0
+        for _, geom, number in geoms:
+            if not seen[number] and not reflected[number]:
+                geom.type = mujoco.mjtGeom.mjGEOM_NONE
+        if not reflected.any():
+            return []
+        mesh = mujoco.mjtGeom.mjGEOM_MESH
+        return [i for i, geom, number in geoms if geom.type == mesh and not reflected[number]]
 
     def free(self) -> None:
         """Free the GL objects."""
         self.canvas.free()
+
+
+def _reflects(geom: Any) -> bool:
+    """Whether MuJoCo lets a geom of a scene reflect the others, if it is the first such geom."""
+    kinds = (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_BOX)
+    return bool(geom.type in kinds and geom.reflectance > 0 and geom.rgba[3] >= 0.995)
