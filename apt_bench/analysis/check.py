@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy import stats as sps
 
 from apt_bench.analysis import stats
 from apt_bench.analysis.cell_summary import COVERAGE_GATE
@@ -224,6 +223,8 @@ def pass_chance(pairs: int, margin: float, discordance: float, difference: float
     if not abs(difference) <= discordance <= 1:
         raise ValueError("discordance must be between |difference| and 1")
     up = (1 + difference / discordance) / 2 if discordance else 0.5
+    from scipy import stats as sps
+
     low, high = sps.binom.interval(1 - 1e-9, pairs, discordance) if discordance else (0, 0)
     differing = np.arange(int(low), int(high) + 1)
     d = np.repeat(differing, differing + 1)

@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize
-from scipy import stats as sps
+from scipy import optimize, special
 
 from apt_bench.analysis import stats
 from apt_bench.analysis.stats import Estimate, Interval
@@ -197,9 +196,9 @@ def _inverted(value: float, interval: Callable[[float], Interval]) -> float:
         return 1.0
 
     def end(z: float) -> float:
-        low, high = interval(float(2 * sps.norm.cdf(z) - 1))
+        low, high = interval(float(2 * special.ndtr(z) - 1))
         return low if value > 0 else -high
 
     most = 7.0  # for a larger z the level is 1 in floating point
     z = most if end(most) > 0 else float(optimize.brentq(end, 1e-9, most))
-    return float(2 * sps.norm.sf(z))
+    return float(2 * special.ndtr(-z))

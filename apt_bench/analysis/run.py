@@ -16,6 +16,7 @@ import pandas as pd
 from apt_bench.analysis.frame import DEFAULT_PROMPT, episode_frame
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import reason
+from apt_bench.core.status import name_step
 from apt_bench.core.text import one_line, plain
 from apt_bench.runs.metadata import sequential_words
 from apt_bench.runs.protocol import protocol_hash
@@ -180,7 +181,8 @@ def load_runs(arguments: Sequence[str]) -> list[Run]:
         UserError: A run cannot be read, or is given twice (also through a link).
     """
     runs = []
-    for argument in arguments:
+    for number, argument in enumerate(arguments, 1):
+        name_step(f"Reading run {number} of {len(arguments)}")
         name, path = split_argument(argument)
         runs.append(load_run(path, name))
     paths = [r.path.resolve() for r in runs]

@@ -11,8 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize
-from scipy import stats as sps
+from scipy import optimize, special
 
 from apt_bench.core.errors import UserError
 
@@ -38,7 +37,7 @@ def normal_quantile(level: float) -> float:
     """The standard normal quantile z of a central interval of this level."""
     if not 0 < level < 1:
         raise ValueError(f"confidence level must be between 0 and 1, not {level}")
-    return float(sps.norm.ppf(0.5 + level / 2))
+    return float(special.ndtri(0.5 + level / 2))
 
 
 # --- one proportion ---------------------------------------------------------------------------------------------------
@@ -61,8 +60,8 @@ def clopper_pearson(successes: int, n: int, level: float = 0.95) -> Interval:
     if n <= 0:
         return Interval(0.0, 1.0)
     tail = (1 - level) / 2
-    low = 0.0 if successes == 0 else float(sps.beta.ppf(tail, successes, n - successes + 1))
-    high = 1.0 if successes == n else float(sps.beta.isf(tail, successes + 1, n - successes))
+    low = 0.0 if successes == 0 else float(special.betaincinv(successes, n - successes + 1, tail))
+    high = 1.0 if successes == n else float(special.betainccinv(successes + 1, n - successes, tail))
     return Interval(low, high)
 
 
@@ -71,8 +70,8 @@ def jeffreys(successes: int, n: int, level: float = 0.95) -> Interval:
     and DasGupta, Statistical Science 2001)."""
     tail = (1 - level) / 2
     a, b = successes + 0.5, n - successes + 0.5
-    low = 0.0 if successes == 0 else float(sps.beta.ppf(tail, a, b))
-    high = 1.0 if successes == n else float(sps.beta.isf(tail, a, b))
+    low = 0.0 if successes == 0 else float(special.betaincinv(a, b, tail))
+    high = 1.0 if successes == n else float(special.betainccinv(a, b, tail))
     return Interval(low, high)
 
 
@@ -170,13 +169,15 @@ def mcnemar(only_a: float, only_b: float, alternative: Alternative = "two-sided"
 
 def _half_tail(k: float, rest: float) -> float:
     """P(X >= k), where X counts the heads of k + rest tosses of a fair coin."""
-    return 1.0 if k <= 0 else float(sps.beta.cdf(0.5, k, rest + 1))
+    return 1.0 if k <= 0 else float(special.betainc(k, rest + 1, 0.5))
 
 
 def fisher(k1: int, n1: int, k2: int, n2: int) -> float:
     """Fisher's exact two-sided p-value for two independent samples."""
     if n1 == 0 or n2 == 0:
         return 1.0
+    from scipy import stats as sps  # takes half a second to import
+
     return float(sps.fisher_exact([[k1, n1 - k1], [k2, n2 - k2]]).pvalue)
 
 
@@ -195,6 +196,8 @@ def holm(pvalues: Sequence[float]) -> list[float]:
 
 def benjamini_hochberg(pvalues: Sequence[float]) -> list[float]:
     """Benjamini and Hochberg's adjusted p-values (false discovery rate), to explore many tasks."""
+    from scipy import stats as sps
+
     return [float(p) for p in sps.false_discovery_control(pvalues)] if len(pvalues) else []
 
 
@@ -261,7 +264,7 @@ def _estimate(mean: float, draws: np.ndarray, freedom: int, floor: Interval, lev
     if (
         freedom
     ):  # with few tasks the coverage is too small without Student's t (Hesterberg, Am Stat 2015;69:371)
-        tail = float(sps.norm.cdf(sps.t.ppf(tail, freedom)))
+        tail = float(special.ndtr(special.stdtrit(freedom, tail)))
     low, high = np.quantile(draws, [tail, 1 - tail])
     return Estimate(mean, min(float(low), floor.low, mean), max(float(high), floor.high, mean))
 
@@ -309,6 +312,8 @@ MOST = 10**9
 def mcnemar_critical(discordant: np.ndarray, alpha: float) -> np.ndarray:
     """Largest count of the rarer side that the exact two-sided test rejects, per number of discordant pairs; -1 where
     it rejects none."""
+    from scipy import stats as sps
+
     c = sps.binom.ppf(alpha / 2, discordant, 0.5)
     c = np.where(sps.binom.cdf(c, discordant, 0.5) > alpha / 2, c - 1, c)
     return np.where(discordant == 0, -1, c)
@@ -327,6 +332,8 @@ def paired_power(pairs: int, difference: float, discordance: float, alpha: float
         raise ValueError("discordance must be between |difference| and 1")
     if discordance == 0:
         return 0.0
+    from scipy import stats as sps
+
     low, high = sps.binom.interval(1 - 1e-12, pairs, discordance)  # the rest is below rounding error
     d = np.arange(int(low), int(high) + 1)
     c = mcnemar_critical(d, alpha)
@@ -351,7 +358,7 @@ def paired_sample_size(difference: float, discordance: float, power: float = 0.8
     """
     if difference == 0:
         raise ValueError("a difference of 0 can never be detected")
-    za, zb = normal_quantile(1 - alpha), float(sps.norm.ppf(power))
+    za, zb = normal_quantile(1 - alpha), float(special.ndtri(power))
     root = za * np.sqrt(discordance) + zb * np.sqrt(discordance - difference**2)
     n = max(6, int(np.ceil(min((root / difference) ** 2, 2.0 * MOST))))
     if n > MOST:
@@ -367,7 +374,7 @@ def unpaired_sample_size(p1: float, p2: float, power: float = 0.8, alpha: float 
     `power.prop.test`."""
     if p1 == p2:
         raise ValueError("a difference of 0 can never be detected")
-    za, zb, mean = normal_quantile(1 - alpha), float(sps.norm.ppf(power)), (p1 + p2) / 2
+    za, zb, mean = normal_quantile(1 - alpha), float(special.ndtri(power)), (p1 + p2) / 2
     root = za * np.sqrt(2 * mean * (1 - mean)) + zb * np.sqrt(p1 * (1 - p1) + p2 * (1 - p2))
     return float((root / (p1 - p2)) ** 2)
 
@@ -379,4 +386,4 @@ def unpaired_power(n: int, p1: float, p2: float, alpha: float = 0.05) -> float:
     if spread == 0:
         return 1.0 if p1 != p2 else 0.0
     shift = np.sqrt(n) * abs(p1 - p2) - normal_quantile(1 - alpha) * np.sqrt(2 * mean * (1 - mean))
-    return float(sps.norm.cdf(shift / spread))
+    return float(special.ndtr(shift / spread))

@@ -15,7 +15,7 @@ from apt_bench.cli._grid import Grid
 from apt_bench.cli._json import AsJson, print_json
 from apt_bench.cli._options import words
 from apt_bench.core.errors import UserError
-from apt_bench.core.status import status
+from apt_bench.core.status import name_step, status
 from apt_bench.core.text import literal, one_line, plain_console
 from apt_bench.runs.records import RunStore
 from apt_bench.runs.solvability import on_record
@@ -159,7 +159,9 @@ def _runs(table: _Rows, path: Path) -> None:
     table.head("run", "suite", "policy", "date", "done", "successes", "errors", "probed")
     if not os.path.isdir(path):
         raise UserError(f"No folder '{path}'. `apt-bench run` writes into results/runs by default.")
-    for folder in run_folders(path):
+    folders = list(run_folders(path))
+    for number, folder in enumerate(folders, 1):
+        name_step(f"Reading run {number} of {len(folders)}")
         name = str(path) if folder == path else os.path.relpath(folder, path)
         try:
             store = RunStore.open(folder)

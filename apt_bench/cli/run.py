@@ -85,11 +85,11 @@ def run_command(
 
 def write_page(run: Path) -> Path:
     """Write the report of a run into its folder, and return the page's path."""
-    with status("Writing the report"):
+    with status("Writing the report") as step:
         from apt_bench.analysis.run import load_run
         from apt_bench.reporting.report import write_report
 
-        return write_report([load_run(run)], run / "report")
+        return write_report([load_run(run)], run / "report", step=step)
 
 
 def plan_card(plan: Plan, options: RunOptions) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def parse_json(text: str, constants: bool = False) -> Any:
         raise ValueError(f"it has more than {VALUES:,} values")
     try:
         value = _decoder(constants).decode(text)
-        if "\\ud" in text or "\\uD" in text:
+        if "\\" in text and ("\\ud" in text or "\\uD" in text):  # one character is found much faster
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except RecursionError:

@@ -1,8 +1,8 @@
 """Name the step in progress, so that no command is silent for long.
 
 On a terminal, stderr shows one line with the step and its seconds, which is erased when the step ends. Where `NO_COLOR`
-is set, the step is named once, in a line of its own. Where stderr or stdout is no terminal, only a command that logs
-its progress (`run`) names its steps, on its console.
+is set, each step that takes long is named in a line of its own. Where stderr or stdout is no terminal, only a command
+that logs its progress (`run`) names its steps, on its console.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 LIVE_AFTER, PLAIN_AFTER = 0.5, 2.5
-"""Seconds after which a step is shown in a line that is erased later, and in one that stays. A shorter step is not
-shown."""
+"""Seconds after which a step is shown in a line that is erased later, and least seconds before and between lines that
+stay. A shorter block is not shown."""
 
 TICK = 0.2
 FRAMES = "|/-\\"
@@ -58,6 +58,13 @@ def status(text: str, log: Callable[[str], Any] | None = None) -> Iterator[Calla
             hide()
 
 
+def name_step(text: str) -> None:
+    """Replace the text of the innermost block, if there is one. For code that does not open the block itself."""
+    with _lock:
+        if _steps:
+            _steps[-1].update(text)
+
+
 def hide() -> None:
     """Erase the line, so that other output can be printed. The next tick draws it again."""
     global _drawn
@@ -74,6 +81,7 @@ class _Step:
         # With --json, stdout and stderr are the same stream.
         self._live = may_animate(sys.stderr) and may_animate(sys.stdout) and sys.stdout is not sys.stderr
         self._line = (lambda text: _write(f"{text}\n")) if sys.stderr.isatty() else log
+        self._quiet = time.monotonic()  # since the block began, or since its last line that stays
         self.update(text)
 
     def update(self, text: str) -> None:
@@ -86,19 +94,20 @@ class _Step:
         delay = LIVE_AFTER if self._live else PLAIN_AFTER
         while (self._live or self._line) and not self.over.wait(TICK):
             with _lock:
-                seconds = time.monotonic() - self._start
-                if seconds >= delay and not self.over.is_set() and _steps[-1] is self:
-                    self._draw(seconds)
+                now = time.monotonic()
+                if now - self._quiet >= delay and not self.over.is_set() and _steps[-1] is self:
+                    self._draw(now)
 
-    def _draw(self, seconds: float) -> None:
+    def _draw(self, now: float) -> None:
         global _drawn
         if self._live:
+            seconds = now - self._start
             line = f"{FRAMES[int(seconds / TICK) % len(FRAMES)]} {self._text} ({seconds:.0f} s)"
             _write(f"\r\x1b[2K{line[: shutil.get_terminal_size().columns - 1]}")
             _drawn = True
         elif self._line and not self._named:
             self._line(f"{self._text} ...")
-            self._named = True
+            self._named, self._quiet = True, now
 
 
 def _write(text: str) -> None:

@@ -13,8 +13,9 @@ from apt_bench.suites import STALE
 
 CONTROLS = "Cells and their controls"
 ABOUT_CONTROLS = (
-    "A control is the same policy under one other condition. The unperturbed cell shows what the perturbation costs. "
-    "The stale control, the old instruction in the same scene, shows whether the policy reads its instruction."
+    "A control is the same policy under one other condition. Most controls are the cell without its change, for "
+    "example with seen objects instead of unseen ones: the difference shows what the change costs. The stale control "
+    "is the same scene with the old instruction: it shows whether the policy reads its instruction."
 )
 
 Cell = tuple[str, str]

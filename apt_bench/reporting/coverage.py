@@ -89,7 +89,7 @@ def _unfinished(run: Run) -> list[str]:
     waiting, also = (max(0, requested - finished - errors) for requested, finished, errors in (own, probed))
     if not waiting + also:
         return []
-    under = f", {also} of them under language probes" if also else ""
+    under = f", {also if waiting else 'all'} of them under language probes" if also else ""
     return [
         f"{run.label} is not finished: {waiting + also} of {own[0] + probed[0]} requested episodes have not run"
         f"{under}. Rerun the same command to resume."

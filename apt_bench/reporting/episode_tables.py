@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -27,15 +26,20 @@ def task_table(runs: Sequence[Run]) -> Table:
         oracles = {suite: on_record(suite) for suite in {suite for suite, _ in frames}}
         for (suite, cell), episodes in frames.items():
             oracle, numbers = oracles[suite], task_numbers(suite, cell)
-            tasks = episodes.groupby("task", observed=True)
-            for task, part in sorted(tasks, key=lambda g: (numbers.get(g[0], len(numbers)), g[0])):
-                failed = part[~part.success].outcome_class.value_counts()
-                often = f"{failed.index[0]} ({failed.iloc[0]})" if len(failed) and failed.iloc[0] else ""
-                steps = part[part.success].steps.median()
+            by_task = episodes.groupby("task", observed=True)
+            sizes, won = by_task.size(), by_task.success.sum()
+            first, several = by_task.instruction.first(), by_task.instruction.nunique()
+            steps = episodes[episodes.success].groupby("task", observed=True).steps.median()
+            failures = episodes[~episodes.success].groupby(["task", "outcome_class"], observed=True).size()
+            # Of equal keys the last one stays: the most frequent class, and the first of equally frequent ones.
+            often = {t: (c, n) for (t, c), n in failures[::-1].sort_values(kind="stable").items()}
+            for task in sorted(sizes.index, key=lambda t: (numbers.get(t, len(numbers)), t)):
                 values: dict[str, Value] = {
                     "run": run.label, "cell": cell_label(suite, cell), "number": numbers.get(task, ""),
-                    "task": task, "instruction": sent(part.instruction), "success": Rate.share(part.success),
-                    "n": len(part), "steps": "" if math.isnan(steps) else f"{steps:.0f}", "failure": often,
+                    "task": task, "instruction": sent(first[task], several[task]),
+                    "success": Rate.counted(int(won[task]), int(sizes[task])), "n": int(sizes[task]),
+                    "steps": f"{steps[task]:.0f}" if task in steps else "",
+                    "failure": "{} ({})".format(*often[task]) if task in often else "",
                     "oracle": e.score if (e := oracle.get((cell, task))) else "",
                 }  # fmt: skip
                 rows.append(Row(values))
@@ -57,11 +61,10 @@ def task_table(runs: Sequence[Run]) -> Table:
     return Table("tasks", "Per task", columns, rows, notes, heat=True)
 
 
-def sent(instructions: pd.Series) -> str:
-    """The instruction of these episodes; where they had several, the number of them and an example."""
-    several = instructions.unique()
-    shown = one_line(several[0], 200)
-    return shown if len(several) == 1 else f"{len(several)} sentences, e.g. “{shown}”"
+def sent(instruction: str, number: int) -> str:
+    """The instruction of some episodes. If they had several, the number of instructions, and this one as an example."""
+    shown = one_line(instruction, 200)
+    return shown if number == 1 else f"{number} sentences, e.g. “{shown}”"
 
 
 def outcome_classes(runs: Sequence[Run]) -> list[str]:
@@ -98,11 +101,14 @@ def outcome_table(runs: Sequence[Run]) -> Table:
             values: dict[str, Value] = {own_key(n, "run", "cell"): int(counts.get(n, 0)) for n in names}
             rows.append(Row({"run": run.label, "cell": cell_label(suite, cell), **values}))
     columns = [RUN, CELL, *(right(own_key(n, "run", "cell"), in_words(n)) for n in names)]
-    meanings = " ".join(f"{in_words(n)}: {CLASSES[n]}." for n in names if n in CLASSES)
-    return Table(
-        "outcomes", "Outcomes", columns, rows, (f"Number of episodes with each outcome. {meanings}",)
-    )
+    meanings = [f"{in_words(n).capitalize()}: {CLASSES[n]}." for n in names if n in CLASSES]
+    return Table("outcomes", "Outcomes", columns, rows, ("Number of episodes with each outcome.", *meanings))
 
+
+ABOUT_LANGUAGE = (
+    "What the robot touches and grasps first shows at which object the policy aims. That can be right even if the "
+    "episode fails."
+)
 
 LANGUAGE = {
     "first_contact_correct": "First contact as instructed",

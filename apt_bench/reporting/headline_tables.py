@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import pandas as pd
@@ -12,7 +13,8 @@ from apt_bench.analysis.run import Run
 from apt_bench.analysis.suite_labels import cell_label, find_suite, suite_order, suite_title
 from apt_bench.core.config import read_yaml
 from apt_bench.core.paths import data_dir
-from apt_bench.core.text import file_name
+from apt_bench.core.text import file_name, one_line
+from apt_bench.reporting.glossary import GLOSSARY
 from apt_bench.reporting.published import PAPER_SUITE, SOURCE, PublishedRow, is_published, published
 from apt_bench.reporting.table import NONE, PUBLISHED, Column, Rate, Row, Table, Value, left, own_key
 from apt_bench.runs.protocol import differing_settings, in_short, policy_settings
@@ -23,9 +25,16 @@ NOT_COMPARABLE = (
     "The paper measured these rows on its own test, with other robots, scenes and objects, which is not published. "
     "They are no baseline for the measured rows."
 )
+ABOUT_RESULTS = (
+    "Success, in % of the episodes: the robot did what its instruction says. Below each rate are its 95% interval and "
+    "the counts, successes/episodes."
+)
 INTERVAL_NOTE = "Success in %, with Wilson's 95% intervals."
 AVERAGE_NOTE = "Avg is the mean of the cells, with a task-clustered bootstrap interval."
-OWN_CHOICE = ": the policy's own choice."
+OWN_CHOICE = (
+    "Each policy chooses its cameras, and how many actions it executes per decision. These settings are no part of the "
+    "test, so the scores are comparable. They differ: "
+)
 INCOMPLETE = "*"
 TICK = "✓"
 TICKS = {"knowledge_insulation": "KI", "two_stage": "2-Stage", "finetune_vlm": "Ft VLM"}
@@ -100,15 +109,38 @@ def _headline(
     body += [_published(row, cells, ticks) for row in rows]
     if average:
         columns.append(Column("avg", "Avg"))
-    notes = [INTERVAL_NOTE, *([AVERAGE_NOTE] if average else [])] if runs else []
+    averages = [r.values["avg"] for r in body if r.kind == "measured"] if average else []
+    notes = [INTERVAL_NOTE, *([AVERAGE_NOTE] if any(averages) else [])] if runs else []
     notes += [TICKS_NOTE] if ticks else []
     notes += [PUBLISHED_NOTE, *_how_to_measure(suite, rows), *_other_data(runs)] if rows else []
     notes += [known.about] if runs and rows and (known := find_suite(suite)) and known.about else []
     if any(isinstance(v, Rate) and INCOMPLETE in v.mark for r in body for v in r.values.values()):
         notes.append(f"{INCOMPLETE} Fewer episodes than were requested; see the table of coverage.")
-    if average and any(r.kind == "measured" and r.values["avg"] is None for r in body):
-        notes.append(f"No average where a cell has less than {COVERAGE_GATE:.0%} of its episodes.")
-    return Table(file_name(suite) + name, title, columns, body, tuple(notes + _protocol_notes(runs)))
+    if None in averages:
+        notes.append(
+            f"There is no average where a cell was not run, or has a result for less than {COVERAGE_GATE:.0%} of its "
+            "episodes."
+        )
+    notes += _protocol_notes(runs)
+    return Table(
+        file_name(suite) + name, title, columns, body, tuple(notes), about=_about(runs, suite, cells)
+    )
+
+
+def _about(runs: Sequence[Run], suite: str, cells: Sequence[str]) -> str:
+    """What the cells of a table mean, and one instruction that the runs sent."""
+    said = []
+    for run in runs:
+        sent = run.frame.instruction[(run.frame.suite == suite) & run.frame.cell.isin(cells)]
+        if example := next((one_line(s, 200) for s in sent if s), ""):
+            said = [f"The robot gets one instruction per episode, such as “{example.rstrip('.')}”."]
+            break
+    asked = [cell_label(suite, c) for c in cells if any((suite, c) in r.requested for r in runs)]
+    terms = [t for t in GLOSSARY if any(re.fullmatch(t.pattern, label) for label in asked)]
+    said += [
+        f"{t.name}: {t.text[0].lower() if t.text[1].islower() else t.text[0]}{t.text[1:]}" for t in terms
+    ]
+    return " ".join(said)
 
 
 def _how_to_measure(suite: str, rows: Sequence[PublishedRow]) -> list[str]:
@@ -188,7 +220,7 @@ def _tick(value: object) -> Value:
 
 
 def _protocol_notes(runs: Sequence[Run]) -> list[str]:
-    notes = []
+    notes, own = [], []
     for run in runs[1:]:
         settings = differing_settings(run.protocol, runs[0].protocol)
         if settings:
@@ -196,9 +228,8 @@ def _protocol_notes(runs: Sequence[Run]) -> list[str]:
                 f"Protocol {run.protocol_id} ({run.label}) differs from {runs[0].protocol_id} ({runs[0].label}): "
                 f"{in_short(settings)}. Scores under different protocols are not comparable."
             )
-        own = policy_settings(run.protocol, runs[0].protocol, run.label, runs[0].label)
-        notes += [words + OWN_CHOICE for words in own]
-    return notes
+        own += policy_settings(run.protocol, runs[0].protocol, run.label, runs[0].label)
+    return notes + ([f"{OWN_CHOICE}{'; '.join(own)}."] if own else [])
 
 
 def _has_parts(run: Run, suite: str) -> bool:

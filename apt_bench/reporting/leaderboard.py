@@ -85,7 +85,7 @@ def _with_facts(board: Board, table: Table, pages: Mapping[str, str]) -> Table:
     rows.sort(
         key=lambda row: (waiting[str(row.values["method"])] > 0, [_place(row.values.get(k)) for k in by])
     )
-    notes = [n for n in table.notes if not n.endswith(OWN_CHOICE)]  # they have a column here
+    notes = [n for n in table.notes if not n.startswith(OWN_CHOICE)]  # they have a column here
     shown = [c for c in table.columns if any(r.values.get(c.key) is not None for r in rows)]
     if len(shown) < len(table.columns):
         notes.append("Cells that no run of this table has are not shown; without them there is no average.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import pandas as pd
@@ -9,6 +10,7 @@ import pandas as pd
 from apt_bench.analysis.contrasts import paired_contrast
 from apt_bench.analysis.run import Run
 from apt_bench.analysis.suite_labels import cell_label, suite_order
+from apt_bench.reporting.coverage import listed
 from apt_bench.reporting.table import CELL, RUN, Rate, Row, Table, Value, left, percent, pvalue, right
 from apt_bench.suites.probes import PROBES, REPEAT
 
@@ -16,6 +18,45 @@ _PAIR = ["suite", "cell", "task", "init", "seed"]
 _COMPARED = [
     "instruction", "success", "outcome_class", "first_contact", "first_contact_correct", "start_hash", "end_hash",
 ]  # fmt: skip
+
+
+MEANINGS = {
+    "null": "no instruction",
+    "swapped": "the instruction of another task",
+    "stale": "the old instruction, from before the task was changed",
+    "paraphrase": "the same meaning in other words",
+    "punctuation": "a capital letter and a full stop",
+    "custom": "the user's own sentences",
+    REPEAT: "the same instruction again, which shows how much changes by chance",
+}
+"""What each probe sends."""
+
+CHANGE_MEANING = ("null", "swapped", "stale")
+"""Probes after which the instruction no longer names the cell's own task."""
+
+DETAILS = ("pairs", "touch", "outcome", "target")
+"""Columns that only the files have: with them, the table is too wide for a page."""
+
+
+def about_probes(table: Table) -> str:
+    """What the probes of a table are, and how to read it."""
+    there = {str(r.values["probe"]) for r in table.rows}
+    names = ", ".join(f"{name} ({words})" for name, words in MEANINGS.items() if name in there)
+    said = f"Each initial state again, under another instruction: {names}. Success always means the cell's own task."
+    if other := [name for name in CHANGE_MEANING if name in there]:
+        said += (
+            f" So a policy that follows its instruction fails under {listed(other)}. A policy that ignores it, or that "
+            "knows the goal without it as the oracle does, succeeds there as often as under its own instruction."
+        )
+    return said
+
+
+def main_columns(table: Table) -> Table:
+    """The table without `DETAILS`, and a note that names them."""
+    left_out = ", ".join(c.label for c in table.columns if c.key in DETAILS)
+    columns = [c for c in table.columns if c.key not in DETAILS]
+    notes = (*table.notes, f"The files have more columns: {left_out}.")
+    return dataclasses.replace(table, columns=columns, notes=notes)
 
 
 def probe_table(runs: Sequence[Run]) -> Table | None:
@@ -26,11 +67,13 @@ def probe_table(runs: Sequence[Run]) -> Table | None:
     Returns:
         The table, or None where no run has a language probe.
     """
-    rows, floors = [], []
+    rows = []
+    floors: dict[str, list[str]] = {}  # sentence -> the runs for which it holds
     for run in runs:
         found = _pairs(run)
         if found:
-            floors.append(_floor_in_words(run, [p for (*_, probe), p in found.items() if probe == REPEAT]))
+            floor = _floor_in_words(run, [p for (*_, probe), p in found.items() if probe == REPEAT])
+            floors.setdefault(floor, []).append(run.label)
         for (suite, cell, probe), pairs in found.items():
             values: dict[str, Value] = {"run": run.label, "cell": cell_label(suite, cell), "probe": probe}
             values |= _values(pairs)
@@ -52,26 +95,23 @@ def probe_table(runs: Sequence[Run]) -> Table | None:
         "reads its instruction then acts differently. The probes paraphrase and punctuation keep the meaning: such a "
         "policy then changes its path at most. Success under every probe means success at the cell's own task.",
         "Noise floor: the sensitivity of repeat, the same episode run again under the same instruction.",
-        *floors,
+        *(f"{listed(names)}: {sentence}" for sentence, names in floors.items()),
     )
     return Table("probes", "Language probes", columns, rows, notes)
 
 
 def _floor_in_words(run: Run, repeats: Sequence[pd.DataFrame]) -> str:
     if not repeats and any(probe == REPEAT for *_, probe in run.requested_probes):
-        return (
-            f"{run.label}: the noise floor is not measured yet, because no repeat has a result. Rerun the same command "
-            "to resume."
-        )
+        return "the noise floor is not measured yet, because no repeat has a result. Rerun the same command to resume."
     if not repeats:
         return (
-            f"{run.label}: the noise floor was not measured. Without it, a policy with noise of its own seems to "
-            "read its instruction. Rerun the same command with --probe repeat to measure it."
+            "the noise floor was not measured. Without it, a policy with noise of its own seems to read its "
+            "instruction. Rerun the same command with --probe repeat to measure it."
         )
     changed = pd.concat([_changed(pairs) for pairs in repeats])
     return (
-        f"{run.label}: a repeat under the same instruction changed the first contact, the outcome or the final state "
-        f"in {percent(changed.mean())}% of {len(changed)} episodes. Compare the probes with this figure."
+        "a repeat under the same instruction changed the first contact, the outcome or the final state in "
+        f"{percent(changed.mean())}% of {len(changed)} episodes. Compare the probes with this figure."
     )
 
 

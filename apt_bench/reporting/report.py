@@ -17,14 +17,14 @@ from matplotlib.figure import Figure
 import apt_bench
 from apt_bench.analysis.run import Run, suite_names
 from apt_bench.core.text import csv_cell, file_name, plain
-from apt_bench.reporting import charts
+from apt_bench.reporting import charts, episode_tables, run_tables
 from apt_bench.reporting.browser import BROWSER, runs_title, write_browser
 from apt_bench.reporting.chart_style import run_colours, save
 from apt_bench.reporting.control_table import ABOUT_CONTROLS, CONTROLS, control_table
 from apt_bench.reporting.coverage import canary_warnings, coverage_table, error_table, missing, unpinned
-from apt_bench.reporting.episode_tables import defect_table, language_table, outcome_table, task_table
 from apt_bench.reporting.glossary import linked
 from apt_bench.reporting.headline_tables import (
+    ABOUT_RESULTS,
     NOT_COMPARABLE,
     REAL,
     paper_tables,
@@ -34,14 +34,14 @@ from apt_bench.reporting.headline_tables import (
 from apt_bench.reporting.inline_svg import panels
 from apt_bench.reporting.opening import opening
 from apt_bench.reporting.output_folder import PAGE, replaced
-from apt_bench.reporting.probe_table import probe_table
+from apt_bench.reporting.probe_table import about_probes, main_columns, probe_table
 from apt_bench.reporting.published import PAPER_SUITE
-from apt_bench.reporting.run_tables import card_table, throughput_table
 from apt_bench.reporting.subtask_table import subtask_table
 from apt_bench.reporting.table import RUN, Table, html_table
 from apt_bench.reporting.table_files import write
 from apt_bench.reporting.two_stage_gain import gain_table
 from apt_bench.reporting.videos import gather
+from apt_bench.runs.records import no_collection
 
 FOLDED = 24
 """Rows from which a table on the page is folded."""
@@ -93,31 +93,29 @@ class Report:
         """Start a section; the following tables and figures belong to it."""
         self.sections.append(Section(id, title, text))
 
-    def table(self, table: Table | None, folded: bool | None = None) -> None:
-        """Write a table and add it to the section, unless it is None or has no rows."""
+    def table(self, table: Table | None, folded: bool | None = None, shown: Table | None = None) -> None:
+        """Write a table and add it, or `shown` in its place, to the section, unless it is None or has no rows.
+
+        The page leaves out empty columns. Default of `folded`: whether there are more than `FOLDED` rows."""
         if table is None or not table.rows:
             return
         table = dataclasses.replace(table, name=self._name("table", table.name))
         write(table, self.out / "tables")
-        notes = list(table.notes)
-        shown = table
-        if len(table.rows) > SHOWN:
-            notes.append(f"The first {SHOWN} of {len(table.rows)} rows; all of them are in the files.")
-            shown = dataclasses.replace(table, rows=table.rows[:SHOWN])
-        if all(r.values.get("avg") is None for r in table.rows):  # the files keep the empty column
-            shown = dataclasses.replace(shown, columns=[c for c in shown.columns if c.key != "avg"])
-        if len(self.colours) == 1:  # its name is the page's title
-            shown = dataclasses.replace(shown, columns=[c for c in shown.columns if c is not RUN])
+        shown = shown or table
+        more = f"The first {SHOWN} of {len(shown.rows)} rows; all of them are in the files."
+        alone = len(self.colours) == 1  # its name is the page's title
+        columns = [c for c in shown.columns if shown.filled(c) and not (alone and c is RUN)]
         self.sections[-1].blocks.append(
             {
                 "kind": "table",
                 "name": table.name,
                 "title": table.title,
-                "html": html_table(shown),
+                "about": shown.about,
+                "html": html_table(dataclasses.replace(shown, columns=columns, rows=shown.rows[:SHOWN])),
                 "kinds": table.kinds,
-                "notes": notes,
-                "rows": len(table.rows),
-                "folded": len(table.rows) > FOLDED if folded is None else folded,
+                "notes": [*shown.notes, *([more] if len(shown.rows) > SHOWN else [])],
+                "rows": len(shown.rows),
+                "folded": len(shown.rows) > FOLDED if folded is None else folded,
             }
         )
 
@@ -190,6 +188,7 @@ def write_report(
     return out / PAGE
 
 
+@no_collection()
 def fill_folder(
     folder: Path,
     runs: Sequence[Run],
@@ -234,13 +233,13 @@ def _fill(report: Report, runs: Sequence[Run], with_published: bool) -> list[str
 
 
 def _headlines(report: Report, runs: Sequence[Run], with_published: bool) -> None:
-    report.section("results", "Results")
+    report.section("results", "Results", ABOUT_RESULTS if runs else "")
     real = {suite for _, suite, _ in REAL.values()}
     for suite in (s for s in suite_names(runs) if s not in real):
         for number, table in enumerate(suite_tables(runs, suite, with_published)):
             _headline(report, table)
             if number == 0:
-                report.table(subtask_table(runs, suite))
+                report.table(subtask_table(runs, suite), folded=True)
                 _gain(report, runs, suite)
         if with_published and suite != PAPER_SUITE:
             _equivalents(report, suite_tables([], suite))
@@ -290,9 +289,9 @@ def _controls(report: Report, runs: Sequence[Run]) -> None:
 
 
 def _language(report: Report, runs: Sequence[Run]) -> None:
-    table = language_table(runs)
+    table = episode_tables.language_table(runs)
     if table:
-        report.section("language", "Does it follow the instruction?")
+        report.section("language", "Does it follow the instruction?", episode_tables.ABOUT_LANGUAGE)
         report.figure(
             "language",
             partial(charts.language_chart, table, report.colours),
@@ -301,26 +300,27 @@ def _language(report: Report, runs: Sequence[Run]) -> None:
         report.table(table)
     probes = probe_table(runs)
     if probes:
-        report.section("probes", "Language probes", "The same initial states under other instructions.")
+        report.section("probes", "Language probes", about_probes(probes))
         report.figure(
             "probes",
             partial(charts.probe_chart, probes, report.colours),
-            "Success under each instruction, and the share of episodes that change.",
+            "Success under each instruction, and episodes whose first contact, outcome or final state changes.",
         )
-        report.table(probes)
+        report.table(probes, shown=main_columns(probes))
 
 
 def _outcomes(report: Report, runs: Sequence[Run]) -> None:
-    report.section("outcomes", "How episodes end")
-    report.figure("outcomes", partial(charts.outcome_chart, runs), "Outcome classes per cell.")
-    report.table(outcome_table(runs), folded=True)
-    report.table(defect_table(runs))
+    outcomes = episode_tables.outcome_table(runs)
+    report.section("outcomes", "How episodes end", " ".join(outcomes.notes[1:]))
+    report.figure("outcomes", partial(charts.outcome_chart, runs), "Episodes by how they ended.")
+    report.table(outcomes, folded=True)
+    report.table(episode_tables.defect_table(runs))
 
 
 def _tasks(report: Report, runs: Sequence[Run]) -> None:
     report.section("tasks", "Per task")
     report.figure("tasks_heat", partial(charts.heat_map, runs), "Success per task.")
-    report.table(task_table(runs), folded=True)
+    report.table(episode_tables.task_table(runs), folded=True)
 
 
 def _videos(report: Report, runs: Sequence[Run]) -> None:
@@ -331,14 +331,20 @@ def _videos(report: Report, runs: Sequence[Run]) -> None:
 
 
 def _background(report: Report, runs: Sequence[Run]) -> None:
-    report.section("coverage", "Coverage")
-    report.table(coverage_table(runs))
+    coverage = coverage_table(runs)
+    complete = all(r.values["requested"] == r.values["finished"] for r in coverage.rows)
+    report.section("coverage", "Coverage", "Every requested episode has a result." if complete else "")
+    report.table(coverage, folded=complete)
     report.table(error_table(runs))
     report.section("time", "Time")
-    report.table(throughput_table(runs))
-    report.section("protocol", "Protocol")
-    report.table(card_table(runs, "protocol"))
-    report.table(card_table(runs, "run"), folded=True)
+    report.table(run_tables.throughput_table(runs))
+    report.section("protocol", "Protocol", run_tables.ABOUT_CARDS)
+    report.table(
+        run_tables.card_table(runs, "protocol"), folded=True, shown=run_tables.protocol_in_words(runs)
+    )
+    report.table(
+        run_tables.card_table(runs, "run"), folded=True, shown=run_tables.circumstances_in_words(runs)
+    )
 
 
 def render(

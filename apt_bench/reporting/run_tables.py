@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import pandas as pd
 
 from apt_bench.analysis.run import Run
+from apt_bench.analysis.suite_labels import cell_label
+from apt_bench.core.wording import in_words
 from apt_bench.reporting.table import RUN, Row, Table, Value, left, right
 
 PARTS = ["seconds_reset", "seconds_physics", "seconds_render", "seconds_policy", "seconds_wait"]
@@ -49,9 +51,71 @@ def throughput_table(runs: Sequence[Run]) -> Table:
     return Table("throughput", "Time", columns, rows, notes)
 
 
+ABOUT_CARDS = (
+    "What was run, and where. Scores are comparable if all settings of the protocol are equal, except the policy's "
+    "own: its cameras and the number of actions per decision. Settings that differ come first."
+)
+
+WORDS = {
+    "hash": "Hash of this protocol",
+    "version": "Version of the suite",
+    "env": "Environment (Python class)",
+    "settle_steps": "Control steps before the policy acts",
+    "control_hz": "Control steps per second",
+    "instruction": "Source of the instructions",
+    "execute": "Actions per decision",
+    "cameras": "Cameras of the policy",
+    "custom_instructions": "Hash of the user's own sentences",
+    "apt_bench": "apt-bench",
+    "git": "Version of the code (git)",
+    "gl": "Renderer",
+    "wall_seconds": "Wall clock, s",
+}
+"""Settings of protocol.json and run.json that the page does not call by their own words."""
+
+CELL_WORDS = {"args": "", "max_steps": "control steps at most", "instruction": "instructions from"}
+"""The same for settings of a cell."""
+
+
 def card_table(runs: Sequence[Run], which: Literal["protocol", "run"]) -> Table:
     """The runs' protocol cards (`protocol`) or run.json (`run`), side by side. Entries that differ come first."""
-    cards = [flat(r.protocol if which == "protocol" else _circumstances(r)) for r in runs]
+    return _side_by_side(
+        runs, [flat(r.protocol if which == "protocol" else _circumstances(r)) for r in runs], which
+    )
+
+
+def protocol_in_words(runs: Sequence[Run]) -> Table:
+    """The protocol cards for people: words for names, and one line for each requested cell."""
+    asked = {cell for run in runs for _, cell in run.requested}
+    cards = []
+    for run in runs:
+        card = dict(run.protocol)
+        cells = card.pop("cells") if isinstance(card.get("cells"), Mapping) else {}
+        shown = {_name(k): v for k, v in flat(card, text=_value).items()}
+        for cell in (c for c in cells if c in asked):
+            label = cell_label(str(run.protocol.get("suite", "")), cell)
+            shown[f"Cell {label}"] = ", ".join(
+                " ".join(filter(None, [*(CELL_WORDS.get(p, in_words(p)) for p in key.split(".")), value]))
+                for key, value in flat({"": cells[cell]}, text=_value).items()
+            )
+        cards.append(shown)
+    return _side_by_side(runs, cards, "protocol")
+
+
+def circumstances_in_words(runs: Sequence[Run]) -> Table:
+    """run.json for people: words for names."""
+    return _side_by_side(
+        runs, [{_name(k): v for k, v in flat(_circumstances(r), text=_value).items()} for r in runs], "run"
+    )
+
+
+def _name(key: str) -> str:
+    """The name of a setting in words: `packages.mujoco` -> `Packages: mujoco`."""
+    first, *rest = key.split(".")
+    return ": ".join([WORDS.get(first, in_words(first).capitalize()), *map(in_words, rest)])
+
+
+def _side_by_side(runs: Sequence[Run], cards: Sequence[Mapping[str, str]], which: str) -> Table:
     keys = list(dict.fromkeys(k for card in cards for k in card))
     columns = [left("key", ""), *(left(str(i), r.label) for i, r in enumerate(runs))]
     rows = [Row({"key": k, **{str(i): c.get(k, "") for i, c in enumerate(cards)}}) for k in keys]
@@ -65,19 +129,30 @@ def _circumstances(run: Run) -> dict[str, object]:
     return {k: v for k, v in run.info.items() if k not in ("requested", "requested_probes", "unavailable")}
 
 
-def flat(card: Mapping[str, object], prefix: str = "", depth: int = 8) -> dict[str, str]:
-    """Nested settings as `a.b: text`. Settings below the given depth are written as one JSON text."""
-    found: dict[str, str] = {}
-    for key, value in card.items():
-        if isinstance(value, Mapping) and depth:
-            found |= flat(value, f"{prefix}{key}.", depth - 1)
-        else:
-            found[f"{prefix}{key}"] = value if isinstance(value, str) else _json(value)
-    return found
-
-
 def _json(value: object) -> str:
     try:
         return json.dumps(value)
     except RecursionError:
         return "nested too deeply"
+
+
+def _value(value: object) -> str:
+    """A value for people: `yes` for true, `none` for null and an empty list."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list) and all(isinstance(v, str | int | float) for v in value):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else _json(value)
+
+
+def flat(
+    card: Mapping[str, object], prefix: str = "", depth: int = 8, text: Callable[[object], str] = _json
+) -> dict[str, str]:
+    """Nested settings as `a.b: text`. Settings below the given depth are written as one text."""
+    found: dict[str, str] = {}
+    for key, value in card.items():
+        if isinstance(value, Mapping) and depth:
+            found |= flat(value, f"{prefix}{key}.", depth - 1, text)
+        else:
+            found[f"{prefix}{key}"] = value if isinstance(value, str) else text(value)
+    return found

@@ -48,4 +48,8 @@ def subtask_table(runs: Sequence[Run], suite: str) -> Table | None:
         "in which the robot lifted the instructed item. They count for the container in which that item was when it "
         "last came to rest. The rest of them ended in no container.",
     )
-    return Table(f"{suite}_containers", "By container", columns, rows, notes)
+    about = (
+        "Each task names one container to which the item must be moved. Here each task stands by itself: whether the "
+        "robot lifted the instructed item, and whether it then moved it to the named container or to another one."
+    )
+    return Table(f"{suite}_containers", "By container", columns, rows, notes, about=about)

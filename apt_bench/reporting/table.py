@@ -156,7 +156,7 @@ class Table:
     """A table.
 
     `name`: its files' name. `notes`: sentences below it. `heat`: colour the rates by their value. `paper`: it may be
-    part of a paper, so it is also written as LaTeX.
+    part of a paper, so it is also written as LaTeX. `about`: what the page says above it.
     """
 
     name: str
@@ -166,11 +166,17 @@ class Table:
     notes: Sequence[str] = field(default_factory=tuple)
     heat: bool = False
     paper: bool = True
+    about: str = ""
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """Endings of the table's files."""
         return ("csv", "md", "tex") if self.paper else ("csv", "md")
+
+    def filled(self, column: Column) -> bool:
+        """Whether a row has a value in the column."""
+        values = (row.values.get(column.key) for row in self.rows)
+        return any(v.known if isinstance(v, Rate) else v not in (None, "") for v in values)
 
     @property
     def groups(self) -> list[tuple[str, int]]:
@@ -211,8 +217,8 @@ def markup(text: str) -> str:
     return html.escape(one_line(text))
 
 
-LONG = 14
-"""Labels with more characters get a wider column on the page, so that they need few lines."""
+LONG, SENTENCE = 14, 20
+"""Labels and texts with more characters get a wider column on the page, so that they need few lines."""
 
 
 def html_table(table: Table) -> str:
@@ -245,7 +251,8 @@ def _html(value: Value, column: Column, heat: bool, link: str) -> str:
     if not isinstance(value, Rate):
         text = markup(column.words(value))
         text = f'<a href="{markup(link)}">{text}</a>' if link else text
-        return f'<td class="{column.align}">{text}</td>'
+        wide = " long" if column.align == "left" and len(text) > SENTENCE else ""
+        return f'<td class="{column.align}{wide}">{text}</td>'
     coloured = heat and value.known and not value.signed
     style = f' style="--v:{100 * value.value:.0f}%"' if coloured else ""
     small = [value.interval(), f"{value.k}/{value.n}" if value.n is not None and not value.counts else ""]

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from apt_bench.core.text import csv_cell, one_line
@@ -48,9 +49,10 @@ def csv_rows(table: Table) -> list[list[str]]:
         names += ["k", "n"] if any(v.k is not None for v in found) else []
         parts.append((column, names))
     header = [c.key + (f"_{n}" if n not in ("", "value") else "") for c, names in parts for n in names]
-    rows = [[*(["source"] if table.mixed else []), *header]]
+    mixed = table.mixed
+    rows = [[*(["source"] if mixed else []), *header]]
     for row in table.rows:
-        line: list[str] = [row.kind] if table.mixed else []
+        line: list[str] = [row.kind] if mixed else []
         for column, names in parts:
             value = row.values.get(column.key)
             line += [_csv(value, n) for n in names]
@@ -258,7 +260,12 @@ def _natural(table: Table, column: Column, layout: _Layout) -> float:
 
 def _width(text: str, points: float) -> float:
     """Width of a text in points, at least what TeX's own typeface needs."""
-    return points * sum(_EM.get(c, 0.78 if c.isupper() else 0.53) for c in text)
+    return points * _ems(text)
+
+
+@lru_cache(maxsize=2**16)
+def _ems(text: str) -> float:
+    return sum(_EM.get(c, 0.78 if c.isupper() else 0.53) for c in text)
 
 
 _EM = {**dict.fromkeys("iljt.,:;|()[]!'’ fr-", 0.4), **dict.fromkeys("mwMW%@–†✓π×≥−", 0.93)}

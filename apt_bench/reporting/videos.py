@@ -12,7 +12,7 @@ from apt_bench.analysis.run import Run
 from apt_bench.analysis.suite_labels import cell_label
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import inside
-from apt_bench.core.text import file_name
+from apt_bench.core.text import file_name, one_line
 from apt_bench.core.wording import in_words
 
 MOST = 24
@@ -47,9 +47,8 @@ def gather(runs: Sequence[Run], out: Path) -> list[dict[str, str]]:
             shutil.copyfile(source, target)
         except FileNotFoundError:  # it was removed meanwhile
             continue
-        label = (
-            f"{run.label}, {cell_label(str(t.suite), str(t.cell))}: {in_words(str(t.task))}, init {t.init}"
-        )
+        task = f"“{one_line(t.instruction, 120)}”" if t.instruction else in_words(str(t.task))
+        label = f"{run.label}, {cell_label(str(t.suite), str(t.cell))}, initial state {t.init}: {task}"
         found.append(
             {
                 "href": f"videos/{target.name}",

@@ -367,8 +367,8 @@ LINE_LIMIT = 16 * 2**20
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Pause the garbage collector while many records are read, which make no cycles: it would only search them again
-    and again."""
+    """Pause the garbage collector while many records are read, or figures are drawn: it would search all objects again
+    and again, and find a few megabytes."""
     enabled = gc.isenabled()
     gc.disable()
     try:

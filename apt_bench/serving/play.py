@@ -17,11 +17,12 @@ import apt_bench
 from apt_bench.core.config import Natural, build
 from apt_bench.core.errors import UserError
 from apt_bench.core.text import one_line, plain
+from apt_bench.core.wording import in_words
 from apt_bench.policies.registry import PolicyRef
-from apt_bench.policies.shipped import NETWORKS, ShippedPolicy, scene_of
+from apt_bench.policies.shipped import NETWORKS, scene_of
 from apt_bench.rollout.cluster import START_SECONDS
 from apt_bench.serving.play_process import Lost, WorkerProcess
-from apt_bench.serving.play_worker import Job
+from apt_bench.serving.play_worker import SHIPPED_POLICY, Job
 from apt_bench.serving.view import Answer, Text
 from apt_bench.suites import EpisodeKey, EpisodeSpec, Suite, load_suite
 from apt_bench.suites.custom_instructions import check_sentence
@@ -34,8 +35,13 @@ FIRST_SUITE = "rigid_pick_place"
 TICK = 0.1
 """Seconds between two checks for a new job, a stop or a dead worker."""
 
+AGAIN = {
+    "loading": "It is being started again. Then press Run again.",
+    "ready": "It has been started again. Press Run again.",
+}
+"""Phase -> what the page adds where it names the end of a worker."""
+
 _TEMPLATES = Path(__file__).parent / "templates"
-_SHIPPED = f"{ShippedPolicy.__module__}:{ShippedPolicy.__qualname__}"
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,8 @@ class Play:
         self._changed = threading.Condition()
         self._wanted: Job | None = None  # starts when the running job has ended
         self._running = self._stop = self._closing = False
-        self._phase, self._text, self._notice = "loading", "Starting the worker process", ""
+        self._phase, self._text = "loading", "Starting the worker process"
+        self._notice = ""  # how the last worker ended, until the next run
         self._version, self._number = 1, 0  # of the state, and of the job
         self._request: dict[str, Any] = {"number": 0}  # the last one, so that every page shows the same scene
         self._events: list[str] = []  # of the job, as JSON
@@ -139,14 +146,14 @@ class Play:
             cells = []
             for cell in suite.cells if suite.env in ENVIRONMENTS.values() else ():
                 if tasks := self._tasks(suite, cell):
-                    named = [{"name": t.name, "inits": t.inits} for t in tasks]
+                    named = [{"name": t.name, "label": _task_label(t, cell), "inits": t.inits} for t in tasks]
                     cells.append({"name": cell.name, "label": _label(cell), "tasks": named})
             if cells:
                 found.append({"name": suite.name, "title": suite.title, "cells": cells})
         return found
 
     def _tasks(self, suite: Suite, cell: Cell) -> list[Task]:
-        shipped = self._ref.policy == _SHIPPED
+        shipped = self._ref.policy == SHIPPED_POLICY
         return [
             task
             for task in suite.cell_tasks(cell)
@@ -191,7 +198,7 @@ class Play:
                 "policy": self._ref.name,
                 "phase": self._phase,
                 "text": self._text,
-                "notice": self._notice,
+                "notice": self._notice and f"{self._notice} {AGAIN.get(self._phase, '')}",
                 "running": self._running or self._wanted is not None,
                 "version": self._version,
                 "job": self._number,
@@ -217,7 +224,7 @@ class Play:
                 with self._update():
                     self._running = False
                     if loaded:
-                        self._notice = f"{lost} It is being started again. Then press Run again."
+                        self._notice = str(lost)
                         self._phase, self._text = "loading", "Starting the worker process"
                     else:
                         self._phase, self._text, self.failure = "failed", str(lost), str(lost)
@@ -304,6 +311,12 @@ def _label(cell: Cell) -> str:
         if unseen
         else f"{cell.label}: everything seen in training"
     )
+
+
+def _task_label(task: Task, cell: Cell) -> str:
+    """The task's instruction in the cell; its name where every initial state has an instruction of its own. In LIBERO,
+    tasks may share a name and have different instructions."""
+    return in_words(task.name) if task.prompts_of else task.prompts[cell.instruction]
 
 
 def _with_sentence(spec: EpisodeSpec, side: int, sentence: str) -> EpisodeSpec:

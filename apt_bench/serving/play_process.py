@@ -63,7 +63,8 @@ class WorkerProcess:
             return "The worker process closed its connection."
         if code >= 0:
             return f"The worker process ended with exit code {code}."
-        return f"The worker process was ended by signal {-code} ({signal.strsignal(-code)})."
+        reason = " The system does so when memory runs out." if code == -signal.SIGKILL else ""
+        return f"The worker process was ended by signal {-code} ({signal.strsignal(-code)}).{reason}"
 
     def __enter__(self) -> WorkerProcess:
         return self

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +99,20 @@ def another_sentence(sentence: str, scene: Scene) -> str:
     if not others or not asked(sentence, scene):
         return sentence
     return f"{sentence[: named[0].start]}{in_words(others[0], scene.objects)}{sentence[named[0].end :]}"
+
+
+def unknown_words(sentence: str, own: str, vocabulary: Container[str]) -> list[str]:
+    """The words of a sentence that are neither in a vocabulary nor in the task's own sentence, each once, in lower
+    case. Symbols such as emoji count as letters."""
+    known = _split(own)
+    return [w for w in dict.fromkeys(_split(sentence)) if w not in vocabulary and w not in known]
+
+
+def _split(sentence: str) -> list[str]:
+    def of_word(c: str) -> bool:
+        return c.isalnum() or c == "_" or (not c.isascii() and not unicodedata.category(c).startswith("P"))
+
+    return "".join(c if of_word(c) else " " for c in sentence.lower()).split()
 
 
 def goal_words(scene: Scene) -> str:

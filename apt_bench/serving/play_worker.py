@@ -15,9 +15,10 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Container, Generator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,14 +29,27 @@ from apt_bench.core.errors import UserError
 from apt_bench.envs.base import AGENTVIEW, WRIST, Env, Observation, Outcome
 from apt_bench.policies.guard import GuardedPolicy
 from apt_bench.policies.registry import PolicyRef
+from apt_bench.policies.shipped import NETWORKS, ShippedPolicy, scene_of
 from apt_bench.rollout.episode import LocalClient, episode_phases
 from apt_bench.rollout.workers import describe
-from apt_bench.serving.play_words import another_sentence, asked, goal_words, in_words, story, verdict
+from apt_bench.serving.play_words import (
+    another_sentence,
+    asked,
+    goal_words,
+    in_words,
+    story,
+    unknown_words,
+    verdict,
+)
 from apt_bench.suites import EpisodeSpec
 
 CAMERAS = (AGENTVIEW, WRIST)
 QUALITY = 88
 """Of the JPEG images, out of 100."""
+
+SHIPPED_POLICY = f"{ShippedPolicy.__module__}:{ShippedPolicy.__qualname__}"
+APT_POLICY = "apt_bench.policies.apt:AptPolicy"
+"""The policies whose vocabulary can be read."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +137,13 @@ class Worker:
     def _episode(self, job: Job, side: int) -> Generator[str, None, None]:
         """Run an episode of a job, and yield before each phase. It may end early by `Stopped`."""
         spec = job.episodes[side]
-        env = WatchedEnv(
-            self._environment(spec.env, side), lambda **frame: self._send("frame", side=side, **frame)
-        )
+        known = vocabulary(self._ref, spec)
+        unknown = [] if known is None else unknown_words(spec.prompt, job.own, known)
+
+        def show(**frame: Any) -> None:
+            self._send("frame", side=side, unknown=unknown, **frame)
+
+        env = WatchedEnv(self._environment(spec.env, side), show)
         if job.only_show:
             env.reset(spec)
             return
@@ -268,6 +286,22 @@ class WatchedEnv:
             objects=[in_words(name, scene.objects) for name in scene.objects],
             other=another_sentence(spec.prompt, scene),
         )
+
+
+def vocabulary(ref: PolicyRef, spec: EpisodeSpec) -> Container[str] | None:
+    """The words that the policy's network has a token for. None where that is not known: for other policies, and for a
+    tokenizer that makes every word of parts."""
+    from apt_bench.models.checkpoint import SHIPPED, read_config  # imported by the policy, too
+
+    if ref.policy not in (SHIPPED_POLICY, APT_POLICY):
+        return None
+    scene = NETWORKS.get(scene_of(spec.env, spec.args), "")
+    weights = scene if ref.policy == SHIPPED_POLICY else str(ref.args["weights"])
+    folder = Path(SHIPPED.get(weights, weights))
+    if not weights or not folder.is_dir():
+        return None
+    _, vlm = read_config(folder)
+    return set(vlm.mini.words) if vlm.name == "mini" else None
 
 
 def _jpeg(image: np.ndarray) -> str:

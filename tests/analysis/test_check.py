@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from runs import PROTOCOL, add, make_run, record, write_run
+from scipy import stats as sps
 
 from apt_bench.analysis import stats
 from apt_bench.analysis.check import check, pairs_to_pass, pass_chance
@@ -201,5 +202,5 @@ def test_tango_is_the_inverse_of_the_score_test() -> None:
             assert z == pytest.approx(sign * 1.959964, abs=2e-3)
         low, high = stats.tango(n, b, a)
         assert (-high, -low) == pytest.approx(tuple(stats.tango(n, a, b)), abs=1e-9)
-    level = 1 - 2 * stats.sps.norm.sf((70 - 30) / np.sqrt(100))
+    level = 1 - 2 * sps.norm.sf((70 - 30) / np.sqrt(100))
     assert stats.tango(500, 70, 30, level).low == pytest.approx(0, abs=1e-9)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats as sps
 
 from apt_bench.analysis import stats
 from apt_bench.analysis.differences import paired, sign_flips, unpaired
@@ -108,7 +109,7 @@ def test_many_tasks_are_drawn_and_repeat() -> None:
     found = sign_flips(d, np.full(60, 1 / 60))
     assert found == sign_flips(d, np.full(60, 1 / 60))
     t = d.mean() / (d.std(ddof=1) / np.sqrt(60))
-    assert found[0] == pytest.approx(2 * stats.sps.t.sf(abs(t), 59), abs=0.01)
+    assert found[0] == pytest.approx(2 * sps.t.sf(abs(t), 59), abs=0.01)
 
 
 def test_nothing_observed_and_nothing_different() -> None:

@@ -12,7 +12,7 @@ import pytest
 from apt_bench.cli import VERBS
 from apt_bench.cli._grid import Grid
 from apt_bench.core import status as status_module
-from apt_bench.core.status import status
+from apt_bench.core.status import name_step, status
 from apt_bench.core.text import PlainConsole, plain_console, say, wrapped
 from tests.cli.terminal import in_terminal
 
@@ -98,6 +98,30 @@ def test_a_step_is_drawn_and_erased(monkeypatch: pytest.MonkeyPatch) -> None:
     assert err.getvalue().endswith(("\r\x1b[2K", "a message\n"))
     assert out.getvalue() == ""
     assert not [t for t in threading.enumerate() if t.name == "status" and _lives(t)]
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_a_count_is_shown_although_each_number_is_short(
+    monkeypatch: pytest.MonkeyPatch, colour: bool
+) -> None:
+    out, err = Terminal(), Terminal()
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("sys.stderr", err)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False) if colour else monkeypatch.setenv("NO_COLOR", "1")
+    for name in ("LIVE_AFTER", "PLAIN_AFTER"):
+        monkeypatch.setattr(status_module, name, 0.2)
+    monkeypatch.setattr(status_module, "TICK", 0.01)
+    with status("Reading runs"):
+        for number in range(1, 21):
+            name_step(f"Reading run {number} of 20")
+            time.sleep(0.05)
+    shown = re.findall(r"Reading run (\d+) of 20", err.getvalue())
+    assert len(set(shown)) > 1
+    if not colour:
+        assert len(shown) < 20
+        assert err.getvalue().count("\n") == len(shown)
+    name_step("there is no block, so nothing is shown")
 
 
 def test_elsewhere_only_a_log_names_the_step(

@@ -21,9 +21,6 @@ from tests.runs import add, record, write_run
 
 HOSTILE = "</script><script>window.broken=1</script><img src=x onerror='window.broken=1'>\u2028'); window.broken=1; ('"
 READY = "document.body && document.body.dataset.ready"
-TIMED = (
-    "const start = performance.now(); changed(); document.body.offsetHeight; return performance.now() - start"
-)
 EVENTS = {
     "targets": ["akita_black_bowl_1"],
     "touched": {"akita_black_bowl_1": 20, "plate_1": 60},
@@ -277,11 +274,16 @@ def seconds(tab: Page) -> float:
     return next(m["value"] for m in metrics if m["name"] == "TaskDuration")
 
 
-@pytest.mark.slow
-def test_a_hundred_thousand_episodes_open_and_filter_quickly(tab: Page, tmp_path: Path) -> None:
-    """Opened in 2 s and filtered in 200 ms, without the time that other processes take."""
-    one = write_run(tmp_path / "one", lambda c, t, i: i % 3 > 0, {"goal_pos": 2500, "goal_task": 2500})
-    two = write_run(tmp_path / "two", lambda c, t, i: i % 5 > 0, {"goal_pos": 2500, "goal_task": 2500})
+@pytest.mark.parametrize(
+    ("each", "opens", "filters"), [(250, 0.5, 0.1), pytest.param(2500, 2, 0.2, marks=pytest.mark.slow)]
+)
+def test_many_episodes_open_and_filter_quickly(
+    tab: Page, tmp_path: Path, each: int, opens: float, filters: float
+) -> None:
+    """40 times `each` episodes, opened and filtered in these seconds, without the time that other processes take."""
+    cells = {"goal_pos": each, "goal_task": each}
+    one = write_run(tmp_path / "one", lambda c, t, i: i % 3 > 0, cells)
+    two = write_run(tmp_path / "two", lambda c, t, i: i % 5 > 0, cells)
     write_browser(load_runs([f"one={one}", f"two={two}"]), tmp_path / "out", "many")
     tab.size(1400)
     tab.call("Performance.enable", timeDomain="threadTicks")
@@ -289,7 +291,7 @@ def test_a_hundred_thousand_episodes_open_and_filter_quickly(tab: Page, tmp_path
     before = seconds(tab)
     _open(tab, tmp_path)
     opening = seconds(tab) - before
-    assert status(tab) == "100,000 of 100,000 episodes"
+    assert status(tab) == f"{40 * each:,} of {40 * each:,} episodes"
     changes = [("task", "task_3"), ("task", ""), ("outcome", "timeout"), ("sort", "-steps"), ("words", "task 1"),
                ("words", ""), ("a", "one|own instruction"), ("b", "two|own instruction"), ("differ", True)]  # fmt: skip
     filtering = []
@@ -299,5 +301,5 @@ def test_a_hundred_thousand_episodes_open_and_filter_quickly(tab: Page, tmp_path
         tab.run("document.body.offsetHeight")
         filtering.append((round(seconds(tab) - before, 3), name, value))
     print(f"opened in {opening:.2f} s; filtered in {filtering}")
-    assert opening < 2
-    assert max(filtering)[0] < 0.2, filtering
+    assert opening < opens
+    assert max(filtering)[0] < filters, filtering

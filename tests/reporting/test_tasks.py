@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,35 @@ from apt_bench.reporting.report import write_tables
 from apt_bench.reporting.table import NUMBERS
 from apt_bench.reporting.table_files import markdown
 from apt_bench.suites import Suite, load_suite, register_suite, registry
+
+
+def test_a_task_shows_its_most_frequent_failure_and_the_steps_of_its_successes(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run", lambda c, t, i: True, {})
+    ends = {
+        "mixed": [(True, None, 50), (True, None, 71), (False, "dropped", 9), *[(False, "no_grasp", 9)] * 2],
+        "failed": [(False, "no_contact", 9), (False, "dropped", 9)],  # the first by name of two as frequent ones
+        "solved": [(True, None, 30)],
+    }  # fmt: skip
+    for task, episodes in ends.items():
+        for i, (won, failure, steps) in enumerate(episodes):
+            add(path, record("goal_pos", task, i, won, failure=failure, steps=steps))
+    add(path, record("goal_pos", "lost", 0, False, outcome="error", failure=None))
+    shown = {
+        r.values["task"]: [r.values[k] for k in ("n", "steps", "failure")]
+        for r in task_table([load_run(path)]).rows
+    }
+    assert shown == {
+        "mixed": [5, "60", "no_grasp (2)"],
+        "failed": [2, "", "dropped (1)"],
+        "solved": [1, "30", ""],
+    }
+
+
+def test_thousands_of_tasks_take_seconds(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run", lambda c, t, i: i > 0, {"goal_pos": 2}, tasks=3000)
+    start = time.process_time()
+    write_tables([load_run(path)], tmp_path / "out")
+    assert time.process_time() - start < 4
 
 
 def test_a_task_whose_initial_states_have_their_own_sentences_shows_how_many(tmp_path: Path) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import shutil
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +16,7 @@ from apt_bench.policies.registry import find_policy
 from apt_bench.serving.play import Limits, Play
 from apt_bench.serving.view import PageServer
 from tests.chromium import LONG, Page, chromium
+from tests.serving.play_reader import children
 
 pytestmark = pytest.mark.sim
 
@@ -21,12 +26,19 @@ RAN = "sides.length && sides.every((side) => side.end)"
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[PageServer]:
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("temporary")
+
+
+@pytest.fixture(scope="module")
+def server(temporary: Path) -> Iterator[PageServer]:
     play = Play(find_policy("apt"), Limits(steps=24))
     found = PageServer(0)
     found.start(play.answer, play.post)
-    play.start()
-    yield found
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(temporary))  # of the worker
+        play.start()
+        yield found
     play.close()
     found.stop()
 
@@ -112,9 +124,10 @@ def test_two_sentences_side_by_side(page: Page) -> None:
     run(page)
     assert page.run("[...document.querySelectorAll('blockquote')].map((q) => q.textContent)")[1] == HOSTILE
     left, right = page.run(
-        "[...document.querySelectorAll('article')].map((a) => a.getBoundingClientRect().left)"
+        "[...document.querySelectorAll('.views')].map((v) => v.getBoundingClientRect()).map((r) => [r.left, r.top])"
     )
-    assert left < right
+    assert left[0] < right[0]
+    assert left[1] == right[1]  # although the second sentence and its note are longer
     assert "Cannot tell" in text(page, "article:last-child .result")
     assert page.run("sides[0].frames[0].images.agentview === sides[1].frames[0].images.agentview")
     page.run("two.focus()")
@@ -133,6 +146,165 @@ def test_every_width(page: Page, width: int, dark: bool) -> None:
         "Math.max(...[...document.querySelectorAll('form *')].map((e) => e.getBoundingClientRect().right))"
     )
     assert wide <= width
+
+
+@pytest.mark.parametrize(
+    ("sentence", "unknown"),
+    [
+        ("", ""),
+        ("Move the toothpaste to the bowl.", ""),
+        ("Florbl the wug to the plate", "florbl, wug"),
+        ("Bewege die Kugel auf den Teller.", "bewege, die, kugel, auf, den, teller"),
+        ("🥫 → 🍽️!", "🥫, →, 🍽️"),
+        ("把紫色的球放到盘子上", "把紫色的球放到盘子上"),
+        ("ضع العلبة في الوعاء", "ضع, العلبة, في, الوعاء"),
+        (HOSTILE, "img, src, x, onerror, window, broken, 1, option, script"),
+    ],
+)
+def test_any_sentence_runs_and_unknown_words_are_named(page: Page, sentence: str, unknown: str) -> None:
+    write(page, "a", sentence)
+    run(page)
+    quote = "document.querySelector('blockquote')"
+    assert page.run(f"{quote}.textContent") == (sentence or "(no instruction: the sentence is empty)")
+    assert page.run(f"{quote}.matches(':dir(rtl)')") == sentence.startswith("ض")
+    note = "document.querySelector('.unknown')"
+    assert page.run(f"{note}.hidden") == (not unknown)
+    if unknown:
+        assert text(page, ".unknown").startswith(f"Not in the policy's vocabulary: {unknown}. It reads")
+    assert page.run("sides[0].end.steps") == 24
+
+
+@pytest.mark.parametrize(
+    ("sentence", "message"),
+    [("x" * 10_000, "has 10000 characters"), ("Move it\u202e to the plate.", "a control character")],
+)
+def test_a_refused_sentence_stays_in_its_field(page: Page, sentence: str, message: str) -> None:
+    job = page.run("head.job")
+    write(page, "a", sentence)
+    page.press("Enter")
+    page.wait(f"document.getElementById('status').textContent.includes('{message}')")
+    assert (page.run("a.value"), page.run("head.job")) == (sentence, job)
+
+
+def test_lines_become_one_line(page: Page) -> None:
+    write(page, "a", "Move the purple sphere\nto the plate.\n")
+    run(page)
+    assert text(page, "blockquote") == "Move the purple sphere to the plate."
+
+
+def test_a_sentence_that_is_too_long_for_the_network(page: Page) -> None:
+    job = page.run("head.job")
+    write(page, "a", "the can " * 60)
+    page.press("Enter")
+    page.wait(f"head.job > {job} && {IDLE}", 4 * LONG)
+    assert "the mini VLM accepts at most 96" in text(page, ".result .fault")
+    write(page, "a", "Move the purple sphere to the plate.")
+    run(page)
+    assert page.run("document.querySelectorAll('.fault').length") == 0
+
+
+def test_the_page_names_the_end_of_the_process_and_runs_again(page: Page, server: PageServer) -> None:
+    job = page.run("head.job")
+    page.press("Enter")
+    page.wait(f"head.job > {job} && sides[0]?.frames.length", 4 * LONG)
+    (worker,) = children(os.getpid())
+    os.kill(worker, signal.SIGKILL)
+    page.wait("head.phase === 'loading'")
+    notice = "The worker process was ended by signal 9 (Killed). The system does so when memory runs out. It is being "
+    assert text(page, "#notice") == f"{notice}started again. Then press Run again."
+    assert text(page, "#status").startswith("Starting the worker process ...")
+    assert page.run("[get('run').disabled, get('stop').disabled].join()") == "true,true"
+    page.wait(IDLE, 4 * LONG)
+    assert text(page, "#notice").endswith("It has been started again. Press Run again.")
+    page.run("a.focus()")
+    run(page)
+    assert page.run("notice.hidden")
+    assert page.run("sides[0].end.steps") == 24
+    assert children(os.getpid()) != [worker]
+
+
+def test_four_decisions_a_second_need_one_core(page: Page) -> None:
+    """CPU time of the server and of the worker per decision. The server is in this process, with the test."""
+
+    def seconds() -> float:
+        (worker,) = children(os.getpid())
+        stat = Path(f"/proc/{worker}/stat").read_text().rpartition(") ")[2].split()
+        own = resource.getrusage(resource.RUSAGE_SELF)
+        return own.ru_utime + own.ru_stime + sum(map(int, stat[11:13])) / os.sysconf("SC_CLK_TCK")
+
+    page.run("a.focus()")
+    run(page)  # makes the scene
+    before = seconds()
+    run(page)
+    decisions = page.run("sides[0].end.decisions")
+    assert decisions == 3
+    assert (seconds() - before) / decisions < 0.25
+
+
+def test_a_libero_scene(page: Page) -> None:
+    def choose(*names: str) -> None:
+        job = page.run("head.job")
+        for select, name in zip(("suite", "cell", "task"), names, strict=True):
+            page.run(f"choices(); {select}.value = '{name}'")
+        page.run("task.dispatchEvent(new Event('change', {bubbles: true}))")
+        page.wait(f"head.job > {job} && {IDLE} && sides[0]?.frames.length", 4 * LONG)
+
+    choose("libero_pro", "object_task", "pick_up_the_milk_and_place_it_in_the_basket")
+    assert page.run("task.selectedOptions[0].text") == page.run("a.value")
+    assert page.run("a.value") == "pick the butter and place it in the basket"
+    assert {"butter", "milk", "basket"} <= set(
+        text(page, "#objects").removesuffix(".").split(": ")[1].split(", ")
+    )
+    page.run("two.click()")
+    write(page, "b", "pick the milk and place it in the basket")
+    run(page)
+    assert page.run("sides.map((s) => s.frames.map((f) => f.step).join()).join(' ')") == "0,8,16,24 0,8,16,24"
+    first, last = page.run("[0, 3].map((n) => sides.map((s) => s.frames[n].images.agentview))")
+    assert first[0] == first[1]
+    assert last[0] != last[1]  # the instruction is the only difference
+    assert page.run("[...document.querySelectorAll('img')].every((i) => i.naturalWidth === 256)")
+    assert "Goal of the task (butter in basket)\nnot reached" in text(page, ".result")
+    assert "No: the milk did not come to rest on or in the basket." in text(
+        page, "article:last-child .result"
+    )
+    page.run("two.click()")
+    choose("rigid_pick_place", "so", "to_plate")
+
+
+@pytest.mark.slow
+def test_two_hundred_instructions_leak_nothing(page: Page, temporary: Path) -> None:
+    """Memory in MiB of the worker, of the server with this test, and of the page's JavaScript; then threads, open files
+    and temporary files."""
+
+    def used() -> tuple[list[float], list[int]]:
+        (worker,) = children(os.getpid())
+        places = [Path(f"/proc/{pid}") for pid in (worker, os.getpid())]
+        page.requests[:] = [r for r in page.requests if not r.startswith("data:")]  # 20 kB for each image
+        page.call("HeapProfiler.collectGarbage")
+        memory = [int((p / "status").read_text().partition("VmRSS:")[2].split()[0]) / 2**10 for p in places]
+        memory.append(page.call("Runtime.getHeapUsage")["usedSize"] / 2**20)
+        counts = [len(os.listdir(p / part)) for p in places for part in ("task", "fd")]
+        return memory, [worker, *counts, len(list(temporary.rglob("*")))]
+
+    sentences = [
+        "Move the purple sphere to the plate.",
+        "Move the blue can to the bowl.",
+        "Sing.",
+        "",
+        HOSTILE,
+    ]
+    found = []
+    for number in range(220):
+        if number in (20, 120):
+            found.append(used())
+        write(page, "a", sentences[number % len(sentences)])
+        run(page)
+    found.append(used())
+    print(*found, sep="\n")
+    assert found[0][1] == found[1][1] == found[2][1]
+    for before, half, after in zip(*(memory for memory, _ in found), strict=True):
+        assert half - before < 40
+        assert after - half < 20
 
 
 def test_another_scene_is_shown_with_its_sentence(page: Page) -> None:

@@ -16,11 +16,12 @@ import pytest
 from PIL import Image
 
 from apt_bench.core.config import load_object
+from apt_bench.models.checkpoint import SHIPPED
 from apt_bench.policies.registry import find_policy
 from apt_bench.policies.shipped import NETWORKS
 from apt_bench.rollout.episode import LocalClient, run_episode
 from apt_bench.serving.play import Limits, Play
-from apt_bench.serving.play_worker import WatchedEnv
+from apt_bench.serving.play_worker import WatchedEnv, vocabulary
 from apt_bench.suites import EpisodeSpec, load_suite
 from apt_bench.suites.custom_instructions import LENGTH
 from tests.serving.play_reader import SCENE, SHORT, Reader, children, kinds, started
@@ -119,6 +120,19 @@ def test_the_sentence_of_the_task_is_judged_by_its_goal(reader: Reader) -> None:
     assert reader.run("Move the rubber duck to the plate.")[-1]["verdict"] == "No."
 
 
+def test_only_a_mini_vlm_has_a_vocabulary_of_words() -> None:
+    (tabletop,) = load_suite("rigid_pick_place").select(["so"], ["to_bowl"], episodes=1)
+    (libero, *_) = load_suite("libero_pro").select(["object_task"], episodes=1)
+
+    def known(spec: EpisodeSpec, name: str, weights: str | None = None) -> list[bool] | None:
+        words = vocabulary(find_policy(name, file=weights), spec)
+        return None if words is None else [word in words for word in ("plate", "basket", "sky")]
+
+    assert known(tabletop, "apt") == known(libero, "apt", "mini") == [True, False, False]
+    assert known(libero, "apt") == known(libero, "apt", str(SHIPPED["libero_object"])) == [True, True, False]
+    assert known(tabletop, "random") is known(tabletop, "apt", "owner/name") is None
+
+
 def test_a_fault_of_the_policy_is_shown_as_text(reader: Reader) -> None:
     end = reader.run("raise")[-1]
     assert "the toy <b>policy</b> is confused" in end["fault"]
@@ -158,7 +172,7 @@ def test_stop_ends_an_episode(reader: Reader) -> None:
     before = reader.head["job"]
     reader.play._limits = Limits(hold=1.0)
     reader.post("/run", **SCENE, sentences=["slow", "slow"])
-    reader.until(lambda: reader.head["job"] > before and "frame0" in kinds(reader.events))
+    reader.until(lambda: reader.head["job"] > before and "frame1" in kinds(reader.events))
     worker = reader.worker
     reader.post("/stop")
     reader.until(lambda: not reader.head["running"])

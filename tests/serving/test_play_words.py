@@ -17,6 +17,7 @@ from apt_bench.serving.play_words import (
     in_words,
     mentions,
     story,
+    unknown_words,
     verdict,
 )
 
@@ -92,6 +93,21 @@ def test_another_sentence_names_another_object() -> None:
     assert another_sentence("Sing.", TABLE) == "Sing."
     missing = "pick up the ketchup and place it in the basket"
     assert another_sentence(missing, LIBERO) == missing
+
+
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        ("Move the zebra to the plate.", []),
+        ("Move the SKY to the sky, don't!", ["sky", "don", "t"]),
+        ("Move the “plate” … red_can", ["red_can"]),
+        ("ضع العلبة", ["ضع", "العلبة"]),
+        ("हिन्दी 🥫🍽️", ["हिन्दी", "🥫🍽️"]),
+        ("", []),
+    ],
+)
+def test_words_that_a_vocabulary_lacks(sentence: str, expected: list[str]) -> None:
+    assert unknown_words(sentence, "Move it to", {"the", "zebra", "plate"}) == expected
 
 
 def events(**changed: Any) -> dict[str, Any]:

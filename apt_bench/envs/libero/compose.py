@@ -12,6 +12,7 @@ from itertools import permutations
 from typing import Any
 
 from apt_bench.core.errors import UserError
+from apt_bench.core.status import name_step
 from apt_bench.envs.libero import tasks as libero_tasks
 from apt_bench.envs.libero.bddl import read_bddl
 from apt_bench.envs.libero.validation import files
@@ -89,7 +90,9 @@ def _premises(suite: Suite) -> Iterator[Finding]:
     try:
         for cell in suite.cells:
             found = 0
-            for spec in suite.select([cell.name]) if suite.cell_tasks(cell) else ():
+            specs = suite.select([cell.name]) if suite.cell_tasks(cell) else ()
+            for number, spec in enumerate(specs, 1):
+                name_step(f"Checking {cell.name}: initial state {number} of {len(specs)}")
                 env.reset(spec)
                 for atom in filter(env.scene.holds, env.subtasks.all_goals):
                     found += 1

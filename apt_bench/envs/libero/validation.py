@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from apt_bench.core.files import sha256
+from apt_bench.core.status import name_step
 from apt_bench.envs.libero.bddl import read_bddl
 from apt_bench.envs.libero.known_defects import DEFECTS, MEANING
 from apt_bench.envs.libero.tasks import bddl_path, init_path, load_inits, manifest
@@ -141,7 +142,9 @@ def _premises(suite: Suite) -> Iterator[Finding]:
         for cell in suite.cells:
             found = 0
             available = [t for t in suite.cell_tasks(cell) if not t.unavailable]
-            for spec in suite.select(cells=[cell.name], episodes=min(t.inits for t in available)):
+            specs = suite.select(cells=[cell.name], episodes=min(t.inits for t in available))
+            for number, spec in enumerate(specs, 1):
+                name_step(f"Checking {cell.name}: initial state {number} of {len(specs)}")
                 for kind, message in premise(env, spec):
                     found += 1
                     thrown = "ejected_goal_object" in spec.flags  # then it is no longer on or in anything

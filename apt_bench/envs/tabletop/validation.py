@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from apt_bench.core.status import name_step
 from apt_bench.envs.tabletop.catalog import CONTAINERS, ITEMS, Item, conflict
 from apt_bench.envs.tabletop.fingerprints import FINGERPRINTS
 from apt_bench.envs.tabletop.layouts import scene_spec
@@ -156,7 +157,9 @@ def _premises(suite: Suite) -> Iterator[Finding]:
     try:
         for cell in suite.cells:
             good = 0
-            for spec in suite.select([cell.name]):
+            specs = suite.select([cell.name])
+            for number, spec in enumerate(specs, 1):
+                name_step(f"Checking {cell.name}: initial state {number} of {len(specs)}")
                 problems = scene_problems(env, spec)
                 good += not problems
                 for kind, message in problems:

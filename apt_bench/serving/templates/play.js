@@ -21,8 +21,6 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
-const spaced = (text) => text.replaceAll("_", " ");
-
 // ---------------------------------------------------------------- choices
 
 function fill(select, entries, words) {
@@ -38,7 +36,7 @@ function choices() {
   const { cells } = chosen(suites, suite);
   fill(cell, cells, (c) => c.label);
   const { tasks } = chosen(cells, cell);
-  fill(task, tasks, (t) => spaced(t.name));
+  fill(task, tasks, (t) => t.label);
   init.max = chosen(tasks, task).inits - 1;
 }
 
@@ -162,7 +160,8 @@ function draw() {
 function article() {
   const views = CAMERAS.map(([name, words]) =>
     element("figure", {}, element("img", { className: name, alt: words, width: 256, height: 256 }), element("figcaption", {}, words)));
-  return element("article", {}, element("blockquote"), element("div", { className: "views" }, ...views),
+  return element("article", {}, element("blockquote", { dir: "auto" }), element("p", { className: "note unknown" }),
+    element("div", { className: "views" }, ...views),
     element("p", { className: "caption" }), element("div", { className: "result" }));
 }
 
@@ -170,6 +169,9 @@ function drawSide(side, place) {
   const frame = side.frames[Math.min(Number(moment.value), side.frames.length - 1)];
   if (frame) {
     place.querySelector("blockquote").textContent = frame.sentence || "(no instruction: the sentence is empty)";
+    const unknown = place.querySelector(".unknown");
+    unknown.hidden = !frame.unknown.length;
+    if (frame.unknown.length) unknown.textContent = `Not in the policy's vocabulary: ${frame.unknown.join(", ")}. It reads these letter by letter and may not know what they mean.`;
     for (const [name] of CAMERAS) {
       const image = place.querySelector(`.${name}`), address = frame.images[name];
       if (address.startsWith(IMAGE) && image.src !== address) image.src = address;
