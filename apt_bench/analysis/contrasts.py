@@ -83,7 +83,9 @@ class Contrast:
             return self.verdict if self.tasks >= FEW else f"{self.verdict} on {self.holds_for}"
         if self.paired and self.only_a + self.only_b < 6:
             differ = self.only_a + self.only_b
-            return f"undecided (only {differ} episodes differ; at least 6 are needed to decide)"
+            few = ("no episode differs", "only 1 episode differs")
+            found = few[differ] if differ < len(few) else f"only {differ} episodes differ"
+            return f"undecided ({found}; at least 6 are needed to decide)"
         if self.uneven:
             return f"undecided (episodes differ, but the {self.tasks} tasks disagree)"
         return (

@@ -250,7 +250,9 @@ def _grid(
     lines = [max(heights[i : i + across]) for i in range(0, len(heights), across)]
     with style():
         width = WIDTH if across > 1 else WIDTH * 0.62
-        figure = Figure(figsize=(width, sum(lines) + 0.17 * math.ceil(len(handles) / 2)))
+        inches = 0.065 * sum(len(handle.get_label()) + 8 for handle in handles)  # 8: the sample and the gaps
+        columns = len(handles) if inches < width else 2
+        figure = Figure(figsize=(width, sum(lines) + 0.17 * math.ceil(len(handles) / max(1, columns))))
         grid = figure.add_gridspec(len(lines), across, height_ratios=lines)
         for number in range(len(heights)):
             axis = figure.add_subplot(grid[divmod(number, across)])
@@ -259,7 +261,7 @@ def _grid(
                 side.set_label_coords(0, 0)
             draw(axis, number)
         if handles:
-            figure.legend(handles=handles, loc="outside upper left", ncols=2, handlelength=1.6)
+            figure.legend(handles=handles, loc="outside upper left", ncols=columns, handlelength=1.6)
     return figure
 
 
