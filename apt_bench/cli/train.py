@@ -66,7 +66,8 @@ def train_command(
         str | None, typer.Option(help="Finetune this trained policy: a folder, a shipped name, or a hub id.")
     ] = None,
     vlm: Annotated[
-        str | None, typer.Option(help="Hub id or folder of a VLM, or folder of a pretrained mini VLM.")
+        str | None,
+        typer.Option(help="Hub id or folder of a VLM, or a mini VLM: a folder, or a policy with one."),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of each stage.")] = None,
     stage1_steps: Annotated[int | None, typer.Option(help="Steps of Stage 1, if they differ.")] = None,
@@ -272,10 +273,12 @@ def _data(data: list[str] | None) -> dict[str, Any]:
 
 
 def _vlm(vlm: str | None) -> dict[str, Any]:
-    """Settings of --vlm: a folder with `mini.json` is a mini VLM, anything else a Hugging Face model."""
+    """Settings of --vlm: a mini VLM or a policy that contains one, anything else is a Hugging Face model."""
     if vlm is None:
         return {}
-    if (Path(vlm) / "mini.json").is_file():
+    from apt_bench.training.vlm_pretraining.weights import has_mini
+
+    if has_mini(vlm):
         return {"vlm.name": "mini", "vlm_weights": vlm}
     return {"vlm.name": vlm, "vlm_weights": ""}
 

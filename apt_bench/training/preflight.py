@@ -117,7 +117,7 @@ def _check_vlm(recipe: Recipe) -> VLMShape | None:
 
         return check_hf(recipe.vlm.name)
     if recipe.vlm_weights and recipe.vlm_weights != "auto":
-        return load_mini(Path(recipe.vlm_weights)).shape
+        return load_mini(recipe.vlm_weights).shape
     recipe.vlm.on_meta_device()
     if recipe.vlm_weights:
         check_sizes(recipe.vlm.mini)

@@ -48,8 +48,8 @@ class Recipe:
         start: Trained policy to finetune: the last stage starts from its expert and VLM. Empty = train a new one.
         seed: Seed of weights, samples and noise.
         vlm: The vision-language model.
-        vlm_weights: Folder of a pretrained mini VLM, or `auto`: the one that `pretrain` describes, shipped, from the
-            cache, or pretrained now.
+        vlm_weights: Folder of a pretrained mini VLM; folder or shipped name of a policy that contains one; or
+            `auto`: the one that `pretrain` describes, shipped, from the cache, or pretrained now.
         expert: Fields of `ExpertConfig`; a mapping under an architecture's name applies to that one only.
         data: The demonstrations.
         stage1: Training settings of Stage 1.

@@ -87,7 +87,7 @@ def open_vlm(recipe: Recipe) -> tuple[VLM, VLMSpec]:
     if recipe.vlm.name != "mini":
         return recipe.vlm.load(), recipe.vlm
     if recipe.vlm_weights:
-        vlm = load_mini(Path(recipe.vlm_weights))
+        vlm = load_mini(recipe.vlm_weights)
         if recipe.vlm.queries:
             vlm.add_queries(recipe.vlm.queries)
         return vlm, dataclasses.replace(recipe.vlm, mini=vlm.config)

@@ -22,6 +22,7 @@ from apt_bench.training.progress import Report
 from apt_bench.training.recipe import config_names, load_recipe, recipe_parts
 from apt_bench.training.session import Session
 from apt_bench.training.two_stage import check_start, run_recipe, stage_checkpoint
+from apt_bench.training.vlm_pretraining.weights import has_mini
 
 SHAPE = VLMShape(width=32, layers=2, kv_heads=2, head_dim=16, rope_theta=None)
 
@@ -148,6 +149,15 @@ def test_finetuning_starts_from_the_whole_policy(config: Path, cache: Path, tmp_
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert not (tmp_path / "b/stage1").exists()
     assert checkpoint.provenance(again)["recipe"]["start"] == str(first)
+    mini = load_recipe(str(config), still | {"start": "", "vlm_weights": str(first), "two_stage": False})
+    alone = run_recipe(mini, Session(tmp_path / "d", cache, Report(None)))  # only its VLM
+    theirs = load_file(alone / "model.safetensors")
+    same = {name for name in before if torch.equal(before[name], theirs[name])}
+    assert {name for name in before if name.startswith("vlm.")} <= same
+    assert "expert.embed.weight" not in same
+    assert has_mini(first)
+    assert has_mini("libero_goal")
+    assert not has_mini(tmp_path)
     for other, says in (
         ({"two_stage": False}, "two_stage True (here False)"),
         ({"arch": "groot", "expert": {"groot": {"depth": 2}}}, "arch 'apt' (here 'groot')"),

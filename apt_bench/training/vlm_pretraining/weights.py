@@ -12,7 +12,7 @@ from apt_bench.core.config import build
 from apt_bench.core.errors import UserError
 from apt_bench.core.files import PART, read_json, try_remove, write_json
 from apt_bench.core.paths import weights_dir
-from apt_bench.models.checkpoint import read_tensors
+from apt_bench.models import checkpoint
 from apt_bench.models.config import on_meta_device
 from apt_bench.models.mini_vlm import MiniVLM, MiniVLMConfig
 from apt_bench.models.weight_loading import fill
@@ -76,16 +76,39 @@ def _about(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def load_mini(folder: Path) -> MiniVLM:
-    """Read a mini VLM and freeze it.
+def has_mini(source: str | Path) -> bool:
+    """Whether `load_mini` can read this: a folder with a mini VLM, or a trained policy that contains one (a folder or a
+    shipped name)."""
+    folder = Path(checkpoint.SHIPPED.get(str(source), source))
+    return (folder / MINI).is_file() or _is_policy(folder)
+
+
+def _is_policy(folder: Path) -> bool:
+    try:
+        return checkpoint.read_config(folder)[1].name == "mini"
+    except UserError:  # no policy; a Hugging Face model has a `config.json`, too
+        return False
+
+
+def load_mini(source: str | Path) -> MiniVLM:
+    """Read a mini VLM, or that of a trained policy, and freeze it.
+
+    Args:
+        source: A folder, or the name of a shipped policy.
 
     Raises:
         UserError: A file is missing, damaged or does not fit.
     """
+    folder = Path(checkpoint.SHIPPED.get(str(source), source))
+    if not (folder / MINI).is_file() and _is_policy(folder):
+        vlm = checkpoint.load(folder).vlm
+        assert isinstance(vlm, MiniVLM)
+        vlm.set_mode("frozen")
+        return vlm
     try:
         raw = read_json(folder / MINI).get("config")
         config: MiniVLMConfig = build(MiniVLMConfig, raw, f"{folder / MINI}: config")
-        tensors = read_tensors(folder / MINI_WEIGHTS)
+        tensors = checkpoint.read_tensors(folder / MINI_WEIGHTS)
         vlm = on_meta_device(lambda: MiniVLM(config), "The mini VLM")
         fill(vlm, tensors, str(folder))
     except UserError as error:
