@@ -17,6 +17,8 @@ import numpy as np
 
 from apt_bench.envs.mujoco_no_gl import mujoco
 
+FLAGS = mujoco.mjtRndFlag
+
 
 class MeshLists:
     """The display lists of one GL context; it must be current in every call."""
@@ -41,9 +43,10 @@ class MeshLists:
     @contextmanager
     def without_reflection(self, scene: Any, unreflected: Sequence[int]) -> Iterator[None]:
         """In the block, `mjr_render` draws some meshes of a scene, by index in `scene.geoms`, but does not reflect
-        them. The scene must have a reflection pass."""
-        number = scene.ngeom
-        if not len(unreflected) or number >= scene.maxgeom:
+        them. The scene must have a mirror in view. Where the scene's flags exclude reflections, nothing is changed."""
+        number, flags = scene.ngeom, scene.flags
+        reflects = flags[FLAGS.mjRND_REFLECTION] and not flags[FLAGS.mjRND_SEGMENT]
+        if not len(unreflected) or not reflects or number >= scene.maxgeom:
             yield
             return
         geoms = [scene.geoms[i] for i in unreflected]

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from urllib.request import Request, urlopen
 
 import pytest
@@ -33,7 +34,9 @@ def test_it_serves_until_it_is_stopped(number: signal.Signals) -> None:
             headers = {"Content-Type": "application/json"}
             with urlopen(Request(f"{address[1]}/stop", b"{}", headers), timeout=LONG) as answer:
                 assert json.load(answer) == {}
-            worker = children(it.pid)
+            give_up = time.monotonic() + LONG
+            while not (worker := children(it.pid)) and time.monotonic() < give_up:
+                time.sleep(0.05)
             it.send_signal(number)
             _, error = it.communicate(timeout=LONG)
         finally:
