@@ -83,7 +83,12 @@ def test_an_episode_that_ends_first_leaves_the_other_one(reader: Reader) -> None
         ("tests.serving.play_policy:CountingPolicy", SCENE, 24),
         ("oracle", SCENE, 240),
         ("apt", SCENE, 32),
-        ("apt", {"suite": "libero", "cell": "object", "task": "pick_up_the_milk_and_place_it_in_the_basket"}, 32),
+        pytest.param(
+            "apt",
+            {"suite": "libero", "cell": "object", "task": "pick_up_the_milk_and_place_it_in_the_basket"},
+            32,
+            marks=pytest.mark.slow,
+        ),
     ],
 )  # fmt: skip
 def test_two_sentences_end_as_each_of_them_alone(policy: str, scene: dict[str, Any], steps: int) -> None:

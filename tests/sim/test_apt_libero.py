@@ -12,7 +12,12 @@ pytestmark = pytest.mark.sim
 
 
 @pytest.mark.parametrize(
-    ("cell", "tasks"), [("object_task", ["0", "4"]), ("spatial_task", ["3", "5"]), ("goal_task", ["2", "6"])]
+    ("cell", "tasks"),
+    [
+        ("object_task", ["0", "4"]),
+        pytest.param("spatial_task", ["3", "5"], marks=pytest.mark.slow),
+        pytest.param("goal_task", ["2", "6"], marks=pytest.mark.slow),
+    ],
 )
 def test_a_network_does_the_task_that_the_sentence_names(tmp_path: Path, cell: str, tasks: list[str]) -> None:
     more = {"tasks": tasks, "episodes": 1, "workers": 0, "progress": False}

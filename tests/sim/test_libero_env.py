@@ -175,6 +175,7 @@ def test_two_environments_on_the_same_scene_do_not_disturb_each_other(env: Liber
     assert hashes[0][env] != hashes[0][other]
 
 
+@pytest.mark.slow  # tests/envs/test_gym_ids.py checks the ids of all suites
 def test_gymnasium_checks_a_registered_id() -> None:
     import gymnasium
     from gymnasium.utils.env_checker import check_env

@@ -50,16 +50,14 @@ def compare(env: LiberoEnv, spec: EpisodeSpec, moves: int, steps: int) -> list[i
     return left_out
 
 
-@pytest.mark.parametrize(
-    ("cell", "task"), [("spatial_pos", "3"), ("goal_task", "0"), ("object_pos", "0"), ("long_pos", "2")]
-)
+@pytest.mark.parametrize(("cell", "task"), [("spatial_pos", "3"), ("object_pos", "0")])
 def test_images_are_the_same_without_what_is_not_seen(env: LiberoEnv, cell: str, task: str) -> None:
     left_out = compare(env, load_suite("libero_pro").select([cell], [task], episodes=1)[0], 8, 8)
     model = env.simulation.renderer.model
     stove = any("stove" in model.geom(i).name for i in range(model.ngeom))
     assert any(left_out) == stove
     assert not stove or max(left_out) > 15
-    if "spatial" in cell:  # the wrist does not see it at first
+    if stove:  # the wrist does not see it at first
         assert 0 in left_out
 
 

@@ -28,7 +28,9 @@ def expert() -> Iterator[Expert]:
     env.close()
 
 
-@pytest.mark.parametrize("name", EXECUTED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "vla-eval" else n for n in EXECUTED]
+)  # vla-eval asks for an image at each step
 def test_an_episode_of_libero_pro_succeeds(name: str, expert: Expert) -> None:
     fake, server = server_for(expert, name)
     if name == "vla-eval":  # the server keeps chunks of 4, and its model sees every fourth frame
