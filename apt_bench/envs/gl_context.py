@@ -36,6 +36,7 @@ class Canvas:
         self._backend = rendering.choose_backend()
         self._gl: Any = None
         self._mjr: Any = None
+        self._lists: Any = None
         module = rendering.import_backend(self._backend)
         gl_context = importlib.import_module("mujoco.gl_context")
         if not hasattr(gl_context, "GLContext"):  # MuJoCo was imported with its rendering disabled
@@ -55,6 +56,8 @@ class Canvas:
         with self._current():
             if self._mjr is not None:
                 self._mjr.free()
+            if self._lists is not None:
+                self._lists.free()
             self._mjr = mujoco.MjrContext(model, font)
             mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._mjr)
             self._lists = MeshLists(self._mjr.baseMesh, model.nmesh)

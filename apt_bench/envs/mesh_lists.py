@@ -21,24 +21,37 @@ FLAGS = mujoco.mjtRndFlag
 
 
 class MeshLists:
-    """The display lists of one GL context; it must be current in every call."""
+    """The display lists of one GL context, made when they are first needed. The context must be current in every call.
+
+    Args:
+        base: MuJoCo's `MjrContext.baseMesh`.
+        meshes: Number of meshes. Mesh i has the lists 2i and 2i + 1 (its hull), counted from `base`.
+    """
 
     def __init__(self, base: int, meshes: int) -> None:
-        """base: MuJoCo's `MjrContext.baseMesh`. meshes: number of meshes; mesh i has the lists 2i and 2i + 1 (hull)."""
+        self._base, self._meshes = base, meshes
+        self._first = 0  # one gate for each mesh, the marker, two empty lists for each mesh
+
+    def _make(self) -> None:
         from OpenGL import GL
         from OpenGL.raw.GL.VERSION.GL_1_0 import glCallLists
 
-        self._base, self._set_base = base, GL.glListBase
-        self._gates = GL.glGenLists(meshes) if meshes else 0
-        self._marker = GL.glGenLists(1)
-        self._empty = GL.glGenLists(2 * meshes) if meshes else 0
-        for i in range(meshes):
-            GL.glNewList(self._gates + i, GL.GL_COMPILE)
+        self._first = GL.glGenLists(3 * self._meshes + 1)
+        for i in range(self._meshes):
+            GL.glNewList(self._first + i, GL.GL_COMPILE)
             glCallLists(1, GL.GL_UNSIGNED_INT, ctypes.byref(ctypes.c_uint32(2 * i)))
             GL.glEndList()
-        GL.glNewList(self._marker, GL.GL_COMPILE)
-        GL.glListBase(base)
+        GL.glNewList(self._first + self._meshes, GL.GL_COMPILE)
+        GL.glListBase(self._base)
         GL.glEndList()
+
+    def free(self) -> None:
+        """Delete the lists."""
+        from OpenGL import GL
+
+        if self._first:
+            GL.glDeleteLists(self._first, 3 * self._meshes + 1)
+        self._first = 0
 
     @contextmanager
     def without_reflection(self, scene: Any, unreflected: Sequence[int]) -> Iterator[None]:
@@ -49,20 +62,25 @@ class MeshLists:
         if not len(unreflected) or not reflects or number >= scene.maxgeom:
             yield
             return
+        from OpenGL import GL
+
+        if not self._first:
+            self._make()
+        gates, marker_list = self._first, self._first + self._meshes
         geoms = [scene.geoms[i] for i in unreflected]
         before = [geom.dataid for geom in geoms]
         marker = scene.geoms[number]
         mesh = mujoco.mjtGeom.mjGEOM_MESH
         mujoco.mjv_initGeom(marker, mesh, np.ones(3), np.zeros(3), np.eye(3).ravel(), np.ones(4, np.float32))
-        marker.dataid = self._marker - self._base
+        marker.dataid = marker_list - self._base
         try:
             for geom, mine in zip(geoms, before, strict=True):
-                geom.dataid = self._gates + mine // 2 - self._base
+                geom.dataid = gates + mine // 2 - self._base
             scene.ngeom = number + 1
-            self._set_base(self._empty)
+            GL.glListBase(marker_list + 1)
             yield
         finally:
             scene.ngeom = number
-            self._set_base(0)
+            GL.glListBase(0)
             for geom, mine in zip(geoms, before, strict=True):
                 geom.dataid = mine

@@ -108,6 +108,11 @@ class Recipe:
             raise UserError(
                 "Stage 2 starts either from a Stage-1 prior (--prior) or from a whole policy (--start). Choose one."
             )
+        if self.start and self.vlm_weights not in ("", "auto"):
+            raise UserError(
+                f"The policy to finetune (--start) has a VLM of its own, and another one is given: {self.vlm_weights}. "
+                "Leave out --vlm."
+            )
         if self.stage1.new_block_lr is not None:
             raise UserError(
                 "stage1.new_block_lr is set, but Stage 1 adds no blocks. Give stage2.new_block_lr."
@@ -139,7 +144,7 @@ class Recipe:
     @property
     def joint(self) -> TrainConfig:
         """Settings of the stage that trains the whole policy: Stage 2, or the only one."""
-        if self.two_stage or self.start:
+        if self.two_stage:
             return self.stage2
         before = self.stage1.steps if self.budget == "total" else 0
         return dataclasses.replace(self.stage2, steps=before + self.stage2.steps, new_block_lr=None)

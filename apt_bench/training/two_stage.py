@@ -20,7 +20,7 @@ from apt_bench.core.machine import system_info
 from apt_bench.core.status import status
 from apt_bench.models import checkpoint, langforce
 from apt_bench.models.action_expert import inherit
-from apt_bench.models.config import ExpertConfig, VLMShape
+from apt_bench.models.config import VLMShape
 from apt_bench.models.vla import VLA, VLMSpec, build_expert
 from apt_bench.models.vlm import VLM
 from apt_bench.training import checkpoints
@@ -51,7 +51,10 @@ def run_recipe(recipe: Recipe, session: Session) -> Path:
     say = session.report.say
     session.out.mkdir(parents=True, exist_ok=True)
     with status("Loading the VLM"):
-        start = _load_start(recipe) if recipe.start else None
+        start: VLA | None = None
+        if recipe.start:
+            check_start(recipe)
+            start = checkpoint.load(recipe.start)
         vlm, spec = (start.vlm, start.spec) if start else open_vlm(recipe)
     if spec.queries:
         langforce.check(vlm)
@@ -134,24 +137,20 @@ def _load_prior(recipe: Recipe, vlm: VLM) -> VLA:
     return prior
 
 
-def check_start(recipe: Recipe) -> VLMShape | None:
+def check_start(recipe: Recipe) -> VLMShape:
     """Check that a recipe can finetune the policy that its `start` names.
 
     Returns:
-        The shape of the policy's VLM; None for a file of the paper's authors, which is checked when it is loaded.
+        The shape of the policy's VLM.
 
     Raises:
         UserError: The policy is damaged, or not the network that the recipe describes.
     """
     folder = checkpoint.locate(recipe.start)
     if folder.is_file():
-        return None
+        raise UserError(f"--start {recipe.start} is a file. Give the folder of a policy, or a shipped name.")
     check_digests(folder)
-    _check_same_network(recipe, *checkpoint.read_config(folder))
-    return checkpoint.read_config(folder)[0].vlm
-
-
-def _check_same_network(recipe: Recipe, found: ExpertConfig, spec: VLMSpec) -> None:
+    found, spec = checkpoint.read_config(folder)
     have, want = dataclasses.asdict(found), dataclasses.asdict(recipe.expert_config(2, found.vlm))
     have["vlm"], want["vlm"] = (spec.name, spec.queries), (recipe.vlm.name, recipe.vlm.queries)
     before = checkpoint.provenance(recipe.start).get("recipe", {})
@@ -161,12 +160,12 @@ def _check_same_network(recipe: Recipe, found: ExpertConfig, spec: VLMSpec) -> N
             f"The policy to finetune, {recipe.start}, is another network than this configuration describes: "
             f"{', '.join(other)}. Give the configuration and options that it was trained with."
         )
-
-
-def _load_start(recipe: Recipe) -> VLA:
-    policy = checkpoint.load(recipe.start)
-    _check_same_network(recipe, policy.expert.config, policy.spec)
-    return policy.train()
+    if spec.name != "mini" and spec.mode != "frozen" and recipe.vlm_mode != "full":
+        raise UserError(
+            f"The VLM of {recipe.start} was trained ({spec.mode}), and the checkpoints of a run with --vlm-mode "
+            f"{recipe.vlm_mode} would not store it. Give --vlm-mode full."
+        )
+    return found.vlm
 
 
 @dataclasses.dataclass(frozen=True)

@@ -178,3 +178,15 @@ def test_the_same_holds_for_osmesa() -> None:
     if "libOSMesa" in done.stderr or "OSMesaCreateContextExt" in done.stderr:
         pytest.skip("no OSMesa here")
     assert done.stdout == "as before\n", done.stderr
+
+
+def test_a_new_model_leaves_no_display_lists_behind(red: Picture) -> None:
+    from OpenGL import GL
+
+    with red.canvas._current(), red.canvas._lists.without_reflection(red.scene, [0]):
+        first = red.canvas._lists._first
+        assert GL.glIsList(first)
+    red.canvas.load(red.model)
+    with red.canvas._current():
+        assert not GL.glIsList(first)
+    assert is_red(red.draw())

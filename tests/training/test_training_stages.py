@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -114,6 +116,7 @@ def test_langforce_trains_into_a_policy(config: Path, cache: Path, tmp_path: Pat
         ({"data": {"weights": [1.0]}}, "one positive number for each of 0 datasets"),
         ({"two_stage": False, "prior": "x"}, "one-stage run"),
         ({"start": "mini", "prior": "x"}, "Choose one"),
+        ({"start": "mini", "vlm_weights": "libero_goal"}, "Leave out --vlm"),
         ({"recipe": "langforce", "two_stage": True}, "this run is groot, two stages, VLM full"),
         ({"recipe": "langforce", "vlm_mode": "frozen"}, "LangForce trains the VLM"),
         ({"vlm": {"queries": 8}}, "vlm.queries is 8, recipe is plain"),
@@ -158,6 +161,17 @@ def test_finetuning_starts_from_the_whole_policy(config: Path, cache: Path, tmp_
     assert has_mini(first)
     assert has_mini("libero_goal")
     assert not has_mini(tmp_path)
+    hub = tmp_path / "hub"  # a checkpoint without digests, whose VLM is one of the hub and was trained
+    shutil.copytree(first, hub, ignore=shutil.ignore_patterns("digests.json"))
+    saved = json.loads((hub / "config.json").read_text())
+    saved["vlm"] |= {"name": "owner/vlm", "mode": "lora"}
+    (hub / "config.json").write_text(json.dumps(saved))
+    for mode in ("frozen", "lora"):
+        lost = still | {"start": str(hub), "vlm": {"name": "owner/vlm"}, "vlm_mode": mode}
+        with pytest.raises(UserError, match=r"would not store it\. Give --vlm-mode full"):
+            check_start(load_recipe(str(config), lost))
+    with pytest.raises(UserError, match=r"is a file\. Give the folder"):
+        check_start(load_recipe(str(config), still | {"start": str(first / "model.safetensors")}))
     for other, says in (
         ({"two_stage": False}, "two_stage True (here False)"),
         ({"arch": "groot", "expert": {"groot": {"depth": 2}}}, "arch 'apt' (here 'groot')"),
