@@ -14,6 +14,7 @@ from apt_bench.core.errors import UserError
 from apt_bench.core.files import reason
 from apt_bench.core.text import one_line
 from apt_bench.demos.dataset import open_demos
+from apt_bench.models import checkpoint
 from apt_bench.models.config import VLMShape
 from apt_bench.models.vla import VLA, expert_on_meta_device
 from apt_bench.policies.registry import find_policy
@@ -25,7 +26,7 @@ from apt_bench.training.recipe import Recipe
 from apt_bench.training.samples.episodes import read_episode
 from apt_bench.training.samples.sources import find_all
 from apt_bench.training.session import Session
-from apt_bench.training.two_stage import check_prior, check_start
+from apt_bench.training.two_stage import check_prior, check_start, start_sha256
 from apt_bench.training.vlm_pretraining.loop import check_sizes
 from apt_bench.training.vlm_pretraining.weights import load_mini
 
@@ -150,6 +151,21 @@ def _check_networks(recipe: Recipe, out: Path, shape: VLMShape) -> None:
                 "vlm_mode": mode,
             }
             checkpoints.agree(last, config, settings, ours, partly=True)
+            if stage == 2:
+                _check_same_start(recipe, last)
+
+
+def _check_same_start(recipe: Recipe, last: Path) -> None:
+    """Check that a run to resume began with the weights that this recipe begins with."""
+    before = checkpoint.provenance(last)
+    if "start_sha256" not in before or before["start_sha256"] == start_sha256(recipe):
+        return
+    theirs = before["recipe"]["start"] or before["recipe"]["prior"] or "no given weights"
+    raise UserError(
+        f"{last} was trained from {theirs} (SHA-256 {str(before['start_sha256'])[:12]}), and this run starts from "
+        f"{recipe.start or recipe.prior or 'no given weights'}. Give the same weights to resume, or another --out to "
+        "start a new training."
+    )
 
 
 def _check_data(recipe: Recipe) -> None:

@@ -168,6 +168,12 @@ def check_start(recipe: Recipe) -> VLMShape:
     return found.vlm
 
 
+def start_sha256(recipe: Recipe) -> str | None:
+    """SHA-256 of the weights that `start` or `prior` names; None where a recipe starts from random weights."""
+    given = recipe.start or recipe.prior
+    return checkpoint.sha256(given) if given else None
+
+
 @dataclasses.dataclass(frozen=True)
 class _Run:
     recipe: Recipe
@@ -269,6 +275,7 @@ class _Run:
             **system_info(),
             "stage": stage,
             "recipe": dataclasses.asdict(self.recipe),
+            "start_sha256": start_sha256(self.recipe),
             "cameras": list(self.recipe.data.cameras),
             "reference": self.recipe.data.reference,
             "stride": self.recipe.data.stride,

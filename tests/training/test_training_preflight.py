@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,24 @@ def test_a_prior_that_does_not_fit_or_is_damaged_is_known_at_once(
             preflight.check(load_recipe(str(config), SHORT | {"prior": str(prior)}), session)
     finally:
         path.write_bytes(content)
+
+
+def test_a_run_is_resumed_from_the_weights_that_it_began_with(
+    config: Path, cache: Path, trained: Path, tmp_path: Path
+) -> None:
+    policy = tmp_path / "policy"
+    shutil.copytree(trained / "policy", policy)
+    began = load_recipe(str(config), SHORT | {"start": str(policy)})
+    session = Session(tmp_path / "run", cache, Report(None))
+    run_recipe(began, session)
+    preflight.check(began, session)
+    with pytest.raises(UserError, match=r"was trained from .*/policy \(SHA-256 .* starts from no given weights"):
+        preflight.check(load_recipe(str(config), SHORT), session)
+    other = tmp_path / "other"
+    run_recipe(load_recipe(str(config), SHORT | {"seed": 1}), Session(other, cache, Report(None)))
+    shutil.copytree(other / "policy", policy, dirs_exist_ok=True)
+    with pytest.raises(UserError, match="Give the same weights to resume"):
+        preflight.check(began, session)
 
 
 def test_the_default_recipe_passes(tmp_path: Path) -> None:
