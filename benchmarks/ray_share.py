@@ -57,17 +57,17 @@ def roll(specs: list[EpisodeSpec], horizon: int, workers: int) -> Ended:
     settings = Settings(REF, InstantPolicy.spec, execute=horizon, env=specs[0].env, path=ROOT)
     schedule, never = Schedule(specs, attempts=1), lambda: False
     if workers == 0:
-        return _drain(run_local(schedule, settings, never))
+        return _drain(run_local(schedule, [settings], never))
     with ray_session(None, workers, len(specs)):
         actor = PolicyActor(REF, workers, ROOT)
-        return _drain(RayPool(workers, settings, [actor], hang_timeout=600).stream(schedule, never))
+        return _drain(RayPool(workers, [settings], [[actor]], hang_timeout=600).stream(schedule, never))
 
 
 def _drain(stream) -> Ended:  # type: ignore[no-untyped-def]
     ended = []
-    for spec, _, result in stream:
+    for job, result in stream:
         if result.record is None:
-            sys.exit(f"{spec.key.id}: {result.fatal or result.error}")
+            sys.exit(f"{job.spec.key.id}: {result.fatal or result.error}")
         ended.append((time.perf_counter(), result.record))
     return ended
 

@@ -256,9 +256,9 @@ def ray_section(specs: list[EpisodeSpec], steps: int) -> None:
         chosen = [dataclasses.replace(s, max_steps=steps) for s in specs[: 6 * workers]]
         with ray_session(None, workers, len(chosen)) as count:
             policy = PolicyActor(ref, count, here)
-            stream = RayPool(count, settings, [policy], 600).stream(Schedule(chosen, 1), lambda: False)
+            stream = RayPool(count, [settings], [[policy]], 600).stream(Schedule(chosen, 1), lambda: False)
             began, records = 0.0, []
-            for number, (_, _, result) in enumerate(stream, 1):
+            for number, (_, result) in enumerate(stream, 1):
                 assert result.record is not None, result.error or result.fatal
                 if number == workers:
                     began = time.perf_counter()

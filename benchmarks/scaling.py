@@ -32,8 +32,8 @@ from apt_bench.policies.registry import find_policy
 from apt_bench.rollout import identity
 from apt_bench.rollout.engine import Stream
 from apt_bench.rollout.plan import Plan
-from apt_bench.rollout.record_results import record_results
-from apt_bench.rollout.schedule import Schedule
+from apt_bench.rollout.record_results import Recorder, record_results
+from apt_bench.rollout.schedule import Job, Schedule
 from apt_bench.rollout.workers import Result
 from apt_bench.rollout.writer import RunWriter
 from apt_bench.runs.records import EpisodeRecord, RunStore
@@ -82,7 +82,7 @@ def simulate(specs: Sequence[EpisodeSpec], workers: int, costs: Costs, seed: int
     def assign(worker: int) -> None:
         if (job := schedule.next(worker)) is None:
             return
-        spec, cache, seconds = job[0], caches[worker], length[job[0].key]
+        spec, cache, seconds = job.spec, caches[worker], length[job.spec.key]
         if spec.group not in cache:
             seconds += costs.compile
             total.compiled += costs.compile
@@ -163,7 +163,7 @@ def driver(episodes: int, batch: int) -> None:
         began = last = (time.perf_counter(), time.process_time())
         for number, each in enumerate(specs, 1):
             copy = received(shape.replace("999999999", str(each.key.init)))
-            yield each, 1, Result(copy, more=number % batch != 0 and number != episodes)
+            yield Job(each), Result(copy, more=number % batch != 0 and number != episodes)
             if number % max(1, episodes // 10) == 0:
                 now = (time.perf_counter(), time.process_time())
                 part = max(1, episodes // 10)
@@ -182,14 +182,12 @@ def driver(episodes: int, batch: int) -> None:
         writer = RunWriter(plan, None)
         with tracking("none", out, {}) as tracker:
             record_results(
-                plan,
-                writer,
+                [Recorder(plan, writer, tracker)],
                 Schedule([], 1),
                 stream(),
                 lambda: False,
                 Console(file=io.StringIO()),
                 1,
-                tracker,
             )
 
 

@@ -76,7 +76,8 @@ def takes_options(
 
     Args:
         fields: Names of the options' fields.
-        changed: By field, what is different for this verb: `names` (all of its names), `default` (shown only), `text`.
+        changed: By field, what is different for this verb: `names` (all of its names), `default` (shown only), `text`,
+            `repeated` (the command line may repeat it).
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -111,7 +112,13 @@ def read_words(given: Mapping[str, Any]) -> dict[str, Any]:
     return {field: OPTIONS[field].read(raw, OPTIONS[field].flag) for field, raw in given.items()}
 
 
-def _annotation(option: Option, names: tuple[str, ...] = (), default: Any = MISSING, text: str = "") -> Any:
+def _annotation(
+    option: Option,
+    names: tuple[str, ...] = (),
+    default: Any = MISSING,
+    text: str = "",
+    repeated: bool = False,
+) -> Any:
     """The parameter that typer makes an option of."""
     shown = option.default if default is MISSING else default
     text = text or option.help.text
@@ -124,8 +131,8 @@ def _annotation(option: Option, names: tuple[str, ...] = (), default: Any = MISS
     metavar: str | None = None
     if kind is bool:
         names = (f"--{option.name}/--no-{option.name}",)
-    elif option.help.repeated or option.help.pair:
-        kind, metavar = list[str] if option.help.repeated else tuple[str, str], option.help.metavar
+    elif repeated or option.help.repeated or option.help.pair:
+        kind, metavar = tuple[str, str] if option.help.pair else list[str], option.help.metavar or None
     elif option.base in (tuple, Path):
         metavar = "<path>" if option.base is Path else "<a,b,...>"
     else:

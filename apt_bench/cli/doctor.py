@@ -149,7 +149,7 @@ def _episode(suite: Suite) -> str:
     """The zero policy for one episode: simulator, assets and outcome, everything but the policy and its images."""
     ref = load_baseline("zero")
     spec = next(iter(suite.select(episodes=1)))
-    worker = RolloutWorker(Settings(ref, ref.load().spec, execute=10))
+    worker = RolloutWorker([Settings(ref, ref.load().spec, execute=10)])
     start = time.perf_counter()
     try:
         result: Result = worker.run(spec)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,14 +15,15 @@ from apt_bench.cli._grid import Grid
 from apt_bench.cli._json import AsJson, print_json, stdout_to_stderr
 from apt_bench.cli._options import GroupedCommand, read_words, takes_options
 from apt_bench.cli._run_summary import print_summary, result_card
+from apt_bench.core.errors import UserError
 from apt_bench.core.machine import cores, free_memory_gb
 from apt_bench.core.status import status
-from apt_bench.core.text import plain_console, say
+from apt_bench.core.text import file_name, plain_console, say
 from apt_bench.rollout.cluster import auto_workers
-from apt_bench.rollout.options import RunOptions, number_of_workers, read_config
+from apt_bench.rollout.options import OPTIONS, RunOptions, number_of_workers, read_config
 from apt_bench.rollout.plan import Plan, dry_plan
 from apt_bench.rollout.progress import column, duration
-from apt_bench.rollout.runner import run
+from apt_bench.rollout.runner import run, run_several
 from apt_bench.runs.protocol import protocol_hash
 from apt_bench.suites import load_suite
 
@@ -34,7 +36,14 @@ def register(app: typer.Typer) -> None:
     app.command("run", cls=GroupedCommand)(run_command)
 
 
-@takes_options()
+@takes_options(
+    changed={
+        "policy": {
+            "repeated": True,
+            "text": "Name of a shipped policy, or my_module:MyPolicy. Repeat it to run several policies together.",
+        }
+    }
+)
 def run_command(
     given: dict[str, Any],
     config: Annotated[
@@ -54,42 +63,90 @@ def run_command(
 
     --suite and --policy are required, here or in the file of --config.
     """
-    options = RunOptions.of(**(read_config(config) if config else {}) | read_words(given))
+    runs = options_of_each(given, read_config(config) if config else {})
     with stdout_to_stderr(as_json):
         console = plain_console()
         if dry_run:
             with status("Selecting episodes"):
-                plan = dry_plan(options)
+                cards = [plan_card(dry_plan(options), options) for options in runs]
         else:
-            result = run(options, console)
+            results = [run(runs[0], console)] if len(runs) == 1 else run_several(runs, console)
     if dry_run:
         if as_json:
-            print_json(plan_card(plan, options))
+            print_json(cards[0] if len(cards) == 1 else {"runs": cards})
         else:
-            _show_plan(plan_card(plan, options), console)
+            for card in cards:
+                _show_plan(card, console)
         return
-    suite = load_suite(options.selection.suite)
-    page = write_page(result.out) if report and result.records else None
+    suite = load_suite(runs[0].selection.suite)
+    recorded = [result.out for result in results if result.records]
+    page = write_page(recorded) if report and recorded else None
+    code = max(result.exit_code for result in results)
     if as_json:
-        print_json(result_card(result, options.execution.policy, suite) | {"report": page and str(page)})
-        raise typer.Exit(result.exit_code)
-    print_summary(result, suite, console)
-    if result.advice:
-        say(result.advice)
+        cards = [
+            result_card(result, options.execution.policy, suite)
+            for options, result in zip(runs, results, strict=True)
+        ]
+        found = cards[0] if len(cards) == 1 else {"runs": cards, "exit_code": code}
+        print_json(found | {"report": page and str(page)})
+        raise typer.Exit(code)
+    for options, result in zip(runs, results, strict=True):
+        if len(runs) > 1:
+            console.print(f"\n{options.execution.policy}: {result.out}", markup=False, soft_wrap=True)
+        print_summary(result, suite, console)
+        if result.advice:
+            say(result.advice)
     if page:
         console.print(f"Report: {page}", soft_wrap=True)
-    elif result.records:
-        console.print(f"Next: apt-bench report {shlex.quote(str(result.out))}", soft_wrap=True)
-    raise typer.Exit(result.exit_code)
+    elif recorded:
+        console.print(f"Next: apt-bench report {shlex.join(map(str, recorded))}", soft_wrap=True)
+    raise typer.Exit(code)
 
 
-def write_page(run: Path) -> Path:
-    """Write the report of a run into its folder, and return the page's path."""
+ONE_POLICY = (
+    "policy_args", "file", "checkpoint", "servers", "llm_model", "max_cost", "cassette", "against", "selection_rule",
+)  # fmt: skip
+"""Options that say something about one policy."""
+
+
+def options_of_each(given: Mapping[str, Any], config: Mapping[str, Any]) -> list[RunOptions]:
+    """The options of each run: one for each --policy.
+
+    With several, --out is the folder of their run directories.
+
+    Args:
+        given: Words of the command line by field; `policy` is a list.
+        config: Options of a configuration file.
+
+    Raises:
+        UserError: A wrong value, or an option that says something about one policy beside several policies.
+    """
+    policies = list(dict.fromkeys(given.get("policy", ())))
+    values = {**config, **read_words({k: v for k, v in given.items() if k != "policy"})}
+    if len(policies) < 2:
+        return [RunOptions.of(**values | ({"policy": policies[0]} if policies else {}))]
+    options = [RunOptions.of(**values | {"policy": policy}) for policy in policies]
+    for name in ONE_POLICY:
+        if values.get(name):
+            raise UserError(
+                f"{OPTIONS[name].flag} is about one policy, and there are {len(policies)}: {', '.join(policies)}. Give "
+                "each of them a command of its own."
+            )
+    if options[0].output.track != "none":
+        raise UserError("--track follows one run. Give each policy a command of its own.")
+    if out := options[0].output.out:
+        return [o.replace(out=out / file_name(o.execution.policy)) for o in options]
+    return options
+
+
+def write_page(runs: Sequence[Path]) -> Path:
+    """Write the report of these runs, one of them into its own folder, and return the page's path."""
     with status("Writing the report") as step:
-        from apt_bench.analysis.run import load_run
+        from apt_bench.analysis.run import load_runs
         from apt_bench.reporting.report import write_report
 
-        return write_report([load_run(run)], run / "report", step=step)
+        folder = runs[0] / "report" if len(runs) == 1 else Path("report")
+        return write_report(load_runs([str(run) for run in runs]), folder, step=step)
 
 
 def plan_card(plan: Plan, options: RunOptions) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from apt_bench.core.files import is_locked, reason
 from apt_bench.core.signals import stop_on_signals
 from apt_bench.core.status import status
 from apt_bench.core.text import plain_console
-from apt_bench.rollout.progress import Progress, column, duration
+from apt_bench.rollout.progress import Counts, Progress, column, duration
 from apt_bench.runs.records import EpisodeRecord, RunStore
 from apt_bench.suites import EpisodeKey
 
@@ -52,20 +52,14 @@ def watch_command(
 
 def _follow(watched: WatchedRun, console: Console) -> None:
     """Show the progress until the run ends or Ctrl-C is pressed."""
-    with (
-        stop_on_signals() as stopped,
-        Progress(
-            watched.requested,
-            ((r.key, r.outcome) for r in watched.records.values()),
-            console,
-            lambda: [watched.last()],
-        ) as progress,
-    ):
+    counts = Counts("", watched.requested, ((r.key, r.outcome) for r in watched.records.values()))
+    with stop_on_signals() as stopped, Progress([counts], console, lambda: [watched.last()]) as progress:
         while watched.state in ("running", "unknown") and not stopped():
             time.sleep(POLL_SECONDS)
             for record in watched.read():
-                progress.ended(record)
-            progress.total = watched.requested
+                counts.ended(record)
+                progress.update()
+            counts.total = watched.requested
 
 
 class WatchedRun:

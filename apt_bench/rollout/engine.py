@@ -1,11 +1,11 @@
-"""Runs episodes in this process or in Ray actors. Both yield the same stream of (episode, attempt, result)."""
+"""Runs episodes in this process or in Ray actors. Both yield the same stream of (job, result)."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from apt_bench.core.text import one_line, say
 from apt_bench.policies.base import Policy, PolicySpec
 from apt_bench.policies.registry import PolicyRef
 from apt_bench.rollout.cluster import CHECK_SECONDS, START_SECONDS, check_alive
-from apt_bench.rollout.schedule import Schedule
+from apt_bench.rollout.schedule import Job, Schedule
 from apt_bench.rollout.workers import (
     Interrupted,
     PolicyHost,
@@ -24,22 +24,24 @@ from apt_bench.rollout.workers import (
     Settings,
     require_same_policy,
 )
-from apt_bench.suites import EpisodeSpec
 
-Stream = Generator[tuple[EpisodeSpec, int, Result]]
+Stream = Generator[tuple[Job, Result]]
 
 TICK = 0.25
 """Seconds between two checks for an interruption or a hang, at most."""
 
 
 def run_local(
-    schedule: Schedule, settings: Settings, stopped: Callable[[], bool], policy: Policy | None = None
+    schedule: Schedule,
+    runs: Sequence[Settings],
+    stopped: Callable[[], bool],
+    policies: Mapping[int, Policy] = {},
 ) -> Stream:
     """Run episodes with one worker in this process: for debugging, and where Ray cannot run. Detects no hang."""
-    worker = RolloutWorker(settings, policy, stopped)
+    worker = RolloutWorker(runs, policies, stopped)
     try:
         while not stopped() and (job := schedule.next(0)):
-            yield (*job, worker.run(*job))
+            yield job, worker.run(*job)
     except Interrupted:
         return
     finally:
@@ -54,10 +56,11 @@ NOTE_SECONDS = 60.0
 
 
 class PolicyActor:
-    """A policy's process, which is started again whenever it is lost."""
+    """A policy's process, which is started again whenever it is lost. `share`: number of policies that share the
+    cluster's GPUs."""
 
-    def __init__(self, ref: PolicyRef, clients: int, path: str, code: Any = None) -> None:
-        self._ref, self._clients, self._path, self._code = ref, clients, path, code
+    def __init__(self, ref: PolicyRef, clients: int, path: str, code: Any = None, share: int = 1) -> None:
+        self._ref, self._clients, self._path, self._code, self._share = ref, clients, path, code, share
         self._required: PolicySpec | None = None
         self._start()
 
@@ -129,7 +132,7 @@ class PolicyActor:
     @property
     def places(self) -> int:
         """How many actors of this policy the cluster holds now; 0 = any number."""
-        return gpu_places(self._ref) if self._ref.num_gpus else 0
+        return gpu_places(self._ref) // self._share if self._ref.num_gpus else 0
 
     def kill(self) -> None:
         """End the process and every call that waits for it."""
@@ -147,20 +150,23 @@ class PolicyActor:
         self.handle: Any = actor.remote(self._ref, self._clients, self._path, self._code)
 
 
-def policy_actors(ref: PolicyRef, workers: int, path: str, code: Any = None) -> list[PolicyActor]:
-    """Start one actor, one for each server, or as many as the GPUs hold. They load in parallel. Raises UserError for
-    too few GPUs."""
+def policy_actors(
+    ref: PolicyRef, workers: int, path: str, code: Any = None, share: int = 1
+) -> list[PolicyActor]:
+    """Start one actor, one for each server, or as many as the GPUs hold, which `share` policies share. They load in
+    parallel. Raises UserError for too few GPUs."""
     import ray
 
     number = max(1, min(workers, len(ref.servers)))
     if ref.num_gpus:
-        number = min(workers, gpu_places(ref))
+        number = min(workers, gpu_places(ref) // share)
         if not number:
             there = ray.cluster_resources().get("GPU", 0)
+            others = f" Give each of the {share} policies a command of its own." if share > 1 else ""
             raise UserError(
-                f"Policy '{ref.name}' needs {ref.num_gpus:g} GPU(s) of one machine; Ray sees {there:g} in all."
+                f"Policy '{ref.name}' needs {ref.num_gpus:g} GPU(s) of one machine; Ray sees {there:g} in all.{others}"
             )
-    return [PolicyActor(ref.for_worker(i), -(-workers // number), path, code) for i in range(number)]
+    return [PolicyActor(ref.for_worker(i), -(-workers // number), path, code, share) for i in range(number)]
 
 
 def gpu_places(ref: PolicyRef) -> int:
@@ -176,11 +182,11 @@ STARTING = (-1, "start")
 
 @dataclass
 class _Slot:
-    """A rollout worker, its present episode, and its heartbeats."""
+    """A rollout worker, its present or last episode, and its heartbeats."""
 
     index: int
     actor: Any = None
-    job: tuple[EpisodeSpec, int] | None = None
+    job: Job | None = None
     host: Any = None  # the policy actor that it calls
     silence: float = 0.0  # seconds since a new heartbeat was seen
     heartbeat: tuple[int, str] = STARTING
@@ -191,14 +197,25 @@ class _Slot:
 
 class RayPool:
     """Rollout workers in Ray actors. Each runs one episode at a time. A worker gets an episode once its process has
-    started, so that no episode waits for a machine that has yet to join the cluster."""
+    started, so that no episode waits for a machine that has yet to join the cluster.
+
+    Args:
+        workers: Number of workers.
+        runs: Settings of the runs that share them.
+        policies: The policy actors of each run; none where the workers have the policy.
+        hang_timeout: Seconds without a heartbeat after which a worker is killed.
+    """
 
     def __init__(
-        self, workers: int, settings: Settings, policies: Sequence[PolicyActor], hang_timeout: float
+        self,
+        workers: int,
+        runs: Sequence[Settings],
+        policies: Sequence[Sequence[PolicyActor]],
+        hang_timeout: float,
     ) -> None:
         import ray
 
-        self._settings, self._policies, self._hang = settings, list(policies), hang_timeout
+        self._runs, self._policies, self._hang = runs, [list(p) for p in policies], hang_timeout
         remote: Any = ray.remote
         self._actor = remote(concurrency_groups={"heartbeat": 1})(RolloutActor).options(num_cpus=1)
         self._workers = workers
@@ -231,10 +248,10 @@ class RayPool:
                 results = [r for r in ended if r in self._running]
                 for number, reference in enumerate(results, 1):
                     slot = self._running.pop(reference)
-                    spec, attempt = slot.job  # type: ignore[misc]
-                    slot.job = None
+                    job = slot.job
+                    assert job is not None
                     result = self._result(slot, reference)
-                    yield spec, attempt, dataclasses.replace(result, more=number < len(results))
+                    yield job, dataclasses.replace(result, more=number < len(results))
                     if not stopped():
                         self._submit(schedule)
                 self._kill_silent()
@@ -244,7 +261,7 @@ class RayPool:
 
     def _start(self, slot: _Slot) -> None:
         """Start the worker's process, or a new one."""
-        slot.actor = self._actor.remote(self._settings.for_worker(slot.index))
+        slot.actor = self._actor.remote([settings.for_worker(slot.index) for settings in self._runs])
         slot.heartbeat, slot.silence, slot.request, slot.killed = STARTING, 0.0, None, ""
         self._starting[slot.actor.heartbeat.options(concurrency_group="heartbeat").remote()] = slot
 
@@ -259,17 +276,20 @@ class RayPool:
         return ready
 
     def _policy(self, slot: _Slot) -> PolicyActor | None:
-        return self._policies[slot.index % len(self._policies)] if self._policies else None
+        """The policy actor that the slot's episode calls."""
+        assert slot.job is not None
+        actors = self._policies[slot.job.run]
+        return actors[slot.index % len(actors)] if actors else None
 
     def _submit(self, schedule: Schedule) -> None:
         """Give each worker without an episode its next one."""
         while self._idle and len(schedule):
             slot = self._idle.popleft()
-            slot.job = job = schedule.next(slot.index)
-            assert job is not None
+            slot.job = schedule.next(slot.index)
+            assert slot.job is not None
             policy = self._policy(slot)
             slot.silence, slot.host = 0.0, policy and policy.handle
-            self._running[slot.actor.run.remote(*job, slot.host)] = slot
+            self._running[slot.actor.run.remote(*slot.job, slot.host)] = slot
 
     def _result(self, slot: _Slot, reference: Any) -> Result:
         import ray
@@ -291,9 +311,10 @@ class RayPool:
     def _restore(self, policy: PolicyActor) -> None:
         """Wait until the policy answers. Where its machine left the cluster with its GPU, use the other policy actors
         instead."""
-        if 0 < policy.places < len(self._policies):
+        actors = next(run for run in self._policies if policy in run)
+        if 0 < policy.places < len(actors):
             policy.kill()
-            self._policies.remove(policy)
+            actors.remove(policy)
         else:
             policy.ensure()
 

@@ -1,10 +1,11 @@
-"""A run: from a suite and a policy to a directory of episode records. Only the driver writes to the directory."""
+"""Runs: from a suite and policies to directories of episode records. Only the driver writes to the directories."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from apt_bench.rollout.engine import PolicyActor, RayPool, policy_actors, run_lo
 from apt_bench.rollout.options import RunOptions, number_of_workers
 from apt_bench.rollout.plan import Plan, dry_plan, finished_plan, plan, policy_of, select
 from apt_bench.rollout.progress import loading
-from apt_bench.rollout.record_results import record_results
+from apt_bench.rollout.record_results import Recorder, record_results
 from apt_bench.rollout.result import RunResult, result_on_disk
 from apt_bench.rollout.schedule import Schedule
 from apt_bench.rollout.user_code import collect_user_code
@@ -36,7 +37,7 @@ from apt_bench.rollout.writer import RunWriter
 from apt_bench.runs.records import RunStore
 from apt_bench.suites import EpisodeSpec
 
-__all__ = ["Plan", "RunOptions", "RunResult", "dry_plan", "run", "select"]
+__all__ = ["Plan", "RunOptions", "RunResult", "dry_plan", "run", "run_several", "select"]
 
 
 def run(
@@ -56,6 +57,47 @@ def run(
     Raises:
         UserError: Bad input, or a policy whose first answer is unusable.
     """
+    return _run([_Run(options, ref or policy_of(options.execution))], console, prepare)[0]
+
+
+def run_several(options: Sequence[RunOptions], console: Console) -> list[RunResult]:
+    """Run several policies on the same episodes. They share the workers and their compiled scenes. Each has a run
+    directory of its own.
+
+    Args:
+        options: Options that differ in the policy and the run directory only.
+        console: Shows the progress of all.
+
+    Raises:
+        UserError: See `run`.
+    """
+    return _run([_Run(o, policy_of(o.execution)) for o in options], console)
+
+
+@dataclass
+class _Run:
+    """One run on its way: what is known of it is filled in step by step."""
+
+    options: RunOptions
+    ref: PolicyRef
+    policy: GuardedPolicy | None = None  # in this process
+    actors: list[PolicyActor] = field(default_factory=list)
+    plan: Plan | None = None
+    canaries: dict[str, Any] | None = None
+    result: RunResult | None = None
+
+    @property
+    def todo(self) -> Plan:
+        """The plan, once it is made."""
+        assert self.plan is not None
+        return self.plan
+
+
+def _run(
+    runs: Sequence[_Run], console: Console, prepare: Callable[[EpisodeSpec], EpisodeSpec] = lambda spec: spec
+) -> list[RunResult]:
+    """Run the missing episodes of runs with the same selection, execution and output settings."""
+    options = runs[0].options
     execution, output = options.execution, options.output
     video, number = Video.parse(output.video), number_of_workers(execution.workers)
     home = str(Path.cwd())
@@ -63,72 +105,101 @@ def run(
         with status("Selecting episodes", console.print):
             suite, specs = select(options)
             specs = tuple(map(prepare, specs))
-            ref = ref or policy_of(execution)
-            if over := finished_plan(options, suite, specs, ref):
-                return ended(over, output.selection_rule)
-            actors: list[PolicyActor] = []
-            workers, code = 0, None
-            answers: dict[str, Any] | None = None
-            if ref.placement == "worker" or number == 0 or ref.servers:
+            for run in runs:
+                if over := finished_plan(run.options, suite, specs, run.ref):
+                    run.result = ended(over, output.selection_rule)
+            workers, share = 0, 1
+            left = [run for run in runs if not run.result]
+            # A policy with an actor loads its weights only in the process where it runs.
+            here = [run for run in left if run.ref.placement == "worker" or number == 0 or run.ref.servers]
+            for run in here:
+                ref = run.ref
                 with status(loading(ref)):
-                    policy = ref.load()
-                todo = plan(options, suite, specs, ref, policy.spec)
-                if ref.servers and not ref.llm and not todo.over:
-                    answers = check_server(policy, (*todo.todo, *specs)[0])
+                    run.policy = ref.load()
+                run.plan = plan(run.options, suite, specs, ref, run.policy.spec)
+                if ref.servers and not ref.llm and not run.plan.over:
+                    run.canaries = check_server(run.policy, (*run.plan.todo, *specs)[0])
                 if number != 0 or ref.llm:  # each worker makes its own
-                    policy.close()
-            else:  # load its weights only in the process where it runs
-                policy = None
-                workers = stack.enter_context(ray_session(execution.ray_address, number, len(specs)))
-                code = sent_code(execution.ray_address, ref, suite.env, home)
-                with status(loading(ref)):
-                    actors = policy_actors(ref, workers, home, code)
-                    todo = plan(options, suite, specs, ref, actors[0].spec())
-            stack.enter_context(exclusive(todo.out, "apt-bench run"))
-            # Another command may have written until the lock was taken.
-            todo = plan(options, suite, specs, ref, todo.policy_spec)
-            if todo.over:
-                return ended(todo, output.selection_rule)
+                    run.policy.close()
+                    run.policy = None
+            if there := [run for run in left if run not in here]:
+                episodes = len(left) * len(specs)
+                workers = stack.enter_context(ray_session(execution.ray_address, number, episodes))
+                share = max(1, sum(run.ref.num_gpus > 0 for run in left))
+            for run in there:
+                code = sent_code(execution.ray_address, run.ref, suite.env, home)
+                with status(loading(run.ref)):
+                    run.actors = policy_actors(run.ref, workers, home, code, share)
+                    run.plan = plan(run.options, suite, specs, run.ref, run.actors[0].spec())
+            for run in left:
+                stack.enter_context(exclusive(run.todo.out, "apt-bench run"))
+                # Another command may have written until the lock was taken.
+                run.plan = plan(run.options, suite, specs, run.ref, run.todo.policy_spec)
+                if run.plan.over:
+                    run.result = ended(run.plan, output.selection_rule)
+            left = [run for run in left if not run.result]
+            if not left:
+                return [run.result for run in runs if run.result]
             # The policy's modules may have changed sys.path.
             provenance.require(suite.name, suite.simulator, execution.unpinned)
-            RunStore(todo.out).sweep()
+            for run in left:
+                RunStore(run.todo.out).sweep()
             temporary_folders.sweep()
-            renders = bool(suite.simulator) and (todo.policy_spec.cameras or video.which != "none")
+            films = video.which != "none"
+            sighted = [
+                bool(suite.simulator) and (films or bool(run.todo.policy_spec.cameras)) for run in left
+            ]
             with status("Testing the renderer"):
-                renderer = dataclasses.asdict(rendering.describe()) if renders else None
-            writer = RunWriter(todo, renderer, answers, output.selection_rule)
-            if not actors and number != 0:
-                workers = stack.enter_context(
-                    ray_session(execution.ray_address, number, max(1, len(todo.todo)))
+                renderer = dataclasses.asdict(rendering.describe()) if any(sighted) else None
+            writers = [
+                RunWriter(run.todo, renderer if sees else None, run.canaries, output.selection_rule)
+                for run, sees in zip(left, sighted, strict=True)
+            ]
+            if not workers and number != 0:
+                episodes = sum(len(run.todo.todo) for run in left)
+                workers = stack.enter_context(ray_session(execution.ray_address, number, max(1, episodes)))
+            settings = []
+            schedule = Schedule([], execution.attempts)
+            for index, run in enumerate(left):
+                code = sent_code(execution.ray_address, run.ref, suite.env, home) if workers else None
+                if workers and run.ref.placement == "actor" and not run.actors:
+                    with status(loading(run.ref)):
+                        run.actors = policy_actors(run.ref, workers, home, code)
+                        for actor in run.actors:
+                            actor.require(run.todo.policy_spec)
+                settings.append(
+                    Settings(
+                        env=suite.env,
+                        policy=run.ref.for_run(run.todo.out),
+                        policy_spec=run.todo.policy_spec,
+                        execute=run.todo.execute,
+                        video=video,
+                        save_actions=output.save_actions,
+                        control_hz=suite.control_hz,
+                        path=home,
+                        code=code,
+                        simulator=provenance.simulator(suite.simulator),
+                    )
                 )
-                code = sent_code(execution.ray_address, ref, suite.env, home)
-                if ref.placement == "actor":
-                    with status(loading(ref)):
-                        actors = policy_actors(ref, workers, home, code)
-                        for actor in actors:
-                            actor.require(todo.policy_spec)
-            settings = Settings(
-                env=suite.env,
-                policy=ref.for_run(todo.out),
-                policy_spec=todo.policy_spec,
-                execute=todo.execute,
-                video=video,
-                save_actions=output.save_actions,
-                control_hz=suite.control_hz,
-                path=home,
-                code=code,
-                simulator=provenance.simulator(suite.simulator),
-            )
-            schedule = Schedule([] if todo.rule else todo.todo, execution.attempts)
+                schedule.add([] if run.todo.rule else run.todo.todo, index)
             stopped = stack.enter_context(stop_on_signals())
             if workers:
-                pool = RayPool(workers, settings, actors, execution.hang_timeout)
+                pool = RayPool(workers, settings, [run.actors for run in left], execution.hang_timeout)
                 stream = pool.stream(schedule, stopped)
             else:
-                stream = run_local(schedule, settings, stopped, None if ref.llm else policy)
-            tracker = stack.enter_context(tracking(output.track, todo.out, writer.card()))
+                loaded = {index: run.policy for index, run in enumerate(left) if run.policy}
+                stream = run_local(schedule, settings, stopped, loaded)
+            recorders = [
+                Recorder(
+                    run.todo, writer, stack.enter_context(tracking(output.track, run.todo.out, writer.card()))
+                )
+                for run, writer in zip(left, writers, strict=True)
+            ]
         with closing(stream):
-            return record_results(todo, writer, schedule, stream, stopped, console, workers, tracker)
+            found = record_results(recorders, schedule, stream, stopped, console, workers)
+    for run, result in zip(left, found, strict=True):
+        run.result = result
+    return [run.result for run in runs if run.result]
 
 
 def ended(plan: Plan, selection_rule: str | None) -> RunResult:

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +42,8 @@ CLOSE_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Settings:
-    """What all workers of a run share."""
+    """What all workers of a run share. Runs that share workers differ in `policy`, `policy_spec`, `execute` and `code`
+    only."""
 
     policy: PolicyRef
     policy_spec: PolicySpec
@@ -78,34 +79,44 @@ class Interrupted(BaseException):
 
 
 class RolloutWorker:
-    """Owns an environment, and the policy if that runs in the worker."""
+    """Owns an environment, and the policies that run in the worker.
+
+    Args:
+        runs: Settings of the runs whose episodes it gets.
+        policies: Policies that are loaded already, by the index of their run.
+        interrupt: Whether the run was interrupted.
+    """
 
     def __init__(
-        self, settings: Settings, policy: Policy | None = None, interrupt: Callable[[], bool] = lambda: False
+        self,
+        runs: Sequence[Settings],
+        policies: Mapping[int, Policy] = {},
+        interrupt: Callable[[], bool] = lambda: False,
     ) -> None:
-        importable(settings.path)
-        self._settings = settings
+        importable(runs[0].path)
+        self._runs = runs
         self._interrupt = interrupt
         self._env: Env | None = None
-        self._policy = policy
+        self._policies = dict(policies)
         self._heartbeats, self._phase = 0, "env"
-        self._code: UserCode | None = None
+        self._codes: Sequence[UserCode | None] = [None] * len(runs)
 
-    def run(self, spec: EpisodeSpec, attempt: int = 1, host: Any = None) -> Result:
+    def run(self, spec: EpisodeSpec, attempt: int = 1, run: int = 0, host: Any = None) -> Result:
         """Run one episode.
 
         Args:
             spec: The episode.
             attempt: Number of the attempt, from 1.
+            run: Index of the episode's run.
             host: The policy's actor; None = the policy runs in this worker.
 
         Raises:
             Interrupted: The run was interrupted. What a signal handler raised is raised, too; every other exception,
                 `SystemExit` included, becomes the error of this episode.
         """
-        settings = self._settings
+        settings = self._runs[run]
         try:
-            client = RemoteClient(host) if host is not None else self._local_client()
+            client = RemoteClient(host) if host is not None else self._local_client(run)
             if self._env is None:
                 make = load_object(spec.env)
                 with argv_of_module(spec.env.partition(":")[0]):
@@ -123,11 +134,12 @@ class RolloutWorker:
                 )
             return Result(record, actions=rollout.actions if settings.save_actions else None, video=video)
         except UserError as error:
-            return Result(fatal=self._code.explain(str(error)) if self._code else str(error))
+            code = self._codes[run]
+            return Result(fatal=code.explain(str(error)) if code else str(error))
         except PolicyLost as error:
             return Result(error=str(error), policy_lost=True)
         except ServerLost as error:
-            self._policy = None  # the next episode makes it again, with a new connection
+            self._policies.pop(run, None)  # the next episode makes it again, with a new connection
             return Result(error=f"the policy's server is gone: {error}", policy_lost=True)
         except Interrupted:
             raise
@@ -136,18 +148,19 @@ class RolloutWorker:
             self.close()  # the state of the environment is unknown now
             return Result(error=describe(error))
 
-    def _local_client(self) -> PolicyClient:
-        if self._policy is None:
+    def _local_client(self, run: int) -> PolicyClient:
+        settings = self._runs[run]
+        if run not in self._policies:
             try:
-                found = self._settings.policy.load()
+                found = settings.policy.load()
             except UserError as error:
                 if isinstance(error.__cause__, ServerLost):
                     raise error.__cause__ from None
                 raise
-            if self._settings.policy.servers:
-                require_same_policy(found.spec, self._settings.policy_spec)
-            self._policy = found
-        return LocalClient(self._policy)
+            if settings.policy.servers:
+                require_same_policy(found.spec, settings.policy_spec)
+            self._policies[run] = found
+        return LocalClient(self._policies[run])
 
     def heartbeat(self) -> tuple[int, str]:
         """The number of heartbeats so far and the worker's phase, `env` or `policy`."""
@@ -186,15 +199,15 @@ class RolloutActor(RolloutWorker):
     """A rollout worker in a process of its own, which uses one thread. (Ray's runtime environments could set that, but
     slow down every start.)"""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, runs: Sequence[Settings]) -> None:
         for name, value in ONE_THREAD.items():
             os.environ.setdefault(name, value)
-        code = match_driver(settings.path, settings.code)
-        super().__init__(settings)
-        self._code = code
-        with suppress(UserError):  # import during the start; `run` reports an import that fails
-            load_object(settings.env)
-            load_object(settings.policy.policy)
+        codes = [match_driver(settings.path, settings.code) for settings in runs]
+        super().__init__(runs)
+        self._codes = codes
+        for name in (runs[0].env, *(settings.policy.policy for settings in runs)):
+            with suppress(UserError):  # import during the start; `run` reports an import that fails
+                load_object(name)
 
 
 class PolicyHost:

@@ -24,7 +24,7 @@ def spec() -> EpisodeSpec:
 
 def first(settings: Any, spec: EpisodeSpec, hang: float = 60) -> Result:
     """The result of one attempt in an actor of the session's Ray."""
-    for _, _, result in RayPool(1, settings, [], hang).stream(Schedule([spec], 1), lambda: False):
+    for _, result in RayPool(1, [settings], [[]], hang).stream(Schedule([spec], 1), lambda: False):
         return result
     raise AssertionError("no result")
 
@@ -50,7 +50,7 @@ def test_a_worker_that_does_not_start_is_given_up(address, spec, monkeypatch):
 
     remote: Any = ray.remote
     cpus = int(ray.cluster_resources()["CPU"])
-    greedy = remote(RolloutActor).options(num_cpus=cpus).remote(SETTINGS)  # takes every core
+    greedy = remote(RolloutActor).options(num_cpus=cpus).remote([SETTINGS])  # takes every core
     ray.get(greedy.heartbeat.remote())
     try:
         error = first(SETTINGS, spec, hang=0.5).error

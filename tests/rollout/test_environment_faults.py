@@ -92,7 +92,7 @@ def spec() -> EpisodeSpec:
 
 def worker(policy: type[PushPolicy] = PushPolicy, **more: object) -> RolloutWorker:
     settings = Settings(PolicyRef("p", f"{policy.__module__}:{policy.__name__}"), policy.spec, 3)
-    return RolloutWorker(settings, **more)  # type: ignore[arg-type]
+    return RolloutWorker([settings], **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ class Actor:
         self.heartbeat = SimpleNamespace(options=lambda **_: beat)
         self.run = SimpleNamespace(remote=self._run)
 
-    def _run(self, spec: Any, attempt: int, host: Any) -> Reference:
+    def _run(self, spec: Any, attempt: int, run: int, host: Any) -> Reference:
         return Reference(
             self, lambda: (self, Result(record(spec.key.cell, spec.key.task, spec.key.init, True)))
         )
@@ -103,8 +103,8 @@ def specs() -> list[Any]:
 
 def test_workers_without_a_core_hold_no_episode(small):
     cluster = small(2)
-    pool = RayPool(5, SETTINGS, [], 60)
-    keys = [s.key for s, _, result in pool.stream(Schedule(specs(), 1), lambda: False) if result.record]
+    pool = RayPool(5, [SETTINGS], [[]], 60)
+    keys = [s.key for (s, _, _), result in pool.stream(Schedule(specs(), 1), lambda: False) if result.record]
     assert sorted(map(str, keys)) == sorted(str(s.key) for s in specs())
     assert len(cluster.actors) == 5
     assert cluster.started == 2
@@ -114,7 +114,7 @@ def test_workers_without_a_core_hold_no_episode(small):
 def test_a_machine_that_joins_late_takes_part(small):
     cluster = small(1)
     done = 0
-    for _, _, result in RayPool(3, SETTINGS, [], 60).stream(Schedule(specs(), 1), lambda: False):
+    for _, result in RayPool(3, [SETTINGS], [[]], 60).stream(Schedule(specs(), 1), lambda: False):
         assert result.record
         done += 1
         if done == 2:
@@ -127,14 +127,15 @@ def test_a_machine_that_joins_late_takes_part(small):
 def test_an_episode_of_a_dead_machine_runs_again_elsewhere(small):
     cluster = small(2)
     schedule = Schedule(specs(), 2)
-    pool, lost, attempts = RayPool(2, SETTINGS, [], 60), [], {}
-    for spec, attempt, result in pool.stream(schedule, lambda: False):
+    pool, lost, attempts = RayPool(2, [SETTINGS], [[]], 60), [], {}
+    for job, result in pool.stream(schedule, lambda: False):
+        spec = job.spec
         if result.error:
             assert result.error == "worker 1 died"
             lost.append(spec.key)
-            assert schedule.retry(spec)
+            assert schedule.retry(job)
             continue
-        attempts[spec.key] = attempt
+        attempts[spec.key] = job.attempt
         if len(attempts) == 3 and not lost:
             cluster.cores = 1  # the machine of worker 1 is lost, and no other replaces it
             cluster.actors[1].dead = True
@@ -146,17 +147,17 @@ def test_an_episode_of_a_dead_machine_runs_again_elsewhere(small):
 
 def test_a_process_that_never_starts_is_replaced_without_an_episode(small):
     cluster = small(1)
-    pool = RayPool(2, SETTINGS, [], 60)
+    pool = RayPool(2, [SETTINGS], [[]], 60)
     stream = pool.stream(Schedule(specs(), 1), lambda: False)
     next(stream)
     pool._start_again(engine.START_SECONDS + 1)
     assert [a.dead for a in cluster.actors] == [False, True, False]
-    results = [result for _, _, result in stream]
+    results = [result for _, result in stream]
     assert len(results) == 15
     assert all(r.record for r in results)
 
 
 def test_results_that_arrive_together_are_marked(small):
     small(4)
-    marks = [r.more for _, _, r in RayPool(4, SETTINGS, [], 60).stream(Schedule(specs(), 1), lambda: False)]
+    marks = [r.more for _, r in RayPool(4, [SETTINGS], [[]], 60).stream(Schedule(specs(), 1), lambda: False)]
     assert marks == [True, True, True, False] * 4

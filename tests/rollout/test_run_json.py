@@ -50,7 +50,7 @@ def test_a_run_prints_one_object(tmp_path: Path) -> None:
 def test_missing_episodes_and_nulls(cli: Any, tmp_path: Path, monkeypatch: Any) -> None:
     def lose(schedule: Any, settings: Any, *_: Any) -> Any:
         for job in iter(lambda: schedule.next(0), None):
-            if job[0].key.task.endswith("left"):
+            if job.spec.key.task.endswith("left"):
                 yield from run_local(_Only(job), settings, lambda: False)
 
     class _Only:

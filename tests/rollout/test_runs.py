@@ -115,14 +115,14 @@ def test_later_faults_of_a_policy_are_its_failures(here):
 def test_schedule_keeps_a_worker_on_its_scene():
     specs = load_suite(SUITE).select(episodes=3)  # two cells in the same two scenes, 6 episodes each
     schedule = Schedule(specs, attempts=2)
-    jobs = [[schedule.next(w)[0] for _ in range(5)] for w in (0, 1)]
+    jobs = [[schedule.next(w).spec for _ in range(5)] for w in (0, 1)]
     assert [{s.group for s in mine} for mine in jobs] == [{"left"}, {"right"}]
     schedule.next(0)
-    stolen, _ = schedule.next(0)  # its own scene is done: it takes from the end of the other
-    assert stolen.group == "right"
+    stolen = schedule.next(0)  # its own scene is done: it takes from the end of the other
+    assert stolen.spec.group == "right"
     assert schedule.next(1) is None
     assert schedule.retry(stolen)
-    assert schedule.next(1) == (stolen, 2)
+    assert schedule.next(1) == stolen._replace(attempt=2)
     assert not schedule.retry(stolen)
 
 

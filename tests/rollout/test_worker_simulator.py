@@ -17,7 +17,7 @@ def test_a_worker_with_another_simulator_than_the_drivers_runs_nothing() -> None
     spec = load_suite(SUITE).select(episodes=1)[0]
 
     def worker(*seen: Package) -> RolloutWorker:
-        return RolloutWorker(Settings(ref, ref.load().spec, execute=1, simulator=seen))
+        return RolloutWorker([Settings(ref, ref.load().spec, execute=1, simulator=seen)])
 
     other = worker(Package("mujoco", "0.0", ()))
     for _ in range(2):  # every episode, not only the first

@@ -161,7 +161,9 @@ def test_a_run_is_resumed_from_the_weights_that_it_began_with(
     session = Session(tmp_path / "run", cache, Report(None))
     run_recipe(began, session)
     preflight.check(began, session)
-    with pytest.raises(UserError, match=r"was trained from .*/policy \(SHA-256 .* starts from no given weights"):
+    with pytest.raises(
+        UserError, match=r"was trained from .*/policy \(SHA-256 .* starts from no given weights"
+    ):
         preflight.check(load_recipe(str(config), SHORT), session)
     other = tmp_path / "other"
     run_recipe(load_recipe(str(config), SHORT | {"seed": 1}), Session(other, cache, Report(None)))

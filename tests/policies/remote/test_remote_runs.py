@@ -155,7 +155,7 @@ def test_a_second_server_of_another_checkpoint_is_refused() -> None:
         ref = find_policy("langforce", servers=[first.url, second.url])
         settings = Settings(ref, ref.load().spec, execute=8)
         spec = load_suite(SUITE).select(["push"], [], 1)[0]
-        workers = [RolloutWorker(settings.for_worker(number)) for number in (0, 1)]
+        workers = [RolloutWorker([settings.for_worker(number)]) for number in (0, 1)]
         right, wrong = (worker.run(spec) for worker in workers)
         for worker in workers:
             worker.close()
