@@ -4,8 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh
-for policy in apt oracle random; do
-  .venv/bin/apt-bench run --suite libero_pro --policy "$policy" --tasks 1,5 --episodes 1 --out "results/runs/quick-$policy" "$@"
-done
-.venv/bin/apt-bench report results/runs/quick-apt results/runs/quick-oracle results/runs/quick-random \
-  --out results/runs/quick
+runs=results/runs/quick
+.venv/bin/apt-bench run --suite libero_pro --policy apt --policy oracle --policy random --tasks 1,5 --episodes 1 \
+  --out "$runs" "$@"
+.venv/bin/apt-bench report "$runs/apt" "$runs/oracle" "$runs/random" --out "$runs"

@@ -24,8 +24,8 @@ OWN = EpisodeKey.prompt
 """Prompt id of an episode that was sent its cell's own instruction."""
 
 
-def print_summary(result: RunResult, suite: Suite, console: Console) -> None:
-    """Print success rates with intervals, how failures ended, and how long the run took."""
+def print_summary(result: RunResult, suite: Suite, console: Console, time: bool = True) -> None:
+    """Print success rates with intervals, how failures ended, and, with `time`, how long the run took."""
     with status("Computing rates and intervals"):
         table = summary(result.records, result.missing, suite)
     console.print(table)
@@ -35,10 +35,14 @@ def print_summary(result: RunResult, suite: Suite, console: Console) -> None:
         console.print(f"Failures: {classes}.", soft_wrap=True)
     if result.sequential:
         console.print(sequential_words(result.sequential), soft_wrap=True)
-    if result.new:
-        pace = f"{60 * result.new / max(result.seconds, 1e-9):.1f} per minute"
-        noun = "episode" if result.new == 1 else "episodes"
-        console.print(f"Time: {result.new} {noun} in {duration(result.seconds)}, {pace}.", soft_wrap=True)
+    if result.new and time:
+        console.print(time_line(result.new, result.seconds), soft_wrap=True)
+
+
+def time_line(episodes: int, seconds: float) -> str:
+    """How long this many new episodes took."""
+    noun = "episode" if episodes == 1 else "episodes"
+    return f"Time: {episodes} {noun} in {duration(seconds)}, {60 * episodes / max(seconds, 1e-9):.1f} per minute."
 
 
 def summary(

@@ -14,7 +14,7 @@ from rich.console import Console
 from apt_bench.cli._grid import Grid
 from apt_bench.cli._json import AsJson, print_json, stdout_to_stderr
 from apt_bench.cli._options import GroupedCommand, read_words, takes_options
-from apt_bench.cli._run_summary import print_summary, result_card
+from apt_bench.cli._run_summary import print_summary, result_card, time_line
 from apt_bench.core.errors import UserError
 from apt_bench.core.machine import cores, free_memory_gb
 from apt_bench.core.status import status
@@ -93,9 +93,11 @@ def run_command(
     for options, result in zip(runs, results, strict=True):
         if len(runs) > 1:
             console.print(f"\n{options.execution.policy}: {result.out}", markup=False, soft_wrap=True)
-        print_summary(result, suite, console)
+        print_summary(result, suite, console, time=len(runs) == 1)
         if result.advice:
             say(result.advice)
+    if len(runs) > 1 and (new := sum(result.new for result in results)):
+        console.print("\n" + time_line(new, max(result.seconds for result in results)), soft_wrap=True)
     if page:
         console.print(f"Report: {page}", soft_wrap=True)
     elif recorded:

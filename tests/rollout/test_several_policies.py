@@ -45,6 +45,7 @@ def test_each_run_is_the_one_of_a_command_of_its_own(cli: Cli, tmp_path: Path) -
         assert f"\n{policy}: {out}\n" in shown
         requested = RunStore(out).run()["requested"]
         assert {cell: sum(tasks.values()) for cell, tasks in requested.items()} == {"push": 4, "slide": 4}
+    assert shown.count("Time: 16 episodes in") == 1
     assert (
         f"Next: apt-bench report {folder(tmp_path / 'runs', PUSH)} {folder(tmp_path / 'runs', 'zero')}"
         in shown
