@@ -7,4 +7,4 @@ bash scripts/setup.sh
 runs=results/runs/quick
 .venv/bin/apt-bench run --suite libero_pro --policy apt --policy oracle --policy random --tasks 1,5 --episodes 1 \
   --out "$runs" "$@"
-.venv/bin/apt-bench report "$runs/apt" "$runs/oracle" "$runs/random" --out "$runs"
+.venv/bin/apt-bench report "$runs/apt" "$runs/oracle" "$runs/random" --out "$runs/report"
