@@ -69,6 +69,8 @@ GLOSSARY = (
           "where it fails.", "[Ff]irst contacts?"),
     _term("horizon", "execute horizon", "How many actions of a predicted chunk are executed before the next decision.",
           "[Ee]xecute horizon"),
+    _term("agentview", "agentview", "Camera that stands opposite the robot and sees it and the whole table."),
+    _term("wrist", "wrist", "Camera on the robot's hand."),
     _term("oracle", "Oracle", "Scripted expert that reads the simulator's state. It shows that a task can be solved."),
 )  # fmt: skip
 

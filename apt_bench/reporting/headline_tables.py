@@ -36,11 +36,11 @@ OWN_CHOICE = (
     "test, so the scores are comparable. They differ: "
 )
 INCOMPLETE = "*"
-TICK = "✓"
+TICK, CROSS = "✓", "✗"
 TICKS = {"knowledge_insulation": "KI", "two_stage": "2-Stage", "finetune_vlm": "Ft VLM"}
 TICKS_NOTE = (
     f"How the policy was trained: KI with knowledge insulation, 2-Stage first without and then with language, Ft VLM "
-    f"with a fine-tuned vision-language model. {TICK} yes, {NONE} no, ? not stated, empty: does not apply."
+    f"with a fine-tuned vision-language model. {TICK} yes, {CROSS} no, ? not stated, empty: does not apply."
 )
 SCORES = {"t1": "T1", "t2": "T2", "t1_t2": "T1+T2"}
 
@@ -216,7 +216,7 @@ def _published(row: PublishedRow, cells: Sequence[str], ticks: Sequence[str]) ->
 def _tick(value: object) -> Value:
     if value is None or value == "":
         return "?"
-    return TICK if value else NONE
+    return TICK if value else CROSS
 
 
 def _protocol_notes(runs: Sequence[Run]) -> list[str]:

@@ -118,7 +118,9 @@ def _facts(run: Run) -> dict[str, str]:
         *(["not finished"] if _waiting(run) > 0 else []),
         *(["stopping rule"] if run.sequential else []),
     ]
-    privileged = ", reads the simulator's state" if run.policy.get("privileged") is True else ""
+    privileged = (
+        ", reads from the simulator where everything is" if run.policy.get("privileged") is True else ""
+    )
     return {
         "site:episodes": ", ".join(parts),
         "site:selection": selection(run),

@@ -42,7 +42,9 @@ def opening(run: Run) -> dict[str, Any]:
     about = f"(shipped, {one_line(shipped, 60)})" if shipped else ""
     return {
         "label": run.label,
-        "about": "(reads the simulator's state)" if run.policy.get("privileged") is True else about,
+        "about": "(reads from the simulator where everything is)"
+        if run.policy.get("privileged") is True
+        else about,
         "sentence": _sentence(run, own[0] - own[1]),
         "facts": " · ".join(filter(None, facts)),
     }

@@ -114,7 +114,8 @@ _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "—": "---", "−": "$-$", "±": r"$\pm$",
     "†": r"$^\dagger$", "‡": r"$^\ddagger$", "→": r"$\to$", "×": r"$\times$", "≥": r"$\geq$", "≤": r"$\leq$",
-    "✓": r"\checkmark{}", "·": r"\textperiodcentered{}", "<": r"\textless{}", ">": r"\textgreater{}", "π": r"$\pi$",
+    "✓": r"\checkmark{}", "✗": r"$\times$",
+    "·": r"\textperiodcentered{}", "<": r"\textless{}", ">": r"\textgreater{}", "π": r"$\pi$",
     "Δ": r"$\Delta$", "’": "'", "“": "``", "”": "''", "…": r"\ldots{}", "[": "{[}", "]": "{]}", "`": "{`}",
 }  # fmt: skip
 
@@ -268,7 +269,7 @@ def _ems(text: str) -> float:
     return sum(_EM.get(c, 0.78 if c.isupper() else 0.53) for c in text)
 
 
-_EM = {**dict.fromkeys("iljt.,:;|()[]!'’ fr-", 0.4), **dict.fromkeys("mwMW%@–†✓π×≥−", 0.93)}
+_EM = {**dict.fromkeys("iljt.,:;|()[]!'’ fr-", 0.4), **dict.fromkeys("mwMW%@–†✓✗π×≥−", 0.93)}
 """Widths of characters that are not 0.53 or, for capitals, 0.78 times the size of the type."""
 
 

@@ -77,7 +77,7 @@ def test_a_run_says_what_the_ablation_compares(tmp_path: Path, two_stage: bool) 
     assert {k: run.policy[k] for k in wanted} == wanted
     (table, *_) = suite_tables([run], "rigid_pick_place")
     (row,) = [r for r in table.rows if r.kind == "measured"]
-    assert [row.values[k] for k in ticks] == ["✓" if on else "–" for on in ticks.values()]
+    assert [row.values[k] for k in ticks] == ["✓" if on else "✗" for on in ticks.values()]
     bare = checkpoint.about(network(tmp_path / "bare"))
     assert bare == {"architecture": "APT", "knowledge_insulation": True, "finetune_vlm": False}
 

@@ -55,7 +55,7 @@ def test_papers_tables() -> None:
     assert cells(first, 6)["avg"] == "27"
     assert (cells(first, 4)["long_pos"], cells(first, 4)["avg"]) == ("–", "–")
     assert [cells(second, 0)[k] for k in ("knowledge_insulation", "two_stage", "finetune_vlm")] == ["?"] * 3
-    assert [cells(second, 5)[k] for k in ("knowledge_insulation", "two_stage", "uo")] == ["–", "✓", "84"]
+    assert [cells(second, 5)[k] for k in ("knowledge_insulation", "two_stage", "uo")] == ["✗", "✓", "84"]
     assert "avg" not in [c.key for c in second.columns]
     assert cells(third, 1)["pick_place.total"] == "90/110"
     assert cells(third, 0)["clutter_pick_place.total"] == "43/80"
