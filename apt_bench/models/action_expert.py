@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from apt_bench.models.action_codes import CODE_DIM, POSITION, camera_position, encode_chunk, standstill
+from apt_bench.models.action_codes import CODE_DIM, POSITION, encode_chunk, standstill
 from apt_bench.models.attention import (
     KV,
     PositionCode,
@@ -75,8 +75,9 @@ class ActionTokens(nn.Module):
         self.proprio_encoder = small_mlp(CODE_DIM, width) if config.proprio else None
         self.step_embed = nn.Parameter(0.02 * torch.randn(config.horizon, width)) if step_index else None
 
-    def _placed(self, tokens: Tensor, code: Tensor, robot: RobotState) -> Tensor:
-        position = camera_position(code, robot.ee_pose, robot.ref_pose)
+    def _placed(self, tokens: Tensor, shift: Tensor, robot: RobotState) -> Tensor:
+        """Add to the tokens where a shift of the end effector, (..., 3) in metres, takes it."""
+        position = robot.ee_in_camera + shift
         return tokens + self.position_encoder(position) + self.arm_embed[:, : tokens.shape[1]]
 
     def prefix(self, robot: RobotState, world: RobotState) -> Tensor:
@@ -86,7 +87,8 @@ class ActionTokens(nn.Module):
 
         world: the same state in the robot's own world frame, z upwards."""
         code = standstill(robot.openness)[:, :, None]
-        tokens = self._placed(self.history_encoder(code[..., :-1]), code, robot)
+        shift = code[..., POSITION]
+        tokens = self._placed(self.history_encoder(code[..., :-1]), shift, robot)
         if self.proprio_encoder is None:
             return tokens
         # Pose and gripper, encoded like an action that moves the end effector there from the world's origin.
@@ -95,11 +97,14 @@ class ActionTokens(nn.Module):
         origin[..., 2, 3] = plane_heights(self.planes, world)[:, None]
         here = encode_chunk(ee_world[:, :, None], robot.openness[..., None], origin, origin)
         here = scaled(here, self.position_scale).to(code.dtype)
-        return torch.cat([tokens, self._placed(self.proprio_encoder(here), code, robot)], 2)
+        return torch.cat([tokens, self._placed(self.proprio_encoder(here), shift, robot)], 2)
 
     def steps(self, noisy: Tensor, robot: RobotState) -> Tensor:
         """Noisy codes (B, E, T, 10), positions in metres * position_scale -> tokens (B, E, T, width)."""
-        tokens = self._placed(self.action_encoder(noisy), scaled(noisy, 1 / self.position_scale), robot)
+        shift = noisy[..., POSITION]
+        if self.position_scale != 1:
+            shift = shift * (1 / self.position_scale)
+        tokens = self._placed(self.action_encoder(noisy), shift, robot)
         return tokens if self.step_embed is None else tokens + self.step_embed[: noisy.shape[2]]
 
 
@@ -227,11 +232,12 @@ class ActionExpert(nn.Module, ABC):
         """
         context = self.encode_context(features, robot)
         schedule = ddim_timesteps(steps)
-        table = TabulatedStep.tabulate(self, self.step(torch.tensor(schedule, device=noise.device)))
+        embeddings = self.step(torch.tensor(schedule, device=noise.device))
+        tabulated = dict(zip(schedule, TabulatedStep.tabulate(self, embeddings), strict=True))
 
         def denoise(x: Tensor, t: int) -> Tensor:
             at = torch.full((len(x),), t, device=x.device)
-            return self.denoise(context, x, at, TabulatedStep(table, schedule.index(t)))
+            return self.denoise(context, x, at, tabulated[t])
 
         return scaled(ddim_sample(denoise, noise, steps), 1 / self.config.position_scale)
 

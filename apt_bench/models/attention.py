@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from apt_bench.models.action_codes import rigid_inverse
 from apt_bench.models.inputs import ACTION, LANGUAGE, PAD, VISION
 
+Modulation = tuple[Tensor, Tensor]  # factor and shift of an adaptive norm
 KV = tuple[Tensor, Tensor]  # position-coded keys and values, each (B, L, heads, head_dim)
 
 
@@ -51,8 +52,13 @@ class AdaRMSNorm(nn.Module):
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
         """x (B, A, width)."""
-        scale, shift = step.modulation(self)[:, None].chunk(2, -1)
-        return _normalise(x) * (1 + scale) + shift
+        factor, shift = step.modulation(self)
+        return _normalise(x) * factor + shift
+
+    def modulations(self, embedding: Tensor) -> Modulation:
+        """1 + a and b for embeddings of the step (n, width), each (n, 1, width)."""
+        scale, shift = self.modulation(embedding)[:, None].chunk(2, -1)
+        return 1 + scale, shift
 
 
 class Step:
@@ -61,25 +67,30 @@ class Step:
     def __init__(self, embedding: Tensor) -> None:
         self.embedding = embedding
 
-    def modulation(self, norm: AdaRMSNorm) -> Tensor:
-        """Scale and shift for `norm`, (B, 2 * width)."""
-        return norm.modulation(self.embedding)
+    def modulation(self, norm: AdaRMSNorm) -> Modulation:
+        """Factor and shift for `norm`, each (B, 1, width)."""
+        return norm.modulations(self.embedding)
 
 
 class TabulatedStep(Step):
     """A step of the sampler, the same for all samples. The modulations of all steps are computed once."""
 
-    def __init__(self, table: dict[AdaRMSNorm, Tensor], row: int) -> None:
-        self.table, self.row = table, row
+    def __init__(self, table: dict[AdaRMSNorm, Modulation]) -> None:
+        self.table = table
 
     @staticmethod
-    def tabulate(expert: nn.Module, embeddings: Tensor) -> dict[AdaRMSNorm, Tensor]:
-        """Scales and shifts of every adaptive norm of `expert`, for step embeddings (steps, width)."""
-        return {m: m.modulation(embeddings) for m in expert.modules() if isinstance(m, AdaRMSNorm)}
+    def tabulate(expert: nn.Module, embeddings: Tensor) -> list[TabulatedStep]:
+        """One step for each embedding, (steps, width)."""
+        norms = [m for m in expert.modules() if isinstance(m, AdaRMSNorm)]
+        found = [norm.modulations(embeddings) for norm in norms]
+        return [
+            TabulatedStep({m: (factor[i], shift[i]) for m, (factor, shift) in zip(norms, found, strict=True)})
+            for i in range(len(embeddings))
+        ]
 
-    def modulation(self, norm: AdaRMSNorm) -> Tensor:
-        """(1, 2 * width)."""
-        return self.table[norm][self.row : self.row + 1]
+    def modulation(self, norm: AdaRMSNorm) -> Modulation:
+        """Factor and shift for `norm`, each (1, width)."""
+        return self.table[norm]
 
 
 class StreamNorm(nn.Module):
@@ -147,14 +158,11 @@ class PositionCode(Protocol):
         ...
 
 
-def _transform(M: Tensor, x: Tensor) -> Tensor:
-    """Apply M (B, L, 4, 4) to each group of 4 channels in the first half of each head of x (B, L, H, d)."""
-    B, L, H, d = x.shape
-    first, second = x.chunk(2, -1)
-    with torch.autocast(x.device.type, enabled=False):
-        groups = first.float().reshape(B, L, H * d // 8, 4)
-        moved = (groups @ M.transpose(-1, -2)).reshape(B, L, H, d // 2)
-    return torch.cat([moved.to(x.dtype), second], -1)
+def _transform(M: Tensor, first: Tensor) -> Tensor:
+    """Apply M (..., 4, 4) to each group of 4 channels of `first` (..., H, d / 2), the first halves of the heads."""
+    with torch.autocast(first.device.type, enabled=False):
+        groups = first.float().reshape(*M.shape[:-2], -1, 4)
+        return (groups @ M.transpose(-1, -2)).reshape(first.shape).to(first.dtype)
 
 
 class PRoPE:
@@ -165,17 +173,21 @@ class PRoPE:
     """
 
     def __init__(self, pose: Tensor) -> None:
-        self.pose = pose.float()
-        self.inverse = rigid_inverse(self.pose)
+        pose = pose.float()
+        self.inverse = rigid_inverse(pose)
+        self.qkv = torch.stack([self.inverse.transpose(-1, -2), pose, pose], 2)  # (B, L, 3, 4, 4)
 
     def encode(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Apply the code before attention."""
-        inverse_t = self.inverse.transpose(-1, -2)
-        return _transform(inverse_t, q), _transform(self.pose, k), _transform(self.pose, v)
+        halves = [x.chunk(2, -1) for x in (q, k, v)]
+        moved = _transform(self.qkv, torch.stack([first for first, _ in halves], 2)).unbind(2)
+        q, k, v = (torch.cat([a, second], -1) for a, (_, second) in zip(moved, halves, strict=True))
+        return q, k, v
 
     def decode(self, out: Tensor) -> Tensor:
         """Undo the code of the values after attention."""
-        return _transform(self.inverse, out)
+        first, second = out.chunk(2, -1)
+        return torch.cat([_transform(self.inverse, first), second], -1)
 
 
 class RoPE:
@@ -189,18 +201,16 @@ class RoPE:
         n = head_dim // 2
         frequency = 10000.0 ** (-torch.arange(0, n, 2, device=position.device, dtype=torch.float32) / n)
         angle = position.float()[..., None] * frequency
-        self.cos, self.sin = angle.cos(), angle.sin()  # (B, L, n/2)
-
-    def _rotate(self, x: Tensor) -> Tensor:
-        unchanged, rotated = x.chunk(2, -1)
-        a, b = rotated.unflatten(-1, (-1, 2)).unbind(-1)
-        cos, sin = self.cos[:, :, None], self.sin[:, :, None]
-        pairs = torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2)
-        return torch.cat([unchanged, pairs.to(x.dtype)], -1)
+        self.cos, self.sin = angle.cos()[:, :, None, None], angle.sin()[:, :, None, None]  # (B, L, 1, 1, n/2)
 
     def encode(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Apply the code before attention."""
-        return self._rotate(q), self._rotate(k), v
+        halves = [x.chunk(2, -1) for x in (q, k)]
+        a, b = torch.stack([second for _, second in halves], 2).unflatten(-1, (-1, 2)).unbind(-1)
+        pairs = torch.stack([a * self.cos - b * self.sin, b * self.cos + a * self.sin], -1)
+        moved = pairs.flatten(-2).to(q.dtype).unbind(2)
+        q, k = (torch.cat([first, a], -1) for (first, _), a in zip(halves, moved, strict=True))
+        return q, k, v
 
     def decode(self, out: Tensor) -> Tensor:
         """Return the output unchanged: values are not coded."""
@@ -288,8 +298,9 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor, code: PositionCode) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, L, width) -> position-coded q, k, v, each (B, L, heads, head_dim)."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        return code.encode(self.q_norm(q), self.k_norm(k), v)
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
+        q, k = _normalise(qkv[:, :, :2]).unbind(2)
+        return code.encode(q * self.q_norm.weight, k * self.k_norm.weight, qkv[:, :, 2])
 
 
 class Block(nn.Module):

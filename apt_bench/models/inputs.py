@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from apt_bench.models.action_codes import make_pose, rigid_inverse
+from apt_bench.models.action_codes import make_pose, position_in_camera, rigid_inverse
 
 PAD, VISION, LANGUAGE, ACTION = 0, 1, 2, 3  # token types; LANGUAGE includes the chat template
 
@@ -110,6 +111,11 @@ class RobotState(TensorRecord):
     ref_pose: Tensor
     openness: Tensor
     arm_valid: Tensor
+
+    @cached_property
+    def ee_in_camera(self) -> Tensor:
+        """Each arm's end-effector position in the frame of its reference camera, (B, E, 1, 3), m."""
+        return position_in_camera(self.ee_pose, self.ref_pose)
 
     def recentred(self, rotation: Tensor | None = None) -> RobotState:
         """Move the world's origin to the mean camera position and rotate the world by `rotation` (B, 3, 3).

@@ -60,7 +60,9 @@ def test_the_page_begins_with_one_sentence_per_run(run_folder: Path) -> None:
 def test_the_page_names_a_policy_that_reads_the_state(tmp_path: Path) -> None:
     path = write_run(tmp_path / "r", lambda c, t, i: True, {"goal_pos": 1}, policy={"privileged": True})
     page = write_report([load_run(path, "mine")], tmp_path / "out", browser=False).read_text()
-    assert "<b>mine</b> (reads from the simulator where everything is) solved 10 of 10" in re.sub("</?a.*?>", "", page)
+    assert "<b>mine</b> (reads from the simulator where everything is) solved 10 of 10" in re.sub(
+        "</?a.*?>", "", page
+    )
 
 
 def test_a_run_without_a_result_has_no_rate(tmp_path: Path) -> None:
