@@ -7,6 +7,7 @@ decision. `denoise` uses that context in every denoising step. Training uses the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,8 +41,8 @@ from apt_bench.models.inputs import ACTION, PAD, RobotState, VLFeatures, plane_h
 class Memory:
     """Inputs of one block besides the action tokens."""
 
-    mask: Tensor  # (B, A, keys) bool, see `attention_mask`
-    code: PositionCode | None = None  # of the action tokens
+    mask: Tensor  # (B, A, keys), see `attention_bias`
+    code: PositionCode | Callable[[Tensor], Tensor] | None = None  # of the action tokens
     past: KV | None = None  # keys and values of other tokens
 
 

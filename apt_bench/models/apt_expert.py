@@ -14,7 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from apt_bench.models.action_expert import ActionExpert, Context, Memory
-from apt_bench.models.attention import Block, PositionCode, PRoPE, RoPE, attention_mask, visual_positions
+from apt_bench.models.attention import (
+    Block,
+    PositionCode,
+    PRoPE,
+    RoPE,
+    attention_bias,
+    attention_mask,
+    visual_positions,
+)
 from apt_bench.models.config import ExpertConfig
 from apt_bench.models.fusion import LayerwiseFusion
 from apt_bench.models.inputs import RobotState, VLFeatures, image_plane, plane_heights, plane_points
@@ -115,7 +123,7 @@ class APTExpert(ActionExpert):
         vl_masks = {
             iso: attention_mask(features.token_type, features.token_type, iso) for iso in (False, True)
         }
-        action_masks = {iso: attention_mask(types, everyone, iso) for iso in (False, True)}
+        action_masks = {iso: attention_bias(attention_mask(types, everyone, iso)) for iso in (False, True)}
 
         memory = []
         for block, plan in zip(self.blocks, self.plan, strict=True):

@@ -84,8 +84,10 @@ class TabulatedStep(Step):
         norms = [m for m in expert.modules() if isinstance(m, AdaRMSNorm)]
         found = [norm.modulations(embeddings) for norm in norms]
         return [
-            TabulatedStep({m: (factor[i], shift[i]) for m, (factor, shift) in zip(norms, found, strict=True)})
-            for i in range(len(embeddings))
+            TabulatedStep(dict(zip(norms, rows, strict=True)))
+            for rows in zip(
+                *(zip(*(part.unbind() for part in both), strict=True) for both in found), strict=True
+            )
         ]
 
     def modulation(self, norm: AdaRMSNorm) -> Modulation:
@@ -147,10 +149,10 @@ class StepEmbedding(nn.Module):
 
 
 class PositionCode(Protocol):
-    """Encodes token positions into queries, keys and values (B, L, heads, head_dim) and decodes the output."""
+    """Encodes token positions into queries, keys and values, and decodes the output, (B, L, heads, head_dim)."""
 
-    def encode(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Apply the code before attention."""
+    def encode(self, qk: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Apply the code before attention: queries and keys (B, L, 2 heads, head_dim), values -> q, k, v."""
         ...
 
     def decode(self, out: Tensor) -> Tensor:
@@ -158,11 +160,13 @@ class PositionCode(Protocol):
         ...
 
 
-def _transform(M: Tensor, first: Tensor) -> Tensor:
-    """Apply M (..., 4, 4) to each group of 4 channels of `first` (..., H, d / 2), the first halves of the heads."""
-    with torch.autocast(first.device.type, enabled=False):
-        groups = first.float().reshape(*M.shape[:-2], -1, 4)
-        return (groups @ M.transpose(-1, -2)).reshape(first.shape).to(first.dtype)
+def _transform(M: Tensor, x: Tensor) -> Tensor:
+    """Multiply each group of 4 channels in the first half of each head of x (B, L, H, d) from the right by the matrix
+    of its token. M (B L, 4, 4), or (2 B L, 4, 4) with a matrix for the first heads and one for the others."""
+    first, second = x.chunk(2, -1)
+    with torch.autocast(x.device.type, enabled=False):
+        moved = torch.bmm(first.float().reshape(len(M), -1, 4), M).view(first.shape)
+    return torch.cat([moved.to(x.dtype), second], -1)
 
 
 class PRoPE:
@@ -174,20 +178,19 @@ class PRoPE:
 
     def __init__(self, pose: Tensor) -> None:
         pose = pose.float()
-        self.inverse = rigid_inverse(pose)
-        self.qkv = torch.stack([self.inverse.transpose(-1, -2), pose, pose], 2)  # (B, L, 3, 4, 4)
+        inverse = rigid_inverse(pose)
+        # Rows are multiplied from the right, so these are the transposes of the matrices above.
+        self.inverse, turned = inverse.transpose(-1, -2).flatten(0, 1), pose.transpose(-1, -2)
+        self.qk, self.pose = torch.stack([inverse, turned], 2).flatten(0, 2), turned.flatten(0, 1)
 
-    def encode(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def encode(self, qk: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Apply the code before attention."""
-        halves = [x.chunk(2, -1) for x in (q, k, v)]
-        moved = _transform(self.qkv, torch.stack([first for first, _ in halves], 2)).unbind(2)
-        q, k, v = (torch.cat([a, second], -1) for a, (_, second) in zip(moved, halves, strict=True))
-        return q, k, v
+        q, k = _transform(self.qk, qk).chunk(2, 2)
+        return q, k, _transform(self.pose, v)
 
     def decode(self, out: Tensor) -> Tensor:
         """Undo the code of the values after attention."""
-        first, second = out.chunk(2, -1)
-        return torch.cat([_transform(self.inverse, first), second], -1)
+        return _transform(self.inverse, out)
 
 
 class RoPE:
@@ -201,15 +204,14 @@ class RoPE:
         n = head_dim // 2
         frequency = 10000.0 ** (-torch.arange(0, n, 2, device=position.device, dtype=torch.float32) / n)
         angle = position.float()[..., None] * frequency
-        self.cos, self.sin = angle.cos()[:, :, None, None], angle.sin()[:, :, None, None]  # (B, L, 1, 1, n/2)
+        self.cos, self.sin = angle.cos()[:, :, None], angle.sin()[:, :, None]  # (B, L, 1, n/2)
 
-    def encode(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def encode(self, qk: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Apply the code before attention."""
-        halves = [x.chunk(2, -1) for x in (q, k)]
-        a, b = torch.stack([second for _, second in halves], 2).unflatten(-1, (-1, 2)).unbind(-1)
-        pairs = torch.stack([a * self.cos - b * self.sin, b * self.cos + a * self.sin], -1)
-        moved = pairs.flatten(-2).to(q.dtype).unbind(2)
-        q, k = (torch.cat([first, a], -1) for (first, _), a in zip(halves, moved, strict=True))
+        unchanged, rotated = qk.chunk(2, -1)
+        a, b = rotated.unflatten(-1, (-1, 2)).unbind(-1)
+        pairs = torch.stack([a * self.cos - b * self.sin, b * self.cos + a * self.sin], -1).flatten(-2)
+        q, k = torch.cat([unchanged, pairs.to(qk.dtype)], -1).chunk(2, 2)
         return q, k, v
 
     def decode(self, out: Tensor) -> Tensor:
@@ -220,8 +222,9 @@ class RoPE:
 class NoCode:
     """No position code: the tokens contain their positions."""
 
-    def encode(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Apply the code before attention."""
+    def encode(self, qk: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values unchanged."""
+        q, k = qk.chunk(2, 2)
         return q, k, v
 
     def decode(self, out: Tensor) -> Tensor:
@@ -257,6 +260,13 @@ def attention_mask(query: Tensor, key: Tensor, isolated: bool) -> Tensor:
     return allowed
 
 
+def attention_bias(mask: Tensor) -> Tensor:
+    """The same mask as numbers that are added to the attention's logits, float32: 0 = may attend, -inf = may not.
+
+    `attend` takes both. For a bool mask, `scaled_dot_product_attention` makes these numbers at each call."""
+    return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, -math.inf)
+
+
 def joint_mask(vl_type: Tensor, action_type: Tensor, isolated: bool) -> Tensor:
     """The block-causal mask of the whole stream, (B, L+A, L+A): `attention_mask` without VL queries on action keys."""
     types = torch.cat([vl_type, action_type], 1)
@@ -276,9 +286,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, code: PositionCode) ->
         q: (B, Q, H, d), position-coded.
         k: (B, K, H', d), where H' divides H.
         v: (B, K, H', d).
-        mask: (B, Q, K) bool.
+        mask: (B, Q, K) bool, or its `attention_bias`.
         code: The position code to undo in the output.
     """
+    mask = mask if mask.dtype == torch.bool else mask.to(q.dtype)
     q, k, v = q.transpose(1, 2), k.to(q.dtype).transpose(1, 2), v.to(q.dtype).transpose(1, 2)
     grouped = q.shape[1] != k.shape[1]
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None], enable_gqa=grouped)
@@ -298,9 +309,10 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor, code: PositionCode) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, L, width) -> position-coded q, k, v, each (B, L, heads, head_dim)."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
-        q, k = _normalise(qkv[:, :, :2]).unbind(2)
-        return code.encode(q * self.q_norm.weight, k * self.k_norm.weight, qkv[:, :, 2])
+        qk, v = self.qkv(x).unflatten(-1, (3 * self.heads, -1)).split([2 * self.heads, self.heads], 2)
+        norms = (self.q_norm.weight, self.k_norm.weight)
+        weight = torch.cat([w.expand(self.heads, -1) for w in norms])
+        return code.encode(_normalise(qk) * weight, v)
 
 
 class Block(nn.Module):

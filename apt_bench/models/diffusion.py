@@ -33,20 +33,37 @@ def signal_levels(steps: int = TRAIN_STEPS) -> Tensor:
     return torch.cumprod(1 - torch.tensor(betas, dtype=torch.float32), 0)
 
 
-def _per_sample(values: Tensor, like: Tensor) -> Tensor:
-    return values.to(like.device, like.dtype).reshape(-1, *[1] * (like.dim() - 1))
+@cache
+def _factors() -> Tensor:
+    """sqrt(abar_t) and sqrt(1 - abar_t) for t = 0 ... TRAIN_STEPS-1, then those of a clean sample, (2, steps+1)."""
+    levels = torch.cat([signal_levels(), torch.ones(1)])
+    return torch.stack([levels.sqrt(), (1 - levels).sqrt()])
+
+
+@cache
+def _rows() -> list[tuple[Tensor, Tensor]]:
+    """The two factors of each step, as scalars; the last ones are those of a clean sample."""
+    signal, rest = _factors()
+    return list(zip(signal.unbind(), rest.unbind(), strict=True))
+
+
+def _per_sample(t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """sqrt(abar_t) and sqrt(1 - abar_t) of each sample of `like`."""
+    found = _factors()[:, t.cpu()].to(like.device, like.dtype)
+    signal, noise = found.reshape(2, -1, *[1] * (like.dim() - 1)).unbind()
+    return signal, noise
 
 
 def add_noise(clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """x_t = sqrt(abar_t) a + sqrt(1 - abar_t) eps, for a = `clean` and eps = `noise` (B, ...), `t` (B,) integer."""
-    level = _per_sample(signal_levels()[t.cpu()], clean)
-    return level.sqrt() * clean + (1 - level).sqrt() * noise
+    signal, rest = _per_sample(t, clean)
+    return signal * clean + rest * noise
 
 
 def implied_noise(noisy: Tensor, clean: Tensor, t: Tensor) -> Tensor:
     """The noise eps for which `add_noise` gives x_t = `noisy` from a = `clean`."""
-    level = _per_sample(signal_levels()[t.cpu()], noisy)
-    return (noisy - level.sqrt() * clean) / (1 - level).sqrt()
+    signal, rest = _per_sample(t, noisy)
+    return (noisy - signal * clean) / rest
 
 
 def ddim_timesteps(steps: int = SAMPLE_STEPS) -> list[int]:
@@ -57,10 +74,9 @@ def ddim_timesteps(steps: int = SAMPLE_STEPS) -> list[int]:
 
 def ddim_step(x: Tensor, eps: Tensor, t: int, stride: int) -> Tensor:
     """One deterministic step t -> t - stride. Below 0 the signal level is 1, so the last step returns x0."""
-    levels = signal_levels()
-    now, then = levels[t], levels[t - stride] if t >= stride else torch.ones(())
-    clean = (x - (1 - now).sqrt() * eps) / now.sqrt()
-    return then.sqrt() * clean + (1 - then).sqrt() * eps
+    (signal, rest), (later_signal, later_rest) = _rows()[t], _rows()[max(t - stride, -1)]
+    clean = (x - rest * eps) / signal
+    return later_signal * clean + later_rest * eps
 
 
 def ddim_sample(denoise: Callable[[Tensor, int], Tensor], noise: Tensor, steps: int = SAMPLE_STEPS) -> Tensor:

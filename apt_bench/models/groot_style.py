@@ -22,6 +22,7 @@ from apt_bench.models.attention import (
     RMSNorm,
     Step,
     attend,
+    attention_bias,
     attention_mask,
 )
 from apt_bench.models.config import ExpertConfig
@@ -95,8 +96,8 @@ class GR00TExpert(ActionExpert):
         prefix = self.tokens.prefix(robot, world)
         types = self._action_types(robot, prefix.shape[2] + self.config.horizon)
         own = torch.cat([torch.full_like(types[:, :1], ACTION).expand(-1, LEARNED_TOKENS), types], 1)
-        cross = attention_mask(own, features.token_type, isolated=self.config.stage == 1)
-        among = attention_mask(own, own, isolated=False)
+        cross = attention_bias(attention_mask(own, features.token_type, isolated=self.config.stage == 1))
+        among = attention_bias(attention_mask(own, own, isolated=False))
         seen = features.tap(self.needed_layers[0]).to(self.head.weight.dtype)
         memory = tuple(
             Memory(cross, None, block.attn.keys_and_values(seen))

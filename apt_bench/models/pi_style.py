@@ -17,10 +17,10 @@ from apt_bench.models.attention import (
     AdaRMSNorm,
     FeedForward,
     NoCode,
-    PositionCode,
     RMSNorm,
     Step,
     attend,
+    attention_bias,
     attention_mask,
 )
 from apt_bench.models.config import ExpertConfig, VLMShape
@@ -35,17 +35,10 @@ class HalfSplitRoPE:
         angle = position.float()[..., None] * theta**-exponent
         self.cos, self.sin = angle.cos()[:, :, None], angle.sin()[:, :, None]
 
-    def _rotate(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
+        """Rotate queries or keys, (B, L, heads, head_dim)."""
         a, b = x.float().chunk(2, -1)
         return torch.cat([a * self.cos - b * self.sin, b * self.cos + a * self.sin], -1).to(x.dtype)
-
-    def encode(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Apply the code before attention."""
-        return self._rotate(q), self._rotate(k), v
-
-    def decode(self, out: Tensor) -> Tensor:
-        """Return the output unchanged: values are not coded."""
-        return out
 
 
 class PiBlock(nn.Module):
@@ -64,14 +57,18 @@ class PiBlock(nn.Module):
         self.out = nn.Linear(q_width, width)
         self.ffn = FeedForward(width)
 
-    def forward(self, x: Tensor, code: PositionCode, mask: Tensor, step: Step, past: KV) -> tuple[Tensor, KV]:
+    def forward(
+        self, x: Tensor, code: HalfSplitRoPE | None, mask: Tensor, step: Step, past: KV
+    ) -> tuple[Tensor, KV]:
         """x (B, A, width); mask (B, A, L+A); past = the VLM's keys and values, (B, L, kv_heads, head_dim)."""
         h = self.norm1(x, step)
         q = self.q_norm(self.q(h).unflatten(-1, (-1, self.head_dim)))
         k, v = self.kv(h).unflatten(-1, (2, self.kv_heads, self.head_dim)).unbind(2)
-        q, k, v = code.encode(q, self.k_norm(k), v)
+        k = self.k_norm(k)
+        if code:
+            q, k = code(q), code(k)
         keys, values = (torch.cat([a.to(b.dtype), b], 1) for a, b in zip(past, (k, v), strict=True))
-        x = x + self.out(attend(q, keys, values, mask, code))
+        x = x + self.out(attend(q, keys, values, mask, NoCode()))
         return x + self.ffn(self.norm2(x, step)), (k, v)
 
 
@@ -97,15 +94,15 @@ class PiExpert(ActionExpert):
         prefix = self.tokens.prefix(robot, world)
         types = self._action_types(robot, prefix.shape[2] + self.config.horizon)
         everyone = torch.cat([features.token_type, types], 1)
-        mask = attention_mask(types, everyone, isolated=self.config.stage == 1)
+        mask = attention_bias(attention_mask(types, everyone, isolated=self.config.stage == 1))
         code = self._code(features, prefix, self.config.vlm)
         return Context(robot, prefix, tuple(Memory(mask, code, kv) for kv in features.kv))
 
-    def _code(self, features: VLFeatures, prefix: Tensor, vlm: VLMShape) -> PositionCode:
+    def _code(self, features: VLFeatures, prefix: Tensor, vlm: VLMShape) -> HalfSplitRoPE | None:
         """The position code of action tokens. Their positions follow the last visual token, whatever text comes after
         it, so that a prior's positions do not reveal the length of the instruction."""
         if vlm.rope_theta is None or features.position is None:
-            return NoCode()
+            return None
         last = torch.where(features.is_visual, features.position, 0).amax(1, keepdim=True)
         index = self._action_index(prefix.shape[1], prefix.shape[2], self.config.horizon, last.device)
         return HalfSplitRoPE(last + 1 + index, vlm.head_dim, vlm.rope_theta)
