@@ -81,14 +81,12 @@ class TabulatedStep(Step):
     @staticmethod
     def tabulate(expert: nn.Module, embeddings: Tensor) -> list[TabulatedStep]:
         """One step for each embedding, (steps, width)."""
-        norms = [m for m in expert.modules() if isinstance(m, AdaRMSNorm)]
-        found = [norm.modulations(embeddings) for norm in norms]
-        return [
-            TabulatedStep(dict(zip(norms, rows, strict=True)))
-            for rows in zip(
-                *(zip(*(part.unbind() for part in both), strict=True) for both in found), strict=True
-            )
-        ]
+        steps = [TabulatedStep({}) for _ in embeddings]
+        for norm in expert.modules():
+            if isinstance(norm, AdaRMSNorm):
+                for step, factor, shift in zip(steps, *norm.modulations(embeddings), strict=True):
+                    step.table[norm] = factor, shift
+        return steps
 
     def modulation(self, norm: AdaRMSNorm) -> Modulation:
         """Factor and shift for `norm`, each (1, width)."""
