@@ -14,6 +14,7 @@ from apt_bench.core.errors import UserError
 from apt_bench.models.action_codes import decode_chunk, encode_chunk, make_pose
 from apt_bench.models.action_expert import inherit, is_decayed
 from apt_bench.models.apt_expert import plan_blocks
+from apt_bench.models.attention import NoCode, attend, attention_bias
 from apt_bench.models.config import ExpertConfig, VLMShape
 from apt_bench.models.diffusion import ddim_sample
 from apt_bench.models.inputs import (
@@ -286,3 +287,12 @@ def test_every_architecture_overfits_32_chunks_to_5_mm(arch: str, steps: int, lr
     print(f"{arch}: mean chunk error {1000 * error:.1f} mm")
     assert error < 0.005
     assert ((openness > 0.5) == (opening > 0.5)).float().mean() > 0.98
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_a_mask_as_numbers_gives_the_same_attention(kind: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, n, h, 8, generator=generator).to(kind) for n, h in ((5, 4), (7, 2), (7, 2)))
+    mask = torch.rand(2, 5, 7, generator=generator) > 0.4
+    mask[..., 0] = True
+    assert torch.equal(attend(q, k, v, mask, NoCode()), attend(q, k, v, attention_bias(mask), NoCode()))
