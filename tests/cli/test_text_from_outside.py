@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from apt_bench.cli._run_summary import summary
-from apt_bench.rollout.progress import Progress
+from apt_bench.rollout.progress import Counts, Progress
 from apt_bench.runs.records import RunStore
 from tests.runs import add, record, write_run
 
@@ -28,15 +28,19 @@ def test_progress_shows_errors_and_names_as_they_are(terminal):
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=200)  # anybody's, with markup on
     one = record("[/cell]", "t", 0, True)
-    with Progress(3, [(one.key, one.outcome)], console) as progress:
+    counts = Counts("[/push]", 3, [(one.key, one.outcome)])
+    other = Counts("[/zero]", 3, [])
+    with Progress([counts], console) as progress:
         progress.retrying("toy/[red]/t", ODD + "\nnext line")
-        progress.ended(one)
+        counts.ended(one)
+        progress.update()
         console.print(progress.view())
+        console.print(Progress([counts, other], console).view())
         console.print(summary([one], [record(c, "t", 1, True).key for c in ("[/cell]", "[/other]")]))
     text = file.getvalue()
     assert f"Retrying toy/[red]/t: {SHOWN} next line" in text.replace("\x1b[33m", "").replace("\x1b[0m", "")
     assert text.count("[/cell]") >= 2
-    assert "[/other]" in text
+    assert all(name in text for name in ("[/other]", "[/push]", "[/zero]"))
     assert "\x1b[2J" not in text
 
 
