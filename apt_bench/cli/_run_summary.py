@@ -24,8 +24,8 @@ OWN = EpisodeKey.prompt
 """Prompt id of an episode that was sent its cell's own instruction."""
 
 
-def print_summary(result: RunResult, suite: Suite, console: Console, time: bool = True) -> None:
-    """Print success rates with intervals, how failures ended, and, with `time`, how long the run took."""
+def print_summary(result: RunResult, suite: Suite, console: Console) -> None:
+    """Print success rates with intervals, and how failures ended."""
     with status("Computing rates and intervals"):
         table = summary(result.records, result.missing, suite)
     console.print(table)
@@ -35,12 +35,11 @@ def print_summary(result: RunResult, suite: Suite, console: Console, time: bool 
         console.print(f"Failures: {classes}.", soft_wrap=True)
     if result.sequential:
         console.print(sequential_words(result.sequential), soft_wrap=True)
-    if result.new and time:
-        console.print(time_line(result.new, result.seconds), soft_wrap=True)
 
 
-def time_line(episodes: int, seconds: float) -> str:
-    """How long this many new episodes took."""
+def time_line(results: Sequence[RunResult]) -> str:
+    """How many new episodes runs that shared their workers have, and how long these took."""
+    episodes, seconds = sum(r.new for r in results), max(r.seconds for r in results)
     noun = "episode" if episodes == 1 else "episodes"
     return f"Time: {episodes} {noun} in {duration(seconds)}, {60 * episodes / max(seconds, 1e-9):.1f} per minute."
 

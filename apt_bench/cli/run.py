@@ -93,11 +93,11 @@ def run_command(
     for options, result in zip(runs, results, strict=True):
         if len(runs) > 1:
             console.print(f"\n{options.execution.policy}: {result.out}", markup=False, soft_wrap=True)
-        print_summary(result, suite, console, time=len(runs) == 1)
+        print_summary(result, suite, console)
         if result.advice:
             say(result.advice)
-    if len(runs) > 1 and (new := sum(result.new for result in results)):
-        console.print("\n" + time_line(new, max(result.seconds for result in results)), soft_wrap=True)
+    if any(result.new for result in results):
+        console.print(time_line(results), soft_wrap=True)
     if page:
         console.print(f"Report: {page}", soft_wrap=True)
     elif recorded:

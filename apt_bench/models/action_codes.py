@@ -86,11 +86,6 @@ def decode_chunk(code: Tensor, ee_pose: Tensor, ref_pose: Tensor) -> tuple[Tenso
     return make_pose(R, p), code[..., 9] / 2 + 0.5
 
 
-def camera_position(code: Tensor, ee_pose: Tensor, ref_pose: Tensor) -> Tensor:
-    """The end-effector position of a code in the reference camera's frame, (..., T, 3), m: Rc^T (p0 - pc) + t."""
-    return position_in_camera(ee_pose, ref_pose) + code[..., POSITION]
-
-
 def position_in_camera(ee_pose: Tensor, ref_pose: Tensor) -> Tensor:
     """The end effector's position in the reference camera's frame, (..., 1, 3), m: Rc^T (p0 - pc)."""
     Rc_t = ref_pose[..., :3, :3].transpose(-1, -2)

@@ -102,9 +102,7 @@ class ActionTokens(nn.Module):
 
     def steps(self, noisy: Tensor, robot: RobotState) -> Tensor:
         """Noisy codes (B, E, T, 10), positions in metres * position_scale -> tokens (B, E, T, width)."""
-        shift = noisy[..., POSITION]
-        if self.position_scale != 1:
-            shift = shift * (1 / self.position_scale)
+        shift = noisy[..., POSITION] * (1 / self.position_scale)
         tokens = self._placed(self.action_encoder(noisy), shift, robot)
         return tokens if self.step_embed is None else tokens + self.step_embed[: noisy.shape[2]]
 

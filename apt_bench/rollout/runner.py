@@ -82,15 +82,15 @@ class _Run:
     ref: PolicyRef
     policy: GuardedPolicy | None = None  # in this process
     actors: list[PolicyActor] = field(default_factory=list)
-    plan: Plan | None = None
+    made: Plan | None = None
     canaries: dict[str, Any] | None = None
     result: RunResult | None = None
 
     @property
-    def todo(self) -> Plan:
+    def plan(self) -> Plan:
         """The plan, once it is made."""
-        assert self.plan is not None
-        return self.plan
+        assert self.made is not None
+        return self.made
 
 
 def _run(
@@ -116,7 +116,7 @@ def _run(
                 ref = run.ref
                 with status(loading(ref)):
                     run.policy = ref.load()
-                run.plan = plan(run.options, suite, specs, ref, run.policy.spec)
+                run.made = plan(run.options, suite, specs, ref, run.policy.spec)
                 if ref.servers and not ref.llm and not run.plan.over:
                     run.canaries = check_server(run.policy, (*run.plan.todo, *specs)[0])
                 if number != 0 or ref.llm:  # each worker makes its own
@@ -130,11 +130,16 @@ def _run(
                 code = sent_code(execution.ray_address, run.ref, suite.env, home)
                 with status(loading(run.ref)):
                     run.actors = policy_actors(run.ref, workers, home, code, share)
-                    run.plan = plan(run.options, suite, specs, run.ref, run.actors[0].spec())
+                    run.made = plan(run.options, suite, specs, run.ref, run.actors[0].spec())
+            if len({run.plan.out.resolve() for run in left}) < len(left):
+                names = ", ".join(run.ref.name for run in left)
+                raise UserError(
+                    f"Two of {names} have the same run directory. Give each a command of its own."
+                )
             for run in left:
-                stack.enter_context(exclusive(run.todo.out, "apt-bench run"))
+                stack.enter_context(exclusive(run.plan.out, "apt-bench run"))
                 # Another command may have written until the lock was taken.
-                run.plan = plan(run.options, suite, specs, run.ref, run.todo.policy_spec)
+                run.made = plan(run.options, suite, specs, run.ref, run.plan.policy_spec)
                 if run.plan.over:
                     run.result = ended(run.plan, output.selection_rule)
             left = [run for run in left if not run.result]
@@ -143,20 +148,20 @@ def _run(
             # The policy's modules may have changed sys.path.
             provenance.require(suite.name, suite.simulator, execution.unpinned)
             for run in left:
-                RunStore(run.todo.out).sweep()
+                RunStore(run.plan.out).sweep()
             temporary_folders.sweep()
             films = video.which != "none"
             sighted = [
-                bool(suite.simulator) and (films or bool(run.todo.policy_spec.cameras)) for run in left
+                bool(suite.simulator) and (films or bool(run.plan.policy_spec.cameras)) for run in left
             ]
             with status("Testing the renderer"):
                 renderer = dataclasses.asdict(rendering.describe()) if any(sighted) else None
             writers = [
-                RunWriter(run.todo, renderer if sees else None, run.canaries, output.selection_rule)
+                RunWriter(run.plan, renderer if sees else None, run.canaries, output.selection_rule)
                 for run, sees in zip(left, sighted, strict=True)
             ]
             if not workers and number != 0:
-                episodes = sum(len(run.todo.todo) for run in left)
+                episodes = sum(len(run.plan.todo) for run in left)
                 workers = stack.enter_context(ray_session(execution.ray_address, number, max(1, episodes)))
             settings = []
             schedule = Schedule([], execution.attempts)
@@ -166,13 +171,13 @@ def _run(
                     with status(loading(run.ref)):
                         run.actors = policy_actors(run.ref, workers, home, code)
                         for actor in run.actors:
-                            actor.require(run.todo.policy_spec)
+                            actor.require(run.plan.policy_spec)
                 settings.append(
                     Settings(
                         env=suite.env,
-                        policy=run.ref.for_run(run.todo.out),
-                        policy_spec=run.todo.policy_spec,
-                        execute=run.todo.execute,
+                        policy=run.ref.for_run(run.plan.out),
+                        policy_spec=run.plan.policy_spec,
+                        execute=run.plan.execute,
                         video=video,
                         save_actions=output.save_actions,
                         control_hz=suite.control_hz,
@@ -181,7 +186,7 @@ def _run(
                         simulator=provenance.simulator(suite.simulator),
                     )
                 )
-                schedule.add([] if run.todo.rule else run.todo.todo, index)
+                schedule.add([] if run.plan.rule else run.plan.todo, index)
             stopped = stack.enter_context(stop_on_signals())
             if workers:
                 pool = RayPool(workers, settings, [run.actors for run in left], execution.hang_timeout)
@@ -191,7 +196,7 @@ def _run(
                 stream = run_local(schedule, settings, stopped, loaded)
             recorders = [
                 Recorder(
-                    run.todo, writer, stack.enter_context(tracking(output.track, run.todo.out, writer.card()))
+                    run.plan, writer, stack.enter_context(tracking(output.track, run.plan.out, writer.card()))
                 )
                 for run, writer in zip(left, writers, strict=True)
             ]

@@ -170,7 +170,7 @@ def test_action_codes() -> None:
         expected = z["chunk/noisy_states" if kind else "chunk/states_back"]
         near(back.flatten(-2), expected[..., :16], 1e-5)
         near(openness, expected[..., 16], 1e-5)
-        near(A.camera_position(code, ee, ref), z[f"chunk/{kind}abs_pos"], 1e-5)
+        near(A.position_in_camera(ee, ref) + code[..., A.POSITION], z[f"chunk/{kind}abs_pos"], 1e-5)
     near(A.rot6d(z["rot6d/R"]), z["rot6d/code"], 1e-6)
     near(A.rot6d_to_matrix(z["rot6d/raw"]), z["rot6d/raw_to_R"], 1e-5)
 

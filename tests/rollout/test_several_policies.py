@@ -15,11 +15,12 @@ from apt_bench.rollout.schedule import Schedule
 from apt_bench.runs.records import RunStore
 from apt_bench.suites import load_suite
 from tests.rollout.commands import SUITE, Command, results
-from tests.toy import HostedPushPolicy
+from tests.toy import GpuPushPolicy, HostedPushPolicy
 
 PUSH, HOSTED, GPU = "tests.toy:PushPolicy", "tests.toy:HostedPushPolicy", "tests.toy:GpuPushPolicy"
 RUN = ["run", "--suite", SUITE, "--workers", "0", "--episodes", "2"]
-IDLE, GREEDY = (f"tests.rollout.test_several_policies:{name}" for name in ("Idle", "Greedy"))
+HERE = "tests.rollout.test_several_policies"
+IDLE, GREEDY, OTHER_GPU = (f"{HERE}:{name}" for name in ("Idle", "Greedy", "OtherGpu"))
 Cli = Callable[..., str]
 
 
@@ -74,7 +75,7 @@ def test_a_worker_finishes_a_scene_for_all_policies() -> None:
 
 
 def test_workers_with_policies_of_their_own_and_with_actors(address: str, tmp_path: Path) -> None:
-    policies = (PUSH, HOSTED, GPU)
+    policies = (PUSH, HOSTED, GPU, OTHER_GPU)  # Ray has two GPUs
     more = [word for policy in policies[1:] for word in ("--policy", policy)]
     command = Command(tmp_path / "runs", *more, "--episodes", "2", "--ray-address", address, "--workers", "2")
     command.run()
@@ -83,14 +84,7 @@ def test_workers_with_policies_of_their_own_and_with_actors(address: str, tmp_pa
 
 
 def test_policies_that_need_the_same_gpus(address: str, tmp_path: Path) -> None:
-    more = [
-        "--policy",
-        GREEDY,
-        "--ray-address",
-        address,
-        "--workers",
-        "2",
-    ]
+    more = ["--policy", GREEDY, "--ray-address", address, "--workers", "2"]
     err = Command(tmp_path / "runs", *more, policy=GPU).run(expect=2)
     assert "needs 2 GPU(s) of one machine; Ray sees 2 in all. Give each of the 2 policies a command" in err
 
@@ -107,12 +101,7 @@ def test_a_rerun_runs_what_is_missing(cli: Cli, tmp_path: Path) -> None:
         assert earlier.items() <= now.items()
     again = json.loads(cli(*both(tmp_path / "runs", "--json"), code=0))
     assert [run["new_episodes"] for run in again["runs"]] == [0, 0]
-    one = json.loads(
-        cli(
-            *both(tmp_path / "runs", "--json", policies=(PUSH, IDLE)),
-            code=0,
-        )
-    )
+    one = json.loads(cli(*both(tmp_path / "runs", "--json", policies=(PUSH, IDLE)), code=0))
     assert [run["new_episodes"] for run in one["runs"]] == [0, 8]
 
 
@@ -141,6 +130,15 @@ def test_options_about_one_policy_are_refused(cli: Cli, tmp_path: Path, words: l
     assert not (tmp_path / "runs").exists()
 
 
+def test_policies_with_one_run_directory(cli: Cli, tmp_path: Path) -> None:
+    one, other = tmp_path / "a.yaml", tmp_path / "b" / "a.yaml"
+    other.parent.mkdir()
+    for path in (one, other):
+        path.write_text("about: a test\npolicy: tests.toy:PushPolicy\n")
+    words = [*RUN, "--policy", one, "--policy", other]
+    assert "have the same run directory. Give each a command of its own" in cli(*words)
+
+
 def test_a_policy_that_cannot_be_made_stops_the_command_before_it_runs(cli: Cli, tmp_path: Path) -> None:
     err = cli(*both(tmp_path / "runs", policies=(PUSH, "no_such")))
     assert "no_such" in err
@@ -149,6 +147,10 @@ def test_a_policy_that_cannot_be_made_stops_the_command_before_it_runs(cli: Cli,
 
 class Idle(ZeroPolicy):
     """As `zero`, under another name."""
+
+
+class OtherGpu(GpuPushPolicy):
+    """Needs one of the GPUs, too."""
 
 
 class Greedy(HostedPushPolicy):
