@@ -1,0 +1,22 @@
+"""Bounds of processor time. They are stated for one machine, and a slower one is allowed more in proportion."""
+
+import json
+import statistics
+import time
+
+FIXED_WORK = 0.040  # s of processor time that `_work` takes on the machine for which the bounds are stated
+
+
+def limit(seconds: float) -> float:
+    """Return the bound for this machine as it is now, s. Other work on the same core also makes it slower."""
+    return seconds * max(1.0, statistics.median(_work() for _ in range(7)) / FIXED_WORK)
+
+
+def _work() -> float:
+    begin = time.process_time()
+    squares = {str(i): i * i % 97 for i in range(60_000)}
+    total = 0
+    for name in squares:
+        total += squares[name]
+    assert json.loads(json.dumps(squares)) == squares
+    return time.process_time() - begin
