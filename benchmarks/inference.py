@@ -5,6 +5,8 @@
 1. Reuse: one decision with the vision-language stream computed once, compared with computing it in each of the 20
    denoising steps.
 2. Batching: 8 decisions in one batch, compared with 8 single ones.
+3. Tracing, on a CPU only: one decision with the network traced, as policies run it, compared with one that is not. The
+   other two comparisons are of traced networks.
 
 Random weights, the shapes of the released Stage 2 on Qwen3-VL-2B (two views of 64 tokens, 21 words), one thread. Times
 are CPU seconds on a CPU (other jobs disturb them less than wall time) and synchronised wall seconds on a GPU; the best
@@ -16,16 +18,18 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from apt_bench.models.action_codes import CODE_DIM, make_pose
-from apt_bench.models.action_expert import ActionExpert
+from apt_bench.models.action_expert import ActionExpert, Context
 from apt_bench.models.config import ExpertConfig, VLMShape
 from apt_bench.models.diffusion import ddim_sample
 from apt_bench.models.inputs import LANGUAGE, VISION, RobotState, VLFeatures, random_rotations
+from apt_bench.models.traced import Traced
 from apt_bench.models.vla import build_expert
 
 WORDS, CELLS, VIEWS = 21, 64, 2
@@ -71,14 +75,18 @@ def build_layers(config: ExpertConfig) -> tuple[int, ...]:
 
 
 def recomputing(
-    expert: ActionExpert, features: VLFeatures, robot: RobotState, noise: torch.Tensor
+    expert: ActionExpert,
+    features: VLFeatures,
+    robot: RobotState,
+    noise: torch.Tensor,
+    *,
+    encode_context: Callable[[VLFeatures, RobotState], Context],
+    denoise: Callable[[Context, torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
-    def denoise(x: torch.Tensor, t: int) -> torch.Tensor:
-        return expert.denoise(
-            expert.encode_context(features, robot), x, torch.full((len(x),), t, device=x.device)
-        )
+    def at(x: torch.Tensor, t: int) -> torch.Tensor:
+        return denoise(encode_context(features, robot), x, torch.full((len(x),), t, device=x.device))
 
-    return ddim_sample(denoise, noise)
+    return ddim_sample(at, noise)
 
 
 def seconds(run: Callable[[], object], device: str) -> float:
@@ -93,19 +101,24 @@ def seconds(run: Callable[[], object], device: str) -> float:
     return time.perf_counter() - began
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def measure(size: str, device: str, repeats: int) -> dict[str, float]:
     config = SIZES[size]
     expert = build_expert(config).to(device).eval()
     eight = [part.to(device) for part in inputs(config, 8)]
     features, robot, noise = eight
     one = [_row(features), robot.map(lambda x: x[:1]), noise[:1]]
+    parts: dict[str, Any] = {"encode_context": expert.encode_context, "denoise": expert.denoise}
+    if device == "cpu":
+        parts = {name: Traced(function, expert) for name, function in parts.items()}
     runs = {
-        "recomputed": lambda: recomputing(expert, *one),  # type: ignore[arg-type]
-        "reused": lambda: expert.sample(*one),  # type: ignore[arg-type]
-        "batch": lambda: expert.sample(*eight),  # type: ignore[arg-type]
+        "recomputed": lambda: recomputing(expert, *one, **parts),
+        "reused": lambda: expert.sample(*one, **parts),
+        "batch": lambda: expert.sample(*eight, **parts),
+        "eager": lambda: expert.sample(*one),  # type: ignore[arg-type]
     }
     torch.testing.assert_close(runs["recomputed"](), runs["reused"]())
+    runs["batch"]()
     best = dict.fromkeys(runs, float("inf"))
     for _ in range(repeats):
         for name, run in runs.items():
@@ -142,6 +155,8 @@ def main() -> None:
             "stream reused, not recomputed": (best["recomputed"], best["reused"]),
             "batch of 8, not 8 singles": (8 * best["reused"], best["batch"]),
         }
+        if args.device == "cpu":
+            rows["traced"] = (best["eager"], best["reused"])
         for what, (slow, fast) in rows.items():
             table.add_row(size, what, f"{slow:.3f} s", f"{fast:.3f} s", f"{slow / fast:.2f}x")
     Console().print(table)

@@ -216,7 +216,14 @@ class ActionExpert(nn.Module, ABC):
 
     @torch.no_grad()
     def sample(
-        self, features: VLFeatures, robot: RobotState, noise: Tensor, steps: int = SAMPLE_STEPS
+        self,
+        features: VLFeatures,
+        robot: RobotState,
+        noise: Tensor,
+        steps: int = SAMPLE_STEPS,
+        *,
+        encode_context: Callable[[VLFeatures, RobotState], Context] | None = None,
+        denoise: Callable[[Context, Tensor, Tensor, Step], Tensor] | None = None,
     ) -> Tensor:
         """Sample action codes. All that does not depend on the noise is computed once.
 
@@ -225,20 +232,22 @@ class ActionExpert(nn.Module, ABC):
             robot: Cameras and arms, B samples.
             noise: Gaussian noise, (B, E, T, 10).
             steps: Number of denoising steps.
+            encode_context: The method of this name, traced.
+            denoise: The method of this name, traced.
 
         Returns:
             Codes, (B, E, T, 10), positions in metres.
         """
-        context = self.encode_context(features, robot)
+        predict_noise = denoise or self.denoise
+        context = (encode_context or self.encode_context)(features, robot)
         schedule = ddim_timesteps(steps)
         embeddings = self.step(torch.tensor(schedule, device=noise.device))
         tabulated = dict(zip(schedule, TabulatedStep.tabulate(self, embeddings), strict=True))
 
-        def denoise(x: Tensor, t: int) -> Tensor:
-            at = torch.full((len(x),), t, device=x.device)
-            return self.denoise(context, x, at, tabulated[t])
+        def at(x: Tensor, t: int) -> Tensor:
+            return predict_noise(context, x, torch.full((len(x),), t, device=x.device), tabulated[t])
 
-        return scaled(ddim_sample(denoise, noise, steps), 1 / self.config.position_scale)
+        return scaled(ddim_sample(at, noise, steps), 1 / self.config.position_scale)
 
     def _action_types(self, robot: RobotState, length: int) -> Tensor:
         """Types (B, E * length) of the action tokens. Tokens of an absent arm are padding."""

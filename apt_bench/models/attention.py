@@ -289,7 +289,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, code: PositionCode) ->
     """
     mask = mask if mask.dtype == torch.bool else mask.to(q.dtype)
     q, k, v = q.transpose(1, 2), k.to(q.dtype).transpose(1, 2), v.to(q.dtype).transpose(1, 2)
-    grouped = q.shape[1] != k.shape[1]
+    grouped = bool(q.shape[1] != k.shape[1])  # a tensor while it is traced
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None], enable_gqa=grouped)
     return code.decode(out.transpose(1, 2)).flatten(2)
 

@@ -76,6 +76,16 @@ def test_apt_answers_bit_for_bit_the_same_to_the_same_sentence(env: Env) -> None
     assert find_policy("apt_mini", ("device=cpu", "max_batch=8")).load().spec.resources.max_batch == 8
 
 
+def test_bfloat16_predicts_slightly_other_actions(env: Env) -> None:
+    exact, half = (
+        find_policy("apt_mini", ("device=cpu", f"precision={name}")).load() for name in ("fp32", "bf16")
+    )
+    obs = env.reset(spec(), exact.spec.cameras)
+    (one,), (other,) = exact.act([obs]), half.act([obs])
+    assert not np.array_equal(one, other)
+    np.testing.assert_allclose(one[:, :3], other[:, :3], atol=0.01)  # m
+
+
 def test_the_oracles_variation_is_that_of_the_scene(env: Env) -> None:
     def actions(change: Callable[[Observation], Observation]) -> list[np.ndarray]:
         policy = OraclePolicy(variation=1.0)

@@ -137,6 +137,7 @@ def test_a_number_from_an_array_and_a_list_of_cameras_are_fine() -> None:
         ("apt_mini", "seed=-1", "Policy 'apt_mini': seed is -1"),
         ("apt_mini", "max_batch=0", "Policy 'apt_mini': max_batch is 0"),
         ("apt_mini", "cameras=[1]", "Policy 'apt_mini': cameras is 1"),
+        ("apt_mini", "precision=fp16", "Policy 'apt_mini': precision is 'fp16'"),
         ("apt_mini", "device=3", "Policy 'apt_mini': device is 3"),
         ("apt_mini", "device=abacus", "Policy 'apt_mini' cannot be made: it raised RuntimeError"),
         ("tests.toy:PushPolicy", "noise=1e400", "'noise' is inf"),
