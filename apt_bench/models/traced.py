@@ -28,7 +28,7 @@ class Traced(Generic[T]):
     Arguments and result are tensors, tuples and dictionaries of them, and objects whose attributes are these. What is
     not a tensor must be hashable; another value is another shape. The function must not turn values of tensors into
     numbers or branches of Python: a trace would keep those of the first call. After `MOST` shapes, inputs of new shapes
-    are passed to the function itself.
+    are passed to the function itself. Calls may not overlap.
 
     Args:
         function: The function.
