@@ -5,8 +5,9 @@
 1. Reuse: one decision with the vision-language stream computed once, compared with computing it in each of the 20
    denoising steps.
 2. Batching: 8 decisions in one batch, compared with 8 single ones.
-3. Tracing, on a CPU only: one decision with the network traced, as policies run it, compared with one that is not. The
-   other two comparisons are of traced networks.
+3. bf16: one decision under autocast, compared with one in float32, neither of them traced.
+4. Tracing, on a CPU only: one decision with the network traced, as policies run it, compared with one that is not. The
+   first two comparisons are of traced networks.
 
 Random weights, the shapes of the released Stage 2 on Qwen3-VL-2B (two views of 64 tokens, 21 words), one thread. Times
 are CPU seconds on a CPU (other jobs disturb them less than wall time) and synchronised wall seconds on a GPU; the best
@@ -89,6 +90,11 @@ def recomputing(
     return ddim_sample(at, noise)
 
 
+def half(run: Callable[[], object], device: str) -> None:
+    with torch.autocast(torch.device(device).type, torch.bfloat16):
+        run()
+
+
 def seconds(run: Callable[[], object], device: str) -> float:
     if device == "cpu":
         began = time.process_time()
@@ -116,6 +122,7 @@ def measure(size: str, device: str, repeats: int) -> dict[str, float]:
         "reused": lambda: expert.sample(*one, **parts),
         "batch": lambda: expert.sample(*eight, **parts),
         "eager": lambda: expert.sample(*one),  # type: ignore[arg-type]
+        "bf16": lambda: half(lambda: expert.sample(*one), device),  # type: ignore[arg-type]
     }
     torch.testing.assert_close(runs["recomputed"](), runs["reused"]())
     runs["batch"]()
@@ -154,6 +161,7 @@ def main() -> None:
         rows = {
             "stream reused, not recomputed": (best["recomputed"], best["reused"]),
             "batch of 8, not 8 singles": (8 * best["reused"], best["batch"]),
+            "bf16, not traced": (best["eager"], best["bf16"]),
         }
         if args.device == "cpu":
             rows["traced"] = (best["eager"], best["reused"])

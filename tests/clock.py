@@ -5,11 +5,15 @@ import statistics
 import time
 
 FIXED_WORK = 0.040  # s of processor time that `_work` takes on the machine for which the bounds are stated
+SLOWEST = 3.0  # times FIXED_WORK; a still slower machine is not allowed more
 
 
-def limit(seconds: float) -> float:
-    """Return the bound for this machine as it is now, s. Other work on the same core also makes it slower."""
-    return seconds * max(1.0, statistics.median(_work() for _ in range(7)) / FIXED_WORK)
+def in_time(seconds: float, bound: float) -> bool:
+    """Whether `seconds` of processor time are below the bound, or below it for this machine as it is now."""
+    if seconds < bound:
+        return True
+    slowness = statistics.median(_work() for _ in range(7)) / FIXED_WORK
+    return seconds < bound * min(max(1.0, slowness), SLOWEST)
 
 
 def _work() -> float:

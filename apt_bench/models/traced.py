@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 MOST = 16
-"""Shapes that are traced, at most. In a run, shapes differ by the number of words. A trace of the mini network takes
-20 MB, one of the released size 90 MB."""
+"""Shapes that are traced, at most. In a run, shapes differ by the number of words. The traces of one shape take 20 MB
+for the mini network and 90 MB for the released size."""
 
 T = TypeVar("T")
 

@@ -117,7 +117,7 @@ class AptPolicy:
         self._half = build(Literal["fp32", "bf16"], precision, "precision") == "bf16"
         expert = self.model.expert
         self._traced: dict[str, Any] = {}
-        if self.device == "cpu" and not self._half:
+        if self.device == "cpu" and not self._half:  # under autocast, tracing is not tested
             self._traced = {
                 "encode_context": Traced(expert.encode_context, expert),
                 "denoise": Traced(expert.denoise, expert),

@@ -20,7 +20,7 @@ from apt_bench.core.errors import UserError
 from apt_bench.demos.dataset import open_demos
 from apt_bench.demos.hdf5_writer import write_hdf5
 from apt_bench.demos.lerobot_writer import LeRobotWriter
-from tests.clock import limit
+from tests.clock import in_time
 from tests.demos.samples import sample
 from tests.demos.test_hdf5 import libero_file
 
@@ -65,7 +65,7 @@ def read(path: Path, named: str) -> None:
     except UserError as error:
         if named not in str(error):
             raise AssertionError("the message does not name the file") from error
-    assert time.process_time() - began < limit(5)
+    assert in_time(time.process_time() - began, 5)
 
 
 def damage(rng: random.Random, content: bytes) -> bytes:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from apt_bench.core.errors import UserError
-from tests.clock import limit
+from tests.clock import in_time
 
 SECONDS, GIGABYTES = 5.0, 1.0
 """CPU time and additional memory that reading one input may take, at most."""
@@ -53,5 +53,5 @@ def only_user_errors() -> Iterator[None]:
         TALLY.inputs += 1
         seconds, grown = time.process_time() - begun, _memory() - held
         TALLY.slowest, TALLY.largest = max(TALLY.slowest, seconds), max(TALLY.largest, grown)
-    assert seconds < SECONDS or seconds < limit(SECONDS), f"{seconds:.1f} s of CPU"
+    assert in_time(seconds, SECONDS), f"{seconds:.1f} s of CPU"
     assert grown < GIGABYTES, f"{grown:.2f} GB"

@@ -25,7 +25,7 @@ from apt_bench.models.config import ExpertConfig
 from apt_bench.models.official_names import to_official
 from apt_bench.models.vla import VLA, VLMSpec
 from apt_bench.models.weight_loading import from_file
-from tests.clock import limit
+from tests.clock import in_time
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def bounded() -> Iterator[None]:
     yield
     now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert now - used < 2**20, f"{(now - used) / 2**20:.1f} GB"
-    assert time.process_time() - began < limit(30)
+    assert in_time(time.process_time() - began, 30)
 
 
 def read(folder: Path) -> None:

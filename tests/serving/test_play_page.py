@@ -16,7 +16,7 @@ from apt_bench.policies.registry import find_policy
 from apt_bench.serving.play import Limits, Play
 from apt_bench.serving.view import PageServer
 from tests.chromium import LONG, Page, chromium
-from tests.clock import limit
+from tests.clock import in_time
 from tests.serving.play_reader import children
 
 pytestmark = pytest.mark.sim
@@ -239,7 +239,7 @@ def test_four_decisions_a_second_need_one_core(page: Page) -> None:
     run(page)
     decisions = page.run("sides[0].end.decisions")
     assert decisions == 3
-    assert (seconds() - before) / decisions < limit(0.25)
+    assert in_time((seconds() - before) / decisions, 0.25)
 
 
 def test_a_libero_scene(page: Page) -> None:
