@@ -16,10 +16,16 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 SCRIPT = """
-import json, sys
+import json, sys, time
 from apt_bench.cli import main
 from apt_bench.core import status
 status.LIVE_AFTER = status.PLAIN_AFTER = 0.0
+update = status._Step.update
+def update_and_draw(step, text):
+    with status._lock:
+        update(step, text)
+        step._draw(time.monotonic())
+status._Step.update = update_and_draw
 for words in json.loads(sys.argv[1]):
     print(f"$ {' '.join(words)}", flush=True)
     sys.argv = ["apt-bench", *words]
@@ -28,7 +34,8 @@ for words in json.loads(sys.argv[1]):
     except SystemExit as ended:
         print(f"exit code {ended.code}", flush=True)
 """
-"""Runs several commands in one process, because every start imports for seconds. Every step is named at once."""
+"""Runs several commands in one process, because every start imports for seconds. Every step is named at once: the
+thread that draws steps would miss those that are shorter than its tick."""
 
 
 def in_terminal(
