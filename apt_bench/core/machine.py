@@ -27,6 +27,7 @@ def system_info() -> dict[str, Any]:
         "machine": {
             "platform": platform.platform(),
             "cpu": cpu_name(),
+            "vector": vector_instructions(),
             "cores": cores(),
             "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         },
@@ -58,12 +59,26 @@ def _git(folder: Path, *words: str) -> str:
 
 
 def cpu_name() -> str:
-    """Model name of the processor; floating-point results may depend on it."""
+    """Model name of the processor."""
+    return _cpu_entry("model name") or platform.processor() or platform.machine()
+
+
+def vector_instructions() -> str | None:
+    """The widest vector instructions of the processor that matrix products use; None if they are not known.
+
+    Processors with other ones round matrix products differently, so that states differ in their last bits.
+    """
+    flags = f"{_cpu_entry('flags')} {_cpu_entry('Features')}".split()
+    return next((name for name in ("avx512f", "avx2", "avx", "sve", "asimd") if name in flags), None)
+
+
+def _cpu_entry(name: str, file: Path = Path("/proc/cpuinfo")) -> str:
+    """An entry of the first processor's description; empty if there is none."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        lines = file.read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
 
 
 def cores(limits: Path = Path("/sys/fs/cgroup")) -> int:

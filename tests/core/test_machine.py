@@ -1,4 +1,4 @@
-"""The number of cores is the one that a container grants, not that of its machine."""
+"""What a run records about its machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from apt_bench.core.machine import cores
+import apt_bench.core.machine as machine
+from apt_bench.core.machine import cores, system_info, vector_instructions
 
 
 @pytest.mark.parametrize(
@@ -28,3 +29,19 @@ def test_cores_are_those_that_the_container_grants(files, granted, tmp_path: Pat
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert cores(tmp_path) == granted
+
+
+@pytest.mark.parametrize(
+    ("entries", "found"),
+    [
+        ({"flags": "fpu sse4_2 avx avx2 avx512f avx512bw"}, "avx512f"),
+        ({"flags": "fpu sse4_2 avx avx2"}, "avx2"),
+        ({"Features": "fp asimd crc32"}, "asimd"),
+        ({"flags": "fpu sse2"}, None),
+        ({}, None),
+    ],
+)
+def test_the_widest_vector_instructions_are_recorded(entries, found, monkeypatch):
+    monkeypatch.setattr(machine, "_cpu_entry", lambda name: entries.get(name, ""))
+    assert vector_instructions() == found
+    assert system_info()["machine"]["vector"] == found
