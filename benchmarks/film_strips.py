@@ -1,4 +1,4 @@
-"""Draw one solved and one failed episode of each cell: `python benchmarks/film_strips.py RUN OUT.png`.
+"""Draw one solved and one failed episode of each cell: `python benchmarks/film_strips.py RUN OUT`.
 
 The run must have videos (`apt-bench run --video first:1`). A cell without a solved or without a failed video gets the
 other one only.
@@ -20,7 +20,7 @@ from apt_bench.analysis.suite_labels import cell_label
 from apt_bench.core.wording import in_words
 
 FRAMES = 6  # per episode
-SIDE = 1.15  # of a frame, inches
+SIDE, TITLE = 1.15, 0.34  # of a frame, and above it; inches
 
 
 def main(run: str, out: str) -> None:
@@ -28,18 +28,19 @@ def main(run: str, out: str) -> None:
     table = table[table.video.notna() & table.finished]
     chosen = table.groupby(["cell", "success"], observed=True, sort=False).head(1)
     chosen = chosen.sort_values(["cell", "success"], ascending=[True, False], kind="stable")
+    height = len(chosen) * (SIDE + TITLE)
     figure, axes = plt.subplots(
         len(chosen),
         FRAMES,
-        figsize=(FRAMES * SIDE, len(chosen) * (SIDE + 0.42)),
+        figsize=(FRAMES * SIDE, height),
         squeeze=False,
         gridspec_kw={
             "left": 0.01,
             "right": 0.99,
-            "bottom": 0.01,
-            "top": 0.93,
+            "bottom": 0.02 / height,
+            "top": 1 - TITLE / height,
             "wspace": 0.04,
-            "hspace": 0.25,
+            "hspace": TITLE / SIDE,
         },
     )
     for row, episode in zip(axes, chosen.itertuples(), strict=True):
