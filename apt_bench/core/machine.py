@@ -72,10 +72,10 @@ def vector_instructions() -> str | None:
     return next((name for name in ("avx512f", "avx2", "avx", "sve", "asimd") if name in flags), None)
 
 
-def _cpu_entry(name: str, file: Path = Path("/proc/cpuinfo")) -> str:
+def _cpu_entry(name: str) -> str:
     """An entry of the first processor's description; empty if there is none."""
     try:
-        lines = file.read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return ""
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
