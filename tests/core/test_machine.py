@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import apt_bench.core.machine as machine
-from apt_bench.core.machine import cores, system_info, vector_instructions
+from apt_bench.core.machine import cores, cpu_name, system_info, vector_instructions
 
 
 @pytest.mark.parametrize(
@@ -32,16 +31,22 @@ def test_cores_are_those_that_the_container_grants(files, granted, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("entries", "found"),
+    ("cpuinfo", "found"),
     [
-        ({"flags": "fpu sse4_2 avx avx2 avx512f avx512bw"}, "avx512f"),
-        ({"flags": "fpu sse4_2 avx avx2"}, "avx2"),
-        ({"Features": "fp asimd crc32"}, "asimd"),
-        ({"flags": "fpu sse2"}, None),
-        ({}, None),
+        ("model name\t: X\nflags\t\t: fpu sse4_2 avx avx2 avx512f avx512bw\nvmx flags\t: ept\n", "avx512f"),
+        ("model name\t: X\nflags\t\t: fpu sse4_2 avx avx2\n", "avx2"),
+        ("processor\t: 0\nFeatures\t: fp asimd crc32\n", "asimd"),
+        ("flags\t\t: fpu sse2\n", None),
+        ("", None),
     ],
 )
-def test_the_widest_vector_instructions_are_recorded(entries, found, monkeypatch):
-    monkeypatch.setattr(machine, "_cpu_entry", lambda name: entries.get(name, ""))
+def test_the_widest_vector_instructions_are_recorded(cpuinfo, found, monkeypatch):
+    monkeypatch.setattr(Path, "read_text", lambda file: cpuinfo)
     assert vector_instructions() == found
-    assert system_info()["machine"]["vector"] == found
+    assert cpu_name() == "X" or "model name" not in cpuinfo
+
+
+def test_a_machine_is_described_completely():
+    described = system_info()["machine"]
+    assert described["vector"] == vector_instructions()
+    assert all(described[name] for name in ("platform", "cpu", "cores", "memory_gb"))
