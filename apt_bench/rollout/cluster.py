@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import signal
 import socket
 import threading
 import time
@@ -288,13 +289,16 @@ def _last_output(folder: str) -> str:
 @contextmanager
 def _start_watched() -> Iterator[None]:
     """End this process where Ray's control process dies while Ray starts. Ray would wait for a minute and then end this
-    process itself, without an exception. No episode has run yet."""
+    process itself, without an exception. No episode has run yet. Cancel the alarm with which Ray ends this process 3
+    seconds after a SIGTERM that arrives while Ray starts."""
     over = threading.Event()
+    own_alarm = signal.getitimer(signal.ITIMER_REAL)[0] > 0
 
     def watch() -> None:
         seen: set[int] = set()
         missed = 0
         while not over.wait(CHECK_SECONDS):
+            cancel_alarm()
             now = children("gcs_server")
             missed = missed + 1 if seen - now else 0  # a start that fails ends it, too, and then reports why
             seen |= now
@@ -305,11 +309,16 @@ def _start_watched() -> Iterator[None]:
                 )
                 os._exit(RayLost.exit_code)
 
+    def cancel_alarm() -> None:
+        if not own_alarm:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
     threading.Thread(target=watch, name="ray starts", daemon=True).start()
     try:
         yield
     finally:
         over.set()
+        cancel_alarm()
 
 
 # --- supervision --------------------------------------------------------------------------------------

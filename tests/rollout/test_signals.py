@@ -60,6 +60,37 @@ def test_sigterm_while_ray_starts_is_an_interrupt(seconds):
     assert out.splitlines()[-1] == "interrupted"
 
 
+SLOW_END = """
+import os
+import signal
+import time
+import ray
+from apt_bench.core.signals import interrupt_on_signals
+from apt_bench.rollout.cluster import ray_session
+
+init = ray.init
+
+def interrupted_init(*args, **kwargs):
+    init(*args, **kwargs)  # leaves Ray's own handler of SIGTERM
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+
+ray.init = interrupted_init
+try:
+    with interrupt_on_signals(), ray_session(None, 1, 1):
+        pass
+except KeyboardInterrupt:
+    time.sleep(4)  # Ray's handler ends the process after 3 seconds
+    print("interrupted")
+"""
+
+
+def test_a_process_that_ends_slowly_after_sigterm_is_not_aborted():
+    done = subprocess.run([sys.executable, "-c", SLOW_END], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
+    assert "SIGTERM received" in done.stderr
+
+
 class Noisy:
     """An exception in `__del__` is only printed."""
 
