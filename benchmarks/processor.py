@@ -1,0 +1,68 @@
+"""Print a hash of each part of an episode, to find which part differs on two processors:
+`OMP_NUM_THREADS=1 python benchmarks/processor.py`.
+
+The parts are those of task 0, initial state 0 of a cell of `libero`, at seed 7.
+"""
+
+import hashlib
+
+import numpy as np
+
+from apt_bench.core.config import load_object
+from apt_bench.core.machine import cpu_name, vector_instructions
+from apt_bench.envs.base import Camera, Observation
+from apt_bench.policies.registry import find_policy
+from apt_bench.suites import load_suite
+
+ACTION = np.array([0.3, 0.1, -0.4, 0.1, 0.0, 0.2, 1.0])
+STEPS = 40
+K = np.array([[300, 0, 127.5], [0, 300, 127.5], [0, 0, 1]], float)
+POSE = np.array([[1, 0, 0, 0.5], [0, -1, 0, 0], [0, 0, -1, 1.6], [0, 0, 0, 1]], float)
+
+
+def short(*arrays: np.ndarray) -> str:
+    """The first 16 digits of the SHA-256 of arrays."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def parts(cell: str) -> dict[str, str]:
+    """Part -> hash. Images and motion start from the settled state; the policy sees random pixels."""
+    suite = load_suite("libero")
+    episode = suite.select([cell], episodes=1)[0]
+    env = load_object(suite.env)()
+    seen = env.reset(episode, ("agentview", "wrist"))
+    found = {
+        "settled state": env.outcome().start_hash,
+        "its images": short(*seen.images.values()),
+    }
+    env.step_chunk(np.repeat(ACTION[None], STEPS, axis=0))
+    found[f"state after {STEPS} equal actions"] = env.outcome().end_hash
+    env.close()
+
+    random = np.random.default_rng(0)
+    observation = Observation(
+        images={name: random.integers(0, 255, (256, 256, 3), np.uint8) for name in ("agentview", "wrist")},
+        state=np.array([0, 0, 1.2, 3.1, 0, 0, 0.04, -0.04], np.float32),
+        instruction=episode.prompt,
+        episode=episode.id,
+        noise_key=episode.noise_key,
+        cameras={name: Camera(K, POSE) for name in ("agentview", "wrist")},
+    )
+    policy = find_policy("apt").load()
+    policy.reset([episode])
+    found["actions for equal images"] = short(*policy.act([observation]))
+    return found
+
+
+def main() -> None:
+    print(f"{cpu_name()}, {vector_instructions()}")
+    for cell in ("object", "spatial"):
+        for part, value in parts(cell).items():
+            print(f"{cell:8} {part:30} {value}")
+
+
+if __name__ == "__main__":
+    main()
