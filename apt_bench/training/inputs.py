@@ -13,7 +13,7 @@ from apt_bench.demos.collect import collect
 from apt_bench.rollout.runner import RunOptions
 from apt_bench.suites import load_suite
 from apt_bench.training.cache import alone, digest
-from apt_bench.training.config import stored_fields
+from apt_bench.training.config import SuiteEpisodes, stored_fields
 from apt_bench.training.recipe import Recipe
 from apt_bench.training.session import Session
 from apt_bench.training.time_estimate import print_estimate
@@ -37,18 +37,16 @@ def complete_recipe(recipe: Recipe, session: Session, console: Console) -> Recip
     """
     if recipe.vlm.name == "mini" and recipe.collect.suite:
         print_estimate(recipe, session)
-    if not recipe.data.data and recipe.collect.suite:
-        recipe = dataclasses.replace(
-            recipe,
-            data=dataclasses.replace(recipe.data, data=(str(_demonstrations(recipe, session, console)),)),
-        )
+    if recipe.collections:
+        folders = [_demonstrations(wanted, recipe, session, console) for wanted in recipe.collections]
+        data = dataclasses.replace(recipe.data, data=tuple(map(str, folders)))
+        recipe = dataclasses.replace(recipe, data=data)
     if recipe.vlm.name == "mini" and recipe.vlm_weights == "auto" and not recipe.start:
         recipe = dataclasses.replace(recipe, vlm_weights=str(pretrained_mini(recipe, session)))
     return recipe
 
 
-def _demonstrations(recipe: Recipe, session: Session, console: Console) -> Path:
-    wanted = recipe.collect
+def _demonstrations(wanted: SuiteEpisodes, recipe: Recipe, session: Session, console: Console) -> Path:
     suite = load_suite(wanted.suite)  # a changed suite gets a new entry
     cells = [dataclasses.asdict(cell) for cell in suite.cells]
     name = digest(stored_fields(wanted), suite.version, suite.seed, cells)
@@ -56,7 +54,7 @@ def _demonstrations(recipe: Recipe, session: Session, console: Console) -> Path:
     session.report.say(f"Demonstrations of {wanted.suite}, {wanted.episodes} per task, in {folder}")
     with alone(folder, session.report.say):
         found = collect(
-            collect_options(recipe),
+            collect_options(wanted),
             folder,
             console,
             "hdf5",
@@ -87,9 +85,8 @@ def _demonstrations(recipe: Recipe, session: Session, console: Console) -> Path:
     return folder
 
 
-def collect_options(recipe: Recipe) -> RunOptions:
+def collect_options(wanted: SuiteEpisodes) -> RunOptions:
     """Options of the run whose successful episodes become the demonstrations."""
-    wanted = recipe.collect
     return RunOptions.of(
         suite=wanted.suite,
         policy="oracle",

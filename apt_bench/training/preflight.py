@@ -171,12 +171,13 @@ def _check_same_start(recipe: Recipe, last: Path) -> None:
 def _check_data(recipe: Recipe) -> None:
     """Check that suites to collect from exist, given data open, and one demonstration of each can be read."""
     if not recipe.data.data:
-        if not recipe.collect.suite:
+        if not recipe.collections:
             raise UserError(
                 "No data to train on. Give --data PATH (demonstrations of `apt-bench collect`, or a hub id)."
             )
-        select(collect_options(recipe))
-        find_policy("oracle", recipe.collect.policy_args).load()
+        for wanted in recipe.collections:
+            select(collect_options(wanted))
+            find_policy("oracle", wanted.policy_args).load()
         return
     for path in find_all(recipe.data.data):
         demos = open_demos(path).successes

@@ -56,6 +56,7 @@ class Recipe:
         stage2: Training settings of Stage 2.
         cache_features: Whether features of a frozen VLM are computed once and cached.
         collect: Episodes to collect as demonstrations if `data` names none.
+        also_collect: Episodes of a second suite to collect with them.
         pretrain: Pretraining of the mini VLM.
         evaluate: Episodes of the short evaluation at the end.
     """
@@ -80,6 +81,7 @@ class Recipe:
     stage2: TrainConfig = field(default_factory=TrainConfig)
     cache_features: bool = True
     collect: SuiteEpisodes = field(default_factory=SuiteEpisodes)
+    also_collect: SuiteEpisodes = field(default_factory=SuiteEpisodes)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     evaluate: SuiteEpisodes = field(default_factory=SuiteEpisodes)
 
@@ -135,6 +137,12 @@ class Recipe:
         values = {**common, **own, "arch": self.arch, "stage": stage, "vlm": shape}
         config: ExpertConfig = build(ExpertConfig, values, "Expert config")
         return config
+
+    @property
+    def collections(self) -> tuple[SuiteEpisodes, ...]:
+        """The episodes to collect; empty where `data` names the demonstrations."""
+        wanted = () if self.data.data else (self.collect, self.also_collect)
+        return tuple(episodes for episodes in wanted if episodes.suite)
 
     @property
     def trains_prior(self) -> bool:

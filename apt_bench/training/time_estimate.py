@@ -34,9 +34,9 @@ def print_estimate(recipe: Recipe, session: Session) -> None:
 
 def estimate(recipe: Recipe) -> dict[str, tuple[str, float]]:
     """The parts of a training: what each does, and its estimated seconds on an idle machine with an empty cache."""
-    workers, collect, evaluate = os.cpu_count() or 1, recipe.collect, recipe.evaluate
+    workers, evaluate = os.cpu_count() or 1, recipe.evaluate
     cost = COST[recipe.pretrain.source]
-    demos = 0 if recipe.data.data else _episodes(collect)
+    demos = sum(map(_episodes, recipe.collections))
     parts = {"demonstrations": (f"{demos}", demos * cost["demonstration"] / workers)}
     if (
         recipe.vlm_weights == "auto"

@@ -8,7 +8,11 @@ import pytest
 from apt_bench.core.errors import UserError
 from apt_bench.envs.libero import LiberoEnv
 from apt_bench.envs.libero.base_tasks import cell_tasks
+from apt_bench.envs.libero.tasks import load_inits, manifest
 from apt_bench.suites import Cell, load_suite
+
+APART = 0.005
+"""Least difference (m or rad) in at least one coordinate between a training state and each state of evaluation."""
 
 HOLD = np.array([[0, 0, 0, 0, 0, 0, -1.0]] * 5)
 
@@ -45,6 +49,27 @@ def test_every_task_of_libero_has_thirty_training_states() -> None:
         assert [t.name for t in tasks] == [t.name for t in base]
         assert {t.inits for t in tasks} == {30}
         assert [t.prompts for t in tasks] == [t.prompts for t in base]
+
+
+@pytest.mark.parametrize("benchmark", ["libero_spatial", "libero_object", "libero_goal", "libero_10"])
+def test_no_training_state_is_one_that_is_evaluated(benchmark: str) -> None:
+    """In `_swap` and `_task`, all initial states; in `libero`, those that training leaves out."""
+    tasks = manifest()["benchmarks"]
+    for task in tasks[benchmark]["tasks"]:
+        training = load_inits(benchmark, task["name"])[20:]
+        for other, states in (
+            (benchmark, slice(0, 20)),
+            (f"{benchmark}_swap", slice(None)),
+            (f"{benchmark}_task", slice(None)),
+        ):
+            for same in tasks[other]["tasks"]:
+                evaluated = load_inits(other, same["name"])[states]
+                if evaluated.shape[1] != training.shape[1]:
+                    continue  # another scene, with other objects
+                apart = np.abs(evaluated[:, None, 1:] - training[None, :, 1:]).max(
+                    axis=2
+                )  # column 0 is the time
+                assert apart.min() > APART, (task["name"], other, same["name"])
 
 
 @pytest.mark.parametrize("args", [{}, {"benchmark": "libero_object", "disturbance": 3}, {"benchmark": "no"}])

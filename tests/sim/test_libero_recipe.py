@@ -16,6 +16,10 @@ TOY = {
     "pretrain.train.steps": 2,
     "pretrain.train.batch": 4,
     "collect.limit": 1,
+    "also_collect.suite": "libero_base",
+    "also_collect.cells": "[train_spatial]",
+    "also_collect.image_every": 6,
+    "also_collect.limit": 1,
     "data.held_out": 0,
     "train.batch": 8,
     "stage1.steps": 2,
@@ -34,7 +38,10 @@ def test_the_recipe_of_a_libero_policy_runs_from_images_to_evaluation(
     said = cli(*words, code=0)
     for part in ("demonstrations", "mini VLM", "stage 1", "stage 2", "evaluation"):
         assert part in said
+    folders = sorted(path.name.partition("-")[0] for path in (tmp_path / "cache" / "demos").iterdir())
+    assert folders == ["libero_base", "libero_drawn"]
     policy = tmp_path / "run" / "policy"
+    assert len(json.loads((policy / "provenance.json").read_text())["data"]) == 2
     assert checkpoint.load(policy).expert.config.stage == 2
     records = (tmp_path / "run" / "evaluation" / "episodes.jsonl").read_text().splitlines()
     assert [json.loads(line)["outcome"] in ("failure", "timeout", "success") for line in records] == [True]
