@@ -85,7 +85,7 @@ def ray_session(address: str | None, workers: int | None, episodes: int, logs: b
             # Ray's processes start in this folder and search it first for modules. Workers change to the user's folder.
             step = stack.enter_context(ExitStack())
             step.enter_context(status("Starting Ray"))
-            with keep_handlers(), contextlib.chdir(neutral), _start_watched():
+            with _start_watched(), keep_handlers(), contextlib.chdir(neutral):
                 if local:
                     assert workers is not None
                     ray.init(
