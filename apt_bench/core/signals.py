@@ -42,10 +42,11 @@ def interrupt_on_signals() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def keep_handlers() -> Iterator[None]:
-    """Keep the handlers of SIGINT and SIGTERM while the block may set others, and lose none of their exceptions.
+    """Keep the handlers of SIGINT and SIGTERM while the block may set others, and hold their first exception.
 
-    Python only prints an exception that a handler raises inside some callbacks, such as those after a fork. The end of
-    the block therefore raises it again.
+    The end of the block raises it, because Python only prints an exception that a handler raises inside some callbacks,
+    such as those after a fork, and because the start of Ray crashes where it is interrupted. A second one is raised at
+    once.
     """
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
@@ -59,7 +60,8 @@ def keep_handlers() -> Iterator[None]:
             handler(number, frame)
         except BaseException as error:
             raised.append(error)
-            raise
+            if len(raised) > 1:
+                raise
 
     for number, handler in before.items():
         if callable(handler):

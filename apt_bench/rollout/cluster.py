@@ -99,6 +99,9 @@ def ray_session(address: str | None, workers: int | None, episodes: int, logs: b
                     )
                 else:
                     ray.init(address=address, **quiet)
+        except KeyboardInterrupt:
+            _shut_down()
+            raise
         except Exception as error:  # Ray raises plain Exceptions, too
             raise _not_started(address, error) from None
         stack.callback(_shut_down)
