@@ -45,8 +45,8 @@ def keep_handlers() -> Iterator[None]:
     """Keep the handlers of SIGINT and SIGTERM while the block may set others, and hold their first exception.
 
     The end of the block raises it, because Python only prints an exception that a handler raises inside some callbacks,
-    such as those after a fork, and because the start of Ray may crash where it is interrupted. A second one is raised at
-    once.
+    such as those after a fork, and because the start of Ray may crash where it is interrupted. A second one is raised
+    at once.
     """
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
