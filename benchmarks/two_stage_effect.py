@@ -9,7 +9,8 @@ The plan (`two_stage_effect.yaml`) has experiments with arms. An arm is a recipe
 rate is the one of the experiment's `rates` that gives the most right items first on the tuning seeds. Those seeds are
 not reported. Every training gives one JSON file in `results/two_stage_effect/EXPERIMENT/`. Rerun the same command to
 resume: stored results are not run again, and unfinished trainings and evaluations continue. Training takes one core. On
-several cores, start the command once for each core with another --arm or --seed.
+several cores, start the command once for each core with another --arm or --seed. The table also has the policies that
+were trained on LIBERO's base tasks, from `results/reference/base-*`.
 
 The table counts a training as one observation: the mean over trainings, with a t interval. Two arms of one seed have
 the same scenes, so their difference is taken scene by scene.
@@ -41,9 +42,11 @@ from apt_bench.training.progress import Report  # noqa: E402
 from apt_bench.training.recipe import Recipe  # noqa: E402
 from apt_bench.training.session import Session  # noqa: E402
 from apt_bench.training.two_stage import run_recipe, stage_checkpoint  # noqa: E402
+from benchmarks.two_stage_libero import libero_table  # noqa: E402
 from benchmarks.two_stage_plan import Job, Plan, load_plan, rates_of, recipe_of, stored  # noqa: E402
 from benchmarks.two_stage_tables import figure, interval, table, total  # noqa: E402
 
+REFERENCE = HERE.parent / "results" / "reference"
 MEASURES = ("success", "right", "lifted", "container", "delivered")
 
 
@@ -207,6 +210,7 @@ def main(words: Sequence[str] | None = None) -> None:
     plan = load_plan(options.plan)
     if options.table:
         print(table(plan, options.results))
+        print(libero_table(REFERENCE))
         return
     if options.figure:
         figure(plan, options.results, options.figure)

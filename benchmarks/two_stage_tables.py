@@ -99,7 +99,7 @@ def table(plan: Plan, results: Path) -> str:
             found = [interval([total(t["cells"], n, m) for t in trainings.values()]) for m, n, _ in shown]
             rates = ", ".join(sorted({t["rate"] for t in trainings.values()} - {""}))
             label = f"{arm} ({rates})" if rates else arm
-            rows.append([label, str(len(trainings)), *(_text(*f, within=(0, 100)) for f in found)])
+            rows.append([label, str(len(trainings)), *(text(*f, within=(0, 100)) for f in found)])
         for a, b in pairs_of(experiment, arms):
             seeds = [s for s in arms[a] if s in arms[b]]
             differences = [
@@ -110,10 +110,10 @@ def table(plan: Plan, results: Path) -> str:
                 [
                     f"{a} - {b}",
                     str(len(seeds)),
-                    *(_text(*d, form="+.0f", within=(-100, 100)) for d in differences),
+                    *(text(*d, form="+.0f", within=(-100, 100)) for d in differences),
                 ]
             )
-        lines += _markdown(["arm", "trainings", *(title for *_, title in shown)], rows)
+        lines += markdown(["arm", "trainings", *(title for *_, title in shown)], rows)
         lines.append("")
     return "\n".join(lines)
 
@@ -191,9 +191,10 @@ def figure(plan: Plan, results: Path, path: Path) -> None:
     plt.close(drawing)
 
 
-def _text(
+def text(
     mean: float, low: float, high: float, form: str = ".0f", within: tuple[float, float] = (-100, 100)
 ) -> str:
+    """A mean with its interval, cut to `within`; "-" where there is none."""
     if np.isnan(mean):
         return "-"
     if np.isnan(low):
@@ -201,5 +202,6 @@ def _text(
     return f"{mean:{form}} [{max(low, within[0]):{form}}, {min(high, within[1]):{form}}]"
 
 
-def _markdown(head: list[str], rows: list[list[str]]) -> list[str]:
+def markdown(head: list[str], rows: list[list[str]]) -> list[str]:
+    """The lines of a Markdown table."""
     return ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from apt_bench.runs.records import EpisodeRecord
 from apt_bench.suites import EpisodeKey, load_suite
 from apt_bench.training import inputs
 from benchmarks import two_stage_effect as effect
+from benchmarks import two_stage_libero as libero
 from benchmarks import two_stage_tables as tables
 
 ROOT = Path(__file__).parents[1]
@@ -183,6 +185,47 @@ def episode(outcome: str = "timeout", **events: Any) -> EpisodeRecord:
         prompts={}, outcome=outcome, steps=1, decisions=1, seconds={}, start_hash="", end_hash="",
         failure=None, events={**found, **events},
     )  # fmt: skip
+
+
+def test_libero_arms_are_counted_from_their_records() -> None:
+    reference = ROOT / "results/reference"
+    folders = {f.name for f in reference.glob("base-*")}
+    assert folders
+    assert [name for name in folders if not libero.NAME.fullmatch(name)] == []
+    trainings = {name.removesuffix("_pro") for name in folders}
+    assert folders == trainings | {f"{name}_pro" for name in trainings}
+    rows = [line.split(" | ") for line in libero.libero_table(reference).splitlines()]
+    for arm in (libero.ONE, libero.TWO):
+        known = outcomes_of(reference, arm)
+        shares = [f"{100 * sum(known[c]) / len(known[c]):.0f}" for c in ("goal", "goal_pos", "goal_task")]
+        found = [row[3:6] for row in rows if row[:2] == ["| goal", f"{arm} (r2)"]]
+        assert [[cell.split(" ")[0] for cell in row] for row in found] == [shares]
+
+
+def outcomes_of(reference: Path, arm: str) -> dict[str, list[bool]]:
+    """Cell -> whether each episode of Goal was a success."""
+    out: dict[str, list[bool]] = {}
+    for file in reference.glob(f"base-goal-{arm}-r2-seed*/episodes.jsonl"):
+        for episode in map(json.loads, file.read_text().splitlines()):
+            out.setdefault(episode["key"]["cell"], []).append(episode["outcome"] == "success")
+    return out
+
+
+def test_libero_arms_are_paired_by_scene(tmp_path: Path) -> None:
+    """One of two scenes is solved by both arms, the other one by two stages only."""
+    for arm, won in {libero.ONE: (True, False), libero.TWO: (True, True)}.items():
+        source = ROOT / f"results/reference/base-goal-{arm}-r2-seed0-libero"
+        lines = (source / "episodes.jsonl").read_text().splitlines()[:2]
+        episodes = [
+            json.loads(line) | {"outcome": "success" if w else "timeout"}
+            for line, w in zip(lines, won, strict=True)
+        ]
+        for seed in (0, 1):
+            out = tmp_path / source.name.replace("seed0", f"seed{seed}")
+            shutil.copytree(source, out)
+            (out / "episodes.jsonl").write_text("".join(json.dumps(e) + "\n" for e in episodes))
+    line = next(n for n in libero.libero_table(tmp_path).splitlines() if "goal | two-stages - one-stage" in n)
+    assert line.split(" | ")[2:5] == ["2", "+50 [+50, +50]", "-"]
 
 
 @pytest.mark.parametrize(
