@@ -1,6 +1,6 @@
 """Draw one solved and one failed episode of each cell: `python benchmarks/film_strips.py RUN OUT`.
 
-The run must have videos (`apt-bench run --video first:1`). A cell without a solved or without a failed video gets the
+The run must have videos (`apt-bench run --video all`). A cell without a solved or without a failed video gets the
 other one only.
 """
 

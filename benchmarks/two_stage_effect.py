@@ -209,8 +209,7 @@ def main(words: Sequence[str] | None = None) -> None:
     options = parser.parse_args(words)
     plan = load_plan(options.plan)
     if options.table:
-        print(table(plan, options.results))
-        print(libero_table(REFERENCE))
+        print("\n".join([table(plan, options.results), libero_table(REFERENCE)]))
         return
     if options.figure:
         figure(plan, options.results, options.figure)
