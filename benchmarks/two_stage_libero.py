@@ -54,7 +54,8 @@ def libero_table(reference: Path) -> str:
         label = suite or "all suites"
         groups = sorted({(rate, arm) for s, arm, rate, _ in trainings if s in suites})
         for rate, arm in groups:
-            pooled = _pooled(trainings, suites, arm, rate)
+            if not (pooled := _pooled(trainings, suites, arm, rate)):
+                continue
             found = [interval([_sum(t, suites, *c) for t in pooled.values()]) for c in COLUMNS.values()]
             rows.append(
                 [label, f"{arm} ({rate})", str(len(pooled)), *(text(*f, within=(0, 100)) for f in found)]
