@@ -120,10 +120,9 @@ class APTExpert(ActionExpert):
         }
 
         everyone = torch.cat([features.token_type, types], 1)
-        vl_masks = {
-            iso: attention_mask(features.token_type, features.token_type, iso) for iso in (False, True)
-        }
-        action_masks = {iso: attention_bias(attention_mask(types, everyone, iso)) for iso in (False, True)}
+        both, vl_types = (False, True), features.token_type
+        vl_masks = {iso: attention_bias(attention_mask(vl_types, vl_types, iso)) for iso in both}
+        action_masks = {iso: attention_bias(attention_mask(types, everyone, iso)) for iso in both}
 
         memory = []
         for block, plan in zip(self.blocks, self.plan, strict=True):

@@ -342,7 +342,7 @@ class Block(nn.Module):
         Args:
             x: One part of the stream, (B, Q, width).
             code: The position code of its tokens.
-            mask: (B, Q, K) bool, K = keys in `past` + own keys.
+            mask: (B, Q, K) as for `attend`, K = keys in `past` + own keys.
             step: The diffusion step for action tokens, None for VL tokens.
             past: Keys and values of the other part.
             kv_only: Compute only keys and values: nothing reads the VL stream after the last block.

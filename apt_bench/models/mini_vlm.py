@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from apt_bench.core.config import Range, check_fields
 from apt_bench.core.errors import UserError
-from apt_bench.models.attention import KV, Attention, FeedForward, NoCode, RMSNorm, attend
+from apt_bench.models.attention import KV, Attention, FeedForward, NoCode, RMSNorm, attend, attention_bias
 from apt_bench.models.config import Heads, Layers, VLMShape
 from apt_bench.models.inputs import VLFeatures
 from apt_bench.models.vlm import VLM, Prompt, Turn
@@ -93,7 +93,7 @@ class MiniBlock(nn.Module):
         self.ffn = FeedForward(width)
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, KV, Tensor]:
-        """x (B, L, width), mask (B, L, L) -> the new x, keys and values, and queries."""
+        """x (B, L, width), mask (B, L, L) as for `attend` -> the new x, keys and values, and queries."""
         q, k, v = self.attn.project(self.norm1(x), NoCode())
         x = x + self.attn.out(attend(q, k, v, mask, NoCode()))
         return x + self.ffn(self.norm2(x)), (k, v), q
@@ -196,9 +196,9 @@ class MiniVLM(VLM):
             that pretraining may supervise.
         """
         outputs, kv, queries = [], [], []
-        state = x
+        state, bias = x, attention_bias(mask)
         for layer in self.layers[:layers]:
-            state, pair, q = layer(state, mask)
+            state, pair, q = layer(state, bias)
             if plain is not None:
                 state = torch.where(plain[..., None], x, state)
             outputs.append(state)
