@@ -209,7 +209,7 @@ def main(words: Sequence[str] | None = None) -> None:
     options = parser.parse_args(words)
     plan = load_plan(options.plan)
     if options.table:
-        print("\n".join([table(plan, options.results), libero_table(REFERENCE)]))
+        print(table(plan, options.results), libero_table(REFERENCE), sep="\n")
         return
     if options.figure:
         figure(plan, options.results, options.figure)

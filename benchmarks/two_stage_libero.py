@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -50,7 +50,7 @@ def libero_table(reference: Path) -> str:
     trainings = load_trainings(reference)
     rows = []
     for suite in (*SUITES, ""):
-        suites = [suite] if suite else SUITES
+        suites = (suite,) if suite else SUITES
         label = suite or "all suites"
         groups = sorted({(rate, arm) for s, arm, rate, _ in trainings if s in suites})
         for rate, arm in groups:
@@ -73,29 +73,26 @@ def libero_table(reference: Path) -> str:
 
 
 def _pooled(
-    trainings: Mapping[Training, pd.DataFrame], suites: Iterable[str], arm: str, rate: str
+    trainings: Mapping[Training, pd.DataFrame], suites: Sequence[str], arm: str, rate: str
 ) -> dict[int, pd.DataFrame]:
     """Seed -> the episodes of these suites, for the seeds that all of them have."""
-    suites = list(suites)
-    seeds = sorted({seed for *_, seed in trainings})
-    found = {seed: [trainings.get((suite, arm, rate, seed)) for suite in suites] for seed in seeds}
-    return {
-        seed: pd.concat([f for f in frames if f is not None])
-        for seed, frames in found.items()
-        if all(f is not None for f in frames)
+    found = {
+        seed: [trainings[key] for suite in suites if (key := (suite, arm, rate, seed)) in trainings]
+        for seed in sorted({seed for *_, seed in trainings})
     }
+    return {seed: pd.concat(frames) for seed, frames in found.items() if len(frames) == len(suites)}
 
 
-def _values(frame: pd.DataFrame, suites: Iterable[str], ending: str, column: str) -> pd.Series:
+def _values(frame: pd.DataFrame, suites: Sequence[str], ending: str, column: str) -> pd.Series:
     return frame[frame.index.get_level_values("cell").isin([s + ending for s in suites])][column]
 
 
-def _sum(frame: pd.DataFrame, suites: Iterable[str], ending: str, column: str) -> Sum:
+def _sum(frame: pd.DataFrame, suites: Sequence[str], ending: str, column: str) -> Sum:
     values = _values(frame, suites, ending, column)
     return float(values.sum()), len(values)
 
 
-def _difference(a: pd.DataFrame, b: pd.DataFrame, suites: Iterable[str], ending: str, column: str) -> Sum:
+def _difference(a: pd.DataFrame, b: pd.DataFrame, suites: Sequence[str], ending: str, column: str) -> Sum:
     """Of a - b, over the episodes that both have."""
     difference = (_values(a, suites, ending, column) - _values(b, suites, ending, column)).dropna()
     return float(difference.sum()), len(difference)

@@ -120,9 +120,8 @@ class APTExpert(ActionExpert):
         }
 
         everyone = torch.cat([features.token_type, types], 1)
-        both, vl_types = (False, True), features.token_type
-        vl_masks = {iso: attention_bias(attention_mask(vl_types, vl_types, iso)) for iso in both}
-        action_masks = {iso: attention_bias(attention_mask(types, everyone, iso)) for iso in both}
+        vl_masks = _masks(features.token_type, features.token_type)
+        action_masks = _masks(types, everyone)
 
         memory = []
         for block, plan in zip(self.blocks, self.plan, strict=True):
@@ -132,6 +131,11 @@ class APTExpert(ActionExpert):
             if not last:
                 x = self.fusion(x, features.tap(self.taps[plan.tap]), plan.tap)
         return Context(robot, prefix, tuple(memory))
+
+
+def _masks(query: Tensor, key: Tensor) -> dict[bool, Tensor]:
+    """The masks of both kinds of blocks, by `isolated`, from the types of queries (B, Q) and keys (B, K)."""
+    return {isolated: attention_bias(attention_mask(query, key, isolated)) for isolated in (False, True)}
 
 
 def token_poses(features: VLFeatures, robot: RobotState, per_arm: int) -> tuple[Tensor, Tensor]:
