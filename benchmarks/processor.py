@@ -1,12 +1,15 @@
 """Print a hash of each part of an episode, to find which part differs on two processors:
 `OMP_NUM_THREADS=1 python benchmarks/processor.py`.
 
-The parts are those of task 0, initial state 0 of a cell of `libero`, at seed 7.
+The parts are those of task 0, initial state 0 of a cell of `libero`, at seed 7. The operations of the policy's network
+follow, each on random numbers.
 """
 
 import hashlib
 
 import numpy as np
+import torch
+from torch.nn import functional
 
 from apt_bench.core.config import load_object
 from apt_bench.core.machine import cpu_name, vector_instructions
@@ -57,8 +60,32 @@ def parts(cell: str) -> dict[str, str]:
     return found
 
 
+@torch.inference_mode()
+def operations() -> dict[str, str]:
+    """Operation -> hash of its result. Sizes are like those of the policy's network."""
+    random = np.random.default_rng(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.from_numpy(random.standard_normal(shape, np.float32))
+
+    found = {
+        "matrix product": draw(256, 128) @ draw(128, 384),
+        "linear layer, one row": functional.linear(draw(1, 128), draw(384, 128), draw(384)),
+        "linear layer, 20 rows": functional.linear(draw(20, 128), draw(384, 128), draw(384)),
+        "convolution": functional.conv2d(draw(2, 32, 64, 64), draw(64, 32, 3, 3), stride=2, padding=1),
+        "attention": functional.scaled_dot_product_attention(*(draw(1, 4, 80, 32) for _ in range(3))),
+        "batched product": draw(4, 80, 32) @ draw(4, 32, 80),
+        "GELU": functional.gelu(draw(256, 384)),
+        "square, mean and root": draw(256, 128).pow(2).mean(-1).rsqrt(),
+        "sine and exponential": torch.sin(draw(256, 128)) + torch.exp(draw(256, 128)),
+    }
+    return {name: short(value.numpy()) for name, value in found.items()}
+
+
 def main() -> None:
     print(f"{cpu_name()}, {vector_instructions()}")
+    for name, value in operations().items():
+        print(f"{'network':8} {name:30} {value}")
     for cell in ("object", "spatial"):
         for part, value in parts(cell).items():
             print(f"{cell:8} {part:30} {value}")
