@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from apt_bench.core.errors import UserError
-from apt_bench.envs.tabletop.catalog import CONTAINERS, ITEMS
+from apt_bench.envs.tabletop.catalog import CONTAINERS, EXTRA_CONTAINERS, ITEMS
+from apt_bench.envs.tabletop.layouts import CONTAINER_SETS
 from apt_bench.models.mini_vlm import END_ID, FIRST_WORD, MiniVLM, MiniVLMConfig
 from apt_bench.suites import load_suite
 from apt_bench.training.config import OBSERVATIONS_PER_SCENE, PretrainConfig, TrainConfig
@@ -26,7 +27,7 @@ from apt_bench.training.vlm_pretraining.scenes import (
 )
 from apt_bench.training.vlm_pretraining.sentences import SentenceMaker, vocabulary
 from apt_bench.training.vlm_pretraining.state import save_state
-from apt_bench.training.vlm_pretraining.tabletop_scenes import TabletopScenes, phrases
+from apt_bench.training.vlm_pretraining.tabletop_scenes import TabletopScenes, phrases, scene
 from apt_bench.training.vlm_pretraining.weights import load_mini, made_by
 
 SIZES = MiniVLMConfig(width=32, heads=2, layers=2, image_size=(64, 64), stride=16)
@@ -72,9 +73,16 @@ def test_the_robots_sentence_form_stays_out_but_its_nouns_are_known() -> None:
             unknown = [w for w in noun.replace(" to the ", " ").split() if w not in words]
             assert not unknown, spec.prompt
     tokenizer = mini().tokenizer
-    for name in (*ITEMS, *CONTAINERS):
+    assert set(SOURCE.kinds) == {*ITEMS, *CONTAINERS} - set(EXTRA_CONTAINERS)
+    for name in SOURCE.kinds:
         for phrase in phrases(name):
             assert min(tokenizer(phrase)) >= FIRST_WORD, phrase
+
+
+def test_scenes_with_more_containers_show_and_name_them() -> None:
+    assert set(TabletopScenes(more_containers=True).kinds) == {*ITEMS, *CONTAINERS}
+    tasks = {scene(index, more_containers=True).key.task for index in range(96)}
+    assert tasks >= {f"to_{c.replace(' ', '_')}" for c in (*CONTAINER_SETS["seen6"], "mug")}
 
 
 def test_sentences_mean_what_they_say() -> None:

@@ -55,8 +55,8 @@ class Container:
 
     @property
     def predicate(self) -> str:
-        """`in` for a bowl or mug, `on` for others."""
-        return "in" if self.shape in ("bowl", "mug") else "on"
+        """`in` for a bowl, pot or mug, `on` for others."""
+        return "in" if self.shape in ("bowl", "small_bowl", "pot", "mug") else "on"
 
 
 def _item(
@@ -139,11 +139,14 @@ CONTAINERS: dict[str, Container] = {
         Container("tray", "tray", (0.30, 0.30, 0.33), "seen", 0.085, 0.060, 0.020, target=False),
         Container("red plate", "small_plate", (0.80, 0.16, 0.14), "seen", 0.075, 0.065, 0.016),
         Container("blue plate", "small_plate", (0.16, 0.34, 0.80), "seen", 0.075, 0.065, 0.016),
-        Container("white bowl", "bowl", (0.93, 0.92, 0.88), "seen", 0.090, 0.070, 0.050),
+        Container("white bowl", "small_bowl", (0.93, 0.92, 0.88), "seen", 0.063, 0.046, 0.035),
+        Container("pot", "pot", (0.45, 0.55, 0.40), "seen", 0.082, 0.050, 0.058),
     )
 }
-"""`tray` occurs in training scenes as a distractor. The coloured plates belong to the composite suite. No shipped suite
-has the white bowl (see `layouts.CONTAINER_SETS`)."""
+"""`tray` occurs in training scenes as a distractor. The coloured plates belong to the composite suite."""
+
+EXTRA_CONTAINERS = ("white bowl", "pot")
+"""Containers with small openings, for training on more containers. No shipped suite has them."""
 
 STORED = ("red_cube", "yellow_cube", "lemon", "soap", "orange")
 """Items that composite training puts into the storage box."""

@@ -1,4 +1,4 @@
-"""Shapes of the plates, bowl, mug, tray and storage box: visual and collision geoms."""
+"""Shapes of the plates, bowls, pot, mug, tray and storage box: visual and collision geoms."""
 
 from __future__ import annotations
 
@@ -46,21 +46,39 @@ def container_parts(shape: str, color: Rgb) -> tuple[list[Geom], list[Geom]]:
             disc(dark, 0, 0.0075, 0.0485),
         ]
         return seen, [disc(color, 0, 0.006, 0.053), *_wall(0.063, 0.0035, 0.0065, 0.013, 0.38)]
-    if shape == "bowl":
+    if shape in ("bowl", "small_bowl"):
+        scale = 1.0 if shape == "bowl" else 0.7
+        profile = (
+            (0.04, 0),
+            (0.045, 0.003),
+            (0.072, 0.022),
+            (0.088, 0.048),
+            (0.090, 0.051),
+            (0.084, 0.049),
+            (0.066, 0.024),
+            (0.042, 0.008),
+        )
+        seen = [lathe(color, *((r * scale, z * scale) for r, z in profile))]
+        wall = _wall(0.074 * scale, 0.026 * scale, 0.004, 0.026 * scale, 0.95)
+        return seen, [disc(color, 0, 0.007 * scale, 0.055 * scale), *wall]
+    if shape == "pot":
         seen = [
             lathe(
                 color,
-                (0.04, 0),
-                (0.045, 0.003),
-                (0.072, 0.022),
-                (0.088, 0.048),
-                (0.090, 0.051),
-                (0.084, 0.049),
-                (0.066, 0.024),
-                (0.042, 0.008),
+                (0.058, 0),
+                (0.062, 0.003),
+                (0.064, 0.056),
+                (0.066, 0.058),
+                (0.060, 0.056),
+                (0.057, 0.007),
             )
         ]
-        return seen, [disc(color, 0, 0.007, 0.055), *_wall(0.074, 0.026, 0.004, 0.026, 0.95)]
+        handles = [box(dark, (0, s * 0.072, 0.046), (0.018, 0.009, 0.004)) for s in (1, -1)]
+        return [*seen, *handles], [
+            disc(color, 0, 0.006, 0.061),
+            *_wall(0.061, 0.029, 0.003, 0.029, pi / 2),
+            *handles,
+        ]
     if shape == "mug":
         seen = [
             lathe(

@@ -49,7 +49,7 @@ CONTAINER_SETS = {
     "seen": ("plate", "bowl"),
     "unseen": ("plate", "mug"),
     "seen4": ("plate", "bowl", "tray", "red plate"),
-    "seen6": ("plate", "bowl", "tray", "red plate", "blue plate", "white bowl"),
+    "seen6": ("plate", "bowl", "tray", "red plate", "white bowl", "pot"),
 }
 """Value of a cell's argument `containers` -> the containers that its instructions name. A scene has two of them. In
 `unseen`, half of the tasks still name the plate, as in the paper's UC. `seen4` and `seen6` are for training on more

@@ -16,7 +16,7 @@ from apt_bench.envs.base import AGENTVIEW
 from apt_bench.envs.mujoco_helpers import IMAGE_SIZE
 from apt_bench.envs.mujoco_no_gl import mujoco
 from apt_bench.envs.tabletop import TabletopEnv
-from apt_bench.envs.tabletop.catalog import CONTAINERS, ITEMS, conflict
+from apt_bench.envs.tabletop.catalog import CONTAINERS, EXTRA_CONTAINERS, ITEMS, conflict
 from apt_bench.envs.tabletop.layouts import containers_of
 from apt_bench.envs.tabletop.robots import PANDA
 from apt_bench.envs.tabletop.scene_model import camera_axes
@@ -49,7 +49,7 @@ class TabletopScenes:
 
     def __init__(self, more_containers: bool = False) -> None:
         self.more_containers = more_containers
-        containers = [c for c in CONTAINERS if more_containers or c != "white bowl"]
+        containers = [c for c in CONTAINERS if more_containers or c not in EXTRA_CONTAINERS]
         self.kinds: Mapping[str, str] = {k: phrases(k)[0] for k in (*ITEMS, *containers)}
 
     def identity(self) -> list[Any]:
