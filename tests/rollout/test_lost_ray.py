@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -89,12 +91,22 @@ def test_the_death_of_ray_while_it_starts_is_told(slow, tmp_path):
     assert len(err.strip().splitlines()) == 1
 
 
-def test_what_stays_when_driver_and_reaper_are_killed_is_swept_by_the_next_run(slow, tmp_path):
+@pytest.fixture
+def private_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Ray's folders are made here, where no other test sweeps. The path is short enough for Ray's sockets."""
+    with tempfile.TemporaryDirectory(prefix="", dir="/tmp") as home:
+        monkeypatch.setenv("TMPDIR", home)
+        monkeypatch.setattr(ray_folder, "homes", lambda: [home])
+        yield Path(home)
+
+
+def test_what_stays_when_driver_and_reaper_are_killed_is_swept_by_the_next_run(slow, private_home, tmp_path):
     command = Command(tmp_path / "run", "--workers", "1")
     process = command.start()
     command.wait_for(1, process)
     family = children(process)
     folder = folder_of(family)
+    assert folder.parent == private_home
     sweep()
     assert folder.exists()  # in use
     for one in (named(family, "reaper.py"), process, *family):  # Ray's helpers would run for another minute
