@@ -1,8 +1,8 @@
 """Print a hash of each part of an episode, to find which part differs on two processors:
 `OMP_NUM_THREADS=1 python benchmarks/processor.py`.
 
-The parts are those of task 0, initial state 0 of a cell of `libero`, at seed 7. The operations of the policy's network
-follow, each on random numbers.
+First come the operations of the policy's network, each on random numbers. The parts are those of task 0, initial state
+0 of a cell of `libero`, at seed 7.
 """
 
 import hashlib
