@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from rich.console import Console
 from scipy import stats
 
 from apt_bench.core.errors import UserError
+from apt_bench.envs.tabletop.catalog import EXTRA_CONTAINERS
 from apt_bench.envs.tabletop.layouts import CONTAINER_SETS, scene_spec
 from apt_bench.models.config import VLMShape
 from apt_bench.models.mini_vlm import MiniVLMConfig
+from apt_bench.rollout.runner import RunOptions, run
 from apt_bench.runs.records import EpisodeRecord
 from apt_bench.suites import EpisodeKey, load_suite
 from apt_bench.training import inputs
@@ -260,6 +263,17 @@ def test_scenes_with_more_containers_name_one_of_two(which: str) -> None:
             assert other not in first
             second.add(other)
     assert second == set(CONTAINER_SETS[which])
+
+
+@pytest.mark.sim
+def test_the_scripted_expert_fills_the_containers_with_small_openings(tmp_path: Path) -> None:
+    suite = str(ROOT / "benchmarks/two_stage_containers.yaml")
+    tasks = [f"to_{name.replace(' ', '_')}" for name in EXTRA_CONTAINERS]
+    options = RunOptions.of(
+        suite=suite, policy="oracle", cells=("train6",), tasks=tasks, episodes=1, workers="0", out=tmp_path
+    )
+    records = run(options, Console(quiet=True)).records
+    assert {r.key.task: r.outcome for r in records} == dict.fromkeys(tasks, "success")
 
 
 @pytest.mark.sim
