@@ -78,6 +78,26 @@ def operations() -> dict[str, str]:
         "GELU": functional.gelu(draw(256, 384)),
         "square, mean and root": draw(256, 128).pow(2).mean(-1).rsqrt(),
         "sine and exponential": torch.sin(draw(256, 128)) + torch.exp(draw(256, 128)),
+        "linear layer, 128 rows": functional.linear(draw(128, 256), draw(768, 256), draw(768)),
+        "linear layer, 7 outputs": functional.linear(draw(16, 128), draw(7, 128), draw(7)),
+        "convolution of an image": functional.conv2d(
+            draw(2, 3, 256, 256), draw(32, 3, 3, 3), stride=2, padding=1
+        ),
+        "convolution per channel": functional.conv2d(
+            draw(2, 64, 32, 32), draw(64, 1, 3, 3), padding=1, groups=64
+        ),
+        "attention with a mask": functional.scaled_dot_product_attention(
+            *(draw(1, 4, 80, 32) for _ in range(3)), attn_mask=torch.ones(80, 80, dtype=torch.bool).tril()
+        ),
+        "attention, one query": functional.scaled_dot_product_attention(
+            draw(1, 4, 1, 32), draw(1, 4, 80, 32), draw(1, 4, 80, 32)
+        ),
+        "softmax": draw(80, 200).softmax(-1),
+        "layer norm": functional.layer_norm(draw(256, 128), (128,)),
+        "sigmoid": draw(256, 128).sigmoid(),
+        "cosine": draw(256, 128).cos(),
+        "norm and division": draw(256, 128) / torch.linalg.vector_norm(draw(256, 128), dim=-1, keepdim=True),
+        "sums along a row": draw(256, 128).sum(-1),
     }
     return {name: short(value.numpy()) for name, value in found.items()}
 

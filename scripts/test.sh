@@ -6,6 +6,6 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh
 [ "$#" -eq 0 ] || exec .venv/bin/python -m pytest "$@"
-.venv/bin/python -m pytest --durations=40 -m "not slow" -n 2 --dist loadfile --ignore=tests/rollout --ignore=tests/tabletop/test_speed.py
-.venv/bin/python -m pytest --durations=20 -m "not slow" -n 2 --dist loadfile tests/rollout
+.venv/bin/python -m pytest --durations=40 -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/rollout --ignore=tests/tabletop/test_speed.py
+.venv/bin/python -m pytest --durations=20 -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder tests/rollout
 .venv/bin/python -m pytest -m "not slow" tests/tabletop/test_speed.py

@@ -20,6 +20,11 @@ settings.register_profile("long", max_examples=1500, **_COMMON)
 settings.load_profile("quick")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Simulations first: their files take longest, and a process that starts one last leaves the other one idle."""
+    items.sort(key=lambda item: item.get_closest_marker("sim") is None)
+
+
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Call apt-bench in this process and return its stdout; for exit code 2, return its one line on stderr."""
