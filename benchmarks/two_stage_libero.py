@@ -24,6 +24,9 @@ COLUMNS = {
     "position": ("_pos", "success"),
     "task": ("_task", "success"),
     "task: memorised task done": ("_task", "original_task_done"),
+    "trained tasks: right object first": ("", "first_contact_correct"),
+    "position: right object first": ("_pos", "first_contact_correct"),
+    "task: right object first": ("_task", "first_contact_correct"),
 }
 """Title -> ending of the cell's name, and the column of the records."""
 
@@ -38,9 +41,14 @@ def load_trainings(reference: Path) -> dict[Training, pd.DataFrame]:
         if found := NAME.fullmatch(folder.name):
             suite, arm, rate, seed, _ = found.groups()
             frame = load_run(folder).frame
-            frame = frame.assign(cell=frame.cell.astype(str), task=frame.task.astype(str))
+            # An episode that touched nothing did not touch the right object first.
+            first = frame.first_contact_correct.astype("boolean").fillna(False)
+            frame = frame.assign(
+                cell=frame.cell.astype(str), task=frame.task.astype(str), first_contact_correct=first
+            )
+            columns = sorted({column for _, column in COLUMNS.values()})
             parts[suite, arm, rate, int(seed)].append(
-                frame[frame.finished].set_index(["cell", "task", "init"])[["success", "original_task_done"]]
+                frame[frame.finished].set_index(["cell", "task", "init"])[columns]
             )
     return {training: pd.concat(frames).astype(float) for training, frames in parts.items()}
 

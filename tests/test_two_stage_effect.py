@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -199,18 +200,30 @@ def test_libero_arms_are_counted_from_their_records() -> None:
     assert folders == trainings | {f"{name}_pro" for name in trainings}
     rows = [line.split(" | ") for line in libero.libero_table(reference).splitlines()]
     for arm in (libero.ONE, libero.TWO):
-        known = outcomes_of(reference, arm)
-        shares = [f"{100 * sum(known[c]) / len(known[c]):.0f}" for c in ("goal", "goal_pos", "goal_task")]
-        found = [row[3:6] for row in rows if row[:2] == ["| goal", f"{arm} (r2)"]]
-        assert [[cell.split(" ")[0] for cell in row] for row in found] == [shares]
+        row = next(row for row in rows if row[:2] == ["| goal", f"{arm} (r2)"])
+        for places, measure in ((slice(3, 6), succeeded), (slice(7, 10), touched_the_right_object_first)):
+            known = episodes_of(reference, arm, measure)
+            shares = [f"{100 * sum(known[c]) / len(known[c]):.0f}" for c in ("goal", "goal_pos", "goal_task")]
+            assert [cell.split(" ")[0] for cell in row[places]] == shares
 
 
-def outcomes_of(reference: Path, arm: str) -> dict[str, list[bool]]:
-    """Cell -> whether each episode of Goal was a success."""
+def succeeded(episode: dict[str, Any]) -> bool:
+    return bool(episode["outcome"] == "success")
+
+
+def touched_the_right_object_first(episode: dict[str, Any]) -> bool:
+    touched = episode["events"]["touched"]
+    return bool(touched) and min(touched, key=touched.get) in episode["events"]["targets"]
+
+
+def episodes_of(
+    reference: Path, arm: str, measure: Callable[[dict[str, Any]], bool]
+) -> dict[str, list[bool]]:
+    """Cell -> the measure of each episode of Goal."""
     out: dict[str, list[bool]] = {}
     for file in reference.glob(f"base-goal-{arm}-r2-seed*/episodes.jsonl"):
         for episode in map(json.loads, file.read_text().splitlines()):
-            out.setdefault(episode["key"]["cell"], []).append(episode["outcome"] == "success")
+            out.setdefault(episode["key"]["cell"], []).append(measure(episode))
     return out
 
 
