@@ -21,8 +21,9 @@ settings.load_profile("quick")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Simulations first: their files take longest, and a process that starts one last leaves the other one idle."""
-    items.sort(key=lambda item: item.get_closest_marker("sim") is None)
+    """Files with simulations first: they take longest, and when one starts last, the other process is idle."""
+    long = {item.path for item in items if item.get_closest_marker("sim")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture
