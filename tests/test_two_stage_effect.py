@@ -280,15 +280,10 @@ def test_scenes_with_more_containers_name_one_of_two(which: str) -> None:
 
 @pytest.mark.sim
 def test_the_scripted_expert_fills_the_containers_with_small_openings(tmp_path: Path) -> None:
+    suite = str(ROOT / "benchmarks/two_stage_containers.yaml")
     tasks = [f"to_{name.replace(' ', '_')}" for name in EXTRA_CONTAINERS]
     options = RunOptions.of(
-        suite="rigid_pick_place",
-        policy="oracle",
-        cells=("train_six_containers",),
-        tasks=tasks,
-        episodes=1,
-        workers="0",
-        out=tmp_path,
+        suite=suite, policy="oracle", cells=("train6",), tasks=tasks, episodes=1, workers="0", out=tmp_path
     )
     records = run(options, Console(quiet=True)).records
     assert {r.key.task: r.outcome for r in records} == dict.fromkeys(tasks, "success")

@@ -18,8 +18,6 @@ FINGERPRINTS: dict[str, dict[str, str]] = {
         "train": "e713c229f317",
         "train_redundant": "ea3c4fbe5f21",
         "train_ambiguous": "8b111813557e",
-        "train_four_containers": "8fbd5d87a8d6",
-        "train_six_containers": "68f1a5fbfb2c",
     },
     "clutter_pick_place": {
         "so": "8fea9b76e6f3",

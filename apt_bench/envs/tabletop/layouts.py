@@ -53,7 +53,7 @@ CONTAINER_SETS = {
 }
 """Value of a cell's argument `containers` -> the containers that its instructions name. A scene has two of them. In
 `unseen`, half of the tasks still name the plate, as in the paper's UC. `seen4` and `seen6` are for training on more
-containers."""
+containers; no shipped suite uses them."""
 
 
 def containers_of(args: Mapping[str, Any]) -> tuple[str, ...]:
