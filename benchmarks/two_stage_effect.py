@@ -44,7 +44,7 @@ from apt_bench.training.session import Session  # noqa: E402
 from apt_bench.training.two_stage import run_recipe, stage_checkpoint  # noqa: E402
 from benchmarks.two_stage_libero import libero_table  # noqa: E402
 from benchmarks.two_stage_plan import Job, Plan, load_plan, rates_of, recipe_of, stored  # noqa: E402
-from benchmarks.two_stage_tables import figure, interval, table, total  # noqa: E402
+from benchmarks.two_stage_tables import figure, interval, rates_table, table, total  # noqa: E402
 
 REFERENCE = HERE.parent / "results" / "reference"
 MEASURES = ("success", "right", "lifted", "container", "delivered")
@@ -209,7 +209,8 @@ def main(words: Sequence[str] | None = None) -> None:
     options = parser.parse_args(words)
     plan = load_plan(options.plan)
     if options.table:
-        print(table(plan, options.results), libero_table(REFERENCE), sep="\n")
+        results = options.results
+        print(table(plan, results), rates_table(plan, results), libero_table(REFERENCE), sep="\n")
         return
     if options.figure:
         figure(plan, options.results, options.figure)

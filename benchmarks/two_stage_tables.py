@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from benchmarks.two_stage_plan import Experiment, Job, Plan
+from benchmarks.two_stage_plan import Experiment, Job, Plan, stored
 
 MUG = "uc/to_mug"
 """The instructions that name the container which is in no demonstration."""
@@ -116,6 +116,33 @@ def table(plan: Plan, results: Path) -> str:
         lines += markdown(["arm", "trainings", *(title for *_, title in shown)], rows)
         lines.append("")
     return "\n".join(lines)
+
+
+def rates_table(plan: Plan, results: Path) -> str:
+    """The trainings that choose the rates, in Markdown: right items first, in brackets successes, and the episodes."""
+    lines: list[str] = []
+    for name, experiment in plan.experiments.items():
+        rows = []
+        for arm in experiment.arms:
+            found = [
+                [stored(results, Job(name, arm, seed, rate)) for seed in plan.tuning_seeds]
+                for rate in experiment.rates
+            ]
+            row = [_tuned(plan, [p for p in paths if p.is_file()]) for paths in found]
+            if any(row):
+                rows.append([arm, *row])
+        if rows:
+            lines += [f"### {name}: choice of the rates", "", *markdown(["arm", *experiment.rates], rows), ""]
+    return "\n".join(lines)
+
+
+def _tuned(plan: Plan, paths: Sequence[Path]) -> str:
+    trainings = [json.loads(p.read_text())["cells"] for p in paths]
+    (right, n), (success, _) = (
+        np.sum([total(t, plan.tuning_cells, measure) for t in trainings] or [(0, 0)], axis=0)
+        for measure in ("right", "success")
+    )
+    return f"{right:.0f} ({success:.0f}) of {n:.0f}" if n else ""
 
 
 def pairs_of(experiment: Experiment, arms: Mapping[str, Trainings]) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if (
@@ -19,9 +20,14 @@ settings.register_profile("quick", max_examples=25, derandomize=True, **_COMMON)
 settings.register_profile("long", max_examples=1500, **_COMMON)
 settings.load_profile("quick")
 
+ROLLOUT = Path(__file__).parent / "rollout"
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with simulations first: they take longest, and when one starts last, the other process is idle."""
+    """Tests of rollouts start Ray. Files with simulations come first: one that started last would keep CI waiting."""
+    for item in items:
+        if item.path.is_relative_to(ROLLOUT):
+            item.add_marker("medium")
     long = {item.path for item in items if item.get_closest_marker("sim")}
     items.sort(key=lambda item: item.path not in long)
 

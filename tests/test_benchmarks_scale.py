@@ -14,6 +14,8 @@ import pytest
 from apt_bench.suites import load_suite
 from benchmarks import gpu, scaling
 
+pytestmark = pytest.mark.medium
+
 ROOT = Path(__file__).parents[1]
 
 

@@ -128,6 +128,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("my_run.yaml", "run.yaml"):
         if not (tmp_path / name).exists():
             (tmp_path / name).write_text("suite: rigid_pick_place\npolicy: zero\n")
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     before = {*sys.modules}

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.medium
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PRINTED = {
     "compare_runs.py": r"Overall: 100% - 0% = \+100 points, .*: undecided\nFigure: comparison\.png\n",

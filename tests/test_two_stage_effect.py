@@ -182,6 +182,16 @@ def test_the_table_has_each_arm_and_the_difference_of_the_stages(tmp_path: Path)
     assert [r[place] for r in (one, two, gain)] == ["20 [20, 20]", "50 [50, 50]", "+30 [+30, +30]"]
 
 
+def test_the_trainings_that_choose_a_rate_have_a_table(tmp_path: Path) -> None:
+    plan = effect.load_plan(plan_file(tmp_path))
+    assert tables.rates_table(plan, tmp_path) == ""
+    store(tmp_path, effect.Job("X", "one", 100, "low"), 0.3)
+    store(tmp_path, effect.Job("X", "one", 0, "high"), 0.9)  # a reported seed
+    *_, head, _, row = tables.rates_table(plan, tmp_path).strip().splitlines()
+    assert head.strip("| ").split(" | ") == ["arm", "low", "high"]
+    assert [c.strip() for c in row.split("|")[1:-1]] == ["one", "6 (6) of 20", ""]
+
+
 def episode(outcome: str = "timeout", **events: Any) -> EpisodeRecord:
     found = {"targets": ["apple", "mug"], "touched": {"apple": 1}, "lifted": {"apple": 3}, "placements": []}
     return EpisodeRecord(

@@ -17,6 +17,8 @@ from tests.cli.terminal import ROOT, in_terminal
 from tests.clock import in_time
 from tests.runs import write_run
 
+pytestmark = pytest.mark.medium
+
 LONGEST = 3.0
 """CPU seconds between two pieces of output, at most."""
 

@@ -23,6 +23,8 @@ from apt_bench.demos.hdf5_writer import merge_hdf5, write_hdf5
 from tests.demos.samples import sample
 from tests.demos.test_collect import OPTIONS, SUITE, toy
 
+pytestmark = pytest.mark.medium
+
 QUIET = Console(file=io.StringIO())
 
 

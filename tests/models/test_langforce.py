@@ -133,6 +133,7 @@ def test_a_vlm_that_sees_ahead_or_has_a_head_of_its_own_is_refused() -> None:
         check(net)
 
 
+@pytest.mark.medium
 def test_queries_before_the_instruction_learn_to_predict_it() -> None:
     """Each image belongs to one of two instructions, so the prior's queries can predict it: the ratio rises above 0.
     The posterior learns the action."""

@@ -13,6 +13,8 @@ import pytest
 from apt_bench import EpisodeSpec, Observation, PolicySpec, Resources, evaluate
 from apt_bench.envs.base import Outcome
 
+pytestmark = pytest.mark.medium
+
 SUITE = str(Path(__file__).parents[1] / "toy_suite.yaml")
 
 

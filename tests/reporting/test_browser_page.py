@@ -20,6 +20,8 @@ from tests.chromium import Page, chromium
 from tests.clock import in_time
 from tests.runs import add, record, write_run
 
+pytestmark = pytest.mark.medium
+
 HOSTILE = "</script><script>window.broken=1</script><img src=x onerror='window.broken=1'>\u2028'); window.broken=1; ('"
 READY = "document.body && document.body.dataset.ready"
 EVENTS = {

@@ -31,6 +31,8 @@ from apt_bench.training.session import Session
 from apt_bench.training.two_stage import run_recipe, stage_checkpoint
 from apt_bench.training.vlm_pretraining.loop import new_mini, pretrain
 
+pytestmark = pytest.mark.medium
+
 
 class Interrupting(Report):
     """Sends this process a signal when step `step` of `stage` is done; keeps what was said."""

@@ -114,6 +114,7 @@ def test_sentences_mean_what_they_say() -> None:
     assert seen >= {"where is", "there is", "what is", "is there", "how many"}
 
 
+@pytest.mark.medium
 def test_it_learns_to_point() -> None:
     torch.manual_seed(0)
     scenes, vlm = pictures(16), mini()

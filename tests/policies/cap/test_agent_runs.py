@@ -18,6 +18,8 @@ from apt_bench.policies.registry import LEDGER, baseline_names, find_policy, loa
 from tests.policies.cap.model_server import USAGE, ModelServer, completion
 from tests.rollout.commands import ROOT, results
 
+pytestmark = pytest.mark.medium
+
 SOLVE = """\
 import re
 words = re.findall("[a-z]+", "TASK".lower())

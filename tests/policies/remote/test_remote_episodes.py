@@ -22,6 +22,8 @@ from tests.policies.remote.episodes import (
 )
 from tests.policies.remote.kinds import KINDS
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.fixture(scope="module")
 def expert() -> Iterator[Expert]:

@@ -22,7 +22,7 @@ from tests.policies.remote.rest_servers import OpenVla
 from tests.policies.remote.servers import OpenPi, StarVla, VlaEval
 from tests.policies.remote.sockets import deaf, free_port, listener
 
-pytestmark = pytest.mark.usefixtures("hurry")
+pytestmark = [pytest.mark.medium, pytest.mark.usefixtures("hurry")]
 WEBSOCKETS = ("openpi", "starvla", "vla-eval")
 STATUS = (*WEBSOCKETS, "openvla", "oft")
 
