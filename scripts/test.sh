@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets everything up and runs the tests. `scripts/test.sh fast` is the fast tier: no simulation of LIBERO, and no test that
-# starts Ray, servers or other processes. Other arguments go to pytest.
+# Sets everything up and runs the tests. `scripts/test.sh fast` is the fast tier, without the tests that take seconds or
+# more (markers sim, medium and slow). Other arguments go to pytest.
 # Without arguments: all tests that are not slow, in two processes. Those of rollouts run afterwards, because they start
 # Ray and kill processes, and those of speed last and alone.
 set -euo pipefail

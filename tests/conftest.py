@@ -24,7 +24,7 @@ ROLLOUT = Path(__file__).parent / "rollout"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of rollouts start Ray. Files with simulations come first: one that started last would keep CI waiting."""
+    """Mark the tests of rollouts, which start Ray. Put files with simulations first, so that none starts last in CI."""
     for item in items:
         if item.path.is_relative_to(ROLLOUT):
             item.add_marker("medium")
