@@ -32,7 +32,8 @@ from rich.console import Console
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from apt_bench.core.errors import UserError  # noqa: E402
+from apt_bench.core.errors import UserError, did_you_mean  # noqa: E402
+from apt_bench.core.text import say  # noqa: E402
 from apt_bench.envs.tabletop.catalog import CONTAINERS  # noqa: E402
 from apt_bench.rollout.runner import RunOptions, run  # noqa: E402
 from apt_bench.runs.records import EpisodeRecord  # noqa: E402
@@ -185,8 +186,13 @@ def selected(plan: Plan, name: str) -> list[tuple[str, str]]:
     """The arms that `--arm` names: an experiment, or EXPERIMENT/ARM. Raises UserError where there is none."""
     found = [(e, a) for e, x in plan.experiments.items() for a in x.arms if name in (e, f"{e}/{a}", "")]
     if not found:
-        known = ", ".join(f"{e}/{a}" for e, x in plan.experiments.items() for a in x.arms)
-        raise UserError(f"The plan has no arm '{name}'. Its arms are {known}.")
+        experiment, _, arm = name.partition("/")
+        if arm and experiment in plan.experiments:
+            known = did_you_mean(arm, plan.experiments[experiment].arms)
+            raise UserError(f"Experiment '{experiment}' has no arm '{arm}'. {known}")
+        raise UserError(
+            f"The plan has no experiment '{experiment}'. {did_you_mean(experiment, plan.experiments)}"
+        )
     return found
 
 
@@ -221,4 +227,11 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        say(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        say("Interrupted. Rerun the same command to resume.")
+        sys.exit(130)

@@ -183,37 +183,44 @@ SHOWN = {"one": "tab:blue", "one total": "tab:cyan", "two": "tab:orange"}
 """Arms of the figure -> their colours."""
 
 
+PANELS = [
+    (("so",), "right", "so: right item first"),
+    (("so",), "delivered", "so: in the named container, of lifted"),
+    ((MUG,), "delivered", "mug named: in the mug, of lifted"),
+    ((MUG,), "container", "mug named: in the mug, of put"),
+]  # fmt: skip
+"""Cells, measure and title of the figure's panels."""
+
+
 def figure(plan: Plan, results: Path, path: Path) -> None:
-    """Draw the right items first and the items that the named mug got: a dot per training, a line per arm."""
+    """Draw the `PANELS` of the experiments at chosen rates: a dot per training, a line for the mean of an arm."""
     import matplotlib.pyplot as plt
 
-    experiments = load_results(plan, results)
-    drawing, axes = plt.subplots(2, 1, figsize=(7, 5), sharex=True, sharey=True, layout="constrained")
-    titles = "right item first, so", "the mug is named: items that it got, of those put into a container"
-    for axis, (names, measure), title in zip(
-        axes, ((("so",), "right"), ((MUG,), "container")), titles, strict=True
-    ):
+    experiments = {
+        name: arms
+        for name, arms in load_results(plan, results).items()
+        if plan.experiments[name].rates or plan.experiments[name].rates_of
+    }
+    drawing, axes = plt.subplots(2, 2, figsize=(8, 5), sharex=True, sharey=True, layout="constrained")
+    for axis, (names, measure, title) in zip(axes.flat, PANELS, strict=True):
         for x, arms in enumerate(experiments.values()):
             for k, (arm, colour) in enumerate(SHOWN.items()):
                 found = [total(t["cells"], names, measure) for t in arms.get(arm, {}).values()]
                 at = x + 0.22 * (k - 1)
-                axis.plot(
-                    [at] * len(found),
-                    [100 * s / n if n else np.nan for s, n in found],
-                    "o",
-                    color=colour,
-                    alpha=0.5,
-                )
+                shares = [100 * s / n if n else np.nan for s, n in found]
+                axis.plot([at] * len(found), shares, "o", color=colour, alpha=0.5)
                 mean = interval(found)[0]
                 axis.plot(
                     [at - 0.09, at + 0.09], [mean, mean], color=colour, lw=3, label=arm if x == 0 else None
                 )
         axis.set_title(title, fontsize=10)
-        axis.set_ylabel("%")
         axis.set_ylim(-3, 103)
         axis.grid(axis="y", alpha=0.3)
-    axes[0].legend(ncols=3, fontsize=8, loc="lower left")
-    axes[1].set_xticks(range(len(experiments)), experiments, rotation=20, ha="right", fontsize=8)
+        axis.set_xticks(range(len(experiments)), experiments)
+        axis.set_xlim(-0.5, len(experiments) - 0.5)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("%")
+    axes[0, 0].legend(ncols=3, fontsize=8, loc="lower left")
     drawing.savefig(path, dpi=110)
     plt.close(drawing)
 

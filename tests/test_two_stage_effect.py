@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,21 @@ def test_the_rate_with_the_most_right_items_is_chosen_before_seeds_are_reported(
         assert job.seed == 100
         store(tmp_path, job, share)
     assert [(j.seed, j.rate) for j in jobs] == [(0, "high"), (1, "high")]
+
+
+@pytest.mark.parametrize(
+    ("arm", "said"),
+    [
+        ("E1/tow", "Experiment 'E1' has no arm 'tow'. Did you mean 'two'?"),
+        ("E9", "The plan has no experiment 'E9'. Known: E0-ambiguous, "),
+    ],
+)
+def test_an_unknown_arm_is_named_with_the_known_ones_and_without_a_traceback(arm: str, said: str) -> None:
+    script = ROOT / "benchmarks/two_stage_effect.py"
+    found = subprocess.run([sys.executable, script, "--arm", arm], capture_output=True, text=True)
+    assert found.returncode == UserError.exit_code
+    assert said in found.stderr
+    assert "Traceback" not in found.stderr
 
 
 def test_rates_of_one_seed_share_a_prior_and_other_seeds_do_not(tmp_path: Path) -> None:
