@@ -62,7 +62,8 @@ COLUMNS = [
     ("right", ("so",), "so: right item first"), ("right", ("uo",), "uo: right item first"),
     ("success", ("so",), "so: success"), ("success", ("uo",), "uo: success"),
     ("success", ("uc/to_plate",), "to_plate: success"), ("success", (MUG,), "to_mug: success"),
-    ("lifted", ("so",), "so: lifted"), ("container", (MUG,), "to_mug: named, of put"),
+    ("lifted", ("so",), "so: lifted"), ("delivered", ("so",), "so: named, of lifted"),
+    ("container", (MUG,), "to_mug: named, of put"),
     ("delivered", (MUG,), "to_mug: named, of lifted"),
 ]  # fmt: skip
 
