@@ -37,6 +37,11 @@ class Experiment:
     cells: tuple[str, ...] = ("so", "uo", "uc")
     episodes: int = 50
 
+    @property
+    def tuned(self) -> bool:
+        """Whether its arms have chosen rates."""
+        return bool(self.rates or self.rates_of)
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -164,7 +164,7 @@ def pairs_of(experiment: Experiment, arms: Mapping[str, Trainings]) -> list[tupl
 def gate(plan: Plan, name: str, arms: Mapping[str, Trainings]) -> str:
     """Whether an experiment tests the claim: the sentence above its table."""
     experiment = plan.experiments[name]
-    if not experiment.rates and not experiment.rates_of:
+    if not experiment.tuned:
         return "Gate: not passed. Rates were not tuned."
     passed = []
     for arm in (a for a in arms if not experiment.arms[a].get("two_stage")):
@@ -189,7 +189,7 @@ PANELS = [
     (("so",), "delivered", "so: in the named container, of lifted"),
     ((MUG,), "delivered", "mug named: in the mug, of lifted"),
     ((MUG,), "container", "mug named: in the mug, of put"),
-]  # fmt: skip
+]
 """Cells, measure and title of the figure's panels."""
 
 
@@ -198,9 +198,7 @@ def figure(plan: Plan, results: Path, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     experiments = {
-        name: arms
-        for name, arms in load_results(plan, results).items()
-        if plan.experiments[name].rates or plan.experiments[name].rates_of
+        name: arms for name, arms in load_results(plan, results).items() if plan.experiments[name].tuned
     }
     drawing, axes = plt.subplots(2, 2, figsize=(8, 5), sharex=True, sharey=True, layout="constrained")
     for axis, (names, measure, title) in zip(axes.flat, PANELS, strict=True):

@@ -109,6 +109,7 @@ def test_the_rate_with_the_most_right_items_is_chosen_before_seeds_are_reported(
     assert [(j.seed, j.rate) for j in jobs] == [(0, "high"), (1, "high")]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("arm", "said"),
     [
