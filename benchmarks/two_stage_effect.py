@@ -38,6 +38,7 @@ from apt_bench.envs.tabletop.catalog import CONTAINERS  # noqa: E402
 from apt_bench.rollout.runner import RunOptions, run  # noqa: E402
 from apt_bench.runs.records import EpisodeRecord  # noqa: E402
 from apt_bench.training.cache import default_cache  # noqa: E402
+from apt_bench.training.config import LabelConfig  # noqa: E402
 from apt_bench.training.inputs import complete_recipe  # noqa: E402
 from apt_bench.training.progress import Report  # noqa: E402
 from apt_bench.training.recipe import Recipe  # noqa: E402
@@ -132,7 +133,7 @@ def do(plan: Plan, job: Job, options: argparse.Namespace, console: Console) -> N
             f"{job.experiment}/{job.name}: {len(result.missing)} episodes have no result: "
             f"{result.message or result.stopped or 'they were lost'}. Rerun the same command to resume."
         )
-    found["cells"] = outcomes(result.records)
+    found["cells"] = outcomes(result.records, recipe.data.labels)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(found) + "\n")
 
@@ -147,19 +148,27 @@ def _shared_prior(plan: Plan, job: Job, folder: Path, recipe: Recipe) -> str:
     return ""
 
 
-def outcomes(records: Sequence[EpisodeRecord]) -> dict[str, dict[str, list[int | None]]]:
+def outcomes(
+    records: Sequence[EpisodeRecord], labels: LabelConfig | None = None
+) -> dict[str, dict[str, list[int | None]]]:
     """1 or 0 per episode, by "cell/task" and measure, in the order of initial states, so that arms can be paired.
 
     None where the measure does not apply, and for errors. `success`. `right`: the first item that was touched is the
     instructed one. `lifted`: anything was lifted. `container`: of the episodes that put the instructed item into a
     container, whether the first one is the named one. `delivered`: of the episodes that lifted the instructed item,
-    whether it ended in the named container.
+    whether it ended in the named container. Where only some nouns have labels (`labels`), `right_labelled` and
+    `right_unlabelled` are `right` for instructions that name one of them, and for the others.
     """
     out: dict[str, dict[str, list[int | None]]] = {}
     for r in sorted(records, key=lambda r: (r.key.cell, r.key.task, r.key.init)):
-        measures = out.setdefault(f"{r.key.cell}/{r.key.task}", {m: [] for m in MEASURES})
-        for measure, value in _outcome(r).items():
-            measures[measure].append(None if value is None else int(value))
+        found = _outcome(r)
+        if labels and labels.nouns:
+            named = labels.names_noun(r.prompt)
+            found["right_labelled"] = found["right"] if named else None
+            found["right_unlabelled"] = None if named else found["right"]
+        measures = out.setdefault(f"{r.key.cell}/{r.key.task}", {})
+        for measure, value in found.items():
+            measures.setdefault(measure, []).append(None if value is None else int(value))
     return out
 
 

@@ -60,6 +60,8 @@ def interval(trainings: Sequence[Sum]) -> tuple[float, float, float]:
 
 COLUMNS = [
     ("right", ("so",), "so: right item first"), ("right", ("uo",), "uo: right item first"),
+    ("right_labelled", ("so",), "so, labelled nouns: right item first"),
+    ("right_unlabelled", ("so",), "so, other nouns: right item first"),
     ("success", ("so",), "so: success"), ("success", ("uo",), "uo: success"),
     ("success", ("uc/to_plate",), "to_plate: success"), ("success", (MUG,), "to_mug: success"),
     ("lifted", ("so",), "so: lifted"), ("delivered", ("so",), "so: named, of lifted"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ from apt_bench.rollout.runner import RunOptions, run
 from apt_bench.runs.records import EpisodeRecord
 from apt_bench.suites import EpisodeKey, load_suite
 from apt_bench.training import inputs
+from apt_bench.training.config import LabelConfig
 from benchmarks import two_stage_effect as effect
 from benchmarks import two_stage_libero as libero
 from benchmarks import two_stage_tables as tables
@@ -289,6 +291,19 @@ def test_deliveries_are_counted_for_lifted_items(
     (measures,) = effect.outcomes([record]).values()
     assert (measures["container"], measures["delivered"]) == ([container], [delivered])
     assert measures["right"] == [None if record.outcome == "error" else 1]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "labelled", "other"), [("Move the Red APPLE.", 1, None), ("Grapple it.", None, 1)]
+)
+def test_nouns_with_and_without_labels_are_counted_apart(
+    prompt: str, labelled: int | None, other: int | None
+) -> None:
+    record = dataclasses.replace(episode("success"), prompt=prompt)
+    (measures,) = effect.outcomes([record], LabelConfig(count=3, nouns=("apple", "pear"))).values()
+    assert (measures["right_labelled"], measures["right_unlabelled"]) == ([labelled], [other])
+    (without,) = effect.outcomes([record], LabelConfig(count=3)).values()
+    assert tuple(without) == effect.MEASURES
 
 
 @pytest.mark.parametrize("which", ["seen4", "seen6"])

@@ -85,25 +85,36 @@ class LabelConfig:
             all demonstrations, whatever they name.
         nouns: Words or phrases; () = any instruction counts.
         unlabelled: Who uses the others: `blind` = every stage, with an empty instruction; `stage1` = Stage 1 only.
+        share: Share of the samples that have an instruction, where both kinds are drawn; None = demonstrations are
+            drawn uniformly.
     """
 
     count: Count | None = None
     nouns: tuple[str, ...] = ()
     unlabelled: Literal["blind", "stage1"] = "blind"
+    share: Part | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, "data.labels")
-        if self.count is None and (self.nouns or self.unlabelled != "blind"):
+        if self.count is None and (self.nouns or self.unlabelled != "blind" or self.share is not None):
             raise UserError(
                 "data.labels has no count. Give the number of demonstrations that keep their instruction."
             )
+
+    def share_in(self, stage: int) -> float | None:
+        """Probability that a sample of this stage (1 or 2) has an instruction; None = demonstrations are uniform."""
+        return 1.0 if stage == 2 and self.unlabelled == "stage1" else self.share
+
+    def names_noun(self, instruction: str) -> bool:
+        """Whether an instruction names one of `nouns`; always true without nouns."""
+        found = rf"\b({'|'.join(map(re.escape, self.nouns))})\b"
+        return not self.nouns or re.search(found, instruction, re.IGNORECASE) is not None
 
     def chosen(self, instructions: Sequence[str]) -> list[bool]:
         """Whether each of these demonstrations keeps its instruction."""
         if self.count is None:
             return [True] * len(instructions)
-        found = re.compile(rf"\b({'|'.join(map(re.escape, self.nouns))})\b", re.IGNORECASE)
-        named = [not self.nouns or found.search(text) is not None for text in instructions]
+        named = [self.names_noun(text) for text in instructions]
         return [one and before <= self.count for one, before in zip(named, accumulate(named), strict=True)]
 
 

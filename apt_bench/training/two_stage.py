@@ -221,9 +221,7 @@ class _Run:
         last = train(
             model,
             batches(
-                dataclasses.replace(
-                    self.samples, labelled=stage == 2 and recipe.data.labels.unlabelled == "stage1"
-                ),
+                dataclasses.replace(self.samples, label_share=recipe.data.labels.share_in(stage)),
                 session.world.rank,
                 session.world.size,
                 self._first_sample(stage),

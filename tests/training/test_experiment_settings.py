@@ -80,8 +80,9 @@ def test_the_first_demonstrations_that_name_a_noun_keep_their_instruction() -> N
     assert LabelConfig(count=2).chosen(texts) == [True, True, False, False, False]
     assert LabelConfig(count=2, nouns=("apple", "lemon")).chosen(texts) == [True, False, True, False, False]
     assert LabelConfig(count=9, nouns=("can",)).chosen(texts) == [False] * 4 + [True]
-    with pytest.raises(UserError, match=r"data\.labels has no count"):
-        LabelConfig(nouns=("apple",))
+    for other in ({"nouns": ("apple",)}, {"unlabelled": "stage1"}, {"share": 0.5}):
+        with pytest.raises(UserError, match=r"data\.labels has no count"):
+            LabelConfig(**other)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("unlabelled", ["blind", "stage1"])
@@ -104,8 +105,11 @@ def test_unlabelled_demonstrations_have_no_instruction(data: Path, cache: Path, 
     both = samples.pick(range(400)).instructions
     share = both.count("") / len(both)
     assert abs(share - (1 - 3 / len(said))) < 0.1
-    few = dataclasses.replace(samples, labelled=True).pick(range(400)).instructions
+    few = dataclasses.replace(samples, label_share=1.0).pick(range(400)).instructions
     assert set(few) == {"go to the red square"}
+    half = dataclasses.replace(samples, label_share=0.5).pick(range(400)).instructions
+    assert abs(half.count("") / len(half) - 0.5) < 0.1
+    assert set(dataclasses.replace(samples, label_share=0.0).pick(range(400)).instructions) == {""}
     with pytest.raises(UserError, match=r"no instruction names one of data\.labels\.nouns \(pink\)"):
         open_samples(
             dataclasses.replace(config, labels=LabelConfig(count=3, nouns=("pink",))), 8, 0, (64, 64), cache
@@ -115,13 +119,13 @@ def test_unlabelled_demonstrations_have_no_instruction(data: Path, cache: Path, 
 def test_stage_1_draws_all_demonstrations_and_stage_2_the_labelled_ones(
     config: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn: list[bool] = []
+    drawn: list[float | None] = []
     draw = Dataset.draw
 
-    def recording(self: Dataset, rng: np.random.Generator, labelled: bool, share: float | None):  # type: ignore[no-untyped-def]
+    def recording(self: Dataset, rng: np.random.Generator, share: float | None, words: float | None):  # type: ignore[no-untyped-def]
         if self.labelled and len(self.labelled) < len(self.episodes):  # not the held-out ones
-            drawn.append(labelled)
-        return draw(self, rng, labelled, share)
+            drawn.append(share)
+        return draw(self, rng, share, words)
 
     monkeypatch.setattr(Dataset, "draw", recording)
     change = {
@@ -130,7 +134,7 @@ def test_stage_1_draws_all_demonstrations_and_stage_2_the_labelled_ones(
         "data": {"labels": {"count": 2, "unlabelled": "stage1"}},
     }
     run_recipe(load_recipe(str(config), change), Session(tmp_path, cache, Report(None)))
-    assert drawn == [False] * 16 + [True] * 8
+    assert drawn == [None] * 16 + [1.0] * 8
 
 
 # Decisions that need the word
@@ -171,11 +175,11 @@ def test_a_given_share_of_the_samples_needs_the_word(share: float) -> None:
     flags = np.concatenate([needs_word(*pair) for pair in pairs])
     dataset = Dataset(episodes, np.arange(0, 12, 4), None, "", labelled=(0, 2), needs_word=flags)  # type: ignore[arg-type]
     rng = np.random.default_rng(0)
-    drawn = [dataset.draw(rng, False, share) for _ in range(1000)]
+    drawn = [dataset.draw(rng, None, share) for _ in range(1000)]
     assert abs(np.mean([flags[4 * e + d] for e, d in drawn]) - share) < 0.05
     assert {e for e, _ in drawn} == {0, 1, 2}
-    assert {e for e, _ in (dataset.draw(rng, True, share) for _ in range(100))} == {0, 2}
-    uniform = [dataset.draw(rng, False, None) for _ in range(1000)]
+    assert {e for e, _ in (dataset.draw(rng, 1.0, share) for _ in range(100))} == {0, 2}
+    uniform = [dataset.draw(rng, None, None) for _ in range(1000)]
     assert abs(np.mean([flags[4 * e + d] for e, d in uniform]) - 0.25) < 0.05
 
 

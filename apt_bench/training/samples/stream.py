@@ -101,19 +101,23 @@ class Dataset:
     labelled: tuple[int, ...] = ()
     needs_word: np.ndarray | None = None
 
-    def draw(self, rng: np.random.Generator, labelled: bool, word_share: float | None) -> tuple[int, int]:
-        """Draw an episode and one of its decisions.
+    def draw(
+        self, rng: np.random.Generator, label_share: float | None, word_share: float | None
+    ) -> tuple[int, int]:
+        """Draw an episode and one of its decisions. Where nothing is of the kind that was drawn, the kind is ignored.
 
         Args:
             rng: Source of the draws.
-            labelled: Whether only labelled episodes are drawn.
-            word_share: Probability of a decision that needs the word; None = uniform. Where no episode has the kind
-                that was drawn, the other kind is drawn.
+            label_share: Probability of a labelled episode; None = uniform.
+            word_share: Probability of a decision that needs the word; None = uniform.
 
         Returns:
             Numbers of the episode and of its decision.
         """
-        episodes: Sequence[int] = self.labelled if labelled else range(len(self.episodes))
+        episodes: Sequence[int] = range(len(self.episodes))
+        if label_share is not None and 0 < len(self.labelled) < len(episodes):
+            labelled = label_share == 1 or rng.random() < label_share
+            episodes = self.labelled if labelled else sorted(set(episodes) - set(self.labelled))
         if word_share is None or self.needs_word is None:
             index = episodes[int(rng.integers(len(episodes)))]
             return index, int(rng.integers(len(self.episodes[index].decisions)))
@@ -135,14 +139,14 @@ class Samples:
         config: How samples are drawn.
         horizon: Actions in a chunk.
         seed: Seed of all draws.
-        labelled: Whether only labelled episodes are drawn (`LabelConfig.unlabelled`).
+        label_share: Probability that a labelled episode is drawn; None = uniform.
     """
 
     datasets: tuple[Dataset, ...]
     config: DataConfig
     horizon: int
     seed: int
-    labelled: bool = False
+    label_share: float | None = None
 
     @property
     def rows(self) -> int:
@@ -168,7 +172,7 @@ class Samples:
             rng = np.random.default_rng((self.seed, 1, n))
             which = min(int(np.searchsorted(bounds, rng.random(), "right")), len(self.datasets) - 1)
             dataset = self.datasets[which]
-            index, decision = dataset.draw(rng, self.labelled, self.config.word_share)
+            index, decision = dataset.draw(rng, self.label_share, self.config.word_share)
             episode = dataset.episodes[index]
             rows.append(int(offsets[which] + dataset.first_row[index]) + decision)
             versions.append(self.config.augment.version(rng, n))
