@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import accumulate
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -81,8 +80,8 @@ class LabelConfig:
     """Which demonstrations keep their instruction. The held-out ones keep theirs.
 
     Attributes:
-        count: Number of demonstrations of each dataset that keep it: the first ones that name one of `nouns`. None =
-            all demonstrations, whatever they name.
+        count: Number of demonstrations of each dataset that keep it, spread evenly over those that name one of `nouns`,
+            so that all tasks are among them. None = all demonstrations.
         nouns: Words or phrases; () = any instruction counts.
         unlabelled: Who uses the others: `blind` = every stage, with an empty instruction; `stage1` = Stage 1 only.
         share: Share of the samples that have an instruction, where both kinds are drawn; None = demonstrations are
@@ -112,10 +111,10 @@ class LabelConfig:
 
     def chosen(self, instructions: Sequence[str]) -> list[bool]:
         """Whether each of these demonstrations keeps its instruction."""
-        if self.count is None:
-            return [True] * len(instructions)
-        named = [self.names_noun(text) for text in instructions]
-        return [one and before <= self.count for one, before in zip(named, accumulate(named), strict=True)]
+        named = [i for i, text in enumerate(instructions) if self.names_noun(text)]
+        count = len(named) if self.count is None else min(self.count, len(named))
+        kept = {named[k * len(named) // count] for k in range(count)}
+        return [i in kept for i in range(len(instructions))]
 
 
 Weight = Annotated[float, Range(above=0, most=1e9)]

@@ -68,7 +68,7 @@ def test_words_without_places_are_for_the_mini_vlm() -> None:
 # Few labelled demonstrations
 
 
-def test_the_first_demonstrations_that_name_a_noun_keep_their_instruction() -> None:
+def test_labels_are_spread_over_the_demonstrations_that_name_a_noun() -> None:
     texts = [
         "Move the apple to the bowl.",
         "Move the lemonade to the bowl.",
@@ -77,7 +77,7 @@ def test_the_first_demonstrations_that_name_a_noun_keep_their_instruction() -> N
         "a can",
     ]
     assert LabelConfig().chosen(texts) == [True] * 5
-    assert LabelConfig(count=2).chosen(texts) == [True, True, False, False, False]
+    assert LabelConfig(count=2).chosen(texts) == [True, False, True, False, False]
     assert LabelConfig(count=2, nouns=("apple", "lemon")).chosen(texts) == [True, False, True, False, False]
     assert LabelConfig(count=9, nouns=("can",)).chosen(texts) == [False] * 4 + [True]
     for other in ({"nouns": ("apple",)}, {"unlabelled": "stage1"}, {"share": 0.5}):
