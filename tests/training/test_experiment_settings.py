@@ -85,6 +85,13 @@ def test_labels_are_spread_over_the_demonstrations_that_name_a_noun() -> None:
             LabelConfig(**other)  # type: ignore[arg-type]
 
 
+def test_the_share_of_labels_applies_where_both_kinds_are_drawn() -> None:
+    both = LabelConfig(count=2, share=0.3)
+    labels_only = dataclasses.replace(both, unlabelled="stage1")
+    assert (both.share_in(1), both.share_in(2)) == (0.3, 0.3)
+    assert (labels_only.share_in(1), labels_only.share_in(2)) == (0.3, 1.0)
+
+
 @pytest.mark.parametrize("unlabelled", ["blind", "stage1"])
 def test_unlabelled_demonstrations_have_no_instruction(data: Path, cache: Path, unlabelled: str) -> None:
     labels = LabelConfig(count=3, nouns=("red",), unlabelled=unlabelled)  # type: ignore[arg-type]

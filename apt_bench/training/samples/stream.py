@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,11 @@ class Dataset:
     labelled: tuple[int, ...] = ()
     needs_word: np.ndarray | None = None
 
+    @cached_property
+    def unlabelled(self) -> tuple[int, ...]:
+        """Numbers of the episodes whose instruction was removed."""
+        return tuple(sorted(set(range(len(self.episodes))) - set(self.labelled)))
+
     def draw(
         self, rng: np.random.Generator, label_share: float | None, word_share: float | None
     ) -> tuple[int, int]:
@@ -117,7 +123,7 @@ class Dataset:
         episodes: Sequence[int] = range(len(self.episodes))
         if label_share is not None and 0 < len(self.labelled) < len(episodes):
             labelled = label_share == 1 or rng.random() < label_share
-            episodes = self.labelled if labelled else sorted(set(episodes) - set(self.labelled))
+            episodes = self.labelled if labelled else self.unlabelled
         if word_share is None or self.needs_word is None:
             index = episodes[int(rng.integers(len(episodes)))]
             return index, int(rng.integers(len(self.episodes[index].decisions)))
